@@ -5,6 +5,7 @@ of a run, what may vary in a search, and what reports show.
 """
 
 import functools
+import inspect
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -81,8 +82,33 @@ def option_name(of: Field[Any]) -> str:
 
 
 def options_of(kind: Any, *scopes: Scope) -> dict[str, Field[Any]]:
-    """Return the fields of a dataclass or of an instance by the names of their options, of these or of all scopes."""
-    return {option_name(f): f for f in fields(kind) if not scopes or f.metadata.get("scope") in scopes}
+    """Return the fields of a dataclass or of an instance by the names of their options, of these or of all scopes.
+
+    They are in the order of --help: grouped by `group_of`, those of a class before those of its base classes.
+    """
+    known = _fields_of(kind if isinstance(kind, type) else type(kind))
+    return {option_name(f): f for f in known if not scopes or f.metadata.get("scope") in scopes}
+
+
+@functools.lru_cache
+def _fields_of(kind: type[Any]) -> list[Field[Any]]:
+    owners = [_owner(kind, f) for f in fields(kind)]
+    titles = [*dict.fromkeys(_title(owner) for owner in kind.__mro__ if owner in owners)]
+    return sorted(fields(kind), key=lambda f: (titles.index(group_of(kind, f)), kind.__mro__.index(_owner(kind, f))))
+
+
+def group_of(kind: type[Any], field: Field[Any]) -> str:
+    """Return the title of an option's group in --help: `GROUP` of the class that has declared the option first."""
+    return _title(_owner(kind, field))
+
+
+def _owner(kind: type[Any], field: Field[Any]) -> type[Any]:
+    return [base for base in kind.__mro__ if field.name in inspect.get_annotations(base)][-1]
+
+
+def _title(owner: type[Any]) -> str:
+    title: str = vars(owner).get("GROUP", "options")
+    return title
 
 
 def values_of(options: Any, *scopes: Scope) -> dict[str, Any]:

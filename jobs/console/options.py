@@ -6,7 +6,6 @@ type of the field. argparse only splits the command line.
 
 import argparse
 import difflib
-import inspect
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.output import print_result
 from jobs.console.values import as_word, base_of, metavar_of, read, require_no_controls
 from mnist_lib.catalog import require_known
-from mnist_lib.settings import Checked, choices_of, option, option_name, options_of, types_of
+from mnist_lib.settings import Checked, choices_of, group_of, option, option_name, options_of, types_of
 
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 100_000, 20
 BEGINS = (
@@ -116,12 +115,10 @@ def parser(program: str, options: type[Any]) -> _Parser:
     )
     kinds, words = types_of(options), ["python -m %(prog)s", *options.COMMANDS.split()]
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for owner in options.__mro__:
-        fields = [field for field in options_of(options).values() if _owner(options, field) is owner]
-        if fields:
-            title = vars(owner).get("GROUP", "options")
-            group = groups.setdefault(title, groups.get(title) or command.add_argument_group(title))
-            words += [word for field in fields if (word := _add(group, field, kinds[field.name]))]
+    for field in options_of(options).values():
+        title = group_of(options, field)
+        group = groups.setdefault(title, groups.get(title) or command.add_argument_group(title))
+        words += _add(group, field, kinds[field.name])
     group = command.add_argument_group("every command")
     group.add_argument("--config", metavar="FILE", help="YAML file of `option_name: value`; flags override it")
     group.add_argument("--version", action="version", version=_version(), help="print the version")
@@ -130,13 +127,8 @@ def parser(program: str, options: type[Any]) -> _Parser:
     return command
 
 
-def _owner(options: type[Any], field: Field[Any]) -> type[Any]:
-    """Return the class that has declared a field first."""
-    return [kind for kind in options.__mro__ if field.name in inspect.get_annotations(kind)][-1]
-
-
-def _add(group: argparse._ActionsContainer, field: Field[Any], kind: Any) -> str:
-    """Add an option to a parser, and return its part of the usage line.
+def _add(group: argparse._ActionsContainer, field: Field[Any], kind: Any) -> list[str]:
+    """Add an option to a parser, and return its words in the usage line.
 
     Its help text ends with the default, unless it states that itself.
     """
@@ -148,15 +140,15 @@ def _add(group: argparse._ActionsContainer, field: Field[Any], kind: Any) -> str
     flags = [flag_of(name), *declared["short"]]
     if base is bool:
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, help=text)
-        return ""
+        return []
     metavar = declared["metavar"] or metavar_of(kind)
     if declared["positional"]:
         group.add_argument(name, nargs="*" if base is tuple else "?", metavar=metavar, help=text)
         word = f"{metavar}..." if base is tuple else metavar
-        return word if declared["required"] else f"[{word}]"
+        return [word if declared["required"] else f"[{word}]"]
     # A mapping can be given several times.
     group.add_argument(*flags, action="append" if base is Mapping else "store", metavar=metavar, help=text)
-    return f"{flags[0]} {metavar}" if declared["required"] else ""
+    return [flags[0], metavar] if declared["required"] else []
 
 
 def flag_of(name: str) -> str:

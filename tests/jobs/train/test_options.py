@@ -1,6 +1,7 @@
 """The options of jobs.train: values, files, refusals and help."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import yaml
 
 from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import parse
+from jobs.console.options import parse, parser
 from jobs.train.__main__ import configuration, require_time_left, resumed_options
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
@@ -232,3 +233,11 @@ def test_a_search_is_resumed_by_its_own_command(tmp_path: Path) -> None:
     )
     with opened, pytest.raises(UsageError, match=r"expected a run of jobs\.train, got one of jobs\.search; use python"):
         resumed_options(given, ["--resume=r"])
+
+
+def test_a_stored_configuration_lists_the_options_in_the_order_of_the_help() -> None:
+    words = re.findall(r"^  --(?:no-)?([a-z-]+)", parser("jobs.train", TrainOptions).format_help(), re.MULTILINE)
+    shown = [word.replace("-", "_") for word in words]
+    stored = [*configuration(TrainOptions())]
+    assert stored == [name for name in shown if name in stored]
+    assert stored[0] == "models"
