@@ -15,7 +15,6 @@ from jobs.train.run import Run
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
-from mnist_lib.documents import decode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
@@ -120,8 +119,8 @@ class Search(Recorder):
 
         Raises IntegrityError if `history.jsonl` or `search.json` is damaged.
         """
-        if content := self.folder.read(SEARCH):
-            self.cut = decode(content, SearchDocument, f"{self.folder.where}/{SEARCH}").cut
+        if document := self.folder.search():
+            self.cut = document.cut
         scores: dict[tuple[int, int], Accuracy | None] = {}  # by configuration and epoch
         for entry in self.folder.history():
             number = configuration_of(entry.trial)

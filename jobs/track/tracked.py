@@ -8,10 +8,10 @@ from typing import Annotated, Any, NamedTuple, TypedDict
 from msgspec import Meta
 
 from mnist_lib.clock import moment_of
-from mnist_lib.documents import Json, Name, builtins_of, convert, decode
+from mnist_lib.documents import Json, Name, builtins_of, convert
 from mnist_lib.errors import SpecError
 from mnist_lib.results import EpochDone
-from mnist_lib.run_documents import RungScored, SearchDocument
+from mnist_lib.run_documents import RungScored
 from mnist_lib.settings import options_of
 from mnist_lib.spec import WITH_MOMENTUM, TrialSettings
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
@@ -130,10 +130,9 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, R
     Args:
         trials: a trial of each model, with the settings that do not vary.
     """
-    content = folder.read(SEARCH)
-    if content is None:
+    document = folder.search()
+    if document is None:
         return {}
-    document = decode(content, SearchDocument, f"{folder.where}/{SEARCH}")
     of_models = {str(row.get("model")): row for row in trials.values()}
     rows: dict[str, Row] = {}
     for number, settings in document.configurations.items():

@@ -294,8 +294,11 @@ class ReportedSearch:
     on_test: float | None
 
     @classmethod
-    def of(cls, document: SearchDocument, summary: Summary) -> ReportedSearch | None:
-        """Return what a report shows of a search, or None if no configuration was trained."""
+    def of(cls, document: SearchDocument | None, summary: Summary) -> ReportedSearch | None:
+        """Return what a report shows of a search, or None if there is none, or no configuration was trained."""
+        best = document.best if document else None
+        if document is None or best is None:
+            return None
         scores: dict[int, dict[int, float]] = {}
         rows = [(rung.epochs, number, score) for rung in document.decisions for number, score in rung.scores.items()]
         failed = {number for _, number, score in rows if score is None}
@@ -303,9 +306,6 @@ class ReportedSearch:
             if number not in failed and score is not None and score.total:
                 scores.setdefault(number, {})[epochs] = score.value
         tried = [Tried(n, document.configurations.get(n, {}), by_epoch) for n, by_epoch in scores.items()]
-        best = document.best
-        if best is None:
-            return None
         return cls(
             rungs=document.rungs,
             tried=sorted(tried, key=lambda one: (-one.score, one.number)),

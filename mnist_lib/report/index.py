@@ -1,17 +1,28 @@
 """The index of a storage: current champions, the runs of each data set, and the history of the champions."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from markupsafe import Markup
 
+from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.report import plots
 from mnist_lib.report.page import render
 from mnist_lib.report.summary import settings_of
 from mnist_lib.run_documents import Summary
+from mnist_lib.store.champions.appointment import history, reign
+from mnist_lib.store.champions.log import Champion, datasets_with_logs
+from mnist_lib.store.runs import INDEX, REPORT, SUMMARY, RunFolder
+from mnist_lib.store.versions import find, model_names
 
+MAX_ATTEMPTS = 5  # attempts to write an index that lists every complete run
 MAX_RUNS = 500  # of one dataset in its table; the plot shows all
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +56,36 @@ class Change:
     budget: str | None = None  # what is left of the significance for the data set; None if that is not known
 
 
+def write_index(objects: Objects) -> None:
+    """Write the index of all complete runs, including those that other processes complete meanwhile."""
+    written: set[str] | None = None
+    for _ in range(MAX_ATTEMPTS):
+        names = set(objects.names("runs"))
+        complete = {name.split("/")[1] for name in names if name.endswith(f"/{SUMMARY}")}
+        if complete == written:
+            break
+        found = [*concurrently(partial(_row, objects, names), sorted(complete)), *_changes(objects)]
+        left_out = [text for text in found if isinstance(text, str)]
+        for text in left_out:
+            log.warning("the index leaves out %s", text)
+        rows = [row for row in found if isinstance(row, Row)]
+        changes = [change for change in found if isinstance(change, Change)]
+        objects.replace(INDEX, index(rows, changes, left_out))
+        written = complete
+
+
+def _row(objects: Objects, names: Set[str], run: str) -> Row | str:
+    """Return the row of a complete run, or a text that names the run and says why it has no row."""
+    report = f"runs/{run}/{REPORT}"
+    try:
+        summary = RunFolder(objects, run).summary()
+        if summary is None:
+            return f"run {run}, because its summary has been deleted"
+        return row_of(summary, report if report in names else None)
+    except (IntegrityError, SpecError) as error:  # SpecError: no run of ours has this name
+        return f"run {run}, because its summary is damaged ({error})"
+
+
 def row_of(summary: Summary, link: str | None) -> Row:
     models = summary.models
     return Row(
@@ -58,6 +99,47 @@ def row_of(summary: Summary, link: str | None) -> Row:
         champions={name: model.version for name, model in models.items() if model.champion},
         link=link,
     )
+
+
+def _changes(objects: Objects) -> Iterator[Change | str]:
+    """Yield every change of a champion, or why a record of one cannot be shown."""
+    for model in model_names(objects):
+        for dataset in datasets_with_logs(objects, model):
+            records = history(objects, model, dataset)
+            current, newest = reign(records), records[-1]
+            for record in records:
+                if isinstance(record, IntegrityError):
+                    yield f"a champion of {model} for {dataset} ({record})"
+                elif record is current and isinstance(newest, Champion):
+                    yield _change(objects, replace(record, test=newest.test or record.test), newest)
+                elif record.kind != "keep":
+                    yield _change(objects, record, None)
+
+
+def _change(objects: Objects, record: Champion, newest: Champion | None) -> Change:
+    """Return a change of the champion. `newest`: the newest record of the log, if it is the current champion's."""
+    budget = newest.budget if newest is not None else None
+    return Change(
+        model=record.model,
+        version=record.version,
+        at=record.at,
+        kind=record.kind,
+        why=record.why,
+        current=newest is not None,
+        dataset=record.dataset,
+        accuracy=record.test.value if record.test else _test_accuracy(objects, record),
+        interval=record.interval if newest is not None else None,
+        budget=str(budget) if budget is not None else None,
+    )
+
+
+def _test_accuracy(objects: Objects, record: Champion) -> float | None:
+    """Return the test accuracy of a version, if it is still known."""
+    try:
+        version = find(objects, record.model, record.version)
+        return version.facts.test.value if version else None
+    except IntegrityError:
+        return None
 
 
 def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str] = ()) -> bytes:

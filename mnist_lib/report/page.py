@@ -7,7 +7,7 @@ import functools
 import os
 import platform
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -25,8 +25,8 @@ from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.evidence import Course, ReportedSearch, StoredTrial
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.texts import KINDS, SPLIT_NAMES, changes_by_class, corrections_texts, notes, unusual_texts
-from mnist_lib.results import HistoryEntry
-from mnist_lib.run_documents import SearchDocument, Summary
+from mnist_lib.run_documents import Summary
+from mnist_lib.store.runs import CONFIGURATION, RunFolder
 from mnist_lib.wording import counted, percent, printable
 
 MAX_CHANGED_CLASSES = 50  # rows in the table of changes
@@ -45,16 +45,12 @@ NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
 class ReportedRun:
     """What a report is made from."""
 
+    folder: RunFolder  # its history, configuration and search
     summary: Summary
-    history: Iterable[HistoryEntry]
     tallies: Mapping[str, Tally]  # of the models with a successful trial
     dataset: Dataset
-    configuration: str  # YAML
     options: tuple[Sequence[str], Sequence[str]]  # as on a command line: first those that differ from the defaults
-    storage: str
     code: Mapping[str, Any]  # as in `environment.code_version`
-    resumed: bool  # whether an earlier process began the run
-    search: SearchDocument | None = None  # the search that has found the settings of the trials
     pictures: str | None = None  # URL of the folder of pictures, relative to the report, if the page can open it
 
 
@@ -67,8 +63,8 @@ class Report:
 def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
-    search = ReportedSearch.of(run.search, run.summary) if run.search else None
-    course, dataset = Course.of(run.history, run.summary), run.summary.dataset
+    folder, dataset = run.folder, run.summary.dataset
+    search, course = ReportedSearch.of(folder.search(), run.summary), Course.of(folder.history(), run.summary)
     drawn = [plots.accuracy_of_trials(run.summary), plots.calibration(stored)] if stored else []
     if course.curves:
         drawn.append(plots.learning_curves(run.summary, course))
@@ -79,6 +75,8 @@ def report(run: ReportedRun) -> Report:
     page = render(
         "report.html",
         run=run,
+        storage=folder.where.removesuffix(f"/runs/{folder.run}"),
+        configuration=(folder.read(CONFIGURATION) or b"").decode(errors="replace"),
         summary=run.summary,
         failed=run.summary.failed,
         figure=_figures(run.summary),

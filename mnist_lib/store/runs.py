@@ -17,7 +17,14 @@ from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record
 from mnist_lib.results import HistoryEntry
-from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, SUMMARY_SCHEMA, DriverConnected, HistoryLine, Summary
+from mnist_lib.run_documents import (
+    MAX_RUN_NAME_LENGTH,
+    SUMMARY_SCHEMA,
+    DriverConnected,
+    HistoryLine,
+    SearchDocument,
+    Summary,
+)
 from mnist_lib.store.versions import model_names
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
@@ -138,6 +145,11 @@ class RunFolder:
             return None
         require_schema(content, SUMMARY_SCHEMA, where)
         return decode(content, Summary, where)
+
+    def search(self) -> SearchDocument | None:
+        """Return `search.json`, or None if there is none. Raises IntegrityError if it is damaged."""
+        content = self.read(SEARCH)
+        return None if content is None else decode(content, SearchDocument, f"{self.where}/{SEARCH}")
 
     def begun(self) -> BegunRun:
         """Return the record of the run. Raises IntegrityError or SchemaError if it cannot be read."""

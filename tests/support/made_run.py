@@ -26,7 +26,9 @@ from mnist_lib.run_documents import (
     TrialEnded,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
+from mnist_lib.store.runs import CONFIGURATION, SEARCH, RunFolder
 from tests.support.results import trial_result
+from tests.support.simulation.memory import MemoryObjects
 
 NAUGHTY = "<script>alert(1)</script> & \"quotes\" of '{{ 7 * 7 }}'"
 TIMING = Timing(wall_seconds=36.0, start_seconds=5.0, prepare_seconds=6.0, trials_seconds=24.5, store_seconds=0.5)
@@ -84,16 +86,17 @@ def made_run(
         timing=TIMING,
         ended="2026-11-25T03:00:31Z",
     )
+    folder = RunFolder(MemoryObjects(), summary.run)
+    folder.write(CONFIGURATION, f"run_name: {NAUGHTY}\n".encode())
+    for entry in sorted(history, key=lambda entry: entry.at):
+        folder.append_history(entry)
     return ReportedRun(
+        folder=folder,
         summary=summary,
-        history=sorted(history, key=lambda entry: entry.at),
         tallies=tallies,
         dataset=dataset,
-        configuration=f"run_name: {NAUGHTY}\n",
         options=([f"--seeds={seeds}", f"--epochs={epochs}"], ["--dataset=mnist-mini", "--batch-size=128"]),
-        storage="results",
         code={"sha256": "0" * 64},
-        resumed=False,
     )
 
 
@@ -121,7 +124,8 @@ def with_search(run: ReportedRun, **changed: Any) -> ReportedRun:
     """Return the run as the one of a search. changed: fields of `search.json`."""
     train = ("--learning-rate=0.0001",)
     about = SearchSummary(settings={}, configurations=5, epochs=11, validation=Accuracy(80, 100), train=train)
-    return replace(run, summary=structs.replace(run.summary, search=about), search=search_document(**changed))
+    run.folder.write_json(SEARCH, search_document(**changed))
+    return replace(run, summary=structs.replace(run.summary, search=about))
 
 
 def search_document(**changed: Any) -> SearchDocument:

@@ -63,7 +63,7 @@ def folder(tmp_path: Path, digits: Dataset) -> Iterator[RunFolder]:
         command="jobs.train",
         configuration="seeds: 2\n",
     ) as opened:
-        for entry in [*made.history][:6]:
+        for entry in [*made.folder.history()][:6]:
             opened.append_history(structs.replace(entry, at=0.0))
         opened.flush()
         yield opened
@@ -145,7 +145,7 @@ def test_a_run_in_progress_is_copied_when_it_is_complete_with_each_epoch_once(
     assert main(options) == 2
     assert "runs: expected a complete run, got r, which has not ended" in capsys.readouterr().err
     made = made_run(digits, seeds=2, models=("keras",))
-    for entry in made.history:  # a resumed trial repeats epochs
+    for entry in made.folder.history():  # a resumed trial repeats epochs
         folder.append_history(structs.replace(entry, at=0.0))
     folder.complete(structs.replace(made.summary, run="r", models={}))
     copy("r", "--storage", storage, uri=uri, experiment="resumed")

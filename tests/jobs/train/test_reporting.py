@@ -91,7 +91,7 @@ def test_a_report_links_to_pictures_only_if_both_are_on_this_machine(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(open_storage(storage), "r")
-    assert pictures_link(folder.where, f"dataset: {dataset}\nseeds: 3\n") == link
+    assert pictures_link(folder.where, dataset) == link
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -103,8 +103,8 @@ def test_the_index_shows_no_current_champion_if_the_newest_record_is_damaged(
         for number in (1, 2)
     ]
     records += [IntegrityError("damaged")] if damaged else []
-    monkeypatch.setattr("jobs.train.reporting.history", lambda *_: records)
-    monkeypatch.setattr("jobs.train.reporting.datasets_with_logs", lambda _, model: ["mnist"] * (model == "keras"))
+    monkeypatch.setattr("mnist_lib.report.index.history", lambda *_: records)
+    monkeypatch.setattr("mnist_lib.report.index.datasets_with_logs", lambda _, model: ["mnist"] * (model == "keras"))
     objects = LocalObjects(tmp_path)
     complete(objects, summary, "a")
     write_index(objects)

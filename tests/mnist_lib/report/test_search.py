@@ -1,7 +1,6 @@
 """What a report says about a search, also about an odd one."""
 
-from dataclasses import replace
-
+import pytest
 from msgspec import structs
 
 from mnist_lib.data.split import Dataset
@@ -42,12 +41,12 @@ def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digit
     assert "search-rungs" not in made.plots
 
 
-def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset) -> None:
+def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [r"$\frac{$", "<script>alert(1)</script>", "a" * 200, "\x1b[31m"]
     run, configurations = with_search(made_run(digits, seeds=2)), {n: dict.fromkeys(names, n) for n in range(5)}
-    assert run.search is not None
-    odd = structs.replace(run.search, space=dict.fromkeys(names, "1..2"), configurations=configurations)
-    page = report(replace(run, search=odd)).page.decode()
+    odd = structs.replace(search_document(), space=dict.fromkeys(names, "1..2"), configurations=configurations)
+    monkeypatch.setattr(run.folder, "search", lambda: odd)
+    page = report(run).page.decode()
     assert "4 configurations" in page
     assert "<script>alert" not in page
     assert "\x1b" not in page
