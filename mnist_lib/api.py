@@ -130,7 +130,7 @@ def runs(storage: str | Path = "results") -> list[RunRecord]:
     objects = open_storage(str(storage))
     in_use = {model: _champion_numbers(objects, model) for model in model_names(objects)}
     names = {name.split("/")[1] for name in objects.names("runs")}
-    found = concurrently(partial(_run_record, objects, in_use), [*names])
+    found = concurrently(objects, partial(_run_record, objects, in_use), [*names])
     return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
 
 

@@ -70,7 +70,9 @@ def mirror(url: str, folder: Path) -> None:
             large = {name for name in changed if tags[name][0] > MAX_PICTURE_BYTES and name != LABELS}
             for name in large:
                 _set_size(folder / name, tags[name][0])
-            for _ in concurrently(partial(_copy, bucket, folder), [name for name in changed if name not in large]):
+            for _ in concurrently(
+                bucket, partial(_copy, bucket, folder), [name for name in changed if name not in large]
+            ):
                 pass
             _replace(folder / STATE, json.dumps(tags).encode())
     except OSError as error:

@@ -58,6 +58,8 @@ NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFou
 class BucketObjects:
     """Objects below a URL. Credentials come from the environment or the machine's identity, never from the URL."""
 
+    max_concurrent_requests = 16
+
     def __init__(self, url: str, store: Any = None) -> None:
         """`store`: an obstore store to use instead of opening the URL."""
         self._url = url.rstrip("/")
@@ -218,7 +220,7 @@ class BucketObjects:
             self._request(name, lambda: obstore.delete(self._store, name))
 
     def delete_below(self, prefix: str) -> None:
-        for _ in concurrently(self.delete, [*self.names(prefix)]):
+        for _ in concurrently(self, self.delete, [*self.names(prefix)]):
             pass
 
     def delete_leftovers(self, prefix: str) -> None:

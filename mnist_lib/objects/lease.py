@@ -233,6 +233,7 @@ class FencedObjects:
         self._asked_at = -math.inf
         self.read, self.lines, self.exists, self.names = objects.read, objects.lines, objects.exists, objects.names
         self.folders, self.where = objects.folders, objects.where
+        self.max_concurrent_requests = objects.max_concurrent_requests
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[Objects]:

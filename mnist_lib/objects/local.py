@@ -45,6 +45,8 @@ class LocalObjects:
         below: a folder inside of `root`, whose path may contain any characters; the objects are in it.
     """
 
+    max_concurrent_requests = 1
+
     def __init__(self, root: Path, below: str = "") -> None:
         self._root, self._below = root, [part for part in below.split("/") if part]
         if ".." in self._below:

@@ -6,7 +6,6 @@ and then `replace` does not: several of them could succeed.
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -19,9 +18,6 @@ R = TypeVar("R")
 
 NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 MAX_PART_LENGTH = 200  # some storages allow 255 bytes, and the name of a temporary file is 34 longer
-
-MAX_CONCURRENT_REQUESTS = 16
-MAX_DISK_SECONDS = 0.001  # for a request to a disk; a bucket takes longer
 
 # Maximum sizes of objects that are read, in bytes. A record of a version with 1,000 classes has 0.1 MB, a summary of
 # 1,000 trials has 2 MB, and a document with 100,000 epochs, each with the name of its trial, has 30 to 50 MB.
@@ -49,6 +45,10 @@ class Objects(Protocol):
 
     Every method raises SpecError for an invalid name, and StoreError if the storage fails.
     """
+
+    @property
+    def max_concurrent_requests(self) -> int:
+        """The number of requests that are worth making at the same time."""
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         """Return the content of an object, or None if it does not exist.
@@ -119,26 +119,16 @@ class Objects(Protocol):
         """Return the path or URL of an object, for messages."""
 
 
-def concurrently(request: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Yield the result for each item, in order.
+def concurrently(objects: Objects, request: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield the result of a request to the objects for each item, in order.
 
     A bucket takes tens of milliseconds for each request, so that threads save time. On a disk they only add to it.
     """
-    seconds: list[float] = []
-
-    def measured(item: T) -> R:
-        begin = time.perf_counter()
-        result = request(item)
-        seconds.append(time.perf_counter() - begin)
-        return result
-
-    is_disk = False
-    with ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as threads:
-        for first in range(0, len(items), MAX_CONCURRENT_REQUESTS):
-            seconds.clear()
-            map_items = map if is_disk else threads.map
-            yield from map_items(measured, items[first : first + MAX_CONCURRENT_REQUESTS])
-            is_disk = min(seconds) < MAX_DISK_SECONDS  # the fastest, since a busy machine delays any of them
+    if objects.max_concurrent_requests == 1:
+        yield from map(request, items)
+        return
+    with ThreadPoolExecutor(objects.max_concurrent_requests) as threads:
+        yield from threads.map(request, items)
 
 
 def require_size(where: str, size: int, limit: int) -> None:

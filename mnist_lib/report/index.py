@@ -64,7 +64,7 @@ def write_index(objects: Objects) -> None:
         complete = {name.split("/")[1] for name in names if name.endswith(f"/{SUMMARY}")}
         if complete == written:
             break
-        found = [*concurrently(partial(_row, objects, names), sorted(complete)), *_changes(objects)]
+        found = [*concurrently(objects, partial(_row, objects, names), sorted(complete)), *_changes(objects)]
         left_out = [text for text in found if isinstance(text, str)]
         for text in left_out:
             log.warning("the index leaves out %s", text)

@@ -116,7 +116,7 @@ def delete_trial_state(folder: RunFolder, trials: Iterable[str]) -> None:
             folder.delete_below(f"trials/{trial}/{part}")
         folder.delete(f"trials/{trial}/ended.json")
 
-    for _ in concurrently(delete, [*trials]):
+    for _ in concurrently(folder.objects, delete, [*trials]):
         pass
 
 

@@ -129,7 +129,9 @@ def find_all(
         except IntegrityError as error:
             return number, error
 
-    for number, version in concurrently(found, sorted(commits(objects, model).numbers(), reverse=newest_first)):
+    for number, version in concurrently(
+        objects, found, sorted(commits(objects, model).numbers(), reverse=newest_first)
+    ):
         if version is not None:
             yield number, version
 

@@ -123,7 +123,7 @@ class ChampionLog:
         """Return all records, oldest first, with an error in place of a damaged one or of missing ones."""
         head, found, last = self._head(), list[LogEntry](), 0
         numbers = sorted(self._log.numbers())
-        for number, record in zip(numbers, concurrently(self._read, numbers), strict=True):
+        for number, record in zip(numbers, concurrently(self._objects, self._read, numbers), strict=True):
             if number > last + 1:  # one error for the whole gap, which may be huge
                 found.append(LogEntry(last + 1, self._missing(last + 1), None))
             found.append(self._compared_with(head, record))
@@ -283,7 +283,7 @@ class UsedImages:
 
         names = [name for name in objects.names(f"models/{model}/used") if name.endswith(".npz")]
         of: dict[str, set[bytes]] = {}
-        for name, found in zip(names, concurrently(read, names), strict=True):
+        for name, found in zip(names, concurrently(objects, read, names), strict=True):
             of.setdefault(_period_of(name, model), set()).update(found)
         return cls({period: frozenset(images) for period, images in of.items()})
 

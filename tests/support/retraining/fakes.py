@@ -25,6 +25,8 @@ class DiedError(BaseException):
 class ObjectsOfMachine:
     """Objects like those of a bucket, with a fault before a request, or between the request and its answer."""
 
+    max_concurrent_requests = 1
+
     def __init__(self, machine: "Machine") -> None:
         self._machine, self._content = machine, machine.world.content
 

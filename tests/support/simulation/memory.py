@@ -13,6 +13,8 @@ from tests.support.simulation.clock import VirtualClock
 class MemoryObjects:
     """`mnist_lib.objects.protocol.Objects` in memory. Appended content is stored at once, so `flush` does nothing."""
 
+    max_concurrent_requests = 1
+
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}
 

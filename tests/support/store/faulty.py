@@ -28,7 +28,7 @@ class Faulty:
         self.operations = 0
         self._one_at_a_time = threading.RLock()
         self._dead = False
-        self.where = objects.where
+        self.where, self.max_concurrent_requests = objects.where, objects.max_concurrent_requests
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator["Faulty"]:
