@@ -5,7 +5,7 @@ command; `dataset` names another one.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -128,7 +128,7 @@ def _load_pyfunc(path: str) -> Classifier:
 def runs(storage: str | Path = "results") -> list[RunRecord]:
     """Return every run of a storage (a folder or a URL): unfinished and damaged ones first, then newest first."""
     objects = open_storage(str(storage))
-    in_use = {model: _champion_numbers(objects, model) for model in model_names(objects)}
+    in_use = {model: [*champions(objects, model).values()] for model in model_names(objects)}
     names = {name.split("/")[1] for name in objects.names("runs")}
     found = concurrently(objects, partial(_run_record, objects, in_use), [*names])
     return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
@@ -170,12 +170,12 @@ def choose_version(objects: Objects, name: str | None = None, dataset: str | Non
             raise SpecError(_no_champion(objects, name))
         chosen, why = max(last, key=lambda found: found.at).dataset, "the data set trained last"
     of_models = [champions(objects, model) for model in models]
-    own = [_champion_version(records[chosen]) for records in of_models if chosen in records]
+    own = [records[chosen] for records in of_models if chosen in records]
     known = sorted({other for records in of_models for other in records})
     if not own:
         others = f"there are champions of {', '.join(known)}" if known else "there is no champion"
         raise SpecError(f"dataset: expected one with a champion of {name or 'any model'}, got {chosen}; {others}")
-    version = max((pinned_version(objects, record) for record in own), key=lambda version: version.facts.test.value)
+    version = max((_in_use(objects, record) for record in own), key=lambda version: version.facts.test.value)
     others = ", ".join(other for other in known if other != chosen)
     more = f"; there are also champions of {others} (--dataset chooses)" if others else ""
     return Choice(version, f"the champion of {chosen}, {why}{more}")
@@ -202,11 +202,10 @@ def _numbered_version(objects: Objects, name: str) -> Version:
 
 
 def _no_champion(objects: Objects, model: str | None) -> str:
+    where = objects.where("models")
     if model is None:
-        where = f"there is no champion in {objects.where('models')}"
-        return f"{where}; train one with jobs.train, or name a version, as in keras@{LATEST}"
-    where = f"{model} has no champion in {objects.where('models')}"
-    return f"{where}; promote a version, or name one, as in {model}@{LATEST}"
+        return f"there is no champion in {where}; train one with jobs.train, or name a version, as in keras@{LATEST}"
+    return f"{model} has no champion in {where}; promote a version, or name one, as in {model}@{LATEST}"
 
 
 def require_version(objects: Objects, model: str, number: int) -> Version:
@@ -217,20 +216,14 @@ def require_version(objects: Objects, model: str, number: int) -> Version:
     return version
 
 
-def _champion_version(record: Champion | IntegrityError) -> Champion:
+def _in_use(objects: Objects, record: Champion | IntegrityError) -> Version:
     if isinstance(record, IntegrityError):
         raise record
-    return record
+    return pinned_version(objects, record)
 
 
-def _champion_numbers(objects: Objects, model: str) -> tuple[set[int], bool]:
-    """Return the numbers of a model's champions, and whether the record of each can be read."""
-    records = champions(objects, model).values()
-    numbers = {record.version for record in records if isinstance(record, Champion)}
-    return numbers, all(isinstance(record, Champion) for record in records)
-
-
-def _run_record(objects: Objects, in_use: Mapping[str, tuple[set[int], bool]], name: str) -> RunRecord:
+def _run_record(objects: Objects, in_use: Mapping[str, Sequence[Champion | IntegrityError]], name: str) -> RunRecord:
+    """Return the record of a run. `in_use`: the champions of each model."""
     folder = RunFolder(objects, name)
     try:
         summary = folder.summary()
@@ -240,8 +233,9 @@ def _run_record(objects: Objects, in_use: Mapping[str, tuple[set[int], bool]], n
         return RunRecord(name=name, status="damaged")
     models = {}
     for model, row in summary.models.items():
-        version, (numbers, all_known) = row.version, in_use.get(model, (set(), True))
-        is_champion = version in numbers or (False if all_known else None)
+        records, version = in_use.get(model, ()), row.version
+        numbers = [record.version for record in records if isinstance(record, Champion)]
+        is_champion = version in numbers or (False if len(numbers) == len(records) else None)
         models[model] = ModelOfRun(version=version, accuracy=row.best_trial_test_accuracy, champion=is_champion)
     status: Literal["complete", "some failed"] = "some failed" if summary.failed else "complete"
     dataset, ended = summary.dataset.name, summary.ended or None

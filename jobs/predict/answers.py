@@ -32,6 +32,7 @@ TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times as wide as an MNIS
 CAPTION = 3 * LINE + 8
 MAX_COLUMNS = 10
 MAX_CHARACTERS = 100  # no tile is wide enough for more
+_font = functools.cache(ImageFont.load_default)  # by its size
 BACKGROUND, TEXT, FAINT, WARNING, WRONG = "#ffffff", "#1a1a1a", "#6b7280", "#b45309", "#b91c1c"
 
 
@@ -195,15 +196,15 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
         return
     (first, probability), (second, second_probability) = answer.ranking
     first, sure = printable(first), f"{probability:.1%}" + (" unsure" if is_unsure else "")
-    below = f"is {answer.label}" if answer.right is False else f"{second}: {second_probability:.1%}"
     if len(first) == 1:  # such as a digit, which is shown in large type
         drawing.text((left, line), first, colour, _font(30))
-        drawing.text((left + 26, line), sure, colour, _font(13))
+        left += 26
+        drawing.text((left, line), sure, colour, _font(13))
     else:
         drawing.text((left, line), _shortened(f"{first} {sure}", drawing), colour, _font(12))
-    below_left = left + 26 if len(first) == 1 else left
+    below = f"is {answer.label}" if answer.right is False else f"{second}: {second_probability:.1%}"
     colour = colour if answer.right is False else FAINT
-    drawing.text((below_left, line + LINE), _shortened(below, drawing), colour, _font(12))
+    drawing.text((left, line + LINE), _shortened(below, drawing), colour, _font(12))
 
 
 def _shortened(name: str, drawing: ImageDraw.ImageDraw) -> str:
@@ -214,8 +215,3 @@ def _shortened(name: str, drawing: ImageDraw.ImageDraw) -> str:
         length -= 1
         shown = f"{name[: length // 2]}…{name[len(name) - (length + 1) // 2 :]}"
     return shown
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -52,7 +52,11 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options.check()
     objects = open_storage(options.storage)
     versions = run_versions(objects, options.run) if options.run is not None else []
-    version = _version(options, objects, versions)
+    if options.model is None and versions:
+        version = versions[0]
+    else:
+        dataset = champion_dataset(objects, options.dataset or DEFAULT_DATASET, options.model)
+        version = choose_version(objects, options.model, dataset).version
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     request = options.request(_dataset(options, versions))
     with contextlib.closing(ModelProcess(stored)) as model:
@@ -100,13 +104,6 @@ def _begun(
             yield session
         finally:
             session.stop()
-
-
-def _version(options: ReviewOptions, objects: Objects, versions: Sequence[Version]) -> Version:
-    if options.model is None and versions:
-        return versions[0]
-    dataset = champion_dataset(objects, options.dataset or DEFAULT_DATASET, options.model)
-    return choose_version(objects, options.model, dataset).version
 
 
 def _dataset(options: ReviewOptions, versions: Sequence[Version]) -> str:

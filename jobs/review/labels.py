@@ -146,19 +146,16 @@ class Labels:
     def tally(self) -> Tally:
         """Count what this process has stored."""
         stored = [correction for correction in self._stored.values() if not correction.undone]
-        removed = sum(correction.label == NONE for correction in stored)
-        added = sum(correction.replaced is None and correction.label != NONE for correction in stored)
-        changed = sum(
-            correction.label != NONE and correction.replaced not in (None, correction.label) for correction in stored
-        )
-        return Tally(reviewed=len(stored), corrected=changed, removed=removed, added=added)
+        replaced = [correction.replaced for correction in stored if correction.label != NONE]
+        changed = sum(correction.label not in (NONE, correction.replaced) for correction in stored)
+        added = replaced.count(None)
+        return Tally(len(stored), corrected=changed - added, removed=len(stored) - len(replaced), added=added)
 
     def _correction(
         self, image: str, label: str, replaced: str | None, why: Reason, undone: bool = False
     ) -> Correction:
-        return Correction(
-            image=image, label=label, at=now_text(), by=self.user, replaced=replaced, why=why, undone=undone
-        )
+        at, by = now_text(), self.user
+        return Correction(image=image, label=label, at=at, by=by, replaced=replaced, why=why, undone=undone)
 
     def _add(self, corrections: Sequence[Correction]) -> None:
         if corrections:

@@ -5,14 +5,14 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import cast, get_args
+from typing import NamedTuple, cast, get_args
 
 from jobs.console.output import CommandResult, log_to_stderr
 from jobs.console.terminal import step
 from jobs.predict.answers import FORMULA
-from jobs.review.data import Additions, ReviewedData, ReviewItem, Viewer, read_data
+from jobs.review.data import Additions, ReviewItem, Viewer, read_data
 from jobs.review.labels import Decision, DecisionError, Labels
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions
 from jobs.review.session import require_allowed
@@ -30,8 +30,7 @@ APOSTROPHE = "'"
 NAMES = "surrogateescape"  # how Python represents names of files that are not UTF-8
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row with a label."""
 
     number: int  # in the file; the headings are row 1
@@ -106,13 +105,14 @@ def apply_table(options: ApplyOptions) -> CommandResult:
     labels.refresh()
     viewer = Viewer(data, Layout(shape=Shape(*data.dataset.image_shape)), NO_FOLDERS)  # the hashes are compared
     with contextlib.closing(viewer):
-        decisions, new = _decisions(rows, data, labels, viewer, options.table)
+        decided = _decided(rows, labels, viewer, options.table)
+        new = [(item, decision.label) for decision, item in decided if item.is_new and decision.label != NONE]
         additions = Additions.of(data) if new else None
         for item, label in new:
             assert additions is not None
             additions.add(item, label, viewer)
-    labels.decide(*decisions)
-    tally, repeated = labels.tally(), len(rows) - len(decisions)
+    labels.decide(*(decision for decision, _ in decided))
+    tally, repeated = labels.tally(), len(rows) - len(decided)
     lines = [tally.text(labels.where)]
     if repeated:
         lines.append(f"{counted(repeated, 'label')} of the table {'was' if repeated == 1 else 'were'} already stored.")
@@ -121,29 +121,26 @@ def apply_table(options: ApplyOptions) -> CommandResult:
     )
 
 
-def _decisions(
-    rows: Sequence[Row], data: ReviewedData, labels: Labels, viewer: Viewer, path: Path
-) -> tuple[list[Decision], list[tuple[ReviewItem, str]]]:
-    """Return what is to be stored, and the new pictures with their labels. Raises DataError for a bad row."""
-    decisions, new = list[Decision](), list[tuple[ReviewItem, str]]()
+def _decided(rows: Sequence[Row], labels: Labels, viewer: Viewer, path: Path) -> list[tuple[Decision, ReviewItem]]:
+    """Return what is to be stored, with the pictures. Raises DataError for a bad row."""
+    decided = list[tuple[Decision, ReviewItem]]()
     repeated = [image for image, count in Counter(row.image for row in rows).items() if count > 1]
     if repeated:
         raise DataError(f"{path}: expected one row for each picture, got several for {repeated[0]}; remove all but one")
     for row in rows:
-        label, item = class_in_row(row, data.classes, path), data.file_item(Path(row.file), row.image)
+        label, item = class_in_row(row, viewer.data.classes, path), viewer.data.file_item(Path(row.file), row.image)
         if labels.is_decided(row.image, label):
             continue
         try:
             require_allowed(row.why, item)
             if item.is_new and label != NONE:
                 viewer.read_again(item)
-                new.append((item, label))
         except DecisionError as error:
             raise DataError(f"{path}: row {row.number}: {error}") from error
         except ImageError as error:
             raise DataError(f"{path}: row {row.number}: {row.file}: {error}") from error
-        decisions.append(Decision(image=row.image, label=label, why=row.why, replaced=item.label))
-    return decisions, new
+        decided.append((Decision(image=row.image, label=label, why=row.why, replaced=item.label), item))
+    return decided
 
 
 def class_in_row(row: Row, classes: Sequence[str], path: Path) -> str:

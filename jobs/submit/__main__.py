@@ -95,16 +95,11 @@ def main(arguments: Sequence[str]) -> CommandResult | int:
     own, flags = split_at_dashes(others)
     require_after_dashes(own, SubmitOptions)
     options: SubmitOptions = parse(f"jobs.submit {name}".strip(), COMMANDS[name], own)
-    return _submit(options, SearchOptions if name == "search" else TrainOptions, flags)
-
-
-def _submit(options: SubmitOptions, kind: type[TrainOptions], flags: Sequence[str]) -> CommandResult | int:
+    kind = SearchOptions if name == "search" else TrainOptions
     job_options = _check(kind, flags)
-    run, (words, own) = job_options.run_name or job_options.resume, words_of_job(job_options, flags)
-    client = _client(options)
-    entrypoint = shlex.join(["python", "-m", kind.COMMAND, *words])
-    job = _job_in_progress(client, run, entrypoint) if run else None
-    job = job or _send(client, run, entrypoint, own)
+    run, (words, files) = job_options.run_name or job_options.resume, words_of_job(job_options, flags)
+    client, entrypoint = _client(options), shlex.join(["python", "-m", kind.COMMAND, *words])
+    job = (_job_in_progress(client, run, entrypoint) if run else None) or _send(client, run, entrypoint, files)
     trust(job_options.calls.values())
     if not options.wait:
         return CommandResult({"job": job}, [job], json=options.json)
