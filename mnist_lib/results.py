@@ -194,29 +194,21 @@ class CheckpointTaken(TrialEvent, frozen=True, kw_only=True):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let Ray send the content without copying it; the receiver sees it as a memoryview."""
-        return _checkpoint_of, (self.trial, self.epoch, pickle.PickleBuffer(self.content))
+        fields = msgspec.structs.asdict(self)
+        return _with_content, (type(self), {**fields, "content": pickle.PickleBuffer(self.content)})
 
 
-def _checkpoint_of(trial: str, epoch: int, content: Any) -> CheckpointTaken:
-    return CheckpointTaken(trial=trial, epoch=epoch, content=content)
+def _with_content(kind: type[CheckpointTaken], fields: dict[str, Any]) -> CheckpointTaken:
+    return kind(**fields)
 
 
-class RungDone(TrialEvent, frozen=True, kw_only=True):
-    """The last epoch of this rung of a search is done."""
+class RungDone(CheckpointTaken, frozen=True, kw_only=True):
+    """The last epoch of this rung of a search is done. The next rung continues from `content`; it is empty if none."""
 
     final = True
 
-    epoch: int
     validation: Accuracy  # at the epoch that would be stored if the trial ended here
     seconds: float  # of all epochs so far
-    content: bytes  # the checkpoint from which the next rung continues; empty after the last rung
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rung_of, (self.trial, self.epoch, self.validation, self.seconds, pickle.PickleBuffer(self.content))
-
-
-def _rung_of(trial: str, epoch: int, validation: Accuracy, seconds: float, content: Any) -> RungDone:
-    return RungDone(trial=trial, epoch=epoch, validation=validation, seconds=seconds, content=content)
 
 
 class Measurements(TrialEvent, frozen=True, kw_only=True):

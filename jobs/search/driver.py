@@ -277,8 +277,6 @@ class Search(Recorder):
                 self._note_epoch(event)
             case RungDone():
                 self._time.note(event)
-                if len(event.content):
-                    self.hold(event.trial, event.epoch, event.content)
                 self._end_step(event.trial, event.validation, event.epoch)
         self._look_at_the_clock()
 

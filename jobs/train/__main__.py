@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
             from cluster.session import in_submitted_job
             from jobs.train.planning import forecast
         plan = forecast(options, options.grid())
-        return CommandResult(plan.document(), str(plan).split("\n"), json=options.json, marked=in_submitted_job())
+        return CommandResult(plan.document(), plan.lines(), json=options.json, marked=in_submitted_job())
     return run_job(options, begin, lambda run: run.train())
 
 

@@ -27,6 +27,15 @@ from mnist_lib.wording import duration
 
 log = logging.getLogger(__name__)
 
+CHANGES = (
+    Started,
+    Heartbeat,
+    EpochDone,
+    TrialResult,
+    RungDone,
+    TrialFailure,
+    LostAttempt,
+)  # events that change a trial
 LINE_SECONDS = 10.0  # between two log lines of a trial
 ANY_LINE_SECONDS = 1.0  # between any two log lines
 GAP = 2  # characters between two columns of the table
@@ -99,38 +108,32 @@ class RunProgress:
 
     def update(self, event: object, attempts: Callable[[str], int]) -> TrialProgress | None:
         """Apply an event; return the trial that it changed, if any."""
+        if not isinstance(event, CHANGES):
+            return None
+        trial = self.trials[event.trial]
         match event:
             case Started():
-                trial = self.trials[event.trial]
                 trial.state, trial.epoch, trial.node = State.RUNNING, event.resumed_after, event.node
                 trial.attempt = attempts(event.trial)
             case Heartbeat():
-                trial = self.trials[event.trial]
                 trial.epoch = max(trial.epoch, event.epoch)
             case EpochDone():
-                trial = self.trials[event.trial]
                 trial.epoch, trial.loss = event.epoch, event.loss
                 trial.accuracy = (event.validation or event.train).value
                 trial.images_per_second = event.images_per_second
                 count, seconds = self._epochs.get(trial.model, (0.0, 0.0))
                 self._epochs[trial.model] = (count + 1, seconds + event.seconds)
             case TrialResult():
-                trial = self.trials[event.trial]
                 trial.test_accuracy, trial.images_per_second = event.test.value, event.images_per_second
                 self.end(trial, State.DONE)
             case RungDone():
-                trial = self.trials[event.trial]
                 self.end(trial, State.DONE)
             case TrialFailure():
-                trial = self.trials[event.trial]
                 self.end(trial, State.FAILED)
             case LostAttempt():
-                trial = self.trials[event.trial]
                 trial.state = State.RETRYING
                 if event.final:
                     self.end(trial, State.FAILED)
-            case _:
-                return None
         return trial
 
     def count(self, state: State) -> int:

@@ -3,7 +3,7 @@
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -55,10 +55,6 @@ class Forecast:
         return [trial.id for trial in by_cost(self.trials)]
 
     @property
-    def _files(self) -> Mapping[str, ModelFile]:
-        return self.options.model_files
-
-    @property
     def why(self) -> str:
         count, fitting = len(self.trials), self.plan.lanes
         if fitting < count:
@@ -71,10 +67,11 @@ class Forecast:
         return text
 
     def document(self) -> dict[str, Any]:
+        files = self.options.model_files
         return {
             "lanes": self.plan.lanes,
             "order": self.order,
-            "models": {model: {"file": file.name, "sha256": file.sha256} for model, file in self._files.items()},
+            "models": {model: {"file": file.name, "sha256": file.sha256} for model, file in files.items()},
             "cpus": self.plan.cpus,
             "gpus": self.plan.gpus,
             "nodes_per_trial": self.plan.nodes,
@@ -83,15 +80,16 @@ class Forecast:
             "expected": asdict(self.expected) if self.expected else None,
         }
 
-    def __str__(self) -> str:
-        resources = self.options.resources(self.plan.cpus, self.plan.gpus)
+    def lines(self) -> list[str]:
+        """Return the plan as text."""
+        files, resources = self.options.model_files, self.options.resources(self.plan.cpus, self.plan.gpus)
         replicas = counted(self.plan.nodes * (resources.gpus or resources.cpu_replicas), "replica")
         lines = [
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             f"order: {', '.join(self.order)}",
-            *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in self._files.items()),
+            *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
         ]
         if self.expected:
             rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())
@@ -99,7 +97,7 @@ class Forecast:
                 f"expected duration: {self.expected.seconds:.0f} s, including {self.expected.start_seconds:.0f} s until"
                 f" the first trial trains (measured images/s: {rates})"
             )
-        return "\n".join(lines)
+        return lines
 
 
 def forecast(options: TrainOptions, trials: Sequence[TrialSpec]) -> Forecast:
@@ -179,7 +177,10 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
     measured = dataset_summary(facts, options.validation_percent).train
     epoch_images = images_per_epoch(options, measured)
-    rates = {spec.model: measured / statistics.median(_epoch_seconds(spec, events)) for spec in specs}
+    rates = {}
+    for spec in specs:  # without the first epoch, which may include a wait for the dataset
+        ends = [at for at, event in events if isinstance(event, EpochDone) and event.trial == spec.id]
+        rates[spec.model] = measured / statistics.median(later - end for end, later in itertools.pairwise(ends))
     seconds = {model: trial.epochs * epoch_images / rates[model] for model, trial in models.items()}
     longest = makespan([seconds[trial.model] for trial in by_cost(trials)], plan.lanes)
     return Expected(seconds=start_seconds + longest, start_seconds=start_seconds, images_per_second=rates)
@@ -191,9 +192,3 @@ def images_per_epoch(options: TrainOptions, measured: int) -> int:
     if entry is None or entry.embedded:
         return measured
     return int(entry.train * (1 - options.validation_percent / 100))  # measured with another dataset
-
-
-def _epoch_seconds(spec: TrialSpec, events: Sequence[tuple[float, Any]]) -> Iterator[float]:
-    """Yield the seconds of each epoch but the first, which may include a wait for the dataset."""
-    ends = [at for at, event in events if isinstance(event, EpochDone) and event.trial == spec.id]
-    return (later - earlier for earlier, later in itertools.pairwise(ends))

@@ -184,9 +184,10 @@ class Recorder(abc.ABC):
                 self._epochs[event.trial] = event.resumed_after
                 self.append(event)
             case EpochDone():
-                log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, _validated(event))
+                score = f"validation accuracy {event.validation.value:.4f}" if event.validation else "no validation"
+                log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, score)
                 self.append(event)
-            case CheckpointTaken():
+            case CheckpointTaken() if len(event.content):
                 self.hold(event.trial, event.epoch, event.content)
             case TrialFailure():
                 self.end(event, attempts(event.trial))
@@ -360,7 +361,3 @@ def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Ma
             f"the worker on {host} has different package versions from the driver: {differing}"
             "; install requirements/runtime.lock on every node"
         )
-
-
-def _validated(event: EpochDone) -> str:
-    return f"validation accuracy {event.validation.value:.4f}" if event.validation else "no validation"

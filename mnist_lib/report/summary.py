@@ -11,7 +11,7 @@ from mnist_lib.aggregation import Tally
 from mnist_lib.data.changes import fall
 from mnist_lib.data.split import Dataset, Labels
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, Measurements, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
     ChangesSummary,
     DatasetSummary,
@@ -26,6 +26,8 @@ from mnist_lib.run_documents import (
 )
 from mnist_lib.spec import TrialSpec, is_unused
 
+# Fields that a summary of a trial takes from its measurements:
+MEASURED = {*Measurements.__struct_fields__} & {*SuccessfulTrial.__struct_fields__}
 SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments")]
 
 
@@ -59,8 +61,24 @@ def summarize(
     for model, tally in sorted(tallies.items()):
         earlier_models = [summary.models[model] for summary in earlier if model in summary.models]
         before = [row.new_test for row in earlier_models if row.new_test]
-        partial = _partial_tests(tally.chosen, labels, published, new, before)
-        models[model] = _model_summary(tally, stored[model], labels, partial)
+        statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
+        models[model] = ModelSummary(
+            trials=statistics.count,
+            mean_test_accuracy=statistics.mean,
+            std_test_accuracy=statistics.std,
+            ci95=statistics.ci95 or chosen.test.interval(),
+            ci95_over="test images" if statistics.ci95 is None else "seeds",
+            highest_test_accuracy=tally.highest,
+            ensemble_test=ensemble,
+            ensemble_test_accuracy=ensemble.value,
+            best_trial=chosen.trial,
+            best_trial_test_accuracy=chosen.test.value,
+            version=stored[model].version,
+            champion=stored[model].champion,
+            promotion=stored[model].why,
+            significance=stored[model].significance,
+            **_partial_tests(chosen, labels, published, new, before),
+        )
     return Summary(
         run=run,
         dataset=dataset,
@@ -90,27 +108,6 @@ def dataset_summary(info: Dataset, validation_percent: int, changes: ChangesSumm
         notices=info.notices,
         corrections=info.corrections,
         changes=changes,
-    )
-
-
-def _model_summary(tally: Tally, stored: Stored, labels: Labels, partial: Mapping[str, Any]) -> ModelSummary:
-    statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
-    return ModelSummary(
-        trials=statistics.count,
-        mean_test_accuracy=statistics.mean,
-        std_test_accuracy=statistics.std,
-        ci95=statistics.ci95 or chosen.test.interval(),
-        ci95_over="test images" if statistics.ci95 is None else "seeds",
-        highest_test_accuracy=tally.highest,
-        ensemble_test=ensemble,
-        ensemble_test_accuracy=ensemble.value,
-        best_trial=chosen.trial,
-        best_trial_test_accuracy=chosen.test.value,
-        version=stored.version,
-        champion=stored.champion,
-        promotion=stored.why,
-        significance=stored.significance,
-        **partial,
     )
 
 
@@ -147,20 +144,10 @@ def trial_summary(
         return FailedTrial(**about, error=error)
     return SuccessfulTrial(
         **about,
-        test=outcome.test,
+        **{name: getattr(outcome, name) for name in MEASURED},
         test_accuracy=outcome.test.value,
         test_ci95=outcome.test.interval(),
-        validation=outcome.validation,
-        best_epoch=outcome.best_epoch,
         trained_epochs=len(outcome.history),
-        train_seconds=outcome.train_seconds,
-        setup_seconds=outcome.setup_seconds,
-        images_per_second=outcome.images_per_second,
-        replicas=outcome.replicas,
-        devices=outcome.devices,
-        gpus=outcome.gpus,
-        weights_sha256=outcome.weights_sha256,
-        node=outcome.node,
     )
 
 
