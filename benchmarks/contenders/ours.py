@@ -8,7 +8,6 @@ from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models.building import build_model
-from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.results import EpochDone
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
@@ -22,7 +21,7 @@ data = digits()
 train = Split(data.train_images, data.train_labels)
 spec = TrialSpec.of(model_name, precision=precision)
 model = build_model(spec, (28, 28, 1), 10)
-trainer = Trainer(model, OPTIMIZERS[spec.optimizer](), mirrored_strategy(resources))
+trainer = Trainer(model, spec, mirrored_strategy(resources))
 plan = Plan(len(train), BATCH_SIZE, replicas)
 trainer.compile(train, plan)
 trainer.start(seed=0)

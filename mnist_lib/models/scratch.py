@@ -20,6 +20,7 @@ from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, req
 from mnist_lib.spec import TrialSpec
 
 NPZ_FILE = "weights.npz"
+EPSILON = 1e-7  # of the optimizers, as in Keras
 
 
 class Dense:
@@ -85,11 +86,65 @@ def softmax_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tens
     return tf.math.log(sums) - tf.gather(shifted, labels, axis=1, batch_dims=1), gradient
 
 
-class Optimizer(Protocol):
-    """An update rule that does not depend on the shapes of the weights, so that the training loop may reshape them."""
+def sgd(
+    weight: tf.Tensor, slots: Tensors, gradient: tf.Tensor, learning_rate: tf.Tensor, step: tf.Tensor, momentum: float
+) -> tuple[tf.Tensor, Tensors]:
+    """w <- w - learning_rate g;  with momentum: v <- momentum v - learning_rate g;  w <- w + v."""
+    if not slots:
+        return weight - learning_rate * gradient, []
+    velocity = momentum * slots[0] - learning_rate * gradient
+    return weight + velocity, [velocity]
+
+
+def rmsprop(
+    weight: tf.Tensor, slots: Tensors, gradient: tf.Tensor, learning_rate: tf.Tensor, step: tf.Tensor, momentum: float
+) -> tuple[tf.Tensor, Tensors]:
+    """v <- rho v + (1 - rho) g^2;  w <- w - learning_rate g / sqrt(v + epsilon)   (Tieleman and Hinton, 2012).
+
+    With momentum: u <- momentum u + learning_rate g / sqrt(v + epsilon);  w <- w - u. As in Keras: the same constants,
+    and epsilon inside the root.
+    """
+    rho, (square, *moments) = 0.9, slots
+    square = rho * square + (1 - rho) * tf.square(gradient)
+    move = learning_rate * gradient * tf.math.rsqrt(square + EPSILON)
+    if moments:
+        move = momentum * moments[0] + move
+    return weight - move, [square, move][: len(slots)]
+
+
+def adam(
+    weight: tf.Tensor, slots: Tensors, gradient: tf.Tensor, learning_rate: tf.Tensor, step: tf.Tensor, momentum: float
+) -> tuple[tf.Tensor, Tensors]:
+    """m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - learning_rate c m / (sqrt(v) + epsilon), where
+    c = sqrt(1 - b2^t) / (1 - b1^t) corrects the bias of m and v towards 0   (Kingma and Ba, 2015).
+
+    As in Keras: the same constants, and epsilon is added to sqrt(v), which is not corrected for bias.
+    """
+    beta_1, beta_2, (mean, square) = 0.9, 0.999, slots
+    t = tf.cast(step + 1, tf.float32)
+    rate = learning_rate * tf.sqrt(1 - tf.pow(beta_2, t)) / (1 - tf.pow(beta_1, t))
+    mean = mean + (1 - beta_1) * (gradient - mean)
+    square = square + (1 - beta_2) * (tf.square(gradient) - square)
+    return weight - rate * mean / (tf.sqrt(square) + EPSILON), [mean, square]
+
+
+# name -> the update of a weight, and the number of its slots without momentum, which has one more.
+UPDATES = {"sgd": (sgd, 0), "rmsprop": (rmsprop, 1), "adam": (adam, 2)}
+
+
+class Optimizer:
+    """The update of all weights in a step. As in Keras, gradients are clipped to a norm, and weights decay before it.
+
+    It does not depend on the shapes of the weights, so that the training loop may reshape them.
+    """
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self._spec = spec
 
     def initial_slots(self, weights: Tensors) -> list[Tensors]:
         """Return the optimizer's memory before the first step: lists of tensors shaped like `weights`."""
+        count = UPDATES[self._spec.optimizer][1] + bool(self._spec.momentum)
+        return [[tf.zeros_like(weight) for weight in weights] for _ in range(count)]
 
     def update(
         self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
@@ -98,104 +153,16 @@ class Optimizer(Protocol):
 
         learning_rate: [] float32; step: [] int32, the number of earlier steps.
         """
-
-
-class SGD:
-    """w <- w - learning_rate g;  with momentum: v <- momentum v - learning_rate g;  w <- w + v."""
-
-    def __init__(self, momentum: float = 0.0) -> None:
-        self._momentum = momentum
-
-    def initial_slots(self, weights: Tensors) -> list[Tensors]:
-        return [[tf.zeros_like(w) for w in weights]] if self._momentum else []
-
-    def update(
-        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
-    ) -> tuple[Tensors, list[Tensors]]:
-        if not slots:
-            return [w - learning_rate * g for w, g in zip(weights, gradients, strict=True)], slots
-        (velocities,) = slots
-        velocities = [self._momentum * v - learning_rate * g for v, g in zip(velocities, gradients, strict=True)]
-        return [w + v for w, v in zip(weights, velocities, strict=True)], [velocities]
-
-
-class RMSprop:
-    """v <- rho v + (1 - rho) g^2;  w <- w - learning_rate g / sqrt(v + epsilon)   (Tieleman and Hinton, 2012).
-
-    With momentum: u <- momentum u + learning_rate g / sqrt(v + epsilon);  w <- w - u. As in Keras: the same defaults,
-    and epsilon inside the root.
-    """
-
-    def __init__(self, rho: float = 0.9, epsilon: float = 1e-7, momentum: float = 0.0) -> None:
-        self._rho, self._epsilon, self._momentum = rho, epsilon, momentum
-
-    def initial_slots(self, weights: Tensors) -> list[Tensors]:
-        return [[tf.zeros_like(w) for w in weights] for _ in range(2 if self._momentum else 1)]
-
-    def update(
-        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
-    ) -> tuple[Tensors, list[Tensors]]:
-        squares, *moments = slots
-        squares = [self._rho * v + (1 - self._rho) * tf.square(g) for v, g in zip(squares, gradients, strict=True)]
-        moves = [learning_rate * g * tf.math.rsqrt(v + self._epsilon) for v, g in zip(squares, gradients, strict=True)]
-        if moments:
-            moves = [self._momentum * u + move for u, move in zip(moments[0], moves, strict=True)]
-        weights = [w - move for w, move in zip(weights, moves, strict=True)]
-        return weights, [squares, moves] if moments else [squares]
-
-
-class Adam:
-    """m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - learning_rate c m / (sqrt(v) + epsilon), where
-    c = sqrt(1 - b2^t) / (1 - b1^t) corrects the bias of m and v towards 0   (Kingma and Ba, 2015).
-
-    As in Keras: the same defaults, and epsilon is added to sqrt(v), which is not corrected for bias.
-    """
-
-    def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> None:
-        self._beta_1, self._beta_2, self._epsilon = beta_1, beta_2, epsilon
-
-    def initial_slots(self, weights: Tensors) -> list[Tensors]:
-        return [[tf.zeros_like(w) for w in weights], [tf.zeros_like(w) for w in weights]]
-
-    def update(
-        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
-    ) -> tuple[Tensors, list[Tensors]]:
-        means, squares = slots
-        t = tf.cast(step + 1, tf.float32)
-        rate = learning_rate * tf.sqrt(1 - tf.pow(self._beta_2, t)) / (1 - tf.pow(self._beta_1, t))
-        means = [m + (1 - self._beta_1) * (g - m) for m, g in zip(means, gradients, strict=True)]
-        squares = [v + (1 - self._beta_2) * (tf.square(g) - v) for v, g in zip(squares, gradients, strict=True)]
-        weights = [w - rate * m / (tf.sqrt(v) + self._epsilon) for w, m, v in zip(weights, means, squares, strict=True)]
-        return weights, [means, squares]
-
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
-
-
-class Regularized:
-    """An optimizer whose gradients are clipped to a norm, and whose weights decay before each step, as in Keras."""
-
-    def __init__(self, optimizer: Optimizer, weight_decay: float, global_clipnorm: float | None) -> None:
-        self._optimizer, self._weight_decay, self._global_clipnorm = optimizer, weight_decay, global_clipnorm
-
-    def initial_slots(self, weights: Tensors) -> list[Tensors]:
-        return self._optimizer.initial_slots(weights)
-
-    def update(
-        self, weights: Tensors, slots: list[Tensors], gradients: Tensors, learning_rate: tf.Tensor, step: tf.Tensor
-    ) -> tuple[Tensors, list[Tensors]]:
-        if self._global_clipnorm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._global_clipnorm)
-        if self._weight_decay:
-            weights = [w - w * self._weight_decay * learning_rate for w in weights]
-        return self._optimizer.update(weights, slots, gradients, learning_rate, step)
-
-
-def optimizer_of(spec: TrialSpec) -> Optimizer:
-    optimizer = OPTIMIZERS[spec.optimizer](**({"momentum": spec.momentum} if spec.momentum else {}))
-    if spec.weight_decay or spec.global_clipnorm is not None:
-        return Regularized(optimizer, spec.weight_decay, spec.global_clipnorm)
-    return optimizer
+        if self._spec.global_clipnorm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._spec.global_clipnorm)
+        if self._spec.weight_decay:
+            weights = [w - w * self._spec.weight_decay * learning_rate for w in weights]
+        update, momentum = UPDATES[self._spec.optimizer][0], self._spec.momentum
+        updated = [
+            update(weight, own, gradient, learning_rate, step, momentum)
+            for weight, gradient, *own in zip(weights, gradients, *slots, strict=True)
+        ]
+        return [weight for weight, _ in updated], [[own[i] for _, own in updated] for i in range(len(slots))]
 
 
 class Network(Protocol):

@@ -17,22 +17,21 @@ from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import Accuracy, EpochDone, Heartbeat
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training.steps import Totals, Values, gradients_of, refused_by_xla, steps_of
 
 HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
 
 
 class Trainer:
-    """A model and an optimizer on the devices of a strategy, and the current `values` of training."""
+    """A model and the optimizer of a trial on the devices of a strategy, and the current `values` of training."""
 
-    def __init__(
-        self, model: Model, optimizer: Optimizer, strategy: tf.distribute.Strategy, label_smoothing: float = 0.0
-    ) -> None:
-        self._model, self._optimizer, self._strategy = model, optimizer, strategy
+    def __init__(self, model: Model, spec: TrialSpec, strategy: tf.distribute.Strategy) -> None:
+        self._model, self._optimizer, self._strategy = model, Optimizer(spec), strategy
         self.predictor = Predictor(model, strategy)
-        self._gradients = partial(gradients_of, model, label_smoothing)
+        self._gradients = partial(gradients_of, model, spec.label_smoothing)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
-        self._steps = steps_of(model, self._gradients, optimizer, strategy)
+        self._steps = steps_of(model, self._gradients, self._optimizer, strategy)
         self.start(seed=0)
 
     @property

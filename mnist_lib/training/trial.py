@@ -19,7 +19,6 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
-from mnist_lib.models.scratch import optimizer_of
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
     Begun,
@@ -243,7 +242,7 @@ class _Lane:
             image_shape, num_replicas = self._dataset.image_shape, len(devices_of(self._strategy))
             model = build_model(spec, image_shape, len(self._dataset.classes), source)
             plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape))
-            trainer = Trainer(model, optimizer_of(spec), self._strategy, spec.label_smoothing)
+            trainer = Trainer(model, spec, self._strategy)
             trainer.compile(train, plan)
             if trainer.refused_by_xla is not None:
                 refused = f"{spec.model} is trained without XLA, which cannot compile {trainer.refused_by_xla}"

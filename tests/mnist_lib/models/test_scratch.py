@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_lib.models.building import build_model
-from mnist_lib.models.scratch import Dense, Sequential, optimizer_of, softmax_cross_entropy
+from mnist_lib.models.scratch import Dense, Optimizer, Sequential, softmax_cross_entropy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.steps import smoothed_losses
 
@@ -123,7 +123,7 @@ def test_an_optimizer_takes_the_same_steps_as_its_keras_counterpart(
 ) -> None:
     if name == "adam":
         settings = {field: value for field, value in settings.items() if field != "momentum"}
-    ours, theirs = optimizer_of(TrialSpec.of("keras", optimizer=name, **settings)), keras_class(0.05, **settings)
+    ours, theirs = Optimizer(TrialSpec.of("keras", optimizer=name, **settings)), keras_class(0.05, **settings)
     generator = np.random.default_rng(0)
     start = [generator.normal(size=shape).astype(np.float32) for shape in ((3, 4), (4,))]
     weights = [tf.constant(value) for value in start]

@@ -8,14 +8,13 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.catalog import MODELS, PRECISIONS
+from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS
 from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, epochs
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
-from mnist_lib.models.scratch import OPTIMIZERS
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
@@ -28,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 def trainer_of(spec: TrialSpec, replicas: int = 1) -> Trainer:
     """Cached, as trainers are shared by the trials of a lane."""
     strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
-    return Trainer(build_model(spec, (28, 28, 1), 10), OPTIMIZERS[spec.optimizer](), strategy)
+    return Trainer(build_model(spec, (28, 28, 1), 10), spec, strategy)
 
 
 def constant(learning_rate: float, steps: int = 1_000) -> NDArray[np.float32]:
@@ -108,7 +107,7 @@ def test_layer_losses_and_weights_without_a_gradient_are_treated_as_in_keras(dig
     train = first(digits.train, 10 * 64)
     strategy = tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(replicas)])
     model = KerasModel(unusual_layers(), unusual_layers, (28, 28, 1), "float32")
-    trainer = Trainer(model, OPTIMIZERS["sgd"](), strategy)
+    trainer = Trainer(model, TrialSpec.of("keras", optimizer="sgd"), strategy)
     twin = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), *unusual_layers()])
     twin.compile(keras.optimizers.SGD(0.1), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     twin.set_weights([value.numpy() for value in trainer.weights.trainable])

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mnist_lib.catalog import OPTIMIZERS
 from mnist_lib.data.batches import Plan, epochs
 from mnist_lib.data.split import Dataset
 from mnist_lib.models.building import build_model
-from mnist_lib.models.scratch import OPTIMIZERS
+from mnist_lib.models.scratch import Optimizer
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import learning_rates
 from mnist_lib.training.steps import StepByStep, Values, WholeChunk, gradients_of
@@ -28,7 +29,7 @@ def test_step_by_step_gives_the_result_of_the_whole_chunk(
     (chunk,) = epochs(train, Plan(len(train), 32, 1), seed=0, first=1, last=1)
     strategy = tf.distribute.MirroredStrategy(["/CPU:0"])
     rates = tf.constant(learning_rates("one-cycle", 0.01, 10))
-    weights, ours = model.initial_weights(seed=0), OPTIMIZERS[optimizer]()
+    weights, ours = model.initial_weights(seed=0), Optimizer(TrialSpec.of("keras", optimizer=optimizer))
     start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
     gradients = partial(gradients_of, model, 0.1)
     step_by_step = StepByStep(gradients, ours, strategy, compile_gradients=compile_gradients)
