@@ -191,7 +191,7 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
         network = keras.Sequential([Augmented(AUGMENTATIONS[spec.model]), model.network()])
         steps = -(-len(train) // spec.global_batch_size)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        network.compile(keras.optimizers.Adam(Rates(learning_rates(spec.schedule, spec.learning_rate, steps))), loss)
+        network.compile(keras.optimizers.Adam(Rates(learning_rates(spec, steps))), loss)
         ends: list[float] = []
         timer = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))  # noqa: B023
         network.fit(train.images, train.labels, batch_size=spec.global_batch_size, verbose=0, callbacks=[timer])

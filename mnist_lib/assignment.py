@@ -1,4 +1,4 @@
-"""What a lane is given: its resources, its group of processes, its pace, and one trial after the other."""
+"""What a lane is given: its resources, its group of processes, and one trial after the other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from mnist_lib.clock import steady_time
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import Epochs
-from mnist_lib.settings import Checked, Seconds, option
+from mnist_lib.settings import Checked, option
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted
+
+CHECKPOINT_SECONDS = 30.0  # by default, the minimum time between two checkpoints of a trial
 
 Nodes = Annotated[int, Meta(ge=1, le=256)]
 CPUs = Annotated[int, Meta(ge=1, le=4_096)]
@@ -52,14 +54,6 @@ class Group:
     rank: int  # rank of this process; the events of rank 0 are those of the trial
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pace(Checked):
-    """How often a trial yields a checkpoint, and whether it ends before its last epoch."""
-
-    checkpoint_seconds: Seconds = 30.0  # minimum time between checkpoints; 0: a checkpoint after each epoch
-    max_epochs: int | None = None  # end a trial after this epoch; learning rates are those of the full trial
-
-
 @dataclass(frozen=True)
 class Assignment:
     """A trial as it is given to a lane."""
@@ -68,7 +62,9 @@ class Assignment:
     checkpoint: bytes | None = None  # the newest one of an earlier attempt
     source: ModelFile | None = None  # the file that defines its model, unless the model is in the catalog
     deadline: float = math.inf  # by `steady_time`; an epoch that would end later is not begun, except the first
-    until: int | None = None  # end with `RungDone` after this epoch, without an evaluation on the test images
+    # End after this epoch, at the learning rates of the full trial. A configuration of a search then ends with
+    # `RungDone`, without an evaluation on the test images.
+    until: int | None = None
     epochs: Epochs = field(default_factory=Epochs)  # up to the checkpoint or later; not needed with `until`
 
     def __reduce__(self) -> tuple[Any, ...]:

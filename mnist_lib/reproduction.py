@@ -1,12 +1,13 @@
 """Train a stored version again from its manifest and compare the weights."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_lib.assignment import Assignment, Pace, Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import convert
 from mnist_lib.environment import package_versions
@@ -75,15 +76,14 @@ def reproduce(
     stored_conditions = _conditions(manifest.code, manifest.dataset.fingerprint, manifest.versions, devices)
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
-    pace = Pace(checkpoint_seconds=float("inf"), max_epochs=epochs)
-    source = source_of(objects, version, manifest, model_file, model_arg)
+    assignment = Assignment(spec, source=source_of(objects, version, manifest, model_file, model_arg), until=epochs)
     loaded: list[Dataset] = []
 
     def load_once() -> Dataset:
         loaded.append(load())
         return loaded[0]
 
-    (*_, last) = run_trials([Assignment(spec, source=source)], load_once, resources, WorkerPlace(node="here"), pace)
+    (*_, last) = run_trials([assignment], load_once, resources, WorkerPlace(node="here"), math.inf)
     if isinstance(last, TrialFailure):
         failure = MnistError(f"{version.name}: the training failed: {last.message}")
         failure.code = last.code

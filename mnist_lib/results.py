@@ -149,9 +149,6 @@ class EpochDone(HistoryEntry, frozen=True, kw_only=True, tag="epoch"):
     def images_per_second(self) -> float:
         return self.train.total / max(self.seconds, 1e-9)
 
-    def with_validation(self, validation: Accuracy | None) -> EpochDone:
-        return msgspec.structs.replace(self, validation=validation)
-
 
 class Epochs:
     """The epochs of a trial from the first one on, in 48 bytes each, since a trial may have 100,000."""

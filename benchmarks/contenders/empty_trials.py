@@ -11,13 +11,13 @@ import numpy as np
 
 from jobs.train import __main__ as train
 from jobs.train import worker
-from mnist_lib.assignment import Assignment, Pace, Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, EpochDone, Started, TrialEvent, TrialResult
 
 
 def run_empty_lane(
-    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, pace: Pace
+    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, checkpoint_seconds: float
 ) -> Iterator[TrialEvent]:
     """Yield the events of trials of `mnist-mini`, without the files of a model."""
     probabilities = np.full((1_000, 10), 0.1, np.float32)

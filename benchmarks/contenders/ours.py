@@ -19,15 +19,13 @@ configure_process(resources)
 
 data = digits()
 train = Split(data.train_images, data.train_labels)
-spec = TrialSpec.of(model_name, precision=precision)
+spec = TrialSpec.of(model_name, precision=precision, epochs=int(sys.argv[2]))
 model = build_model(spec, (28, 28, 1), 10)
 trainer = Trainer(model, spec, mirrored_strategy(resources))
 plan = Plan(len(train), BATCH_SIZE, replicas)
 trainer.compile(train, plan)
 trainer.start(seed=0)
-last = int(sys.argv[2])
-rates = learning_rates(spec.schedule, spec.learning_rate, last * plan.steps)
-epochs = trainer.train(train, plan, seed=0, learning_rates=rates, last=last)
+epochs = trainer.train(train, plan, seed=0, learning_rates=learning_rates(spec, plan.steps), last=spec.epochs)
 
 
 def train_epoch(number: int) -> None:

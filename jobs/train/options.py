@@ -14,7 +14,7 @@ from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import Options, StorageOptions, names_outside, parse, split_config
 from jobs.console.values import AUTO, Folder, Moment, existing_folder, seeds
-from mnist_lib.assignment import CPUs, GPUs, Nodes, Pace, Replicas, Resources
+from mnist_lib.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Nodes, Replicas, Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.clock import moment_of
 from mnist_lib.environment import package_versions
@@ -91,7 +91,7 @@ class LaneOptions(Options):
         None, "seconds in which a worker must end a trial once it has begun it (default: no limit)"
     )
     checkpoint_seconds: Seconds = option(
-        Pace.checkpoint_seconds, "seconds between two checkpoints of a trial; 0: after every epoch"
+        CHECKPOINT_SECONDS, "seconds between two checkpoints of a trial; 0: after every epoch"
     )
 
 
@@ -282,10 +282,6 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
             trial_seconds=math.inf if overtime is None else overtime,
             wait_seconds=Limits.wait_seconds if wait is None else wait,
         )
-
-    def pace(self) -> Pace:
-        """Return how often trials yield checkpoints."""
-        return Pace(checkpoint_seconds=self.checkpoint_seconds)
 
     def deadline(self, begin: float) -> float:
         """Return the value of `steady_time()` after which no further epoch is trained, or infinity.

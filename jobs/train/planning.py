@@ -18,7 +18,7 @@ from jobs.console import exit_codes
 from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
-from mnist_lib.assignment import Assignment, Pace
+from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.model_file import ModelFile
@@ -156,7 +156,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
     images, info, _ = start_beside_driver(worker.prepare_dataset, data, models_to_check(options, specs), num_returns=3)
     limits, one_lane = options.limits(), replace(plan, lanes=1)
     resources = options.resources(plan.cpus, plan.gpus)
-    lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, Pace())
+    lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, CHECKPOINT_SECONDS)
 
     def assignment(spec: TrialSpec, deadline: float) -> Assignment:
         return Assignment(spec, source=options.model_files.get(spec.model))

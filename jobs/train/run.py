@@ -244,7 +244,7 @@ class Run(Generic[Options]):
         """Train what the recorder asks for. `deadline`: the value of `steady_time()` at which the last epochs begin."""
         options, limits = self.options, self.options.limits()
         resources = options.resources(plan.cpus, plan.gpus)
-        lanes = RayLanes(worker.run_lane, plan, limits, [self.data.images], resources, options.pace())
+        lanes = RayLanes(worker.run_lane, plan, limits, [self.data.images], resources, options.checkpoint_seconds)
         with recorder.fan_out(lanes, limits, plan, deadline, options.max_concurrent) as fan_out:
             self.data.facts()
             recorder.record_events(fan_out, shown=not options.quiet)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cluster.tasks import OtherMembers, unused_address
 from mnist_lib.api import load_stored
-from mnist_lib.assignment import Assignment, Group, Pace, Resources
+from mnist_lib.assignment import Assignment, Group, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
@@ -94,7 +94,7 @@ def _object_store_bytes() -> float:
 
 
 def run_lane(
-    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, pace: Pace
+    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, checkpoint_seconds: float
 ) -> Iterator[TrialEvent]:
     """Train the trials of a lane and yield their events.
 
@@ -103,7 +103,7 @@ def run_lane(
     """
     yield LaneStarted(trial="", **_this_process())
     if resources.nodes == 1:
-        yield from _run(assignments, dataset, resources, pace, None)
+        yield from _run(assignments, dataset, resources, checkpoint_seconds, None)
         return
     others, addresses = OtherMembers(), [unused_address()]
     try:
@@ -111,8 +111,9 @@ def run_lane(
             yield LaneStarted(trial="", **member["process"])
             addresses.append(member["address"])
         group = Group(addresses=tuple(addresses), rank=0)
-        others.start(_run_member, lambda rank: (assignments, dataset, resources, pace, replace(group, rank=rank)))
-        yield from _run(assignments, dataset, resources, pace, group)
+        shared = assignments, dataset, resources, checkpoint_seconds
+        others.start(_run_member, lambda rank: (*shared, replace(group, rank=rank)))
+        yield from _run(*shared, group)
     except (GroupError, ray.exceptions.RayError):
         os.kill(os.getpid(), signal.SIGKILL)  # the driver then starts another attempt, as after any other death
 
@@ -125,7 +126,11 @@ def _run_member(*arguments: Any) -> None:
 
 
 def _run(
-    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, pace: Pace, group: Group | None
+    assignments: Iterable[Assignment],
+    dataset: list[Any],
+    resources: Resources,
+    checkpoint_seconds: float,
+    group: Group | None,
 ) -> Iterator[TrialEvent]:
     import_began = time.monotonic()
     import_keras()
@@ -133,7 +138,9 @@ def _run(
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = WorkerPlace(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
-    yield from run_trials(assignments, lambda: ray.get(dataset[0]), resources, place, pace, group, import_began)
+    yield from run_trials(
+        assignments, lambda: ray.get(dataset[0]), resources, place, checkpoint_seconds, group, import_began
+    )
 
 
 def _address_and_process() -> dict[str, Any]:

@@ -27,20 +27,19 @@ MAX_NOTES_BYTES = 1 << 20
 class Best:
     """The epoch that is stored if training ends now: the latest one close to the highest validation accuracy."""
 
-    epoch: int
-    weights: Weights
+    epoch: Number
     validation: Accuracy | None
-    highest: int  # the highest number of correct predictions on validation images after any epoch so far
+    highest: Count  # the highest number of correct predictions on validation images after any epoch so far
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that an unfinished trial needs to continue after the last epoch that it has completed.
+    """Everything that an unfinished trial needs, besides the values of training, to continue after an epoch.
 
     Its size does not depend on the number of epochs: they are in the history of the run.
     """
 
-    values: Values
+    weights: Weights  # of the best epoch
     best: Best
     epoch: int
     seconds: float  # of all epochs
@@ -48,37 +47,30 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class BestNotes:
-    """A `Best` without its weights."""
-
-    epoch: Number
-    validation: Accuracy | None
-    highest: Count
-
-
-@dataclass(frozen=True)
 class Notes:
     """What a checkpoint holds besides tensors."""
 
     spec: dict[str, Json]
-    best: BestNotes
+    best: Best
     epoch: Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
     seconds: Seconds
     longest: Seconds
 
 
-def pack(state: TrainingState, spec: TrialSpec) -> bytes:
-    best = BestNotes(state.best.epoch, state.best.validation, state.best.highest)
-    notes = Notes(asdict(spec), best, state.epoch, state.seconds, state.longest)
-    arrays = _arrays((state.values, state.best.weights))
+def pack(state: TrainingState, values: Values, spec: TrialSpec) -> bytes:
+    notes = Notes(asdict(spec), state.best, state.epoch, state.seconds, state.longest)
+    arrays = _arrays((values, state.weights))
     arrays["notes"] = np.frombuffer(encode(notes), np.uint8)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     return content.getvalue()
 
 
-def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
-    """Return the state that `pack` was given. `like` are values of the same trial, for their shapes and types.
+def unpack(content: bytes, spec: TrialSpec, like: Values) -> tuple[TrainingState, Values]:
+    """Return the state and the values that `pack` was given.
+
+    Args:
+        like: values of the same trial, for their shapes and types.
 
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another trial.
@@ -95,8 +87,7 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> TrainingState:
         if notes.spec != asdict(spec):
             raise ValueError(f"its spec is {notes.spec}")
         values, weights = tf.nest.pack_sequence_as(nested, [tf.constant(arrays[name]) for name in shapes])
-        best = Best(notes.best.epoch, weights, notes.best.validation, notes.best.highest)
-        return TrainingState(values, best, notes.epoch, notes.seconds, notes.longest)
+        return TrainingState(weights, notes.best, notes.epoch, notes.seconds, notes.longest), values
     except (IntegrityError, ValueError) as error:
         raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error
 

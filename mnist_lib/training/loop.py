@@ -4,7 +4,7 @@ A `Trainer` is compiled once for a shape of data and then trains any number of t
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
-from mnist_lib.results import Accuracy, EpochDone, Heartbeat
+from mnist_lib.results import Accuracy, EpochDone, Heartbeat, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.steps import Totals, Values, gradients_of, refused_by_xla, steps_of
 
@@ -155,6 +155,18 @@ class Predictor:
         """Return what `predict` yields as one array."""
         return np.concatenate([*self.predict(weights, images)])
 
+    def evaluate(
+        self, weights: Weights, images: NDArray[np.uint8], heartbeat: TrialEvent
+    ) -> Generator[TrialEvent, None, NDArray[np.float32]]:
+        """Return what `predict` yields as one array, and yield `heartbeat` every few seconds until then."""
+        parts, heartbeat_at = [], time.monotonic()
+        for part in self.predict(weights, images):
+            parts.append(part)
+            if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
+                yield heartbeat
+                heartbeat_at = time.monotonic()
+        return np.concatenate(parts)
+
     def predict(self, weights: Weights, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
         """Yield the probabilities of images, [n, height, width, channels] uint8, 0-255, in parts, [part, classes].
 
@@ -196,12 +208,13 @@ def accuracy_of(probabilities: NDArray[np.float32], labels: Labels) -> Accuracy:
 WARM_UP = 0.25  # the share of the steps in which the rate of one-cycle rises
 
 
-def learning_rates(schedule: str, peak: float, steps: int) -> NDArray[np.float32]:
-    """Return the learning rate of each step, [steps].
+def learning_rates(spec: TrialSpec, steps_per_epoch: int) -> NDArray[np.float32]:
+    """Return the learning rate of each step of a trial, [steps].
 
-    "constant" is always `peak`; "one-cycle" rises linearly to `peak`, then falls linearly to 0 (Smith, 2018).
+    "constant" is always the peak; "one-cycle" rises linearly to the peak, then falls linearly to 0 (Smith, 2018).
     """
-    if schedule == "constant":
+    peak, steps = spec.learning_rate, spec.epochs * steps_per_epoch
+    if spec.schedule == "constant":
         return np.full(steps, peak, np.float32)
     done = np.arange(1, steps + 1) / (steps + 1)  # excludes 0 and 1, where the rate would be 0
     return (peak * np.minimum(done / WARM_UP, (1 - done) / (1 - WARM_UP))).astype(np.float32)

@@ -7,21 +7,29 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 
 import tensorflow as tf
+from msgspec import structs
 
-from mnist_lib.assignment import Assignment, Group, Pace, Resources
+from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Group, Resources
+from mnist_lib.clock import steady_time
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
+from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
+from mnist_lib.models.model import Model
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
+    Accuracy,
     Begun,
+    CheckpointTaken,
+    EpochDone,
+    Heartbeat,
+    RungDone,
     Started,
     Trained,
     TrialEvent,
@@ -29,8 +37,9 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.epochs import Compiled, evaluate, rates_of, rung_done, start, train
-from mnist_lib.training.loop import Trainer, accuracy_of
+from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
+from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
+from mnist_lib.training.steps import Values
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
 
@@ -54,7 +63,7 @@ def run_trials(
     load: Callable[[], Dataset],
     resources: Resources,
     place: WorkerPlace,
-    pace: Pace = Pace(),
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     group: Group | None = None,
     import_began: float | None = None,
 ) -> Iterator[TrialEvent]:
@@ -68,13 +77,14 @@ def run_trials(
         assignments: taken one at a time, each when the one before it has ended.
         load: returns the dataset; called after TensorFlow has started, so that the data can arrive in the meantime. Its
             exceptions other than MnistError are raised, since they end the lane.
+        checkpoint_seconds: minimum time between checkpoints; 0: a checkpoint after each epoch.
         group: the processes that train these trials together, all with the same arguments.
         import_began: the value of `time.monotonic()` when this process began to import TensorFlow.
 
     Raises:
         GroupError: another process of the group has died.
     """
-    lane, phase_began = _Lane(resources, place, group), import_began
+    lane, phase_began = _Lane(resources, place, group, checkpoint_seconds), import_began
     for assignment in assignments:
         spec = assignment.spec
         lane.begin(phase_began)
@@ -93,7 +103,7 @@ def run_trials(
             continue
         yield Begun(trial=spec.id)
         try:
-            yield from lane.run(assignment, pace)
+            yield from lane.run(assignment)
         except Exception as error:
             failure = _failure(spec, error, assignment.source)
             if group is not None and _is_loss(error, assignment.source):
@@ -131,9 +141,24 @@ def _is_loss(error: Exception, source: ModelFile | None) -> bool:
     return isinstance(error, tf.errors.OpError) and not memory and not (source and source.place_of(error))
 
 
+@dataclass(frozen=True)
+class Compiled:
+    """The compiled model that trials of the same shape share."""
+
+    model: Model
+    trainer: Trainer
+    plan: Plan
+    train: Split
+    validation: Split | None
+    notices: tuple[str, ...]
+
+
 class _Lane:
-    def __init__(self, resources: Resources, place: WorkerPlace, group: Group | None) -> None:
+    def __init__(
+        self, resources: Resources, place: WorkerPlace, group: Group | None, checkpoint_seconds: float
+    ) -> None:
         self._resources, self._place, self._group = resources, place, group
+        self._checkpoint_seconds = checkpoint_seconds
         self._strategy: tf.distribute.Strategy | None = None
         self._data: Dataset | None = None
         self._splits: dict[int, tuple[Split, Split | None]] = {}  # by the percentage of validation images
@@ -166,49 +191,57 @@ class _Lane:
         assert self._data is not None, "call `load` first"
         return self._data
 
-    def run(self, assignment: Assignment, pace: Pace) -> Iterator[TrialEvent]:
-        begin = time.monotonic()
-        if reason := self._dataset.refused.get(assignment.spec.model):
+    def run(self, assignment: Assignment) -> Iterator[TrialEvent]:
+        """Train a trial and yield its events from `Started` on."""
+        begin, spec = time.monotonic(), assignment.spec
+        if reason := self._dataset.refused.get(spec.model):
             raise ModelError(reason)
-        compiled = self._compile(assignment.spec, assignment.source)
+        compiled = self._compile(spec, assignment.source)
         try:
-            yield from self._train(compiled, assignment, pace, begin)
+            state, notices = resume(compiled.trainer, assignment)
+            self._end_phase("compile")
+            yield Started(
+                trial=spec.id,
+                pid=os.getpid(),
+                node=self._place.node,
+                devices=devices_of(self._strategy),
+                gpus=self._place.gpus,
+                notices=(*compiled.notices, *notices),
+                resumed_after=state.epoch if state else 0,
+                phases=self._phases,
+            )
+            setup_seconds = time.monotonic() - begin
+            # A rung is scored without a history.
+            history = assignment.epochs.first(spec.id, state.epoch) if state and assignment.until is None else []
+            state = yield from train(compiled, assignment, state, history, self._checkpoint_seconds)
+            if assignment.until is not None and spec.configuration is not None:
+                yield _rung_done(spec, state, compiled.trainer.values)
+            else:
+                yield from self._result(compiled, assignment, state, history, setup_seconds)
         finally:
             compiled.trainer.release()
 
-    def _train(self, compiled: Compiled, assignment: Assignment, pace: Pace, begin: float) -> Iterator[TrialEvent]:
-        spec, devices = assignment.spec, devices_of(self._strategy)
-        state, notices = start(compiled.trainer, assignment)
-        self._end_phase("compile")
-        yield Started(
-            trial=spec.id,
-            pid=os.getpid(),
-            node=self._place.node,
-            devices=devices,
-            gpus=self._place.gpus,
-            notices=(*compiled.notices, *notices),
-            resumed_after=state.epoch if state else 0,
-            phases=self._phases,
-        )
-        setup_seconds = time.monotonic() - begin
-        if assignment.until is not None:
-            pace = replace(pace, max_epochs=assignment.until)
-        history = assignment.epochs.first(spec.id, state.epoch) if state and assignment.until is None else []
-        state = yield from train(compiled, spec, state, history, pace, assignment.deadline)
-        if assignment.until is not None:
-            yield rung_done(spec, state)
-            return
+    def _result(
+        self,
+        compiled: Compiled,
+        assignment: Assignment,
+        state: TrainingState,
+        history: list[EpochDone],
+        setup_seconds: float,
+    ) -> Iterator[TrialEvent]:
+        """Evaluate the best epoch on the test images, and yield the result."""
+        spec, test, plan = assignment.spec, self._dataset.test, compiled.plan
         yield (trained := Trained(trial=spec.id))
-        best = state.best
-        test = self._dataset.test
-        probabilities = yield from evaluate(compiled.trainer.predictor, best.weights, test, trained)
-        rates = rates_of(compiled, spec)[compiled.plan.steps - 1 :: compiled.plan.steps]
+        probabilities = yield from compiled.trainer.predictor.evaluate(state.weights, test.images, trained)
+        rates = learning_rates(spec, plan.steps)[plan.steps - 1 :: plan.steps]
+        devices = devices_of(self._strategy)
+        source = {SOURCE_FILE: assignment.source.content} if assignment.source else {}
         yield TrialResult(
             trial=spec.id,
             spec=spec,
             test=accuracy_of(probabilities, test.labels),
-            validation=best.validation,
-            best_epoch=best.epoch,
+            validation=state.best.validation,
+            best_epoch=state.best.epoch,
             history=tuple(history),
             train_seconds=state.seconds,
             images_per_second=state.epoch * len(compiled.train) / state.seconds,
@@ -217,11 +250,11 @@ class _Lane:
             devices=devices,
             gpus=self._place.gpus,
             node=self._place.node,
-            weights_sha256=compiled.model.stored(best.weights).sha256(),
+            weights_sha256=compiled.model.stored(state.weights).sha256(),
             versions=package_versions(),
             probabilities=probabilities,
-            files=compiled.model.files(best.weights) | _source_of(assignment),
-            tensorboard=event_file(history, rates, best.epoch, probabilities, test, self._dataset.classes),
+            files=compiled.model.files(state.weights) | source,
+            tensorboard=event_file(history, rates, state.best.epoch, probabilities, test, self._dataset.classes),
         )
 
     def _compile(self, spec: TrialSpec, source: ModelFile | None) -> Compiled:
@@ -253,5 +286,85 @@ class _Lane:
         return self._compiled[shape]
 
 
-def _source_of(assignment: Assignment) -> dict[str, bytes]:
-    return {SOURCE_FILE: assignment.source.content} if assignment.source else {}
+def resume(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, tuple[str, ...]]:
+    """Start training from the checkpoint if it is usable, and return its state, or a notice that it is not."""
+    trainer.start(given.spec.seed)
+    if given.checkpoint is None:
+        return None, ()
+    try:
+        state, values = unpack(given.checkpoint, given.spec, like=trainer.values)
+        if given.until is not None and state.epoch > given.until:  # its score would be that of a later rung
+            raise CheckpointError("its checkpoint is of a later rung")
+        if given.until is None and state.epoch > len(given.epochs):
+            raise CheckpointError(f"the history of the run lacks epochs before its checkpoint of epoch {state.epoch}")
+    except CheckpointError as error:
+        return None, (f"{error}; the trial starts from the beginning",)
+    trainer.values = values
+    return state, ()
+
+
+def train(
+    compiled: Compiled,
+    given: Assignment,
+    state: TrainingState | None,
+    history: list[EpochDone],
+    checkpoint_seconds: float,
+) -> Generator[TrialEvent, None, TrainingState]:
+    """Train the epochs after `state`, add them to `history`, and return the last state, with the epoch to store.
+
+    That is the latest epoch with at least max - sqrt(max (n - max) / n) correct predictions on the n validation images,
+    one standard error below the maximum: of epochs that differ only by chance, the longest trained is the best guess.
+    Without validation it is the last one.
+    """
+    trainer, spec, checkpoint_at = compiled.trainer, given.spec, time.monotonic()
+    rates, last = learning_rates(spec, compiled.plan.steps), min(spec.epochs, given.until or spec.epochs)
+    for event in trainer.train(
+        compiled.train,
+        compiled.plan,
+        seed=spec.seed,
+        learning_rates=rates,
+        first=state.epoch + 1 if state else 1,
+        last=last,
+        trial=spec.id,
+    ):
+        if isinstance(event, Heartbeat):
+            yield event
+            continue
+        trained_at, number, validation = steady_time(), event.epoch, None
+        if compiled.validation:
+            validation = yield from _validate(trainer, compiled.validation, Heartbeat(trial=spec.id, epoch=number))
+        highest = max(state.best.highest if state else 0, validation.correct if validation else 0)
+        seconds = event.seconds + (state.seconds if state else 0.0)
+        longest = max(state.longest if state else 0.0, event.seconds + steady_time() - trained_at)
+        # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
+        if state is None or validation is None or validation.is_close_to(highest):
+            best, weights = Best(number, validation, highest), trainer.weights
+        else:
+            best, weights = state.best, state.weights
+        state = TrainingState(weights, best, number, seconds, longest)
+        history.append(structs.replace(event, validation=validation))
+        yield history[-1]
+        late = steady_time() + longest > given.deadline
+        if math.isfinite(given.deadline) and trainer.any_process(late):
+            break
+        if number < last and time.monotonic() - checkpoint_at >= checkpoint_seconds:
+            yield CheckpointTaken(trial=spec.id, epoch=number, content=pack(state, trainer.values, spec))
+            checkpoint_at = time.monotonic()
+    assert state is not None  # a spec has at least one epoch
+    return state
+
+
+def _validate(trainer: Trainer, split: Split, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:
+    try:
+        probabilities = yield from trainer.predictor.evaluate(trainer.weights, split.images, heartbeat)
+    except DivergedError as error:
+        raise DivergedError(f"after epoch {heartbeat.epoch}, {error}") from error
+    return accuracy_of(probabilities, split.labels)
+
+
+def _rung_done(spec: TrialSpec, state: TrainingState, values: Values) -> RungDone:
+    validation = state.best.validation
+    if validation is None:
+        raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
+    content = pack(state, values, spec) if state.epoch < spec.epochs else b""
+    return RungDone(trial=spec.id, epoch=state.epoch, validation=validation, seconds=state.seconds, content=content)

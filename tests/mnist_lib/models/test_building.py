@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_lib.assignment import Assignment, Pace, Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
@@ -61,8 +61,8 @@ def run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
                 (taken,) = [event for event in events if isinstance(event, CheckpointTaken)]
                 yield Assignment(spec, taken.content, source, epochs=epochs_in(events))
 
-        resources, pace = Resources(cpus=2, cpu_replicas=replicas), Pace(checkpoint_seconds=0)
-        for event in run_trials(assignments(), lambda: few, resources, WorkerPlace(node="here"), pace):
+        resources = Resources(cpus=2, cpu_replicas=replicas)
+        for event in run_trials(assignments(), lambda: few, resources, WorkerPlace(node="here"), 0):
             events.append(event)  # at once, since `assignments` reads them
         return events
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lib.assignment import Assignment, Pace, Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
@@ -28,9 +28,9 @@ def events_of(
 ) -> list[TrialEvent]:
     train = digits.train.take(np.arange(0, 4_000, 10))
     dataset, resources = Dataset.of("few", "1", train, digits.test), Resources(cpus=2, cpu_replicas=2)
-    place, pace = WorkerPlace(node="here"), Pace(checkpoint_seconds=0)
+    place = WorkerPlace(node="here")
     return list(
-        run_trials([Assignment(spec, checkpoint, epochs=epochs_in(before))], lambda: dataset, resources, place, pace)
+        run_trials([Assignment(spec, checkpoint, epochs=epochs_in(before))], lambda: dataset, resources, place, 0)
     )
 
 
@@ -51,7 +51,7 @@ def shown(result: TrialResult, folder: Path) -> EventAccumulator:
 
 def test_every_epoch_has_its_numbers_at_its_step(events: list[TrialEvent], tmp_path: Path) -> None:
     seen, epochs = shown(result_of(events), tmp_path), [event for event in events if isinstance(event, EpochDone)]
-    rates = learning_rates("one-cycle", SPEC.learning_rate, SPEC.epochs * STEPS)
+    rates = learning_rates(SPEC, STEPS)
     expected = {
         "loss": [epoch.loss for epoch in epochs],
         "accuracy/train": [epoch.train.value for epoch in epochs],

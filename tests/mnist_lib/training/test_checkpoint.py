@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 from msgspec import structs
 
-from mnist_lib.assignment import Assignment, Pace, Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
 from mnist_lib.models.model import Weights
 from mnist_lib.results import CheckpointTaken, EpochDone, Epochs, Started, TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.training import epochs, trial
+from mnist_lib.training import trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
@@ -23,7 +23,7 @@ from tests.support.results import epochs_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
-EACH_EPOCH = Pace(checkpoint_seconds=0)
+EACH_EPOCH = 0.0  # seconds between checkpoints
 ONE, TWO = Resources(cpus=2), Resources(cpus=2, cpu_replicas=2)
 
 
@@ -38,9 +38,11 @@ def few(digits: Dataset) -> Dataset:
     return few_digits(digits)
 
 
-def events(assignments: Sequence[Assignment], few: Dataset, pace: Pace, resources: Resources = ONE) -> list[TrialEvent]:
+def events(
+    assignments: Sequence[Assignment], few: Dataset, checkpoint_seconds: float = 30.0, resources: Resources = ONE
+) -> list[TrialEvent]:
     """Train these trials in a new lane."""
-    return list(run_trials(assignments, lambda: few, resources, WorkerPlace(node="here"), pace))
+    return list(run_trials(assignments, lambda: few, resources, WorkerPlace(node="here"), checkpoint_seconds))
 
 
 def results(seen: Sequence[TrialEvent]) -> list[TrialResult]:
@@ -74,10 +76,11 @@ def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
 def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -> None:
     spec = TrialSpec.of("scratch", epochs=100_000, hidden_units=8)
     values = Values([tf.zeros(3)], [], [], tf.constant(0))
-    best = Best(1, Weights([tf.zeros(3)], []), None, 0)
-    first, last = (pack(TrainingState(values, best, epoch, 1e3, 1.0), spec) for epoch in (10_000, 99_999))
+    best, weights = Best(1, None, 0), Weights([tf.zeros(3)], [])
+    states = [TrainingState(weights, best, epoch, 1e3, 1.0) for epoch in (10_000, 99_999)]
+    first, last = (pack(state, values, spec) for state in states)
     assert len(first) == len(last) < 5_000
-    assert unpack(last, spec, like=values).epoch == 99_999
+    assert unpack(last, spec, like=values)[0].epoch == 99_999
 
 
 def test_w7_a_trial_whose_epochs_are_lost_from_the_history_starts_from_the_beginning(few: Dataset) -> None:
@@ -96,7 +99,7 @@ def test_w7_a_trial_whose_epochs_are_lost_from_the_history_starts_from_the_begin
 
 def test_a_trial_that_is_shorter_than_the_interval_yields_no_checkpoint(few: Dataset) -> None:
     (spec,) = trial_grid(["scratch"], [0], epochs=3, hidden_units=8)
-    seen = events([Assignment(spec)], few, Pace(checkpoint_seconds=30))
+    seen = events([Assignment(spec)], few)
     assert not [event for event in seen if isinstance(event, CheckpointTaken)]
 
 
@@ -126,7 +129,7 @@ def test_at_the_deadline_every_trial_has_a_valid_result_of_at_least_one_epoch(fe
     assignments = [
         Assignment(spec, deadline=begin + seconds) for spec, seconds in zip(specs, (3, 4, 0, 0), strict=True)
     ]
-    found = results(events(assignments, few, Pace()))
+    found = results(events(assignments, few))
     assert steady_time() - begin < 12
     assert [result.trial for result in found] == [spec.id for spec in specs]
     assert all(1 <= len(result.history) < 100_000 and result.test.total == 110 for result in found)
@@ -147,22 +150,22 @@ def test_the_wait_for_the_data_counts_against_the_deadline(few: Dataset) -> None
 def test_no_epoch_begins_whose_validation_would_end_after_the_deadline(
     few: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, validate = 0.0, epochs._validate
+    now, validate = 0.0, trial._validate
 
     def validate_slowly(*arguments: Any) -> Any:
         nonlocal now
         now += 10.0
         return validate(*arguments)
 
-    monkeypatch.setattr(epochs, "_validate", validate_slowly)
-    monkeypatch.setattr(epochs, "steady_time", lambda: now)
+    monkeypatch.setattr(trial, "_validate", validate_slowly)
+    monkeypatch.setattr(trial, "steady_time", lambda: now)
     (spec,) = trial_grid(["scratch"], [0], epochs=9, hidden_units=8)
-    (result,) = results(events([Assignment(spec, deadline=35.0)], few, Pace()))
+    (result,) = results(events([Assignment(spec, deadline=35.0)], few))
     assert len(result.history) == 3
 
 
-def test_max_epochs_ends_a_trial_early_and_does_not_change_its_losses(few: Dataset) -> None:
+def test_a_trial_that_ends_early_has_the_losses_of_the_full_one(few: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=4, schedule="one-cycle", validation_percent=0, hidden_units=8)
-    (full,), (short,) = (results(events([Assignment(spec)], few, pace)) for pace in (EACH_EPOCH, Pace(max_epochs=2)))
+    (full,), (short,) = (results(events([Assignment(spec, until=until)], few)) for until in (None, 2))
     assert len(short.history) == 2
     assert [epoch.loss for epoch in short.history] == [epoch.loss for epoch in full.history[:2]]

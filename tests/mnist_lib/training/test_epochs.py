@@ -1,7 +1,7 @@
 """Which epoch of a trial is stored, with a trainer that trains nothing."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mnist_lib.assignment import Pace
+from mnist_lib.assignment import Assignment
 from mnist_lib.data.split import Split
 from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.checkpoint import Best
-from mnist_lib.training.epochs import Compiled, train
+from mnist_lib.training.checkpoint import TrainingState
+from mnist_lib.training.trial import Compiled, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -34,20 +34,21 @@ class Scripted:
             self.weights = Weights([number], [])
             yield EpochDone(trial="t", epoch=number, loss=1.0, train=Accuracy(1, 2), validation=None, seconds=0.001)
 
-    def predict(self, weights: Weights, images: Any) -> Iterator[Any]:
+    def evaluate(self, weights: Weights, *_: Any) -> Generator[Any, None, Any]:
         correct = self._correct[weights.trainable[0] - 1]
         answers = np.repeat([0, 1], [correct, self._total - correct])  # the label of every image is 0
-        yield np.eye(2, dtype=np.float32)[answers]
+        yield from ()
+        return np.eye(2, dtype=np.float32)[answers]
 
 
-def stored(correct: list[int], total: int, cut: int = 0) -> Best:
+def stored(correct: list[int], total: int, cut: int = 0) -> TrainingState:
     """Train in one attempt, or in two with a checkpoint after the epoch `cut`, and return what is stored."""
     images = Split(np.zeros((total, 1, 1, 1), np.uint8), np.zeros(total, np.uint8))
     trainer: Any = Scripted(correct, total)
     compiled = Compiled(SimpleNamespace(), trainer, SimpleNamespace(steps=1), images, images, ())  # type: ignore[arg-type]
     spec, state = TrialSpec.of("keras", epochs=len(correct)), None
     for last in (cut, len(correct)) if cut else (len(correct),):
-        events = train(compiled, spec, state, [], Pace(max_epochs=last, checkpoint_seconds=math.inf), deadline=math.inf)
+        events = train(compiled, Assignment(spec, until=last), state, [], math.inf)
         while True:
             try:
                 next(events)
@@ -55,7 +56,7 @@ def stored(correct: list[int], total: int, cut: int = 0) -> Best:
                 state = end.value
                 break
     assert state is not None
-    return state.best
+    return state
 
 
 def expected(correct: list[int], total: int) -> int:
@@ -77,15 +78,16 @@ def test_the_latest_epoch_within_one_standard_error_of_the_maximum_is_stored(
     counts: tuple[list[int], int], cut: int
 ) -> None:
     correct, total = counts
-    best = stored(correct, total, cut if cut < len(correct) else 0)
+    state = stored(correct, total, cut if cut < len(correct) else 0)
+    best = state.best
     assert best.epoch == expected(correct, total)
-    assert best.weights.trainable == [best.epoch]
+    assert state.weights.trainable == [best.epoch]
     assert best.validation == Accuracy(correct[best.epoch - 1], total)
 
 
 def test_of_epochs_with_equal_validation_accuracy_the_last_is_stored() -> None:
-    assert stored([40, 46, 46, 46], 50).epoch == 4
+    assert stored([40, 46, 46, 46], 50).best.epoch == 4
 
 
 def test_an_epoch_far_below_the_maximum_is_not_stored() -> None:
-    assert stored([500, 980, 978, 900], 1_000).epoch == 3
+    assert stored([500, 980, 978, 900], 1_000).best.epoch == 3

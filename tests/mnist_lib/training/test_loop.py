@@ -247,13 +247,17 @@ def test_a_tie_between_classes_counts_for_the_lower_one() -> None:
     assert accuracy_of(np.full((2, 10), 0.1, np.float32), np.array([0, 1], np.uint8)) == Accuracy(1, 2)
 
 
+def rates_of(schedule: str, steps: int) -> NDArray[np.float32]:
+    return learning_rates(TrialSpec.of("keras", epochs=1, schedule=schedule, learning_rate=0.5), steps)
+
+
 def test_the_constant_schedule_has_the_same_rate_at_every_step() -> None:
-    assert learning_rates("constant", 0.5, 3).tolist() == [0.5, 0.5, 0.5]
+    assert rates_of("constant", 3).tolist() == [0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 100])
 def test_the_one_cycle_schedule_rises_then_falls_and_is_never_0(steps: int) -> None:
-    rates = learning_rates("one-cycle", 0.5, steps)
+    rates = rates_of("one-cycle", steps)
     top = int(rates.argmax())
     assert len(rates) == steps
     assert 0 < rates.min() <= rates.max() <= 0.5
@@ -262,6 +266,6 @@ def test_the_one_cycle_schedule_rises_then_falls_and_is_never_0(steps: int) -> N
 
 
 def test_the_one_cycle_schedule_peaks_after_a_quarter_of_the_steps() -> None:
-    rates = learning_rates("one-cycle", 0.5, 999)
+    rates = rates_of("one-cycle", 999)
     assert rates.argmax() == 249
     assert rates.max() == 0.5

@@ -1,5 +1,6 @@
 """Both ways to run the steps of a chunk give the same result."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_step_by_step_gives_the_result_of_the_whole_chunk(
     model = build_model(spec, digits.image_shape, 10)
     (chunk,) = epochs(train, Plan(len(train), 32, 1), seed=0, first=1, last=1)
     strategy = tf.distribute.MirroredStrategy(["/CPU:0"])
-    rates = tf.constant(learning_rates("one-cycle", 0.01, 10))
+    rates = tf.constant(learning_rates(replace(spec, schedule="one-cycle", learning_rate=0.01, epochs=1), 10))
     weights, ours = model.initial_weights(seed=0), Optimizer(TrialSpec.of("keras", optimizer=optimizer))
     start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
     gradients = partial(gradients_of, model, 0.1)

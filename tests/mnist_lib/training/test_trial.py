@@ -26,7 +26,7 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.training import epochs, loop, trial
+from mnist_lib.training import loop, trial
 from mnist_lib.training.loop import Predictor, Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
@@ -103,7 +103,8 @@ def test_a_trial_has_the_same_weights_in_whatever_order_a_lane_trains(digits: Da
 
 
 def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_not(digits: Dataset) -> None:
-    (spec,) = trial_grid(["keras"], [0], epochs=4, hidden_units=8, schedule="one-cycle")
+    (trial,) = trial_grid(["keras"], [0], epochs=4, hidden_units=8, schedule="one-cycle")
+    spec = replace(trial, configuration=0)  # of a search
     small = few_digits(digits)
 
     def run(*assignments: Assignment) -> list[TrialEvent]:
@@ -137,7 +138,7 @@ class SlowEvaluation:
         for owner, name, seconds in ((Trainer, "train_chunk", 4), (Predictor, "_predict", 40)):
             monkeypatch.setattr(owner, name, self._slow(getattr(owner, name), seconds))
         monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
-        for module in (loop, epochs, trial):
+        for module in (loop, trial):
             monkeypatch.setattr(module, "time", self)
 
     def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
