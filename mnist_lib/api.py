@@ -168,7 +168,7 @@ def choose_version(objects: Objects, name: str | None = None, dataset: str | Non
         last = [found for model in models if (found := trained_last(objects, model))]
         if not last:
             raise SpecError(_no_champion(objects, name))
-        chosen, why = max(last, key=lambda found: found.at).dataset, "the data set trained last"
+        chosen, why = max(last)[1], "the data set trained last"
     of_models = [champions(objects, model) for model in models]
     own = [records[chosen] for records in of_models if chosen in records]
     known = sorted({other for records in of_models for other in records})

@@ -1,9 +1,10 @@
 """The commands of `jobs.models` that need no TensorFlow: they list, compare, verify, promote and delete versions."""
 
+import contextlib
 import os
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.settings import part_of
 from mnist_lib.store.champions import appointment, challenge
-from mnist_lib.store.champions.appointment import champion, champion_at, champions, dataset_in_use, history, reign
+from mnist_lib.store.champions.appointment import champion, champion_at, champions, history, reign, trained_last
 from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
 from mnist_lib.store.champions.promotion import Rule, Thresholds
 from mnist_lib.store.contents import Comparison, compare
@@ -80,7 +81,7 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
         **_champion_facts(objects, version),
         "weights": f"sha256 {about.weights_sha256}",
         "where": objects.where(version_folder(version.model, version.number)),
-        "report": f"{folder.where}/{REPORT}" if folder.has_report else "none",
+        "report": f"{folder.where}/{REPORT}" if folder.has(REPORT) else "none",
     }
     files = [(name, f"{file.bytes:,}", file.sha256) for name, file in version.files.items()]
     lines = [
@@ -189,9 +190,19 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     (model,) = options.models(objects)
-    to = _number_or_time(options.to)
-    dataset = _dataset(objects, model, options.dataset)
-    record = appointment.rollback(objects, model, dataset, _target(objects, model, dataset, to))
+    to = None if options.to is None else _number_or_time(options.to)
+    if options.dataset is not None:
+        dataset = stored_name(options.dataset)
+    elif last := trained_last(objects, model):
+        dataset = last[1]
+    else:
+        raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
+    if isinstance(to, str):
+        then = champion_at(objects, model, dataset, to)
+        if then is None:
+            raise SpecError(f"to: {model} had no champion for {dataset} at {to}; see: jobs.models history {model}")
+        to = then.version
+    record = appointment.rollback(objects, model, dataset, to)
     text = f"{record.name} is the champion of {dataset}: {record.why}"
     return CommandResult(record, [text], afterwards=partial(_update_index, objects))
 
@@ -202,31 +213,13 @@ def _update_index(objects: Objects) -> None:
         write_index(objects)
 
 
-def _dataset(objects: Objects, model: str, name: str | None) -> str:
-    """Return the dataset whose champion is meant: the one with this name, or the one trained last."""
-    dataset = stored_name(name) if name is not None else dataset_in_use(objects, model)
-    if dataset is None:
-        raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
-    return dataset
-
-
-def _number_or_time(to: str | None) -> int | str | None:
-    if to is None or NUMBER.fullmatch(to):
-        return None if to is None else int(to)
+def _number_or_time(to: str) -> int | str:
+    if NUMBER.fullmatch(to):
+        return int(to)
     try:
         return moment(to)
     except ValueError as error:
         raise SpecError(f"to: expected a number or a time such as 2026-11-25T03:00:00Z, got {to!r}") from error
-
-
-def _target(objects: Objects, model: str, dataset: str, to: int | str | None) -> int | None:
-    """Return the number of the version to roll back to, or None for the previous champion."""
-    if not isinstance(to, str):
-        return to
-    then = champion_at(objects, model, dataset, to)
-    if then is None:
-        raise SpecError(f"to: {model} had no champion for {dataset} at {to}; see: jobs.models history {model}")
-    return then.version
 
 
 def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
@@ -234,19 +227,22 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
     damaged: dict[str, str] = {}
     intact: list[str] = []
 
-    def check(name: str, function: Callable[..., object], *arguments: object) -> None:
+    @contextlib.contextmanager
+    def checked(name: str) -> Iterator[None]:
         try:
-            function(*arguments)
+            yield
             intact.append(name)
         except IntegrityError as error:
             damaged[name] = str(error)
 
     what = options.what
     if what is not None and (is_url(what) or os.sep in what):
-        check(what, verify_copy, open_storage(what))
+        with checked(what):
+            verify_copy(open_storage(what))
     elif what is not None and not (options.all and "@" not in what):
         version = find_version(objects, what)
-        check(version.name, verify, objects, version)
+        with checked(version.name):
+            verify(objects, version)
     else:
         for model in ModelOptions(model=what).models(objects):
             numbers = set[int]()
@@ -258,7 +254,8 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
             if options.all:
                 numbers |= {number for number, _ in find_all(objects, model)}
             for number in sorted(numbers):
-                check(f"{model}@{number}", _verify_number, objects, model, number)
+                with checked(f"{model}@{number}"):
+                    verify(objects, require_version(objects, model, number))
     lines = [*damaged.values(), f"{counted(len(intact), 'version')} intact, {len(damaged):,} damaged."]
     if not options.all and (what is None or what in model_names(objects)):
         lines.append("Only champions were checked; --all checks every version.")
@@ -302,10 +299,6 @@ def _open_report(folder: RunFolder) -> None:
         file.write(page)  # the storage may be a bucket, which a browser cannot read
     if not webbrowser.open(Path(file.name).as_uri()):
         raise SpecError(f"open: expected a browser, got none; the report is {folder.where}/{REPORT}")
-
-
-def _verify_number(objects: Objects, model: str, number: int) -> None:
-    verify(objects, require_version(objects, model, number))
 
 
 def _facts(version: Version | IntegrityError) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def result_lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
     from mnist_lib.report.texts import result_tables
 
     lines = [f"Run: {folder.where}"]
-    if folder.has_report:
+    if folder.has(REPORT):
         lines.append(f"Report: {folder.where}/{REPORT}")
     for name, model in summary.models.items():
         where = folder.objects.where(version_folder(name, model.version))

@@ -29,7 +29,15 @@ from obstore.store import from_url
 from mnist_lib.documents import complete_lines
 from mnist_lib.errors import SpecError, StoreError, TooLargeError
 from mnist_lib.objects.lease import locked
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects, check_name, concurrently, require_size
+from mnist_lib.objects.protocol import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_RECORD_BYTES,
+    Fence,
+    Objects,
+    check_name,
+    concurrently,
+    require_size,
+)
 from mnist_lib.objects.records import last_number
 from mnist_lib.wording import MAX_REASON, without_secrets
 
@@ -135,23 +143,11 @@ class BucketObjects:
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
                 if fence is None:
                     raise
-            found, mode = self._compared(name, content)
-            if found:  # the answer to the last request was lost
+            found, mode = self._with_version(name, MAX_CHECKPOINT_BYTES)
+            if found == content:  # the answer to the last request was lost
                 self._versions[name] = mode
                 return
             fence.check()
-
-    def _compared(self, name: str, content: bytes) -> tuple[bool, Any]:
-        """Return whether an object has this content, and the mode of a `_put` that fails if it has changed since."""
-
-        def get() -> tuple[bool, Any]:
-            found = obstore.get(self._store, name)  # has received the size, but not yet the content
-            return found.meta["size"] == len(content) and found.bytes() == content, _version(found.meta)
-
-        try:
-            return self._request(name, get)
-        except FileNotFoundError:
-            return False, "create"
 
     def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
         if name not in self._last_parts:

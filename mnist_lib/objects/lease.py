@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -120,21 +120,8 @@ class Lease:
 
         Afterwards `number` is None, or `overdue()` is true, if that failed.
         """
-        ended = threading.Event()
-
-        def renew() -> None:
-            with contextlib.suppress(LeaseLostError):
-                while not ended.wait(self.seconds_between_beats / QUESTIONS_PER_BEAT):
-                    with contextlib.suppress(StoreError):
-                        self.renew()
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
-        try:
+        with _repeated(self.renew, self.seconds_between_beats / QUESTIONS_PER_BEAT):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
     def overdue(self) -> bool:
         """Return whether the last renewal is so long ago that another process may soon take over."""
@@ -309,22 +296,32 @@ def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) ->
             )
         time.sleep(lease.seconds_between_beats / 5)
     assert lease.number is not None
+    try:
+        with _repeated(lease.beat, lease.seconds_between_beats):
+            yield FencedObjects(objects, folder, lease.number, clock)
+    finally:
+        with contextlib.suppress(StoreError):
+            lease.release()
+
+
+@contextlib.contextmanager
+def _repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call a function again and again in a thread until the context ends, or the lease is lost."""
     ended = threading.Event()
 
-    def beat() -> None:
-        while not ended.wait(lease.seconds_between_beats):
-            with contextlib.suppress(StoreError):
-                lease.beat()
+    def repeat() -> None:
+        with contextlib.suppress(LeaseLostError):
+            while not ended.wait(seconds):
+                with contextlib.suppress(StoreError):
+                    act()
 
-    thread = threading.Thread(target=beat, name="lock", daemon=True)
+    thread = threading.Thread(target=repeat, name="lease", daemon=True)
     thread.start()
     try:
-        yield FencedObjects(objects, folder, lease.number, clock)
+        yield
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(StoreError):
-            lease.release()
 
 
 def _holder(objects: Objects, folder: str) -> str:

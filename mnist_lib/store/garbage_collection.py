@@ -14,7 +14,6 @@ from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.objects.records import seal
 from mnist_lib.store.champions.appointment import needed_versions
-from mnist_lib.store.champions.log import log_names
 from mnist_lib.store.publishing import Claim, claims
 from mnist_lib.store.versions import (
     Version,
@@ -92,7 +91,7 @@ class _NeededVersions:
 
     def numbers(self) -> dict[int, str]:
         """Return why each of these versions is needed, by number."""
-        names = log_names(self._objects, self._model)
+        names = [*self._objects.names(f"models/{self._model}/champions")]
         if names != self._names:
             needed = needed_versions(self._objects, self._model, self._keep)
             reasons = {number: f"the champion of {', '.join(of)}" if of else FORMER for number, of in needed.items()}

@@ -171,10 +171,6 @@ class RunFolder:
     def has(self, name: str) -> bool:
         return self.objects.exists(self._name(name))
 
-    @property
-    def has_report(self) -> bool:
-        return self.has(REPORT)
-
     def require_same(self, name: str, value: str, what: str) -> None:
         """Store a value in the run's folder, or raise SpecError if an earlier process has stored a different one."""
         if not self.objects.create(self._name(name), value.encode()) and self.read(name) != value.encode():

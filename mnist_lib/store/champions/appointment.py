@@ -4,7 +4,7 @@ Nothing is overwritten: a roll-back appends an older version again, so the champ
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
@@ -39,25 +39,12 @@ def champions(objects: Objects, model: str) -> dict[str, Champion | IntegrityErr
     return {dataset: found.record for dataset, found in logs.items() if found is not None}
 
 
-def dataset_in_use(objects: Objects, model: str) -> str | None:
-    """Return the data set with a champion that the model was trained on last, or None if it has no champion.
+def trained_last(objects: Objects, model: str) -> tuple[str, str] | None:
+    """Return the time (UTC, ISO 8601) and the data set of the last training on one for which the model has a champion.
 
-    Raises IntegrityError if the record of the newest version is damaged and might be of any of several data sets.
+    None if it has no champion. Raises IntegrityError if the record of the newest version is damaged and might be of any
+    of several data sets.
     """
-    trained = trained_last(objects, model)
-    return trained.dataset if trained else None
-
-
-@dataclass(frozen=True)
-class TrainedLast:
-    """The data set with a champion that a model was trained on last."""
-
-    dataset: str
-    at: str  # UTC, ISO 8601
-
-
-def trained_last(objects: Objects, model: str) -> TrainedLast | None:
-    """Return what `dataset_in_use` returns, with its time. Raises the same error."""
     with_champion = champions(objects, model)
     for _, version in find_all(objects, model, newest_first=True) if with_champion else ():
         if isinstance(version, IntegrityError):
@@ -66,9 +53,10 @@ def trained_last(objects: Objects, model: str) -> TrainedLast | None:
             raise version
         dataset = version.facts.dataset.name
         if dataset in with_champion:
-            return TrainedLast(dataset, version.committed_at)
+            return version.committed_at, dataset
+    # The version of a champion no longer exists.
     records = [(record.at, name) for name, record in with_champion.items() if isinstance(record, Champion)]
-    return TrainedLast(max(records)[1], max(records)[0]) if records else None  # the version no longer exists
+    return max(records, default=None)
 
 
 def history(objects: Objects, model: str, dataset: str) -> list[Champion | IntegrityError]:

@@ -196,7 +196,8 @@ class _Challenge:
 
     def _continued(self, used: UsedImages) -> Champion | None:
         """Return the champion of a data set of another name to which most images of the hold-out belong, or None."""
-        records = [r for r in newest_records(self._objects, self._challenger.model) if r.dataset != self._dataset]
+        newest = champions(self._objects, self._challenger.model).values()
+        records = [record for record in newest if isinstance(record, Champion) and record.dataset != self._dataset]
         half = len(self._images) / 2
         known = {period: sum(image in images for image in self._images) for period, images in used.of.items()}
         found = [record for record in records if known.get(record.period, 0) > half]
@@ -226,7 +227,3 @@ class _Challenge:
 
     def _store(self, period: str, images: set[bytes]) -> str | None:
         return store_used(self._objects, self._challenger.model, period, images)
-
-
-def newest_records(objects: Objects, model: str) -> list[Champion]:
-    return [record for record in champions(objects, model).values() if isinstance(record, Champion)]

@@ -172,7 +172,7 @@ class ChampionLog:
             try:
                 pinned_version(self._objects, record, deleted=True)
                 if record.used is not None:
-                    check_used(self._objects, self._model, record.period, record.used)
+                    _read_used(self._objects, f"models/{self._model}/used/{record.period}/{record.used}.npz")
             except IntegrityError as error:
                 wrong[str(error)] = error
         return [*wrong.values()]
@@ -239,11 +239,6 @@ def champion_dataset(objects: Objects, dataset: str | None, model: str | None) -
     return name if any(name in datasets_with_logs(objects, each) for each in models) else None
 
 
-def log_names(objects: Objects, model: str) -> list[str]:
-    """Return the names of the records of all logs of a model, which tell whether one has grown."""
-    return [*objects.names(f"models/{model}/champions")]
-
-
 def pinned_version(objects: Objects, record: Champion, *, deleted: bool = False) -> Version:
     """Return the version that a record names. Raises IntegrityError if it is missing, or is not the one of that time.
 
@@ -284,7 +279,7 @@ class UsedImages:
         names = [name for name in objects.names(f"models/{model}/used") if name.endswith(".npz")]
         of: dict[str, set[bytes]] = {}
         for name, found in zip(names, concurrently(objects, read, names), strict=True):
-            of.setdefault(_period_of(name, model), set()).update(found)
+            of.setdefault("/".join(name.split("/")[3:-1]), set()).update(found)
         return cls({period: frozenset(images) for period, images in of.items()})
 
     def by_others(self, period: str) -> frozenset[bytes]:
@@ -299,21 +294,8 @@ def store_used(objects: Objects, model: str, period: str, images: Collection[byt
     content = io.BytesIO()
     np.savez(content, hashes=np.frombuffer(b"".join(sorted({*images})), np.uint8).reshape(-1, 16))
     sha256 = hashlib.sha256(content.getvalue()).hexdigest()
-    objects.create(used_file(model, period, sha256), content.getvalue())
+    objects.create(f"models/{model}/used/{period}/{sha256}.npz", content.getvalue())
     return sha256
-
-
-def used_file(model: str, period: str, sha256: str) -> str:
-    return f"models/{model}/used/{period}/{sha256}.npz"
-
-
-def check_used(objects: Objects, model: str, period: str, sha256: str) -> None:
-    """Raise IntegrityError if a file is missing or damaged."""
-    _read_used(objects, used_file(model, period, sha256))
-
-
-def _period_of(name: str, model: str) -> str:
-    return name.removeprefix(f"models/{model}/used/").rpartition("/")[0]
 
 
 def _read_used(objects: Objects, name: str) -> NDArray[np.uint8]:

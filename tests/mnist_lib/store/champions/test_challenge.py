@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions.appointment import champion, dataset_in_use, history, rollback
+from mnist_lib.store.champions.appointment import champion, history, rollback, trained_last
 from mnist_lib.store.champions.challenge import Predict, promote
 from mnist_lib.store.champions.log import ChampionLog
 from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Rule
@@ -113,9 +113,9 @@ def test_each_data_set_has_a_champion_of_its_own(objects: LocalObjects) -> None:
     promote(objects, answering(objects, first(890)), Rule())
     promote(objects, answering(objects, first(970), dataset="mnist", images=range(5_000, 6_000)), Rule(), never)
     assert {name: champion(objects, "keras", name).version for name in ("digits", "mnist")} == {"digits": 1, "mnist": 2}  # type: ignore[union-attr]
-    assert dataset_in_use(objects, "keras") == "mnist"
+    assert trained_last(objects, "keras")[1] == "mnist"  # type: ignore[index]
     promote(objects, answering(objects, first(890)), Rule())
-    assert dataset_in_use(objects, "keras") == "digits"  # trained last, although the champion stayed
+    assert trained_last(objects, "keras")[1] == "digits"  # type: ignore[index]  # trained last, although the champion stayed
 
 
 def test_a_renamed_data_set_continues_with_the_champion_and_the_budget(objects: LocalObjects) -> None:
