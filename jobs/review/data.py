@@ -24,8 +24,8 @@ from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_part
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.pictures.examination import Examined, View, examine, png, view_file
-from mnist_lib.pictures.reading import Folders, Layout, read_content
+from mnist_lib.pictures.examination import View, examine, png, view_file
+from mnist_lib.pictures.reading import Folders, Layout, Picture, read_content
 from mnist_lib.pictures.rejecting import Rejection, rejection
 from mnist_lib.pictures.sandbox import Sandbox
 
@@ -170,7 +170,7 @@ class Viewer:
         """Return whether to draw light on dark: as most pictures of the dataset, if the model does not invert any."""
         return not self.layout.digit and bool(self.data.dataset.train.images[:100].mean() < 96)
 
-    def read_again(self, item: ReviewItem) -> tuple[bytes, Examined]:
+    def read_again(self, item: ReviewItem) -> tuple[bytes, Picture]:
         """Return the content of the file of a picture, and what it shows.
 
         Raises ImageError if it cannot be read, or DecisionError if it has changed.
@@ -183,7 +183,7 @@ class Viewer:
             raise DecisionError(f"{item.name}: {expected}; omit it, or start the review again")
         return content, examined
 
-    def examine(self, content: bytes) -> Examined:
+    def examine(self, content: bytes) -> Picture:
         """Return what a picture shows. Raises ImageError if it cannot be read."""
         return self._to_show.call(functools.partial(examine, layout=self.layout), content)
 

@@ -41,7 +41,7 @@ def read_files(
                 continue
             item = data.file_item(path, picture.image_hash)
             item.problem, item.likeness = picture.problem, picture.likeness
-            yield item, picture.image
+            yield item, None if picture.problem else picture.image
 
 
 def read_arrays(data: ReviewedData, rng: np.random.Generator) -> Iterator[ItemAndImage]:

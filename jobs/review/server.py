@@ -188,7 +188,7 @@ class Server:
     async def _draw(self, request: web.Request) -> web.StreamResponse:
         """Predict a drawing, a PNG."""
         examined, fields = await self._in_thread(self._session.viewer.examine, await request.read()), dict[str, Any]()
-        if examined.image is None:
+        if examined.problem:
             fields["note"] = examined.problem
         elif self._session.model.state == "ready":
             (probabilities,) = await self._in_thread(self._session.model.predict, examined.image[None])

@@ -55,7 +55,7 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
     notices += _unreadable(request, listing, errors)
     labels, readable = np.array([file.label for file in listing.files]), np.ones(len(paths), bool)
     readable[[*errors]] = False
-    part, ranks = _parts(listing, hashes), _ranks(listing, hashes)
+    part, ranks = _parts_and_ranks(listing, hashes)
     part[readable] += UNDECIDED * _in_several_classes(hashes[readable], labels[readable]).astype(np.uint8)
     rows = np.flatnonzero(readable)
     rows = rows[np.argsort(np.minimum(part[rows], UNDECIDED), kind="stable")]
@@ -89,16 +89,13 @@ def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: fl
         )
 
 
-def _parts(listing: Listing, hashes: ImageHashes) -> NDArray[np.uint8]:
-    """Return TRAIN or TEST for each file of a listing: what its folder says, or else its pixels."""
+def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return TRAIN or TEST and the rank for each file of a listing: as its folder says, or else its pixels."""
     splits = np.array([file.split for file in listing.files])
-    return np.where((splits == "test") | ((splits == "") & is_held_out(hashes)), TEST, TRAIN).astype(np.uint8)
-
-
-def _ranks(listing: Listing, hashes: ImageHashes) -> NDArray[np.float32]:
-    """Return the rank of each file. If there is a folder for validation, any share above 0 selects its pictures."""
-    given = np.array([file.split == "validation" for file in listing.files])
-    return np.where(given, 0.0, 1.0 if given.any() else shares_of(hashes)[:, 1]).astype(np.float32)
+    part = np.where((splits == "test") | ((splits == "") & is_held_out(hashes)), TEST, TRAIN).astype(np.uint8)
+    given = splits == "validation"
+    # If there is a folder for validation, any share above 0 selects its pictures and no others.
+    return part, np.where(given, 0.0, 1.0 if given.any() else shares_of(hashes)[:, 1]).astype(np.float32)
 
 
 def _in_several_classes(hashes: ImageHashes, labels: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -62,14 +62,17 @@ def mirror(url: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / LOCK):
-            known, kept = _read_state(folder), {*tags, STATE, LOCK}
+            known, kept = dict[str, list[Any]](), {*tags, STATE, LOCK}
+            with contextlib.suppress(OSError, IntegrityError):  # an interrupted copy leaves the old tags
+                known = decode((folder / STATE).read_bytes(), dict[str, list[Any]], STATE)
             for path in folder.rglob("*"):  # also leftovers of an interrupted copy
                 if path.is_file() and path.relative_to(folder).as_posix() not in kept:
                     path.unlink()
             changed = [name for name, tag in tags.items() if known.get(name) != tag or _size(folder / name) != tag[0]]
             large = {name for name in changed if tags[name][0] > MAX_PICTURE_BYTES and name != LABELS}
-            for name in large:
-                _set_size(folder / name, tags[name][0])
+            for name in large:  # an empty file of that size, so that a reader names a picture that is too large to copy
+                _replace(folder / name, b"")
+                os.truncate(folder / name, tags[name][0])
             for _ in concurrently(
                 bucket, partial(_copy, bucket, folder), [name for name in changed if name not in large]
             ):
@@ -84,13 +87,6 @@ def wanted_tags(bucket: "BucketObjects") -> dict[str, list[Any]]:
     return {name: tag for name, tag in bucket.tags().items() if name == LABELS or _is_picture(name)}
 
 
-def _read_state(folder: Path) -> dict[str, list[Any]]:
-    """Return the tags of the copied objects. An interrupted copy leaves the old tags."""
-    with contextlib.suppress(OSError, IntegrityError):
-        return decode((folder / STATE).read_bytes(), dict[str, list[Any]], STATE)
-    return {}
-
-
 def _size(path: Path) -> int | None:
     """Return the size of a file, which a power loss may have cut, or None if there is none."""
     return path.stat().st_size if path.exists() else None
@@ -99,12 +95,6 @@ def _size(path: Path) -> int | None:
 def _copy(bucket: "BucketObjects", folder: Path, name: str) -> None:
     limit = MAX_LABELS_BYTES if name == LABELS else MAX_PICTURE_BYTES
     _replace(folder / name, bucket.content(name, limit))
-
-
-def _set_size(path: Path, size: int) -> None:
-    """Make a file of that size and without content, so that a reader names a picture that is too large to copy."""
-    _replace(path, b"")
-    os.truncate(path, size)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -24,6 +24,7 @@ from mnist_lib.errors import ImageError
 from mnist_lib.pictures import rejecting
 from mnist_lib.pictures.ink import Levels, NoInkError, centre, find_ink
 
+SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}  # the suffix of another format is its name in lower case
 PICTURE_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 50_000_000  # as in the largest photos of phones
 WORKING_SIDE = 512  # pixels: the longer side of a larger picture is reduced to about this
@@ -75,6 +76,13 @@ class Picture:
     size: tuple[int, int]  # width and height of the file's picture
     sha256: bytes = b""  # of the size and the colours of all pixels, whatever the format of the file
     likeness: float | None = None  # to one digit, see `rejection`; None if the picture was not judged
+    suffix: str = ""  # that files of its format have, whatever the file is called
+    problem: str = ""  # why a model cannot take it, if `examine` accepts it nevertheless; then `image` is empty
+
+    @property
+    def image_hash(self) -> str:
+        """The hash of the picture as `split.text_of` writes it."""
+        return self.sha256[:16].hex()
 
     @property
     def resized(self) -> bool:
@@ -148,13 +156,19 @@ def read_picture(content: bytes, layout: Layout) -> Picture:
     Raises:
         ImageError: it is damaged, too large, blank or not a picture.
     """
-    plain, size = decode_picture(content, reduce=layout.box is not None)
+    plain, size, suffix = decode_picture(content, reduce=layout.box is not None)
     image, likeness = laid_out(plain, layout)
-    return Picture(image, size, b"" if layout.digit else hash_of(plain), likeness)
+    return Picture(image, size, b"" if layout.digit else hash_of(plain), likeness, suffix)
 
 
-def decode_picture(content: bytes, *, reduce: bool = False) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the picture in mode F (0-255), L, RGB or RGBA, and its width and height in the file.
+class DecodedPicture(NamedTuple):
+    plain: Image.Image  # in mode F (0-255), L, RGB or RGBA
+    size: tuple[int, int]  # as in `Picture`
+    suffix: str
+
+
+def decode_picture(content: bytes, *, reduce: bool = False) -> DecodedPicture:
+    """Return the picture in the content of a file.
 
     With `reduce`, a JPEG may be decoded at a smaller size, which is faster.
 
@@ -179,17 +193,12 @@ def decode_picture(content: bytes, *, reduce: bool = False) -> tuple[Image.Image
         raise ImageError(f"expected a complete picture, got a damaged one ({reason}); copy or save it again") from error
 
 
-class LaidOut(NamedTuple):
-    image: NDArray[np.uint8]  # [height, width, channels], as a model takes it
-    likeness: float | None  # as in `Picture`
-
-
-def laid_out(plain: Image.Image, layout: Layout) -> LaidOut:
-    """Return a decoded picture as a model takes it. Raises ImageError if it is blank."""
+def laid_out(plain: Image.Image, layout: Layout) -> tuple[NDArray[np.uint8], float | None]:
+    """Return a decoded picture as a model takes it, and its likeness to one digit. Raises ImageError if it is blank."""
     if not layout.digit:
-        return LaidOut(fitted(_with_bytes(plain), layout.shape), None)
+        return fitted(_with_bytes(plain), layout.shape), None
     grey, likeness = _as_is(plain, layout) if layout.box is None else _centred(plain, layout, layout.box)
-    return LaidOut(grey[..., None].repeat(layout.shape.channels, axis=2), likeness)
+    return grey[..., None].repeat(layout.shape.channels, axis=2), likeness
 
 
 def shape_of(path: Path, folders: Folders = NO_FOLDERS) -> Shape:
@@ -207,17 +216,18 @@ def shape_of(path: Path, folders: Folders = NO_FOLDERS) -> Shape:
             return Shape(height, width, 4 if image.has_transparency_data else 1 if image.mode in GREY_MODES else 3)
 
 
-def _decoded(content: bytes, reduce: bool) -> tuple[Image.Image, tuple[int, int]]:
+def _decoded(content: bytes, reduce: bool) -> DecodedPicture:
     with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
         if math.prod(image.size) > MAX_PIXELS:
             raise ImageError(TOO_LARGE.format("{:,} x {:,}".format(*image.size)))
-        size = image.size
+        size, form = image.size, image.format or "PNG"
         if reduce:
             image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))
         image.load()
         turned = image.getexif().get(ORIENTATION, 1) > 4  # a photo that lies on its side
         ImageOps.exif_transpose(image, in_place=True)
-        return _plain(image), size[::-1] if turned else size
+        suffix = SUFFIXES.get(form, f".{form.lower()}")
+        return DecodedPicture(_plain(image), size[::-1] if turned else size, suffix)
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -243,22 +253,17 @@ def _plain(image: Image.Image) -> Image.Image:
 
 def _as_is(plain: Image.Image, layout: Layout) -> tuple[NDArray[np.uint8], float | None]:
     """Return the grey image, and its likeness to one digit. All that is light counts as ink."""
-    pixels = _resized(plain, (layout.shape.height, layout.shape.width))
-    ink = (pixels / pixels.max()).astype(np.float32)
-    return pixels, rejecting.likeness_of(ink) if layout.judged else None
-
-
-def _resized(plain: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
     if plain.mode == "RGBA":
         plain = _on(plain, "black")
     if plain.mode == "RGB":
         plain = plain.convert("L")
-    if plain.size != shape[::-1]:
-        plain = plain.resize(shape[::-1], Image.Resampling.BICUBIC)
+    if plain.size != (layout.shape.width, layout.shape.height):
+        plain = plain.resize((layout.shape.width, layout.shape.height), Image.Resampling.BICUBIC)
     pixels: NDArray[np.uint8] = np.rint(np.clip(np.asarray(plain), 0, 255)).astype(np.uint8)
     if pixels.min() == pixels.max():
         raise ImageError("expected a digit, got a picture of a single colour; use another picture")
-    return pixels
+    ink = (pixels / pixels.max()).astype(np.float32)
+    return pixels, rejecting.likeness_of(ink) if layout.judged else None
 
 
 def fitted(plain: Image.Image, shape: Shape) -> NDArray[np.uint8]:
