@@ -128,7 +128,7 @@ def run_job(
     return CommandResult(
         summary,
         [*result_lines(shown, folder), *more_lines(shown)],
-        _exit_code(summary),
+        exit_codes.SOME_FAILED if summary.failed or summary.dataset.damaged else exit_codes.DONE,
         json=options.json,
         afterwards=partial(_require_success, summary),
         marked=submitted,
@@ -185,10 +185,6 @@ def result_lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
         lines.append(f"{name}@{model.version} (trial {model.best_trial}): {where}")
         lines.append(f"  It is {champion}: {model.promotion}")
     return [*result_tables(summary), "", *lines]
-
-
-def _exit_code(summary: Summary) -> int:
-    return exit_codes.SOME_FAILED if summary.failed or summary.dataset.damaged else exit_codes.DONE
 
 
 def _require_success(summary: Summary) -> None:

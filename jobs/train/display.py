@@ -27,15 +27,6 @@ from mnist_lib.wording import duration
 
 log = logging.getLogger(__name__)
 
-CHANGES = (
-    Started,
-    Heartbeat,
-    EpochDone,
-    TrialResult,
-    RungDone,
-    TrialFailure,
-    LostAttempt,
-)  # events that change a trial
 LINE_SECONDS = 10.0  # between two log lines of a trial
 ANY_LINE_SECONDS = 1.0  # between any two log lines
 GAP = 2  # characters between two columns of the table
@@ -108,9 +99,9 @@ class RunProgress:
 
     def update(self, event: object, attempts: Callable[[str], int]) -> TrialProgress | None:
         """Apply an event; return the trial that it changed, if any."""
-        if not isinstance(event, CHANGES):
+        trial = self.trials.get(getattr(event, "trial", ""))
+        if trial is None:
             return None
-        trial = self.trials[event.trial]
         match event:
             case Started():
                 trial.state, trial.epoch, trial.node = State.RUNNING, event.resumed_after, event.node
@@ -134,6 +125,8 @@ class RunProgress:
                 trial.state = State.RETRYING
                 if event.final:
                     self.end(trial, State.FAILED)
+            case _:
+                return None
         return trial
 
     def count(self, state: State) -> int:

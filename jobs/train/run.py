@@ -97,28 +97,22 @@ class RunDataset:
         )
 
     def facts(self) -> Dataset:
-        """Wait until the dataset is prepared, check it, and return what the driver needs to know about it."""
-        if self._facts is None:
-            self._facts = self._wait()
-            self.prepared = steady_time()
-            self._check(self._facts)
-        return self._facts
+        """Return what the driver needs to know about the dataset.
 
-    def _wait(self) -> Dataset:
-        options = self._options
+        The first call waits until it is prepared, checks it, records it as that of the run, and logs what is unusual.
+        """
+        if self._facts is not None:
+            return self._facts
+        options, folder = self._options, self._folder
         with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
             facts: Dataset = result_of(self._info, "the preparation of the dataset")
+        self._facts, self.prepared = facts, steady_time()
         log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
         if not facts.reusable:
             log.info(
                 "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
             )
-        return facts
-
-    def _check(self, facts: Dataset) -> None:
-        """Check the prepared dataset, record it as that of the run, and log what is unusual."""
-        folder = self._folder
-        facts.check_use(self._options.validation_percent)
+        facts.check_use(options.validation_percent)
         for notice in facts.notices:
             log.warning("%s: %s", facts.name, notice)
         if self._begun is None:
@@ -131,6 +125,7 @@ class RunDataset:
                 log.warning("%s: %s", facts.name, text)
         elif self._since:
             log.warning("%s: what has changed since run %s is not known", facts.name, self._since.run)
+        return facts
 
     def summary(self) -> DatasetSummary:
         """Return what the summary of the run says about the prepared dataset."""

@@ -249,13 +249,11 @@ class Course:
         if connected is not None and timing.store_seconds is not None:
             end = connected + timing.wall_seconds - (timing.start_seconds or 0.0)
             phases.append(Span(DRIVER, "store", end - timing.store_seconds, end))
-        curves = {trial: own.take(trial, _points(len(own))) for trial, own in epochs.items() if len(own)}
+        curves = {}
+        for trial, own in epochs.items():
+            if count := len(own):  # with the first and the last epoch
+                curves[trial] = own.take(trial, sorted({1, *range(count, 0, -math.ceil(count / MAX_POINTS))}))
         return cls(curves, sorted([*attempts, *running.values()], key=lambda span: span.begin), phases)
-
-
-def _points(epochs: int) -> list[int]:
-    """Return the numbers of the epochs to draw, among them the first and the last one."""
-    return sorted({1, *range(epochs, 0, -math.ceil(epochs / MAX_POINTS))})
 
 
 @dataclass(frozen=True)

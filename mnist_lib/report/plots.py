@@ -276,20 +276,15 @@ def settings_plot(search: ReportedSearch) -> Plot:
             values = given if is_range else [levels.index(value) for value in given]
             axes.plot(values, [one.score for one in own], "o", ms=4, color=color_of(position), label=label)
         if name in search.logarithmic:
-            logarithmic(axes)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the exponent of a power would be too small
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if not is_range:
             axes.set_xticks(range(len(levels)), [short_name(printable(str(level))) for level in levels])
         axes.set_title(short_name(printable(name)), loc="left")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     legend(found[0] if len(names) > 1 else found)
     return plot("search-settings", figure)
-
-
-def logarithmic(axes: Axes) -> None:
-    """Use a logarithmic x-axis whose numbers are not written as powers, which would be too small to read."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def rungs_plot(search: ReportedSearch) -> Plot:
