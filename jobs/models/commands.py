@@ -40,7 +40,7 @@ from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_l
 from mnist_lib.store.champions.promotion import Rule, Thresholds
 from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.datasets import collect_states
-from mnist_lib.store.garbage_collection import ABANDONED_AFTER, Collection, collect
+from mnist_lib.store.publishing import ABANDONED_AFTER, Collection, collect
 from mnist_lib.store.runs import INDEX, REPORT, RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder
 from mnist_lib.wording import counted, percent

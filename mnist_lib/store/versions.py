@@ -4,7 +4,7 @@
     models/<model>/versions/<n>/...    the files, and a copy of the record, so that a copied folder can be verified
 
 The folder alone proves nothing: it exists before the commit and for a while after a deletion. `publishing` commits
-versions, and `garbage_collection` deletes them.
+and deletes versions.
 
 Holds keep `gc` from deleting a version that is being promoted; they form a log, `models/<model>/holds/<version>/`. A
 promotion appends "hold" and `gc` appends "condemn" before it acts, so whichever is second notices the other: a held

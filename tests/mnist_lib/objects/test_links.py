@@ -18,7 +18,7 @@ from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.local import MAX_DEPTH, LocalObjects
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.garbage_collection import collect
+from mnist_lib.store.publishing import collect
 from tests.support.store.scenarios import published
 
 LINK = "expected a folder, got a link or a file; links inside a storage are not followed"

@@ -11,12 +11,11 @@ import pytest
 from mnist_lib.errors import ConflictError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store import garbage_collection
+from mnist_lib.store import publishing
 from mnist_lib.store.champions.appointment import rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.publishing import publish
+from mnist_lib.store.publishing import collect, publish
 from mnist_lib.store.versions import Version, find, find_all, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Interrupted, KilledError
@@ -64,7 +63,7 @@ def test_gc_says_why_it_keeps_a_version_and_a_dry_run_says_the_same(objects: Obj
     assert list(would.deleted) == ["keras@1", "keras@3", "keras@5"]
     assert list(would.kept) == list(would.reasons) == ["keras@2", "keras@4", "keras@6", "keras@7"]
     reasons = [reason.partition(" 20")[0] for reason in would.reasons.values()]
-    assert reasons == [garbage_collection.FORMER, "the champion of mnist", "held until", "the newest version"]
+    assert reasons == [publishing.FORMER, "the champion of mnist", "held until", "the newest version"]
     (log,) = objects.names("models/keras/holds/00000006")
     objects.replace(log, b"damaged")
     published(objects, 197)
@@ -126,7 +125,7 @@ def test_p10_a_publisher_silent_for_a_day_loses_its_files_to_gc_and_cannot_commi
         if name == place and not reached:
             reached.append(name)
             assert collect(objects, "keras", 1).pending == ["keras@1"]  # its run may be alive
-            monkeypatch.setattr(garbage_collection, "ABANDONED_AFTER", timedelta(0))
+            monkeypatch.setattr(publishing, "ABANDONED_AFTER", timedelta(0))
             assert collect(objects, "keras", 1, dry_run=True).swept == ["keras@1"]
             assert list(objects.names(version_folder("keras", 1)))
             assert collect(objects, "keras", 1).swept == ["keras@1"]

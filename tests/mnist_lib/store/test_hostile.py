@@ -16,8 +16,7 @@ from mnist_lib.objects.records import seal
 from mnist_lib.store.champions.appointment import champion, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.publishing import publish
+from mnist_lib.store.publishing import collect, publish
 from mnist_lib.store.versions import find, verify, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.invariants import all_verified, champion_verified

@@ -8,8 +8,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.publishing import publish
+from mnist_lib.store.publishing import collect, publish
 from mnist_lib.store.versions import Version, find
 from tests.support.store.fake_versions import about, files
 

@@ -15,8 +15,7 @@ from mnist_lib.store.champions.appointment import champion, champion_at, history
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.garbage_collection import collect
-from mnist_lib.store.publishing import publish
+from mnist_lib.store.publishing import collect, publish
 from mnist_lib.store.versions import find, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Interrupted
