@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from jobs.train.run import Run
-log = logging.getLogger(__name__)
+log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
 
 Options = TypeVar("Options", bound=TrainOptions)
 
