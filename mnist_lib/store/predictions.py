@@ -32,7 +32,6 @@ class Predictions:
     """What a version predicted on the test split."""
 
     name: str
-    fingerprint: str  # of the dataset
     test_images: int  # in the dataset
     probabilities: NDArray[np.float32]  # [images, classes]
     labels: Labels  # [images]
@@ -64,7 +63,7 @@ class Predictions:
         dataset = version.facts.dataset
         if len(dataset.classes) != classes:
             raise IntegrityError(f"{name}: expected probabilities of {len(dataset.classes):,} classes, got {classes:,}")
-        return cls(version.name, dataset.fingerprint, dataset.test, probabilities, labels, dataset.classes, hashes)
+        return cls(version.name, dataset.test, probabilities, labels, dataset.classes, hashes)
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:

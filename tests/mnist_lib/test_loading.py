@@ -335,7 +335,7 @@ def test_a_trusted_model_with_other_outputs_is_reported_as_damaged(
     got: Any, objects: LocalObjects, digits: Dataset
 ) -> None:
     test, probabilities = digits.test, np.zeros((3, 10), np.float32)
-    stored = Predictions("keras@1", "f", 3, probabilities, test.labels[:3], digits.classes, test.hashes[:3])
+    stored = Predictions("keras@1", 3, probabilities, test.labels[:3], digits.classes, test.hashes[:3])
     with pytest.raises(IntegrityError, match=r"keras@1: expected finite float32 \(3, 10\), got "):
         compare_with_stored(stored, lambda images: got, digits.test.take(np.arange(3)))
 

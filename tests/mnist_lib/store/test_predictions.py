@@ -26,7 +26,7 @@ def predictions(images, classes):
     labels = np.arange(images, dtype=np.uint16) % len(classes)
     hashes = np.arange(2 * images, dtype=np.uint64).reshape(-1, 2)
     probabilities = np.zeros((images, len(classes)), np.float32)
-    return Predictions("x", "f", images, probabilities, labels, classes, hashes)
+    return Predictions("x", images, probabilities, labels, classes, hashes)
 """
 
 
@@ -38,7 +38,7 @@ def small_predictions(draw: st.DrawFn) -> Predictions:
     halves = draw(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 2), min_size=2 * size, max_size=2 * size))
     hashes = np.array(halves, np.uint64).reshape(-1, 2)
     probabilities = np.zeros((size, len(classes)), np.float32)
-    return Predictions("x", "f", size, probabilities, np.array(labels, np.uint8), classes, hashes)
+    return Predictions("x", size, probabilities, np.array(labels, np.uint8), classes, hashes)
 
 
 @given(small_predictions())

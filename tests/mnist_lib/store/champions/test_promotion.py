@@ -11,7 +11,7 @@ HASHES = np.arange(4_000, dtype=np.uint64).reshape(-1, 2)
 
 
 def predictions(
-    name: str, right: int, *, fingerprint: str = "f", finite: bool = True, images: int = 200, test_images: int = 200
+    name: str, right: int, *, finite: bool = True, images: int = 200, test_images: int = 200
 ) -> Predictions:
     """Return predictions of which the first `right` are correct; the ten classes are equally frequent."""
     labels = (np.arange(images) % 10).astype(np.uint8)
@@ -19,7 +19,7 @@ def predictions(
     probabilities = np.eye(10, dtype=np.float32)[answers]
     if not finite:
         probabilities[0, 0] = np.nan
-    return Predictions(name, fingerprint, test_images, probabilities, labels, TEN, HASHES[:images])
+    return Predictions(name, test_images, probabilities, labels, TEN, HASHES[:images])
 
 
 def by_class(name: str, right: dict[int, int], images: int = 100) -> Predictions:
@@ -28,9 +28,7 @@ def by_class(name: str, right: dict[int, int], images: int = 100) -> Predictions
     answers = np.concatenate(
         [np.where(np.arange(images) < count, label, (label + 1) % 10) for label, count in right.items()]
     )
-    return Predictions(
-        name, "f", len(labels), np.eye(10, dtype=np.float32)[answers], labels, TEN, HASHES[: len(labels)]
-    )
+    return Predictions(name, len(labels), np.eye(10, dtype=np.float32)[answers], labels, TEN, HASHES[: len(labels)])
 
 
 def decide(
@@ -108,7 +106,7 @@ def test_a_first_champion_must_be_clearly_better_than_the_most_frequent_class() 
     assert decide(by_class("keras@1", dict.fromkeys(range(10), 13)), None).promote
     always_first = np.eye(10, dtype=np.float32)[np.zeros(200, np.uint8)]
     labels = (np.arange(200) >= 180).astype(np.uint8)
-    decision = decide(Predictions("keras@1", "f", 200, always_first, labels, TEN, HASHES[:200]), None)
+    decision = decide(Predictions("keras@1", 200, always_first, labels, TEN, HASHES[:200]), None)
     assert not decision.promote
     assert decision.why == (
         "keras@1 has 90.00% (85.06% to 93.43%): not clearly better than always answering the most frequent class,"
