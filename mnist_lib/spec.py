@@ -26,10 +26,6 @@ MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would beco
 Epochs = Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
 
 
-def _list(abouts: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {about}" for name, about in abouts.items())
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings(Checked):
     """How a trial is trained. Momentum, weight decay and clipping are those of Keras' optimizers.
@@ -51,7 +47,9 @@ class TrialSettings(Checked):
         None, "peak learning rate (default: that of the model or the optimizer)", scope="search"
     )
     schedule: Annotated[str, one_of(SCHEDULES)] = option(
-        None, f"learning-rate schedule. {_list(SCHEDULES)} (default: that of the model)", scope="search"
+        None,
+        f"learning-rate schedule. {'; '.join(map(': '.join, SCHEDULES.items()))} (default: that of the model)",
+        scope="search",
     )
     momentum: Annotated[float, Meta(ge=0, lt=1)] = option(
         0.0, "momentum of the optimizers sgd and rmsprop", scope="search"
@@ -99,7 +97,12 @@ class TrialSpec(TrialSettings):
             )
         _check_arguments(self.arguments)
         if self.source_sha256 is None:
-            _check_sizes(self.model, self.arguments)
+            sizes = MODELS[self.model].arguments
+            if set(self.arguments) != set(sizes):
+                got = ", ".join(map(str, self.arguments))
+                raise SpecError(f"{self.model}: expected the arguments {', '.join(sizes)}, got {got}")
+            for name, size in sizes.items():
+                require(name, self.arguments[name], Annotated[int, Meta(ge=1, le=size.maximum)])
         if not DATASET_NAME.fullmatch(self.dataset):
             raise SpecError(f"dataset: expected letters, digits, '.', '_' or '-', got {self.dataset!r}")
         check_fields(self, complete=True)
@@ -222,15 +225,6 @@ def trial_grid(
 def by_cost(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
     """Return the trials, the most expensive first, since the last ones to start should be short."""
     return sorted(trials, key=lambda trial: -trial.cost)
-
-
-def _check_sizes(model: str, arguments: Mapping[str, object]) -> None:
-    """Raise SpecError unless the arguments are those of a model of the catalog, each in its range."""
-    sizes = MODELS[model].arguments
-    if set(arguments) != set(sizes):
-        raise SpecError(f"{model}: expected the arguments {', '.join(sizes)}, got {', '.join(map(str, arguments))}")
-    for name, size in sizes.items():
-        require(name, arguments[name], Annotated[int, Meta(ge=1, le=size.maximum)])
 
 
 def _check_arguments(arguments: Mapping[str, object]) -> None:

@@ -120,7 +120,7 @@ class SearchOptions(TrainOptions, without=["seeds", "calibrate"]):
         ladder = (
             Ladder.halving(self.epochs)
             if self.strategy == "halving"
-            else Ladder.full(self.epochs, BRACKET_WITHOUT_HALVING)
+            else Ladder((self.epochs,), BRACKET_WITHOUT_HALVING)  # all epochs at once
         )
         combinations = self.variation.combinations()
         count = len(self.variation.grid()) if self.strategy == "grid" else min(self.trials, combinations)

@@ -6,7 +6,9 @@ depend on the scores alone, not on the number of lanes, the order of events, or 
 https://arxiv.org/abs/1502.07943)
 """
 
+import bisect
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -32,11 +34,6 @@ class Ladder:
             rungs.append(round(epochs / REDUCTION ** len(rungs)))
         return cls(tuple(reversed(rungs)), REDUCTION ** (len(rungs) - 1))
 
-    @classmethod
-    def full(cls, epochs: int, bracket: int = 1) -> "Ladder":
-        """Return a single rung: every configuration is trained for all epochs."""
-        return cls((epochs,), bracket)
-
     def survivors(self, count: int) -> int:
         return max(1, count // REDUCTION)
 
@@ -47,11 +44,7 @@ class Ladder:
 
     def fitting(self, epochs: int, max_configurations: int) -> int:
         """Return the largest number of configurations that can be searched in this number of epochs."""
-        low, high = 0, max_configurations
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.epochs_of(middle) <= epochs else (low, middle - 1)
-        return low
+        return bisect.bisect_right(range(1, max_configurations + 1), epochs, key=self.epochs_of)
 
     def _epochs_of_bracket(self, count: int) -> int:
         total = before = 0
@@ -107,9 +100,7 @@ class Halving:
     @property
     def epochs(self) -> int:
         """The total number of epochs of all scored steps."""
-        last: dict[int, int] = {}
-        for number, rung in self._scores:
-            last[number] = max(rung, last.get(number, 0))
+        last = dict(sorted(self._scores))  # the highest rung of each configuration
         return sum(self.ladder.rungs[rung] for rung in last.values())
 
     def rung_of(self, step: Step) -> int:
@@ -121,16 +112,14 @@ class Halving:
 
     def next_step(self) -> Step | None:
         """Return a step that can be trained now and has no score yet, or None. Each is returned once."""
-        while self._waiting and not self._must_wait(self._waiting[0].bracket):
+        running = min((bracket for bracket, _ in self._running), default=math.inf)
+        # If a bracket must wait, so must all later ones.
+        while self._waiting and (self._lag is None or self._waiting[0].bracket < running + self._lag):
             step = heapq.heappop(self._waiting)
             if (step.configuration, self.rung_of(step)) not in self._scores:
                 self._returned.add(step.bracket)
                 return step
         return None
-
-    def _must_wait(self, bracket: int) -> bool:
-        """Return whether a bracket must wait. If it must, so must all later ones."""
-        return self._lag is not None and any(running + self._lag <= bracket for running, _ in self._running)
 
     def record(self, step: Step, score: Accuracy | None) -> RungDecision | None:
         """Record the score of a step, and return the decision if its rung is now complete.

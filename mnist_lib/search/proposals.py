@@ -96,7 +96,7 @@ def _distribution(dimension: Choice | Range) -> "BaseDistribution":
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(dimension, Choice):
-        return CategoricalDistribution(dimension.values)
+        return CategoricalDistribution(dimension.ends)
     if dimension.whole:
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)

@@ -22,17 +22,13 @@ Value = str | int | float | bool
 class Choice:
     """Some values, each as likely as the others."""
 
-    values: tuple[Value, ...]
+    ends: tuple[Value, ...]
 
     def draw(self, chance: random.Random) -> Value:
-        return chance.choice(self.values)
+        return chance.choice(self.ends)
 
     def rounded(self, value: Value) -> Value:
         return value
-
-    @property
-    def ends(self) -> tuple[Value, ...]:
-        return self.values
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,10 @@ class Range:
     @property
     def ends(self) -> tuple[Value, ...]:
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
+    @property
+    def text(self) -> str:
+        return f"{self.ends[0]!r}..{self.ends[1]!r}:{'log' if self.log else 'linear'}"
 
 
 @dataclass(frozen=True)
@@ -87,29 +87,24 @@ class Space:
                 raise SpecError(f"space: {name!r} cannot vary; {hint}known: {', '.join(known)}")
         return cls({name: _dimension(name, value) for name, value in given.items()})
 
-    def __len__(self) -> int:
-        """Return the number of configurations in a grid. Raises SpecError if a setting has a range."""
+    def grid(self) -> list[dict[str, Value]]:
+        """Return every combination. Raises SpecError if there are too many, or if a setting has a range."""
         for name, dimension in self.dimensions.items():
             if isinstance(dimension, Range):
                 raise SpecError(
                     f"space: {name}: expected a list of values for a grid, got a range; use --strategy halving"
                 )
-        return math.prod(len(dimension.ends) for dimension in self.dimensions.values())
-
-    def grid(self) -> list[dict[str, Value]]:
-        """Return every combination. Raises SpecError if there are too many, or if a setting has a range."""
-        count = len(self)
+        count = self.combinations()
         if count > MAX_GRID:
             raise SpecError(f"space: expected at most {MAX_GRID:,} combinations for a grid, got {count:,}")
-        names = [*self.dimensions]
         values = itertools.product(*(dimension.ends for dimension in self.dimensions.values()))
-        return [dict(zip(names, combination, strict=True)) for combination in values]
+        return [dict(zip(self.dimensions, combination, strict=True)) for combination in values]
 
     def combinations(self) -> float:
         """Return the number of combinations; infinity if a setting has a range."""
         if any(isinstance(dimension, Range) for dimension in self.dimensions.values()):
             return math.inf
-        return len(self)
+        return math.prod(len(dimension.ends) for dimension in self.dimensions.values())
 
     def configuration(self, number: int, seed: int) -> dict[str, Value]:
         """Draw a configuration at random. The same number and seed always give the same one."""
@@ -126,17 +121,13 @@ class Space:
     def document(self) -> dict[str, Any]:
         """Return the space as `parse` reads it."""
         return {
-            name: list(dimension.values) if isinstance(dimension, Choice) else _range_text(dimension)
+            name: list(dimension.ends) if isinstance(dimension, Choice) else dimension.text
             for name, dimension in self.dimensions.items()
         }
 
 
 def settings_text(settings: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
-
-
-def _range_text(given: Range) -> str:
-    return f"{given.ends[0]!r}..{given.ends[1]!r}:{'log' if given.log else 'linear'}"
 
 
 def _dimension(name: str, given: Any) -> Choice | Range:

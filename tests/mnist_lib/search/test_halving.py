@@ -106,4 +106,4 @@ def test_dropped_brackets_are_not_trained() -> None:
 
 def test_a_search_needs_at_least_one_configuration() -> None:
     with pytest.raises(SpecError, match="expected at least 1 configuration, got 0"):
-        Halving(0, Ladder.full(3))
+        Halving(0, Ladder((3,), 1))

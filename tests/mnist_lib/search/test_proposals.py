@@ -60,7 +60,7 @@ def test_without_optuna_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
 
 def test_a_grid_has_its_combinations_in_order() -> None:
     space = Space.parse({"hidden_units": "16,32", "optimizer": "sgd,adam"}, None)
-    propose = proposals(space, "grid", 0, Halving(4, Ladder.full(2)), "random")
+    propose = proposals(space, "grid", 0, Halving(4, Ladder((2,), 1)), "random")
     assert [propose(number) for number in range(4)] == space.grid()
 
 
