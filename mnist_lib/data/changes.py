@@ -6,6 +6,7 @@ counts, one of them has a binomial distribution. So a few earlier runs suffice, 
 
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,11 +106,11 @@ def _by_class(labels: Labels, classes: Sequence[str]) -> dict[str, int]:
 
 def growth(added: CountsBySplit, earlier: Sequence[CountsBySplit]) -> dict[str, Growth]:
     """Return the classes to which unusually many images were added, given the numbers of new images of each run."""
-    counts, share = _sum_of_splits(added), 1 / (len(earlier) + 1)
-    before = [_sum_of_splits(each) for each in earlier]
+    counts, *before = (sum(map(Counter, each.values()), Counter[str]()) for each in (added, *earlier))
+    share = 1 / (len(earlier) + 1)
     found = {}
     for name, count in counts.items() if earlier else ():
-        total = sum(each.get(name, 0) for each in before)
+        total = sum(each[name] for each in before)
         if tail(count, total + count, share) < ALPHA:
             found[name] = Growth(added=count, usual=total / len(earlier))
     return found
@@ -138,8 +139,3 @@ def tail(count: int, trials: int, share: float) -> float:
         term *= (trials - count) / (count + 1) * share / (1 - share)
         count += 1
     return total
-
-
-def _sum_of_splits(added: CountsBySplit) -> dict[str, int]:
-    by_split = [*added.values()]
-    return {name: sum(counts.get(name, 0) for counts in by_split) for counts in by_split for name in counts}

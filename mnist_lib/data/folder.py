@@ -8,7 +8,6 @@ import functools
 import hashlib
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -116,23 +115,34 @@ def _files(listing: Listing) -> NDArray[np.uint8]:
 
 def _shape(request: DataRequest, found: Sequence[Shape | ImageError]) -> tuple[Shape, list[str]]:
     """Return the shape of the images: what is asked for, or else what the pictures have in common."""
-    notices: list[str] = []
     shapes = [shape for shape in found if isinstance(shape, Shape)]
     if not shapes:
         raise DataError(f"{request.name}: none of {counted(len(found), 'picture')} can be read; name another folder")
     channels = request.channels or min(max(shape.channels for shape in shapes), 3)
     if request.channels is None and all(shape.channels == 4 for shape in shapes):
         channels = 4
+    size, *others = sizes = {(shape.height, shape.width) for shape in shapes}
+    which = f"pictures of {len(sizes):,} sizes" if others else "pictures of {} x {}".format(*size)
+    return chosen_shape(request, None if others else size, channels, which, min(DEFAULT_SIDE, max(map(max, sizes))))
+
+
+def chosen_shape(
+    request: DataRequest, size: tuple[int, int] | None, channels: int, which: str, side: int = DEFAULT_SIDE
+) -> tuple[Shape, list[str]]:
+    """Return the shape of images, and a notice if nobody has asked for their new size.
+
+    Args:
+        size: height and width of all of them; None if they differ.
+        which: the images, for the notice.
+        side: of those that differ or are too large.
+    """
     if request.image_size is not None:
-        return Shape(*request.image_size, channels), notices
-    sizes = Counter((shape.height, shape.width) for shape in shapes)
-    (size, *others), largest = list(sizes), max(max(size) for size in sizes)
-    if others or largest > MAX_SIDE:
-        side = min(DEFAULT_SIDE, largest)
-        which = f"pictures of {len(sizes):,} sizes" if others else "pictures of {} x {}".format(*size)
-        notices.append(f"{which} are resized to {side} x {side} and cropped; choose another size with --image-size")
-        size = (side, side)
-    return Shape(*size, channels), notices
+        return Shape(*request.image_size, channels), []
+    if size is not None and max(size) <= MAX_SIDE:
+        return Shape(*size, channels), []
+    return Shape(side, side, channels), [
+        f"{which} are resized to {side} x {side} and cropped; choose another size with --image-size"
+    ]
 
 
 def _unreadable(request: DataRequest, listing: Listing, errors: dict[int, ImageError]) -> list[str]:

@@ -1,5 +1,6 @@
 """Get a dataset as arrays, once per run: from a folder of pictures, here or in a bucket, or through TFDS."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -77,9 +78,11 @@ def _read_folder(request: DataRequest, folder: Path, max_bytes: float, progress:
     """Return the dataset in a folder of pictures, from the cache if no picture has changed."""
     from mnist_lib.data.folder import read_folder, require_memory  # imports Pillow
 
-    listing = list_folder(folder)
+    listing, path = list_folder(folder), None
     state = pictures_hash(listing, request)
-    path = _cache_of_folder(request, folder)
+    with contextlib.suppress(DataFolderError):
+        number = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+        path = cache_path(request.data_dir or default_data_dir(), f"{request.name}-{number}")
     dataset = read_cache(request.name, path, lambda about: state) if path else None
     if dataset is None:
         dataset = read_folder(request, listing, max_bytes, progress)
@@ -90,14 +93,6 @@ def _read_folder(request: DataRequest, folder: Path, max_bytes: float, progress:
         return read_folder(request, listing, max_bytes, progress)  # raises the error
     require_memory(request.name, len(dataset.train) + len(dataset.test), dataset.image_shape, max_bytes)
     return dataset
-
-
-def _cache_of_folder(request: DataRequest, folder: Path) -> Path | None:
-    try:
-        data_dir = request.data_dir or default_data_dir()
-    except DataFolderError:
-        return None
-    return cache_path(data_dir, f"{request.name}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}")
 
 
 def _read_tfds(request: DataRequest, data_dir: Path, max_bytes: float) -> Dataset:

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
 from typing import Any, get_args
 
 import filelock
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_lib.data.availability import missing_data, require_obtainable
-from mnist_lib.data.folder import DEFAULT_SIDE, require_memory
-from mnist_lib.data.request import MAX_CLASSES, MAX_SIDE, Channels, DataRequest
+from mnist_lib.data.folder import chosen_shape, require_memory
+from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataFolderError, DataMissingError
@@ -33,17 +32,6 @@ LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
 IMAGES_PER_BATCH = 1_000  # read at a time, if all have the same shape
 
 
-class _Loader(SourceFileLoader):
-    """Runs the content of a file that was read earlier, instead of what its path has now."""
-
-    def __init__(self, name: str, file: ModelFile) -> None:
-        super().__init__(name, str(file.path or file.name))
-        self._content = file.content
-
-    def get_code(self, fullname: str) -> CodeType:
-        return compile(self._content, self.path, "exec", dont_inherit=True)
-
-
 def import_builder(file: ModelFile) -> None:
     """Run a Python file, whose builder classes register themselves with TFDS.
 
@@ -53,20 +41,20 @@ def import_builder(file: ModelFile) -> None:
     name = f"tfds_import_{file.sha256[:16]}"
     if name in sys.modules:
         return  # a second registration would fail
-    loader = _Loader(name, file)
+    path = str(file.path or file.name)
     # It is made a package, since TFDS looks for README.md, TAGS.txt and other files beside a builder; but one that has
     # no folder, so that it cannot import other files.
-    spec = importlib.util.spec_from_loader(name, loader)
+    spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, path))
     assert spec is not None
     spec.submodule_search_locations = []
     try:
         sys.modules[name] = importlib.util.module_from_spec(spec)
-        loader.exec_module(sys.modules[name])
+        exec(compile(file.content, path, "exec", dont_inherit=True), sys.modules[name].__dict__)
     except Exception as error:  # any error of the user's code
         sys.modules.pop(name, None)
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == loader.path]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else 1)
-        raise DataError(f"{loader.path}, line {line}: {type(error).__name__}: {error}; correct the file") from error
+        raise DataError(f"{path}, line {line}: {type(error).__name__}: {error}; correct the file") from error
 
 
 def prepare_builder(request: DataRequest, data_dir: Path) -> tuple[Any, bool]:
@@ -194,12 +182,7 @@ def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, 
     channels = request.channels or channels or 3
     if channels not in get_args(Channels):
         raise DataError(f"{request.dataset}: expected images of 1, 3 or 4 channels, got {channels}; use --channels 3")
-    if request.image_size is not None:
-        return Shape(*request.image_size, channels), []
-    if height and width and max(height, width) <= MAX_SIDE:
-        return Shape(height, width, channels), []
-    notice = f"images are resized to {DEFAULT_SIDE} x {DEFAULT_SIDE} and cropped; choose another size with --image-size"
-    return Shape(DEFAULT_SIDE, DEFAULT_SIDE, channels), [notice]
+    return chosen_shape(request, (height, width) if height and width else None, channels, "images")
 
 
 def _read(request: DataRequest, builder: Any, split: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:

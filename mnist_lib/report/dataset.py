@@ -17,6 +17,7 @@ from rich.text import Text
 
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.texts import corrections_texts
 from mnist_lib.wording import counted, printable, short_name
@@ -43,7 +44,7 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
     if folder is None and entry and entry.embedded:
         folder = EMBEDDED
     elif folder is None and entry and data_dir:
-        folder = data_dir / dataset.name.replace("-", "_") / dataset.version
+        folder = data_dir / DataRequest(dataset=dataset.name).tfds_name / dataset.version
     splits = (("train", dataset.train), ("test", dataset.test))
     return {
         "name": dataset.name,
