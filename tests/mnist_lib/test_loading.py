@@ -224,7 +224,7 @@ def manifest_of(image_shape: Sequence[object] = (28, 28, 1), classes: int = 10, 
             "model: 'os:system' is not known",
         ),
         (
-            lambda files: files.update({"manifest.json": manifest_of(hidden_units=65_536)}),
+            lambda files: files.update({"manifest.json": manifest_of(arguments={"hidden_units": 65_536})}),
             "as large as its largest layer",
         ),
         (
