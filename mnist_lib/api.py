@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mnist_lib.catalog import require_known
 from mnist_lib.data.request import stored_name
@@ -134,8 +134,7 @@ def runs(storage: str | Path = "results") -> list[RunRecord]:
     return sorted(found, key=lambda run: (run.ended is None, run.ended, run.name), reverse=True)
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The version that a name stands for."""
 
     version: Version

@@ -156,7 +156,13 @@ def _result(
 ) -> CommandResult:
     predicted = [result for result in results if isinstance(result, Answer)]
     failures = [result for result in results if isinstance(result, Failure)]
-    _warn_of_resized(predicted)
+    resized = [answer for answer in predicted if answer.picture.resized]
+    texts = ["{} is {} x {}".format(answer.name, *answer.picture.size) for answer in resized]
+    if len(texts) > MAX_RESIZED_LINES:
+        texts = [f"{len(resized):,} of {counted(len(predicted), 'picture')} were of another size"]
+    for text in texts:
+        height, width, _ = resized[0].picture.image.shape
+        log.warning("%s; resized to %d x %d", text, width, height)
     document = answers.as_document(predicted, failures, version, classes) if options.json else None
     if options.csv:
         lines = [answers.as_csv(predicted, labelled=options.from_test is not None)]
@@ -166,16 +172,6 @@ def _result(
     exit_code = exit_codes.DONE if not failures else exit_codes.SOME_FAILED if predicted else all_failed
     afterwards = functools.partial(answers.draw, predicted, options.picture) if predicted and options.picture else None
     return CommandResult(document, lines, exit_code, json=options.json, afterwards=afterwards)
-
-
-def _warn_of_resized(predicted: Sequence[Answer]) -> None:
-    resized = [answer for answer in predicted if answer.picture.resized]
-    texts = ["{} is {} x {}".format(answer.name, *answer.picture.size) for answer in resized]
-    if len(texts) > MAX_RESIZED_LINES:
-        texts = [f"{len(resized):,} of {counted(len(predicted), 'picture')} were of another size"]
-    for text in texts:
-        height, width, _ = resized[0].picture.image.shape
-        log.warning("%s; resized to %d x %d", text, width, height)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class ModelProcess:
         self.name, self.problem = stored.name, ""
         self._process, self._connection = child_process(__name__)
         self._requests = ThreadPoolExecutor(1)  # the process answers one at a time
-        self._loaded = self._requests.submit(self._load, (load, stored))
+        self._loaded = self._requests.submit(self._answer, (load, stored), is_loading=True)
 
     @property
     def state(self) -> str:
@@ -54,22 +54,16 @@ class ModelProcess:
         self._process.wait()
         self._requests.shutdown()
 
-    def _load(self, request: Any) -> None:
-        try:
-            self._answer(request)
-        except ModelError as error:
-            self.problem = str(error)
-            raise
-
-    def _answer(self, request: Any) -> Any:
+    def _answer(self, request: Any, is_loading: bool = False) -> Any:
+        has_ended = False
         try:
             self._connection.send(request)
             answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            got = f"one that ended (exit code {self._process.wait()})"
-            self.problem = f"{self.name}: expected a process that predicts, got {got}; start again"
-            raise ModelError(self.problem) from error
+        except (EOFError, OSError):
+            got, has_ended = f"one that ended (exit code {self._process.wait()})", True
+            answer = ModelError(f"{self.name}: expected a process that predicts, got {got}; start again")
         if isinstance(answer, ModelError):
+            self.problem = str(answer) if is_loading or has_ended else self.problem
             raise answer
         return answer
 
