@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -27,7 +26,6 @@ MAX_READS = 16  # of checkpoints that nobody has taken yet
 
 
 class Write(NamedTuple):
-    name: str  # a newer write with the same key and name replaces it; "" if none does
     make: Callable[[], None]
     size: int  # bytes that it holds in memory
 
@@ -48,7 +46,7 @@ class WriteQueue:
         self.time = RunningTime(clock)
         self._stall = Wait("the end of a write", clock=self.time)
         self._wait = Wait("the storage", clock=self.time)
-        self._waiting: dict[str, deque[Write]] = {}  # by key; no queue in it is empty
+        self._waiting: dict[str, dict[object, Write]] = {}  # by key and name, in order; no queue in it is empty
         self._count = self._bytes = 0
         self._in_progress: set[str] = set()
         self._error: BaseException | None = None
@@ -67,15 +65,11 @@ class WriteQueue:
         """
         with self._changed:
             self._raise_error()
-            writes, write = self._waiting.setdefault(key, deque()), Write(in_place_of, make, size)
-            same = [i for i, other in enumerate(writes) if other.name == in_place_of] if in_place_of else []
-            if same:
-                self._bytes -= writes[same[0]].size
-                writes[same[0]] = write
-            else:
-                writes.append(write)
-                self._count += 1
-            self._bytes += size
+            writes, name = self._waiting.setdefault(key, {}), in_place_of or object()
+            replaced = writes.get(name)
+            self._count += replaced is None
+            self._bytes += size - (replaced.size if replaced else 0)
+            writes[name] = Write(make, size)  # in the place of the one that it replaces
             self._changed.notify()
 
     @property
@@ -145,7 +139,7 @@ class WriteQueue:
         key = self._next_key()
         assert key is not None
         writes = self._waiting.pop(key)
-        write = writes.popleft()
+        write = writes.pop(next(iter(writes)))
         self._count -= 1
         self._in_progress.add(key)
         if writes:

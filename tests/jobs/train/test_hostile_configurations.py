@@ -30,11 +30,14 @@ from tests.support.pictures import classes, write_folder
 MODEL = "def small(image_shape, num_classes, path='x', width=3): ...\n"
 
 
-def stored(storage: Path, content: str) -> Path:
-    """Write the stored configuration of a run."""
-    (storage / "runs/r").mkdir(parents=True)
-    (storage / "runs/r/config.yaml").write_text(content)
-    return storage
+def stored(storage: Path, content: str, kind: type[TrainOptions] = TrainOptions) -> Path:
+    """Begin a run with this stored configuration."""
+    storage.mkdir(exist_ok=True)
+    opened = open_run(
+        LocalObjects(storage), "r", dataset="mnist-mini", terms={}, configuration=content, command=kind.COMMAND
+    )
+    with opened:
+        return storage
 
 
 def resumed(storage: Path, *arguments: str, kind: type[TrainOptions] = TrainOptions) -> TrainOptions:
@@ -86,7 +89,7 @@ def test_w10_a_search_of_a_user_model_gets_its_arguments_from_the_command_line(t
     own, space = tmp_path / "mine.py", tmp_path / "space.yaml"
     own.write_text(MODEL)
     space.write_text("path: [a, b]")
-    storage = stored(tmp_path, f"models: {own}:small\nvary: {{path: [/home/me/.profile]}}")
+    storage = stored(tmp_path, f"models: {own}:small\nvary: {{path: [/home/me/.profile]}}", SearchOptions)
     with pytest.raises(UsageError, match=r"expected --models=\S+ '--vary=.*/home/me/\.profile.*' on "):
         resumed(storage, kind=SearchOptions)
     options = resumed(storage, f"--models={own}:small", f"--space={space}", kind=SearchOptions)
