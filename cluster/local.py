@@ -214,32 +214,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.do == "down":
             return _print(f"processes ended: {kill(options.folder.resolve())}")
-        address, dashboard = _up(options, options.folder.resolve())
+        if cluster_processes(options.folder.resolve()):
+            raise ClusterError(f"the cluster of {options.folder} is up already; end it with `down`")
+        ensure_token()
+        ports = {"port": options.port, "dashboard_port": options.dashboard_port}
+        cluster = LocalCluster(options.folder.resolve(), **ports, outlives=True)
+        cluster.add_nodes(options.nodes, cpus=options.cpus, gpus=options.gpus)
     except ClusterError as error:
         print(f"error[{error.code}] {error}", file=sys.stderr)
         return 8
     token = "" if os.environ["RAY_AUTH_MODE"] == "disabled" else "RAY_AUTH_MODE=token "
     lines = [
         f"started {counted(options.nodes, 'node')}; train on them with one of",
-        f"  {token}python -m jobs.submit --address http://{dashboard} -- --storage /tmp/digits",
-        f"  {token}python -m jobs.train --address {address}",
+        f"  {token}python -m jobs.submit --address http://{cluster.dashboard} -- --storage /tmp/digits",
+        f"  {token}python -m jobs.train --address {cluster.address}",
         "and end them with",
         f"  python -m cluster.local down{'' if options.folder == folder else f' --folder {options.folder}'}",
     ]
     return _print("\n".join(lines))
-
-
-def _up(options: argparse.Namespace, folder: Path) -> tuple[str, str | None]:
-    """Start a cluster that outlives this process, and return the addresses of its head and dashboard.
-
-    Raises ClusterError if it is up already or does not start.
-    """
-    if cluster_processes(folder):
-        raise ClusterError(f"the cluster of {folder} is up already; end it with `down`")
-    ensure_token()
-    cluster = LocalCluster(folder, port=options.port, dashboard_port=options.dashboard_port, outlives=True)
-    cluster.add_nodes(options.nodes, cpus=options.cpus, gpus=options.gpus)
-    return cluster.address, cluster.dashboard
 
 
 def _print(text: str) -> int:

@@ -186,7 +186,9 @@ class Retrainer:
     def _due(self, last: Entry, now: datetime) -> Due | None:
         """Return the slot to act on: the one that was requested, or else one of the timetable."""
         if not self._on_request:
-            return self._policy.due(self._timetable, last, self._settled_through(last, now), now)
+            # All slots up to this time are settled. A last slot in the future comes from a wrong clock.
+            through = last.due if last.due <= now else min(self._floor, now)
+            return self._policy.due(self._timetable, last, through, now)
         slot = now.replace(microsecond=0)
         return None if self._request_is_met() else Due(slot, self._timetable.count(last.due, slot))
 
@@ -345,10 +347,6 @@ class Retrainer:
             last_done=last.last_done if last else None,
             **fields,
         )
-
-    def _settled_through(self, last: Entry, now: datetime) -> datetime:
-        """Return the time up to which all slots are settled; a last slot in the future comes from a wrong clock."""
-        return last.due if last.due <= now else min(self._floor, now)
 
     def _run_of(self, slot: datetime) -> str:
         return f"{self._schedule}-{as_file_name(text_of(slot))}"
