@@ -17,6 +17,7 @@ from mnist_lib.documents import Name, encode
 from mnist_lib.errors import BusyError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record, seal
+from mnist_lib.run_documents import DriverConnected
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, RunFolder, Terms
 
 log = logging.getLogger(__name__)
@@ -91,9 +92,14 @@ def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | Non
 
 
 def _is_begun_anew(objects: Objects, run: str, terms: Terms) -> bool:
-    """Return whether the run exists with other terms, and none of its trials has begun."""
+    """Return whether the run exists with other terms, and none of its trials has begun.
+
+    Raises IntegrityError if its record or its history is damaged.
+    """
     folder = RunFolder(objects, run)
-    return folder.has(RUN_RECORD) and _differences(folder, terms) != [] and not folder.has_begun_trials
+    if not folder.has(RUN_RECORD) or not _differences(folder, terms) or folder.is_complete or folder.names("trials"):
+        return False
+    return all(isinstance(entry, DriverConnected) for entry in folder.history())
 
 
 def _begin(objects: Objects, begun: BegunRun, configuration: str, *, anew: bool = False) -> RunFolder | None:

@@ -155,12 +155,6 @@ class RunFolder:
         """Return the record of the run. Raises IntegrityError or SchemaError if it cannot be read."""
         return read_record(self.objects, self._name(RUN_RECORD), BegunRun, MAX_DOCUMENT_BYTES)
 
-    @property
-    def has_begun_trials(self) -> bool:
-        """Return whether a trial of the run has begun. Raises IntegrityError if the history is damaged."""
-        begun = self.is_complete or self.names("trials")
-        return bool(begun) or any(not isinstance(entry, DriverConnected) for entry in self.history())
-
     def dataset(self) -> str:
         """Return the name of the dataset of the run. Raises IntegrityError or SchemaError if its record is damaged."""
         trials = convert(self.begun().terms, _TermsOfTrials, self.objects.where(self._name(RUN_RECORD)), "$.terms")[

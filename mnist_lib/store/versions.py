@@ -129,9 +129,8 @@ def find_all(
         except IntegrityError as error:
             return number, error
 
-    for number, version in concurrently(
-        objects, found, sorted(commits(objects, model).numbers(), reverse=newest_first)
-    ):
+    numbers = RecordLog(objects, f"models/{model}/commits").numbers()
+    for number, version in concurrently(objects, found, sorted(numbers, reverse=newest_first)):
         if version is not None:
             yield number, version
 
@@ -218,10 +217,6 @@ def parse_version(record: bytes, name: str, model: str | None = None, number: in
 
 def version_folder(model: str, number: int) -> str:
     return f"models/{model}/versions/{number}"
-
-
-def commits(objects: Objects, model: str) -> RecordLog:
-    return RecordLog(objects, f"models/{model}/commits")
 
 
 def commit_record(model: str, number: int) -> str:
