@@ -89,13 +89,11 @@ DOCUMENTS: dict[Any, Any] = {
     HistoryLine: {"at": 1.5, **builtins_of(EPOCH)},
     _SavedModel: {"config": {"layers": [{"class_name": "Dense"}]}},
     _About: {
-        "source": "s",
         "version": "1",
         "classes": ["a", "b"],
         "fingerprint": "f",
         "notices": [],
         "damaged": 0,
-        "undecided": ["c"],
     },
 }
 
