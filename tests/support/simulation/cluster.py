@@ -121,6 +121,7 @@ class SimulatedCluster:
         self._with_events.clear()
         self._driver_sleeps = 0.0
         self.head = nodes.HeadWatch(HEAD_SECONDS, ask=self._answer, clock=self.clock)
+        self._known_dead = self.head.dead_nodes
 
     def add_node(self, slots: int) -> Node:
         node = Node(f"node-{next(self._numbers)}", slots)
@@ -260,6 +261,7 @@ class SimulatedCluster:
         if self._driver_sleeps:
             sleep, self._driver_sleeps = self._driver_sleeps, 0.0
             self.clock.sleep(sleep)
+        self._known_dead = self.head.dead_nodes
         self.watch.on_wait(lanes)
         self._read_streams()
         # The events of an abandoned lane go on coming, though nobody asks for them.
@@ -288,7 +290,8 @@ class SimulatedCluster:
         return message
 
     def kill(self, lane: SimulatedLane, worker: WorkerProcess | None) -> None:
-        is_late = self.clock.now - lane.requested_at > Limits.fetch_seconds
+        # A driver that has just heard of a lost node kills the lanes that have not begun, which is no abandonment.
+        is_late = self.clock.now - lane.requested_at > Limits.fetch_seconds and self.head.dead_nodes == self._known_dead
         if worker is not None or lane.failed or is_late:  # else it has not begun, as far as the driver knows
             self.watch.on_abandon(lane)
         lane.cancelled = True
