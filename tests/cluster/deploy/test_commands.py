@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -47,7 +48,9 @@ def parse_models(arguments: Sequence[str]) -> None:
 
 def parse_local(arguments: Sequence[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local, "_up", lambda *_: ("host:1", "host:2"))
+        cluster = SimpleNamespace(address="host:1", dashboard="host:2", add_nodes=lambda *_, **__: [0])
+        patch.setattr(local, "LocalCluster", lambda *_, **__: cluster)
+        patch.setattr(local, "ensure_token", lambda: None)
         patch.setattr(local, "kill", lambda _: 0)
         patch.setenv("RAY_AUTH_MODE", "token")
         assert local.main(arguments) == 0
