@@ -1,6 +1,6 @@
 """The Python API: stored versions by name, as classifiers that predict, and the runs of a storage as records.
 
-A model name without a version means its champion for the data set that it was trained on last, here and in every
+A model name without a version means its champion for the dataset that it was trained on last, here and in every
 command; `dataset` names another one.
 """
 
@@ -58,7 +58,7 @@ class Classifier:
 class ModelOfRun:
     version: int
     accuracy: float  # of this version on the test split, 0 to 1
-    champion: bool | None  # whether it is the champion of a data set today; None if a log of champions is damaged
+    champion: bool | None  # whether it is the champion of a dataset today; None if a log of champions is damaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +80,11 @@ def load(
     """Return a stored version as a classifier. TensorFlow starts without GPUs, which stay free for training.
 
     Args:
-        name: as in `find_version`; None for the most accurate champion of one data set.
+        name: as in `find_version`; None for the most accurate champion of one dataset.
         storage: a folder or a URL.
         model_file: the Python file of a user's model; its code is run only if the version was trained from that file
             with `model_arg`. Not needed on the machine where the model was trained.
-        dataset: the data set of the champion, if that is not the one trained last.
+        dataset: the dataset of the champion, if that is not the one trained last.
         model_arg: the arguments of the function in `model_file`.
 
     Raises:
@@ -146,8 +146,8 @@ def choose_version(objects: Objects, name: str | None = None, dataset: str | Non
 
     Args:
         name: "keras" for the champion, "keras@latest" for the newest version, "keras@3" for version 3; None for the
-            most accurate champion of the data set.
-        dataset: the data set of the champion: its name or where it is; None for the one trained last.
+            most accurate champion of the dataset.
+        dataset: the dataset of the champion: its name or where it is; None for the one trained last.
 
     Raises:
         SpecError: there is no such version or no champion.
@@ -167,7 +167,7 @@ def choose_version(objects: Objects, name: str | None = None, dataset: str | Non
         last = [found for model in models if (found := trained_last(objects, model))]
         if not last:
             raise SpecError(_no_champion(objects, name))
-        chosen, why = max(last)[1], "the data set trained last"
+        chosen, why = max(last)[1], "the dataset trained last"
     of_models = [champions(objects, model) for model in models]
     own = [records[chosen] for records in of_models if chosen in records]
     known = sorted({other for records in of_models for other in records})

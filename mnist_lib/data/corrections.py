@@ -1,6 +1,6 @@
 """Corrected labels: an append-only file `labels.jsonl` with a line for each decision of a person about an image.
 
-It is in the folder of a data set, or in the storage if the data set has no folder of its own. Files of pictures are
+It is in the folder of a dataset, or in the storage if the dataset has no folder of its own. Files of pictures are
 never changed. The latest line about an image wins.
 """
 
@@ -85,7 +85,7 @@ class UsedLabels:
 
 @dataclass(frozen=True)
 class LabelsFile:
-    """`labels.jsonl` of a data set, on a disk or in a bucket."""
+    """`labels.jsonl` of a dataset, on a disk or in a bucket."""
 
     objects: Objects
     name: str = LABELS
@@ -110,7 +110,7 @@ class LabelsFile:
 
 
 def labels_file(request: DataRequest, storage: Objects) -> LabelsFile:
-    """Return where the corrections of a data set are: in its folder, here or in a bucket, or else in the storage."""
+    """Return where the corrections of a dataset are: in its folder, here or in a bucket, or else in the storage."""
     from mnist_lib.objects.local import LocalObjects
     from mnist_lib.objects.storage import open_storage
 

@@ -1,4 +1,4 @@
-"""The index of a storage: current champions, the runs of each data set, and the history of the champions."""
+"""The index of a storage: current champions, the runs of each dataset, and the history of the champions."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -47,13 +47,13 @@ class Change:
     model: str
     version: int
     at: str  # UTC, ISO 8601
-    kind: str  # "promote" or "rollback"; "keep" if the first record of a renamed data set was a refusal
+    kind: str  # "promote" or "rollback"; "keep" if the first record of a renamed dataset was a refusal
     why: str
-    current: bool  # whether it is the latest change of its model and data set
+    current: bool  # whether it is the latest change of its model and dataset
     dataset: str
     accuracy: float | None = None  # on the newest hold-out, or on its own; None if it is no longer known
     interval: tuple[float, float] | None = None  # of the current champion's accuracy
-    budget: str | None = None  # what is left of the significance for the data set; None if that is not known
+    budget: str | None = None  # what is left of the significance for the dataset; None if that is not known
 
 
 def write_index(objects: Objects) -> None:

@@ -174,7 +174,7 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.
-        IntegrityError: the newest champion record of a data set is damaged; nothing is deleted.
+        IntegrityError: the newest champion record of a dataset is damaged; nothing is deleted.
     """
     needed = _NeededVersions(objects, model, keep)
     needed.numbers()  # raises before anything is changed

@@ -1,1 +1,1 @@
-"""The champion of each model and data set: the log of decisions, the rule and its budget, and comparisons."""
+"""The champion of each model and dataset: the log of decisions, the rule and its budget, and comparisons."""

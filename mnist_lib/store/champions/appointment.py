@@ -1,4 +1,4 @@
-"""Which version of a model is in use for each data set, and which were before; promotions append, and so do roll-backs.
+"""Which version of a model is in use for each dataset, and which were before; promotions append, and so do roll-backs.
 
 Nothing is overwritten: a roll-back appends an older version again, so the champion may not be the newest version.
 """
@@ -34,16 +34,16 @@ def champion(objects: Objects, model: str, dataset: str) -> Champion | None:
 
 
 def champions(objects: Objects, model: str) -> dict[str, Champion | IntegrityError]:
-    """Return the newest record of each data set for which a model has a champion, or why it cannot be read."""
+    """Return the newest record of each dataset for which a model has a champion, or why it cannot be read."""
     logs = {name: ChampionLog(objects, model, name).newest() for name in datasets_with_logs(objects, model)}
     return {dataset: found.record for dataset, found in logs.items() if found is not None}
 
 
 def trained_last(objects: Objects, model: str) -> tuple[str, str] | None:
-    """Return the time (UTC, ISO 8601) and the data set of the last training on one for which the model has a champion.
+    """Return the time (UTC, ISO 8601) and the dataset of the last training on one for which the model has a champion.
 
     None if it has no champion. Raises IntegrityError if the record of the newest version is damaged and might be of any
-    of several data sets.
+    of several datasets.
     """
     with_champion = champions(objects, model)
     for _, version in find_all(objects, model, newest_first=True) if with_champion else ():
@@ -103,7 +103,7 @@ def rollback_line(log: Sequence[Champion | IntegrityError]) -> list[int]:
 
 
 def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, list[str]]:
-    """Return the versions that `gc` must not delete, each with the data sets for which it is the champion.
+    """Return the versions that `gc` must not delete, each with the datasets for which it is the champion.
 
     These are the champions, with up to `keep` former ones for each, to which it could be rolled back.
 

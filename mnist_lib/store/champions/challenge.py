@@ -32,7 +32,7 @@ Predict = Callable[[Version, NDArray[np.intp]], NDArray[np.float32]]
 
 
 def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict | None = None) -> Decision:
-    """Make a version the champion for the data set that it was trained on, if the rule says so.
+    """Make a version the champion for the dataset that it was trained on, if the rule says so.
 
     Both are compared on the challenger's hold-out, with the challenger's labels. Where the champion was tested on the
     same images, its stored answers are used. A damaged champion cannot be compared; it has to be rolled back first.
@@ -101,7 +101,7 @@ class _Challenge:
         return replace(decision, budget=record.budget) if append(self._objects, newest, record, current) else None
 
     def _compare(self, newest: LogEntry | None, current: Champion, used: UsedImages) -> Decision | None:
-        """Compare the challenger with the champion, at the expense of the budget of their data set."""
+        """Compare the challenger with the champion, at the expense of the budget of their dataset."""
         before = self._decided_before(current)
         if before is not None:
             return Decision(False, before.why, before.statistics, before.budget)
@@ -151,7 +151,7 @@ class _Challenge:
 
         A new one begins when the last one is used up, if enough images have not been used by any decision.
         """
-        records = [current, *self._records_of_others()]  # a renamed data set shares its budget
+        records = [current, *self._records_of_others()]  # a renamed dataset shares its budget
         period = current.period or f"{self._dataset}/1"
         shared = [record for record in records if record.period == period]
         spent = max((record.spent for record in shared), default=0.0)
@@ -195,7 +195,7 @@ class _Challenge:
         return None
 
     def _continued(self, used: UsedImages) -> Champion | None:
-        """Return the champion of a data set of another name to which most images of the hold-out belong, or None."""
+        """Return the champion of a dataset of another name to which most images of the hold-out belong, or None."""
         newest = champions(self._objects, self._challenger.model).values()
         records = [record for record in newest if isinstance(record, Champion) and record.dataset != self._dataset]
         half = len(self._images) / 2
@@ -204,7 +204,7 @@ class _Challenge:
         return max(found, key=lambda record: (known.get(record.period, 0), record.at), default=None)
 
     def _records_of_others(self) -> list[Champion]:
-        """Return all records about other data sets of the model that can be read."""
+        """Return all records about other datasets of the model that can be read."""
         model = self._challenger.model
         others = [name for name in datasets_with_logs(self._objects, model) if name != self._dataset]
         records = [record for name in others for record in history(self._objects, model, name)]

@@ -1,12 +1,12 @@
 """The logs of champions: `models/<model>/champions/<dataset>/<n>.json`, one record for each decision, oldest first.
 
-The newest record names the champion of a model for a data set. Each record contains the sha256 of the commit record of
+The newest record names the champion of a model for a dataset. Each record contains the sha256 of the commit record of
 that version and of the record before it. `head.json` contains the number and the sha256 of the newest record. So
 `verify` notices a record that was deleted or replaced. The head is written after the record: it may be behind, never
 ahead.
 
 The images that decisions have used are in `models/<model>/used/<dataset>/<n>/<sha256>.npz`. The folder is named after
-the budget of significance ("<dataset>/<n>") that the decisions share, whatever the data set was called when they were
+the budget of significance ("<dataset>/<n>") that the decisions share, whatever the dataset was called when they were
 made. Each file holds the hashes of the images that one decision was the first to use.
 """
 
@@ -50,14 +50,14 @@ class Champion:
     run: Name  # the run that published the version that was judged
     replaced: Number | None  # the champion before; None in the first record, or if the previous record is damaged
     challenger: Number | None = None  # of "keep": the version that was refused
-    continues: Name | None = None  # of a first record: the data set, since renamed, whose champion came before
+    continues: Name | None = None  # of a first record: the dataset, since renamed, whose champion came before
     commit_sha256: Sha256 | None = None  # of the commit record of `version`
     previous_sha256: Sha256 | None = None  # of the record before; None in a first record
     period: Period = ""  # the budget of significance, "<dataset>/<n>"; "" if no record before can be read
     total: Share = 0.0  # of that budget
     spent: Share = 0.0  # of that budget, with this decision
     comparisons: Count = 0  # from that budget, with this decision
-    compared: Count = 0  # versions that were compared for this data set in all, whatever the budget
+    compared: Count = 0  # versions that were compared for this dataset in all, whatever the budget
     selected_from: Number = 1  # number of versions of which the champion is the best
     hold_out: Sha256 | None = None  # identifies the images and labels of a comparison
     used: Sha256 | None = None  # the file with the images that were first used in this decision
@@ -96,7 +96,7 @@ class LogEntry:
 
 
 class ChampionLog:
-    """The log of a model and a data set. Every method raises StoreError if the storage fails."""
+    """The log of a model and a dataset. Every method raises StoreError if the storage fails."""
 
     def __init__(self, objects: Objects, model: str, dataset: str) -> None:
         self._objects, self._model, self._dataset = objects, model, dataset
@@ -223,7 +223,7 @@ class ChampionLog:
 
 
 def datasets_with_logs(objects: Objects, model: str) -> list[str]:
-    """Return the data sets for which a model has or had a champion, sorted."""
+    """Return the datasets for which a model has or had a champion, sorted."""
     return objects.folders(f"models/{model}/champions")
 
 

@@ -4,7 +4,7 @@ McNemar's test counts only the images that exactly one of the two models answers
 good, both are equally likely to be right. Higher accuracy alone may be chance, or may hide a class that got much worse.
 
 A test at 5% promotes one of twenty equally good challengers. So each comparison spends a fixed share of what is left of
-a budget, and the sum over all comparisons of a model on a data set, however many follow, stays below the total.
+a budget, and the sum over all comparisons of a model on a dataset, however many follow, stays below the total.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Decision:
     promote: bool
     why: str  # one line, for people
     statistics: Mapping[str, Any] = field(default_factory=dict)  # the numbers behind the decision
-    budget: Budget | None = None  # what is left of the significance; None if nothing was compared for this data set
+    budget: Budget | None = None  # what is left of the significance; None if nothing was compared for this dataset
 
 
 @dataclass(frozen=True)

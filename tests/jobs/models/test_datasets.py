@@ -1,4 +1,4 @@
-"""Champions of several data sets: which one a command means, and what it says about them."""
+"""Champions of several datasets: which one a command means, and what it says about them."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_without_a_name_the_best_champion_of_the_data_set_trained_last_is_chosen
     choice = choose_version(objects)
     assert (choice.version.name, choice.why) == (
         "keras@3",
-        "the champion of mnist, the data set trained last; there are also champions of letters (--dataset chooses)",
+        "the champion of mnist, the dataset trained last; there are also champions of letters (--dataset chooses)",
     )
     for dataset in ("letters", "./letters", "s3://bucket/letters/"):
         assert choose_version(objects, dataset=dataset).version.name == "scratch@1"

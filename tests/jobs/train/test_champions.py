@@ -1,4 +1,4 @@
-"""The champion of each data set, from one run to the next: what is trained, compared, promoted and used to predict."""
+"""The champion of each dataset, from one run to the next: what is trained, compared, promoted and used to predict."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_the_champion_of_the_data_set_trained_last_predicts(
     choice = choose_version(LocalObjects(storage))
     assert (choice.version.name, choice.why) == (
         "scratch@2",
-        "the champion of sklearn-digits, the data set trained last; there are also champions of mnist-mini"
+        "the champion of sklearn-digits, the dataset trained last; there are also champions of mnist-mini"
         " (--dataset chooses)",
     )
     assert choose_version(LocalObjects(storage), dataset="mnist-mini").version.name == "scratch@1"
@@ -92,4 +92,4 @@ def test_after_make_train_and_mnist_the_champion_of_mnist_is_the_model_of_that_r
     choice = choose_version(LocalObjects(storage))
     assert choice.version.name == "keras@2"
     assert choice.version.facts.test.value > 0.97
-    assert choice.why.startswith("the champion of mnist, the data set trained last; there are also champions of mnist-")
+    assert choice.why.startswith("the champion of mnist, the dataset trained last; there are also champions of mnist-")

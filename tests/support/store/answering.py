@@ -1,4 +1,4 @@
-"""Versions with chosen answers to chosen images: of another data set, after a correction, with an added class."""
+"""Versions with chosen answers to chosen images: of another dataset, after a correction, with an added class."""
 
 import io
 import json

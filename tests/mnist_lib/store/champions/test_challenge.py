@@ -1,4 +1,4 @@
-"""Champion and challenger answer the same current hold-out, whatever happened to the data set."""
+"""Champion and challenger answer the same current hold-out, whatever happened to the dataset."""
 
 from collections.abc import Callable
 from dataclasses import replace
