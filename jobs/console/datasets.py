@@ -79,6 +79,13 @@ class DataOptions(SourceOptions):
         scope="run",
     )
     strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")
+    dataset_name: str | None = option(
+        None,
+        "name under which runs, versions and champions of a folder are stored; with the one that it had before, a"
+        " renamed folder stays the same dataset (default: made from the name of the folder)",
+        "NAME",
+        scope="run",
+    )
 
     def data(self) -> DataRequest:
         """Return the requested dataset. Raises SpecError for an invalid value."""
@@ -87,5 +94,6 @@ class DataOptions(SourceOptions):
             image_size=self.image_size,
             channels=self.channels,
             strict=self.strict,
+            dataset_name=self.dataset_name,
             **self.source(),
         )

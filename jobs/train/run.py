@@ -23,6 +23,7 @@ from jobs.train.planning import connected, models_to_check, plan_of
 from jobs.train.recorder import Recorder, Training
 from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
 from mnist_lib.aggregation import Tally
+from mnist_lib.catalog import DATASETS
 from mnist_lib.clock import now_text, steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
@@ -46,6 +47,7 @@ from mnist_lib.run_documents import (
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.log import datasets_with_logs
 from mnist_lib.store.contents import StoredModel, contents_of
 from mnist_lib.store.datasets import (
     RunData,
@@ -125,7 +127,24 @@ class RunDataset:
                 log.warning("%s: %s", facts.name, text)
         elif self._since:
             log.warning("%s: what has changed since run %s is not known", facts.name, self._since.run)
+        elif self._begun is None and (others := self._other_folders()):
+            log.info(
+                "%s is new in this storage, which has champions for %s; if it is one of them and was renamed, use"
+                " --dataset-name %s",
+                facts.name,
+                ", ".join(others),
+                others[0],
+            )
         return facts
+
+    def _other_folders(self) -> list[str]:
+        """Return the names of other folders for which the models of this run have champions; none without a folder."""
+        request = self._options.data()
+        if request.entry or request.tfds or request.dataset_name:
+            return []
+        objects, models = self._folder.objects, {spec.model for spec in self._options.grid()}
+        names = {name for model in models for name in datasets_with_logs(objects, model)}
+        return sorted(names - {*DATASETS, request.name})
 
     def summary(self) -> DatasetSummary:
         """Return what the summary of the run says about the prepared dataset."""

@@ -18,6 +18,7 @@ from mnist_lib.settings import require
 MAX_SIDE = 224  # pixels, for the images of a folder
 TFDS = "tfds:"
 MAX_NAME = 60  # characters: run names, limited to 100, contain it
+DATASET_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}", re.ASCII)
 MAX_CLASSES = 1_000
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
@@ -58,6 +59,7 @@ class DataRequest:
         tfds_import: the content of a Python file that registers the user's own builder with TFDS.
         splits: the names of the train and the test split of a dataset of TFDS.
         strict: refuse a folder with unreadable pictures, instead of leaving these out.
+        dataset_name: the name of a folder in trials, runs and versions; by default, it is made from the folder's name.
 
     Raises:
         SpecError: the dataset is not known, or an option does not apply to it.
@@ -69,12 +71,20 @@ class DataRequest:
     image_size: ImageSize | None = None
     channels: Channels | None = None
     strict: bool = False
+    dataset_name: str | None = None
     tfds_import: ModelFile | None = None
     splits: tuple[str, str] = ("train", "test")
 
     def __post_init__(self) -> None:
         if self.folder is not None:  # absolute, since a worker has another working folder
             object.__setattr__(self, "dataset", str(self.folder))
+        if self.dataset_name is not None:
+            if self.folder is None and self.url is None:
+                raise SpecError(f"dataset_name: expected a folder as --dataset, got {self.dataset}; omit it")
+            if not DATASET_NAME.fullmatch(self.dataset_name) or self.dataset_name in DATASETS:
+                expected = f"up to {MAX_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit"
+                got = f"got {self.dataset_name[: 2 * MAX_NAME]!r}"
+                raise SpecError(f"dataset_name: expected {expected}, and no name of the catalog, {got}; choose another")
         if self.tfds is None and (self.tfds_import or self.splits != ("train", "test")):
             raise SpecError(f"tfds_import, train_split, test_split: expected tfds:NAME, got {self.dataset}; omit them")
         if self.folder is None and self.tfds is None and self.url is None:
@@ -130,6 +140,8 @@ class DataRequest:
     @property
     def name(self) -> str:
         """The name of the dataset in trials, runs and versions. That of a folder is made from the folder's name."""
+        if self.dataset_name is not None:
+            return self.dataset_name
         if self.tfds is not None:
             own = self.tfds
         elif self.url is not None:

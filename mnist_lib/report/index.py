@@ -47,7 +47,7 @@ class Change:
     model: str
     version: int
     at: str  # UTC, ISO 8601
-    kind: str  # "promote" or "rollback"; "keep" if the first record of a renamed dataset was a refusal
+    kind: str  # "promote" or "rollback"; "keep" if no record before can be read
     why: str
     current: bool  # whether it is the latest change of its model and dataset
     dataset: str

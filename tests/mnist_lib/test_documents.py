@@ -53,7 +53,7 @@ RECORDS: dict[type, dict[str, Any]] = {
     Version: asdict(Version("keras", 1, "r", AT, {"model.keras": FILE}, about())),  # type: ignore[dict-item]
     Champion: asdict(
         Champion(
-            *("keras", "mnist", 2, 1, AT, "keep", "may be chance", "r", 1, 2, None, SHA256, SHA256, "mnist/1"),
+            *("keras", "mnist", 2, 1, AT, "keep", "may be chance", "r", 1, 2, SHA256, SHA256, 1),
             *(0.05, 0.0005, 1, 1, 1, SHA256, SHA256, Accuracy(1, 2), {"p": 0.1, "collapse": {"class": 1}}),
         )
     ),

@@ -93,8 +93,6 @@ def rollback_line(log: Sequence[Champion | IntegrityError]) -> list[int]:
     for record in log:
         if isinstance(record, IntegrityError):
             continue
-        if not line and record.continues is not None and record.replaced is not None:
-            line.append(record.replaced)
         if record.kind == "rollback" and record.version in line:
             del line[line.index(record.version) + 1 :]
         elif record.kind != "keep" or not line:
@@ -192,7 +190,6 @@ def next_record(
         why=decision.why,
         run=version.run,
         replaced=current.version if current else None,
-        continues=current.dataset if current and current.dataset != dataset else None,
         commit_sha256=commit_sha256(version),
         previous_sha256=newest.sha256 if newest else None,
         statistics=decision.statistics,

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from mnist_lib.errors import IntegrityError, MnistError, SpecError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.appointment import append, champions, history, next_record
+from mnist_lib.store.champions.appointment import append, next_record
 from mnist_lib.store.champions.log import (
     Champion,
     ChampionLog,
     LogEntry,
     UsedImages,
-    datasets_with_logs,
     pinned_version,
     store_used,
 )
@@ -81,11 +80,9 @@ class _Challenge:
         if decision is not None and not decision.promote:
             return replace(decision, budget=current.budget if current else None)
         try:
-            used = UsedImages.read(self._objects, challenger.model, self._images)
+            used = UsedImages.read(self._objects, challenger.model, self._dataset, self._images)
         except IntegrityError as error:
             return Decision(False, f"the images of earlier comparisons are not known ({error})")
-        if current is None:
-            current = self._continued(used)
         if decision is None and current is None:
             decision = self._rule.decide_first(self._predictions)
         if decision is None and current is not None:
@@ -95,9 +92,8 @@ class _Challenge:
             return decision
         record = self._record("promote", newest, current, decision)
         if current is None:
-            period = f"{self._dataset}/1"
-            new = {*self._images} - used.by_others("")
-            record = replace(record, period=period, total=self._rule.alpha, used=self._store(period, new))
+            new = {*self._images} - used.by_others(0)
+            record = replace(record, period=1, total=self._rule.alpha, used=self._store(1, new))
         return replace(decision, budget=record.budget) if append(self._objects, newest, record, current) else None
 
     def _compare(self, newest: LogEntry | None, current: Champion, used: UsedImages) -> Decision | None:
@@ -146,25 +142,17 @@ class _Challenge:
             record = replace(record, selected_from=current.selected_from, test=test)
         return replace(decision, budget=budget) if append(self._objects, newest, record, current) else None
 
-    def _budget(self, current: Champion, used: UsedImages) -> tuple[str, Budget]:
-        """Return the budget that pays for the next comparison, and its name.
+    def _budget(self, current: Champion, used: UsedImages) -> tuple[int, Budget]:
+        """Return the budget that pays for the next comparison, and its number.
 
         A new one begins when the last one is used up, if enough images have not been used by any decision.
         """
-        records = [current, *self._records_of_others()]  # a renamed dataset shares its budget
-        period = current.period or f"{self._dataset}/1"
-        shared = [record for record in records if record.period == period]
-        spent = max((record.spent for record in shared), default=0.0)
-        comparisons = max((record.comparisons for record in shared), default=0)
-        budget = Budget(self._rule.alpha, spent, comparisons)
+        period, budget = current.period or 1, Budget(self._rule.alpha, current.spent, current.comparisons)
         if not budget.is_used_up or not self._rule.alpha:
             return period, budget
-        prefix = f"{self._dataset}/"
-        numbers = [record.period.removeprefix(prefix) for record in records if record.period.startswith(prefix)]
-        following = f"{prefix}{max(map(int, filter(str.isdigit, numbers)), default=0) + 1}"
-        others = used.by_others(following)
+        others = used.by_others(period + 1)
         fresh = sum(image not in others for image in self._images)
-        return (following, Budget(self._rule.alpha)) if fresh >= MIN_FRESH_IMAGES else (following, budget)
+        return period + 1, Budget(self._rule.alpha) if fresh >= MIN_FRESH_IMAGES else budget
 
     def _champion_right(self, current: Champion) -> NDArray[np.bool_]:
         """Return whether the champion is right about each image of the challenger's hold-out."""
@@ -194,22 +182,6 @@ class _Challenge:
                 break  # older records are about other challengers
         return None
 
-    def _continued(self, used: UsedImages) -> Champion | None:
-        """Return the champion of a dataset of another name to which most images of the hold-out belong, or None."""
-        newest = champions(self._objects, self._challenger.model).values()
-        records = [record for record in newest if isinstance(record, Champion) and record.dataset != self._dataset]
-        half = len(self._images) / 2
-        known = {period: sum(image in images for image in self._images) for period, images in used.of.items()}
-        found = [record for record in records if known.get(record.period, 0) > half]
-        return max(found, key=lambda record: (known.get(record.period, 0), record.at), default=None)
-
-    def _records_of_others(self) -> list[Champion]:
-        """Return all records about other datasets of the model that can be read."""
-        model = self._challenger.model
-        others = [name for name in datasets_with_logs(self._objects, model) if name != self._dataset]
-        records = [record for name in others for record in history(self._objects, model, name)]
-        return [record for record in records if isinstance(record, Champion)]
-
     def _record(self, kind: str, newest: LogEntry | None, current: Champion | None, decision: Decision) -> Champion:
         predictions = self._predictions
         test = Accuracy(int(predictions.correct.sum()), len(predictions.labels))
@@ -225,5 +197,5 @@ class _Challenge:
             test=test,
         )
 
-    def _store(self, period: str, images: set[bytes]) -> str | None:
-        return store_used(self._objects, self._challenger.model, period, images)
+    def _store(self, period: int, images: set[bytes]) -> str | None:
+        return store_used(self._objects, self._challenger.model, self._dataset, period, images)

@@ -5,19 +5,18 @@ that version and of the record before it. `head.json` contains the number and th
 `verify` notices a record that was deleted or replaced. The head is written after the record: it may be behind, never
 ahead.
 
-The images that decisions have used are in `models/<model>/used/<dataset>/<n>/<sha256>.npz`. The folder is named after
-the budget of significance ("<dataset>/<n>") that the decisions share, whatever the dataset was called when they were
-made. Each file holds the hashes of the images that one decision was the first to use.
+The images that decisions have used are in `models/<model>/used/<dataset>/<n>/<sha256>.npz`, where n is the number of
+the budget of significance that the decisions share. Each file holds the hashes of the images that one decision was the
+first to use.
 """
 
 import hashlib
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.archives import MAX_HEADER_BYTES, read_npz
@@ -32,7 +31,6 @@ from mnist_lib.store.champions.promotion import Budget
 from mnist_lib.store.versions import Version, find, model_names, record_of
 
 MAX_USED_BYTES = 16 * MAX_TEST_IMAGES + MAX_HEADER_BYTES  # of a file of used images
-Period = Annotated[str, Meta(pattern=r"\A(?:[A-Za-z0-9][A-Za-z0-9._-]*/[0-9]{1,12})?\Z", max_length=220)]
 Kind = Literal["promote", "keep", "rollback"]  # "keep": the champion was compared with a version that was refused
 
 
@@ -50,10 +48,9 @@ class Champion:
     run: Name  # the run that published the version that was judged
     replaced: Number | None  # the champion before; None in the first record, or if the previous record is damaged
     challenger: Number | None = None  # of "keep": the version that was refused
-    continues: Name | None = None  # of a first record: the dataset, since renamed, whose champion came before
     commit_sha256: Sha256 | None = None  # of the commit record of `version`
     previous_sha256: Sha256 | None = None  # of the record before; None in a first record
-    period: Period = ""  # the budget of significance, "<dataset>/<n>"; "" if no record before can be read
+    period: Count = 0  # the number of the budget of significance, from 1; 0 if no record before can be read
     total: Share = 0.0  # of that budget
     spent: Share = 0.0  # of that budget, with this decision
     comparisons: Count = 0  # from that budget, with this decision
@@ -172,7 +169,7 @@ class ChampionLog:
             try:
                 pinned_version(self._objects, record, deleted=True)
                 if record.used is not None:
-                    _read_used(self._objects, f"models/{self._model}/used/{record.period}/{record.used}.npz")
+                    _read_used(self._objects, _used_name(record.model, record.dataset, record.period, record.used))
             except IntegrityError as error:
                 wrong[str(error)] = error
         return [*wrong.values()]
@@ -266,36 +263,40 @@ def commit_sha256(version: Version) -> str:
 class UsedImages:
     """The images that were used before, by the budget that paid for their use."""
 
-    of: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+    of: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, objects: Objects, model: str, images: Collection[bytes]) -> "UsedImages":
-        """Return which of some images a model has used. Raises IntegrityError if a file is damaged."""
+    def read(cls, objects: Objects, model: str, dataset: str, images: Collection[bytes]) -> "UsedImages":
+        """Return which of some images decisions have used. Raises IntegrityError if a file is damaged."""
         among = frozenset(images)
 
         def read(name: str) -> set[bytes]:
             return {image for row in _read_used(objects, name) if (image := row.tobytes()) in among}
 
-        names = [name for name in objects.names(f"models/{model}/used") if name.endswith(".npz")]
-        of: dict[str, set[bytes]] = {}
+        names = [name for name in objects.names(f"models/{model}/used/{dataset}") if name.endswith(".npz")]
+        of: dict[int, set[bytes]] = {}
         for name, found in zip(names, concurrently(objects, read, names), strict=True):
-            of.setdefault("/".join(name.split("/")[3:-1]), set()).update(found)
+            of.setdefault(int(name.split("/")[-2]), set()).update(found)
         return cls({period: frozenset(images) for period, images in of.items()})
 
-    def by_others(self, period: str) -> frozenset[bytes]:
+    def by_others(self, period: int) -> frozenset[bytes]:
         """Return the images that were used at the expense of any other budget."""
         return frozenset().union(*(images for other, images in self.of.items() if other != period))
 
 
-def store_used(objects: Objects, model: str, period: str, images: Collection[bytes]) -> str | None:
+def store_used(objects: Objects, model: str, dataset: str, period: int, images: Collection[bytes]) -> str | None:
     """Store hashes of images, 16 bytes each; return the name of the file without suffix, or None if there are none."""
     if not images:
         return None
     content = io.BytesIO()
     np.savez(content, hashes=np.frombuffer(b"".join(sorted({*images})), np.uint8).reshape(-1, 16))
     sha256 = hashlib.sha256(content.getvalue()).hexdigest()
-    objects.create(f"models/{model}/used/{period}/{sha256}.npz", content.getvalue())
+    objects.create(_used_name(model, dataset, period, sha256), content.getvalue())
     return sha256
+
+
+def _used_name(model: str, dataset: str, period: int, sha256: str) -> str:
+    return f"models/{model}/used/{dataset}/{period}/{sha256}.npz"
 
 
 def _read_used(objects: Objects, name: str) -> NDArray[np.uint8]:

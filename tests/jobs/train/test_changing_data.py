@@ -72,6 +72,10 @@ def test_a_run_says_what_has_changed_since_the_last_one(
     assert "digits: no image has changed since run second" in (tmp_path / "stderr").read_text()
     renamed = folder.rename(tmp_path / "renamed")  # another dataset, of which there is no earlier run
     assert "changes" not in run(ray_address, data_dir, tmp_path, "fourth", "--dataset", renamed)["dataset"]
+    hint = "renamed is new in this storage, which has champions for digits; if it is one of them and was renamed, use"
+    assert f"{hint} --dataset-name digits" in (tmp_path / "stderr").read_text()
+    same = run(ray_address, data_dir, tmp_path, "fifth", "--dataset", renamed, "--dataset-name=digits")["dataset"]
+    assert (same["name"], same["changes"]["since"]) == ("digits", "third")
     objects, data = LocalObjects(tmp_path / "results"), DataRequest(dataset=f"{renamed}/", data_dir=data_dir)
     check_old_versions(objects, data)
 

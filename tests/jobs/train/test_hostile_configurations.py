@@ -159,7 +159,7 @@ def test_every_option_that_takes_a_path_is_outside(kind: type[Any]) -> None:
     outside = {name for name, field in fields.items() if field.metadata["source"] == "user"}
     of_catalog = {"optimizer", "schedule", "precision", "promote", "strategy", "propose", "train_split", "test_split"}
     assert paths <= outside
-    assert texts - outside <= {*of_catalog, "finish_by", "image_size"}
+    assert texts - outside <= {*of_catalog, "finish_by", "image_size", "dataset_name"}
 
 
 @pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])

@@ -23,6 +23,14 @@ from mnist_lib.errors import SpecError
         ({"dataset": "./x", "image_size": (0, 10)}, r"image_size: expected sides from 1 to 224, got \(0, 10\)"),
         ({"dataset": "./x", "channels": 2}, "channels: expected 1 or 3 or 4, got 2"),
         ({"dataset": "mnits"}, "dataset: 'mnits' is not known; did you mean mnist"),
+        ({"dataset": "mnist", "dataset_name": "x"}, "dataset_name: expected a folder as --dataset, got mnist; omit it"),
+        ({"dataset": "tfds:x", "dataset_name": "x"}, "dataset_name: expected a folder as --dataset, got tfds:x; omit"),
+        (
+            {"dataset": "./x", "dataset_name": "mnist"},
+            "dataset_name: expected .*, and no name of the catalog, got 'mni",
+        ),
+        ({"dataset": "./x", "dataset_name": "a/b"}, "dataset_name: expected up to 60 letters, .* got 'a/b'; choose"),
+        ({"dataset": "./x", "dataset_name": "a" * 61}, "dataset_name: expected up to 60 letters, .*; choose another"),
     ],
 )
 def test_options_that_do_not_apply_are_refused(options: dict[str, object], message: str) -> None:
@@ -38,3 +46,9 @@ def test_a_folder_without_a_slash_is_suggested_if_it_exists(tmp_path: Path, monk
     for name in ("letter", "x" * 300):
         with pytest.raises(SpecError, match=rf"dataset: '{name}' is not known; known: "):
             DataRequest(dataset=name)
+
+
+@pytest.mark.parametrize("dataset", ["./new", "s3://bucket/new"])
+def test_a_renamed_folder_may_keep_its_name(dataset: str) -> None:
+    assert DataRequest(dataset=dataset).name == "new"
+    assert DataRequest(dataset=dataset, dataset_name="letters").name == "letters"

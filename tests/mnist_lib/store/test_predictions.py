@@ -61,9 +61,9 @@ def test_a_champion_with_many_images_is_compared_in_little_memory() -> None:
 def test_only_the_images_of_the_challenger_are_held_of_those_that_were_used(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
     images = {bytes([1, number]) * 8 for number in range(9)}
-    store_used(objects, "keras", "a/1", images)
-    store_used(objects, "keras", "b/1", {bytes(16)})
-    assert UsedImages.read(objects, "keras", [*images][:2]).of == {"a/1": frozenset([*images][:2]), "b/1": frozenset()}
+    store_used(objects, "keras", "a", 1, images)
+    store_used(objects, "keras", "a", 2, {bytes(16)})
+    assert UsedImages.read(objects, "keras", "a", [*images][:2]).of == {1: frozenset([*images][:2]), 2: frozenset()}
     content = io.BytesIO()
     np.savez(content, hashes=np.arange(1 << 24, dtype=np.uint8).reshape(-1, 16))
     path = tmp_path / f"models/keras/used/a/1/{hashlib.sha256(content.getvalue()).hexdigest()}.npz"
@@ -74,7 +74,7 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions.log import UsedImages
 objects = LocalObjects(Path({str(tmp_path)!r}))
 """
-    code = "UsedImages.read(objects, 'keras', [bytes(16)])"
+    code = "UsedImages.read(objects, 'keras', 'a', [bytes(16)])"
     assert peak_bytes(setup, code) < 4 * len(content.getvalue())
 
 
