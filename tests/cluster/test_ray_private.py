@@ -23,6 +23,7 @@ from ray.core.generated import gcs_pb2, gcs_service_pb2
 from ray.job_submission import JobSubmissionClient
 
 from cluster import ray_private
+from tests.support.clusters import wait_until
 
 VERSION = "2.60.0"
 ROOT = Path(__file__).parents[2]
@@ -204,9 +205,12 @@ def test_free_resources_of_all_nodes_are_read_and_a_worker_has_the_expected_titl
 
         return list(psutil.Process().cmdline())
 
-    free = ray_private.free_resources()
-    assert {*free} == {node["NodeID"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
-    assert all("CPU" in resources for resources in free.values())
+    def every_node_has_a_free_cpu() -> bool:
+        free = ray_private.free_resources()
+        assert {*free} == {node["NodeID"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
+        return all("CPU" in resources for resources in free.values())
+
+    wait_until(every_node_has_a_free_cpu, "CPUs remained in use, although the tests before have ended")
     task: Any = ray.remote(num_cpus=0)(own_command)
     assert any(ray_private.WORKER_TITLE in word for word in ray.get(task.remote()))
 
