@@ -349,7 +349,8 @@ class World:
     @contextlib.contextmanager
     def _checked_warnings(self) -> Iterator[None]:
         """Note every warning with its virtual time, and raise AssertionError at the end for those without a reason."""
-        handler = logging.Handler(logging.WARNING)
+        handler, thread = logging.Handler(logging.WARNING), threading.get_ident()
+        handler.addFilter(lambda record: record.thread == thread)  # another test may have left a thread behind
         handler.emit = self._note_warning  # type: ignore[method-assign]
         loggers = [logging.getLogger(name) for name in LOGGERS]
         for logger in loggers:
@@ -364,8 +365,6 @@ class World:
         must(not self._unexplained, "warnings", f"no fault explains: {self._unexplained}")
 
     def _note_warning(self, record: logging.LogRecord) -> None:
-        if record.thread != threading.get_ident():
-            return  # a thread that another test has left behind
         text = record.getMessage()
         self.note(text)
         if text.startswith("waiting for ") and self._driver is not None:
