@@ -86,6 +86,11 @@ class SimulatedWrites(WriteQueue):
         super().__init__(threads=0, clock=clock)
         self._clock, self._seconds, self._concurrent, self.max_unwritten = clock, seconds, concurrent, most
         self._stalled_until = 0.0
+        self._has_ended = False
+
+    def end(self) -> None:
+        """End the process of the driver, and with it the threads that write."""
+        self._has_ended = True
 
     def stall(self, seconds: float) -> None:
         """Let no write that begins from now on end before that."""
@@ -114,5 +119,6 @@ class SimulatedWrites(WriteQueue):
                 self._raise_error()
 
     def _make(self, key: str, write: Write) -> None:
-        super()._make(key, write)
-        self._begin_next()
+        if not self._has_ended:
+            super()._make(key, write)
+            self._begin_next()

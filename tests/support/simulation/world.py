@@ -319,6 +319,7 @@ class World:
         finally:
             if is_stored and "storage" not in self.faults:
                 watch.check_storage(self.trials)
+            watch.writes.end()
             self._driver, cluster.watch = None, Watch()  # what comes now concerns no driver
         self.rows = {row.id: row for row in training.rows}
         must(len(training.rows) == len(self.rows), "one end", "a trial has two results")
