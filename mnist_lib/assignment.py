@@ -13,7 +13,7 @@ from mnist_lib.clock import steady_time
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import Epochs
-from mnist_lib.settings import Checked, option
+from mnist_lib.settings import CheckedFields, option
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted
 
@@ -26,7 +26,7 @@ Replicas = Annotated[int, Meta(ge=1, le=64)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources(Checked):
+class Resources(CheckedFields):
     """What a trial runs on: one replica per GPU or, without GPUs, one on each of `cpu_replicas` logical CPU devices."""
 
     nodes: Nodes = option(1, "nodes per trial", name="nodes_per_trial")  # the other fields are for each node

@@ -127,7 +127,7 @@ def part_of(options: Any, kind: type[Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class CheckedFields:
     """A dataclass that cannot be built with a value outside the range of its type.
 
     `class Options(Base, without=["seed"])` lacks a field that its base class has; the attribute has its default.

@@ -14,7 +14,7 @@ from msgspec import Meta
 from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, USER_MODEL, ModelEntry, require_known
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import MODEL_NAME, ModelFile
-from mnist_lib.settings import Checked, Seed, check_fields, one_of, option, require
+from mnist_lib.settings import CheckedFields, Seed, check_fields, one_of, option, require
 
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SHA256 = re.compile("[0-9a-f]{64}", re.ASCII)
@@ -27,7 +27,7 @@ Epochs = Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialSettings(Checked):
+class TrialSettings(CheckedFields):
     """How a trial is trained. Momentum, weight decay and clipping are those of Keras' optimizers.
 
     A further setting is one field here and its use in the training step: options, search, documents and reports follow.

@@ -24,7 +24,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.output import print_result
 from jobs.console.values import as_word, base_of, metavar_of, read, require_no_controls
 from mnist_lib.catalog import require_known
-from mnist_lib.settings import Checked, choices_of, group_of, option, option_name, options_of, types_of
+from mnist_lib.settings import CheckedFields, choices_of, group_of, option, option_name, options_of, types_of
 
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 100_000, 20
 BEGINS = (
@@ -37,7 +37,7 @@ STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Checked):
+class Options(CheckedFields):
     """The options of a command, whose docstring is its description in --help."""
 
     COMMANDS: ClassVar[str] = ""  # the subcommands in the usage line

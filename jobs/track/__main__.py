@@ -9,7 +9,7 @@ from jobs.console import exit_codes
 from jobs.console.options import JsonOptions, StorageOptions, parse
 from jobs.console.output import CommandResult, entry_point, print_error
 from jobs.console.terminal import step
-from jobs.track.server import Copied, Server, TrackingError
+from jobs.track.server import CopyResult, Server, TrackingError
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options: TrackOptions = parse("jobs.track", TrackOptions, arguments)
     uri, objects = options.uri(), open_storage(options.storage)
     names = options.run_names(objects)
-    copied: list[Copied] = []
+    copied: list[CopyResult] = []
     exit_code = exit_codes.DONE
     with step("connecting to MLflow") as progress:
         server = Server(uri)
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     return CommandResult(copied, lines, exit_code, json=options.json)
 
 
-def _line(row: Copied) -> str:
+def _line(row: CopyResult) -> str:
     known = f", {row.known:,} already in MLflow" if row.known else ""
     return f"{row.run}: {counted(row.copied, 'trial')} copied{known}; experiment {row.experiment}, run {row.run_id}"
 

@@ -44,7 +44,7 @@ class TrackingError(MnistError):
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyResult:
     """The result of copying a run."""
 
     run: str
@@ -75,7 +75,7 @@ class Server:
         with self._errors():
             self._client = MlflowClient(tracking_uri=uri)
 
-    def copy(self, folder: RunFolder, into: str) -> Copied:
+    def copy(self, folder: RunFolder, into: str) -> CopyResult:
         """Copy a run, unless MLflow already has a complete copy.
 
         Args:
@@ -91,12 +91,12 @@ class Server:
             known = self._known(experiment, key)
             parent = known.pop(WHOLE_RUN, None)
             if parent is not None and _is_complete(parent):
-                return Copied(folder.run, into, parent.info.run_id, 0, len(known))
-            whole = tracked_run(folder)
-            parent = parent or self._create(experiment, whole, {RUN_TAG: key, PART_TAG: WHOLE_RUN})
+                return CopyResult(folder.run, into, parent.info.run_id, 0, len(known))
+            tracked = tracked_run(folder)
+            parent = parent or self._create(experiment, tracked, {RUN_TAG: key, PART_TAG: WHOLE_RUN})
             tags = {RUN_TAG: key, PARENT_TAG: parent.info.run_id}
             copied, damaged = 0, []
-            for part in whole.parts:
+            for part in tracked.parts:
                 run = known.get(part.name) or self._create(experiment, part, {**tags, PART_TAG: part.name})
                 if run.data.tags.get(PARENT_TAG) != parent.info.run_id:  # the earlier parent was deleted
                     self._client.set_tag(run.info.run_id, PARENT_TAG, parent.info.run_id)
@@ -110,10 +110,10 @@ class Server:
                     except IntegrityError as error:
                         damaged.append(str(error))
                 self._end(run, part)
-            self._write(parent, whole)
-            self._write_files(parent, ((name, folder.read(name, MAX_DOCUMENT_BYTES) or b"") for name in whole.files))
-            self._end(parent, whole)
-        return Copied(folder.run, into, parent.info.run_id, copied, len(whole.parts) - copied, damaged)
+            self._write(parent, tracked)
+            self._write_files(parent, ((name, folder.read(name, MAX_DOCUMENT_BYTES) or b"") for name in tracked.files))
+            self._end(parent, tracked)
+        return CopyResult(folder.run, into, parent.info.run_id, copied, len(tracked.parts) - copied, damaged)
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)

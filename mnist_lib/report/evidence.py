@@ -257,7 +257,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedConfiguration:
     """A configuration that has a score."""
 
     number: int
@@ -278,7 +278,7 @@ class ReportedSearch:
     """The configurations that have completed a rung, the best first, and the winner with fresh seeds."""
 
     rungs: Sequence[int]
-    tried: Sequence[Tried]
+    tried: Sequence[TriedConfiguration]
     unfinished: int  # number of configurations whose first rung was not complete when time ran out
     winner: int
     settings: Sequence[str]
@@ -303,7 +303,7 @@ class ReportedSearch:
         for epochs, number, score in rows:
             if number not in failed and score is not None and score.total:
                 scores.setdefault(number, {})[epochs] = score.value
-        tried = [Tried(n, document.configurations.get(n, {}), by_epoch) for n, by_epoch in scores.items()]
+        tried = [TriedConfiguration(n, document.configurations.get(n, {}), by_epoch) for n, by_epoch in scores.items()]
         return cls(
             rungs=document.rungs,
             tried=sorted(tried, key=lambda one: (-one.score, one.number)),
@@ -324,5 +324,5 @@ class ReportedSearch:
         return any(one.number == self.winner and one.epochs == self.rungs[-1] for one in self.tried)
 
     @property
-    def best(self) -> Sequence[Tried]:
+    def best(self) -> Sequence[TriedConfiguration]:
         return self.tried[:BEST]

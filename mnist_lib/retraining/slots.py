@@ -22,7 +22,7 @@ from msgspec import Meta
 from mnist_lib.clock import moment_of
 from mnist_lib.errors import CronError
 from mnist_lib.retraining.journal import Entry
-from mnist_lib.settings import Checked, Positive, Seconds, one_of, option
+from mnist_lib.settings import CheckedFields, Positive, Seconds, one_of, option
 from mnist_lib.wording import counted
 
 FIELDS = {  # name of each cron field -> allowed values
@@ -113,7 +113,7 @@ class Due:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy(Checked):
+class Policy(CheckedFields):
     """How a schedule treats late, missed and overlapping slots. Raises SpecError for a value that is out of range."""
 
     GROUP = "schedule"

@@ -183,10 +183,10 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     swept, damaged, pending = _sweep(objects, model, unfinished, dry_run=dry_run)
     versions = [version for version in committed.values() if is_readable(version)]
     damaged += [f"{model}@{number}" for number, version in committed.items() if not is_readable(version)]
-    whole = [version for version in versions if not version.deleted]
+    existing = [version for version in versions if not version.deleted]
     with_files = {*objects.folders(f"models/{model}/versions")} if versions else set()
     newest = "the newest version" if keep == 1 else f"one of the {keep:,} newest versions"
-    reasons = {version.number: newest for version in whole[-keep:]} | needed.numbers()
+    reasons = {version.number: newest for version in existing[-keep:]} | needed.numbers()
     if not dry_run:
         objects.delete_leftovers(f"models/{model}")
     for version in versions:
@@ -196,9 +196,9 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
             reason = _delete_unless_needed(objects, version, needed, dry_run=dry_run)
             if reason:
                 reasons[version.number] = reason
-    kept = [version for version in whole if version.number in reasons]
+    kept = [version for version in existing if version.number in reasons]
     return Collection(
-        deleted=[version.name for version in whole if version.number not in reasons],
+        deleted=[version.name for version in existing if version.number not in reasons],
         kept=[version.name for version in kept],
         reasons={version.name: reasons[version.number] for version in kept},
         pending=pending,

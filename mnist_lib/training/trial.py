@@ -286,16 +286,16 @@ class _Lane:
         return self._compiled[shape]
 
 
-def resume(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, tuple[str, ...]]:
+def resume(trainer: Trainer, assignment: Assignment) -> tuple[TrainingState | None, tuple[str, ...]]:
     """Start training from the checkpoint if it is usable, and return its state, or a notice that it is not."""
-    trainer.start(given.spec.seed)
-    if given.checkpoint is None:
+    trainer.start(assignment.spec.seed)
+    if assignment.checkpoint is None:
         return None, ()
     try:
-        state, values = unpack(given.checkpoint, given.spec, like=trainer.values)
-        if given.until is not None and state.epoch > given.until:  # its score would be that of a later rung
+        state, values = unpack(assignment.checkpoint, assignment.spec, like=trainer.values)
+        if assignment.until is not None and state.epoch > assignment.until:  # its score would be that of a later rung
             raise CheckpointError("its checkpoint is of a later rung")
-        if given.until is None and state.epoch > len(given.epochs):
+        if assignment.until is None and state.epoch > len(assignment.epochs):
             raise CheckpointError(f"the history of the run lacks epochs before its checkpoint of epoch {state.epoch}")
     except CheckpointError as error:
         return None, (f"{error}; the trial starts from the beginning",)
@@ -305,7 +305,7 @@ def resume(trainer: Trainer, given: Assignment) -> tuple[TrainingState | None, t
 
 def train(
     compiled: Compiled,
-    given: Assignment,
+    assignment: Assignment,
     state: TrainingState | None,
     history: list[EpochDone],
     checkpoint_seconds: float,
@@ -316,8 +316,8 @@ def train(
     one standard error below the maximum: of epochs that differ only by chance, the longest trained is the best guess.
     Without validation it is the last one.
     """
-    trainer, spec, checkpoint_at = compiled.trainer, given.spec, time.monotonic()
-    rates, last = learning_rates(spec, compiled.plan.steps), min(spec.epochs, given.until or spec.epochs)
+    trainer, spec, checkpoint_at = compiled.trainer, assignment.spec, time.monotonic()
+    rates, last = learning_rates(spec, compiled.plan.steps), min(spec.epochs, assignment.until or spec.epochs)
     for event in trainer.train(
         compiled.train,
         compiled.plan,
@@ -344,8 +344,8 @@ def train(
         state = TrainingState(weights, best, number, seconds, longest)
         history.append(structs.replace(event, validation=validation))
         yield history[-1]
-        late = steady_time() + longest > given.deadline
-        if math.isfinite(given.deadline) and trainer.any_process(late):
+        late = steady_time() + longest > assignment.deadline
+        if math.isfinite(assignment.deadline) and trainer.any_process(late):
             break
         if number < last and time.monotonic() - checkpoint_at >= checkpoint_seconds:
             yield CheckpointTaken(trial=spec.id, epoch=number, content=pack(state, trainer.values, spec))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mnist_lib.documents import Share
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Significance
-from mnist_lib.settings import Checked, one_of, option
+from mnist_lib.settings import CheckedFields, one_of, option
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
@@ -100,7 +100,7 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thresholds(Checked):
+class Thresholds(CheckedFields):
     """How much better a version has to be than the champion, or how good without one."""
 
     GROUP = "promotion"
