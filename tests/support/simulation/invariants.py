@@ -100,7 +100,8 @@ class Invariants(Watch):
         self._due_at: dict[str, float] = {}  # when a trial may begin again after a death
         self._pause_until = self._disturbed_at = self._abandoned_at = -math.inf
         self._running = self._looked_at = clock.now  # `cluster.deadlines.RunningTime`
-        self._taken_at: dict[SimulatedLane, float] = {}  # running time
+        self._taken_at: dict[SimulatedLane, float] = {}  # running time of the last event taken
+        self._assigned_at: dict[SimulatedLane, float] = {}  # running time of the last assignment
         self._known_lost: dict[str, float] = {}
         self._unused_since: float | None = None
         self._announced_at = self._storage_announced_at = self._running
@@ -115,6 +116,9 @@ class Invariants(Watch):
     def on_start(self) -> None:
         if not self._is_disturbed:
             must(self._clock.now >= self._pause_until - 0.01, "back-off", "a lane starts right after a death")
+
+    def on_assign(self, lane: SimulatedLane) -> None:
+        self._assigned_at[lane] = self._running
 
     def on_begin(self, lane: SimulatedLane, assignment: Assignment) -> None:
         if lane.cancelled:
@@ -213,7 +217,8 @@ class Invariants(Watch):
         for lane in lanes:
             if not lane.stopped or not lane.begun or lane.arrived or lane.stream:
                 continue
-            silent = self._running - max(self._taken_at.get(lane, self._running), self._as_running(lane.stopped_at))
+            heard = max(self._taken_at.get(lane, self._running), self._assigned_at.get(lane, 0.0))
+            silent = self._running - max(heard, self._as_running(lane.stopped_at))
             allowed = self._deadline(lane) + REACTION_SECONDS
             must(silent <= allowed, "silence", f"lane {lane.number} has been silent for {silent:.0f} s")
 
