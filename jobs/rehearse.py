@@ -102,15 +102,18 @@ class Rehearsal:
 
 
 def rehearse(options: RehearseOptions) -> Rehearsal:
-    """Train twice with temporary storage, and compare the runs."""
-    with TemporaryDirectory(prefix="rehearsal-") as storage:
+    """Train twice on a temporary cluster with temporary storage, and compare the runs."""
+    with TemporaryDirectory(prefix="rehearsal-") as storage, temporary_cluster(cpus=0) as cluster:
+        nodes = cluster.add_nodes(1 + max(MIN_NODES, os.cpu_count() or 1), cpus=1)  # one of them may be killed
+        options = options.changed(address=cluster.address, max_failures=MAX_WORKER_KILLS + 1, report=False)
         objects = LocalObjects(Path(storage))
         log.info("undisturbed run")
         calm, calm_seconds = _train(options, RunFolder(objects, "calm"))
         log.info("the same run with random kills, seed %d", options.seed)
         folder = RunFolder(objects, "chaos")
         killer = _Killer(folder, options.seed, entries=len(options.grid()) * options.epochs)
-        chaos, seconds = _train(options, folder, killer)
+        with killer.active(cluster, nodes):
+            chaos, seconds = _train(options, folder)
         history = [*folder.history()]
     epochs = [(entry.trial, entry.epoch) for entry in history if isinstance(entry, EpochDone)]
     hashes = [{t.id: t.weights_sha256 for t in summary.successful} for summary in (calm, chaos)]
@@ -128,18 +131,13 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
     )
 
 
-def _train(options: RehearseOptions, folder: RunFolder, killer: "_Killer | None" = None) -> tuple[Summary, float]:
-    """Train on a temporary cluster, and return the summary and the seconds that training took."""
+def _train(options: RehearseOptions, folder: RunFolder) -> tuple[Summary, float]:
+    """Return the summary of a run and the seconds that it took."""
     from jobs.train.run import Run
 
-    with temporary_cluster(cpus=0) as cluster:
-        nodes = cluster.add_nodes(1 + max(MIN_NODES, os.cpu_count() or 1), cpus=1)  # one of them may be killed
-        here = options.changed(address=cluster.address, max_failures=MAX_WORKER_KILLS + 1, report=False)
-        begin = time.monotonic()
-        with killer.active(cluster, nodes) if killer else contextlib.nullcontext():
-            advice = "nothing was stored; start the rehearsal again"
-            summary = Run(here, folder, code_version(SOURCE_FOLDERS), steady_time(), advice).train()
-        return summary, time.monotonic() - begin
+    advice, begin = "nothing was stored; start the rehearsal again", time.monotonic()
+    summary = Run(options, folder, code_version(SOURCE_FOLDERS), steady_time(), advice).train()
+    return summary, time.monotonic() - begin
 
 
 class _Killer:
