@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -31,7 +32,7 @@ def at_most_processor_seconds(seconds: float) -> Iterator[None]:
 
 def _slowness() -> float:
     """Return the time of the fixed piece of work as a multiple of what it took on the reference machine."""
-    return min(_reference_work() for _ in range(5)) / REFERENCE_SECONDS
+    return statistics.median(_reference_work() for _ in range(25)) / REFERENCE_SECONDS
 
 
 def _reference_work() -> float:

@@ -111,6 +111,12 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
+def handle_signals() -> None:
+    """Let a new process handle signals, although the tests may run in the background or under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Command:
     """`jobs.review` in a process of its own, which can be killed and started again."""
 
@@ -127,7 +133,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run in the background
+            preexec_fn=handle_signals,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
