@@ -85,7 +85,7 @@ def test_the_rate_of_predictions_is_reported(tmp_path: Path) -> None:
 
 
 def test_the_cost_of_a_kill_is_reported(tmp_path: Path) -> None:
-    options = ("--models=scratch", "--epochs=60", "--checkpoint-seconds=0")
+    options = ("--models=scratch", "--epochs=20", "--checkpoint-seconds=0")
     undisturbed = survival.undisturbed_run(tmp_path / "undisturbed", None, *options)
     killed = survival.kill_a_worker(tmp_path / "killed", None, random.Random(0), *options)
     survival.require_same(undisturbed, killed, tmp_path / "killed")

@@ -14,14 +14,12 @@ import pytest
 import ray
 
 from cluster.deadlines import Limits
-from cluster.errors import ClusterLostError, ResourcesError
+from cluster.errors import ResourcesError
 from cluster.fan_out import FanOut, LostAttempt
 from cluster.lanes import Cause, WorkerProcess
-from cluster.local import LocalCluster, temporary_cluster
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes, lane_death
-from cluster.ray_private import connect
-from tests.support.clusters import every_cpu_taken, free_cpus, kill_gcs, wait_until
+from tests.support.clusters import every_cpu_taken, wait_until
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
@@ -190,21 +188,6 @@ def test_a_silent_attempt_is_killed_and_another_one_follows(tmp_path: Path) -> N
     wait_until(lambda: not Path(f"/proc/{stopped}").exists(), "the stopped worker is still there")
 
 
-@pytest.mark.long
-def test_late_events_of_an_abandoned_attempt_are_ignored(tmp_path: Path) -> None:
-    seen = []
-    with start_with(stops_once, tmp_path)(QUICK, NO_CPUS) as fan_out:
-        kill, fan_out._cluster.kill = fan_out._cluster.kill, lambda *_: None  # type: ignore[method-assign]
-        fan_out.submit(ITEMS[:1])
-        for event in fan_out.events():
-            seen.append(event)
-            if isinstance(event, LostAttempt):
-                os.kill(int(seen[0].text), signal.SIGCONT)  # type: ignore[union-attr]
-                time.sleep(2)
-        fan_out._cluster.kill = kill  # type: ignore[method-assign]
-    assert ended(seen) == ["a"]  # type: ignore[arg-type]
-
-
 def sleeps(seconds: float, items: Iterable[Item]) -> Iterator[Event]:
     for item in items:
         yield Event(item.id, str(os.getpid()))
@@ -212,17 +195,6 @@ def sleeps(seconds: float, items: Iterable[Item]) -> Iterator[Event]:
             time.sleep(0.1)
             yield Event(item.id, "still there")
         yield Event(item.id, "ends", final=True)
-
-
-@pytest.mark.long
-def test_an_item_that_takes_too_long_fails_without_a_retry_and_the_others_end() -> None:
-    def slow_a(items: Iterable[Item]) -> Iterator[Event]:
-        for item in items:
-            yield from sleeps(600 if item.id == "a" else 0, [item])
-
-    events, _ = run(start_with(slow_a), ITEMS, limits=replace(QUICK, trial_seconds=2))
-    assert deaths(events) == [("a", 1, Cause.OVERTIME, True)]
-    assert ended(events) == ["b", "c"]
 
 
 def test_leaving_the_context_ends_what_still_runs() -> None:
@@ -260,47 +232,3 @@ def test_a_death_for_lack_of_memory_names_the_node_and_its_memory() -> None:
     )
     death = lane_death(error, WorkerProcess(node="abc", host="node-7", pid=1), [])
     assert (death.cause, str(death)) == (Cause.OUT_OF_MEMORY, "out of memory on node-7, 28.5GB of 30.0GB in use")
-
-
-@pytest.fixture
-def other_cluster() -> Iterator[LocalCluster]:
-    """A second cluster, whose head has no CPUs. This process is connected to it, and afterwards to the first again."""
-    others = ray.get_runtime_context().gcs_address
-    ray.shutdown()
-    with temporary_cluster(cpus=0) as cluster:
-        connect(cluster.address, log_to_driver=False)
-        yield cluster
-        ray.shutdown()
-    connect(others, log_to_driver=False)
-
-
-@pytest.mark.long  # test_f3 of test_attempts.py does the same with real trials
-def test_items_of_a_lost_node_continue_on_another(other_cluster: LocalCluster) -> None:
-    (node,) = other_cluster.add_nodes(cpus=1)
-    seen: list[Any] = []
-    with start_with(sleeps, 5)(Limits(wait_seconds=60), ONE_CPU) as fan_out:
-        fan_out.submit(ITEMS[:2])
-        for event in fan_out.events():
-            if not seen:
-                other_cluster.kill(node)
-                other_cluster.add_nodes(cpus=1)
-            seen.append(event)
-    assert deaths(seen) == [("a", 1, Cause.NODE_LOST, False)]
-    assert ended(seen) == ["a", "b"]
-    wait_until(lambda: free_cpus() == 1, "the CPU is not given back")
-
-
-@pytest.mark.long  # test_f7 of test_resuming.py does the same with a real run
-def test_the_loss_of_the_head_is_reported_within_seconds(other_cluster: LocalCluster) -> None:
-    other_cluster.add_nodes(cpus=1)
-    with start_with(sleeps, 600)(replace(QUICK, head_seconds=3), ONE_CPU) as fan_out:
-        fan_out.submit(ITEMS)
-        events = fan_out.events()
-        next(events)
-        kill_gcs(other_cluster)
-        begin = time.monotonic()
-        with pytest.raises(
-            ClusterLostError, match=r"the head of the cluster has not answered for \d+ s; is it running"
-        ):
-            list(events)
-        assert time.monotonic() - begin < 15

@@ -106,7 +106,7 @@ def test_pictures_are_predicted_by_name(storage: Path, folder: Path, tmp_path: P
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["keras", "scratch", "keras-cnn"])
+@pytest.mark.parametrize("name", ["scratch", "keras-cnn"])
 def test_stored_versions_are_evaluated_and_reproduced(storage: Path, folder: Path, data_dir: Path, name: str) -> None:
     where = ("--storage", storage, "--data-dir", data_dir, "--json")
     found = json.loads(run("jobs.models", "evaluate", f"{name}@latest", "--dataset", folder, *where))
@@ -125,8 +125,7 @@ def test_stored_versions_are_evaluated_and_reproduced(storage: Path, folder: Pat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("form", ["saved_model", "litert", "onnx"])
-@pytest.mark.parametrize("name", ["keras", "scratch", "keras-cnn"])
+@pytest.mark.parametrize(("name", "form"), [("keras", "saved_model"), ("scratch", "litert"), ("keras-cnn", "onnx")])
 def test_exports_give_the_stored_answers(
     storage: Path, folder: Path, data_dir: Path, tmp_path: Path, name: str, form: str
 ) -> None:

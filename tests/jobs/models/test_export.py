@@ -1,7 +1,6 @@
 """Exported versions: each format is written, and then run by its own runtime."""
 
 import functools
-import itertools
 import json
 import subprocess
 import sys
@@ -24,8 +23,12 @@ from tests.support.stored import publish_untrained
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
 IMAGES = slice(200, 507)  # of the test split
-# Only the complete check exports these; `make test` covers their kinds of layers with other cases.
-LONG = {*itertools.product(EXPORT_FORMATS, ("keras-cnn", "keras-fast"))} - {("onnx", "keras-cnn")}
+# Each model in one or two formats, and each format with convolutions and without.
+CASES = (
+    *(("saved_model", name) for name in ("keras", "keras-best", "scratch")),
+    *(("litert", name) for name in ("keras", "keras-fast", "keras-resnet")),
+    *(("onnx", name) for name in ("keras-cnn", "keras-best", "scratch")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +96,7 @@ def deployed(form: str, path: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda images: session.run(None, {"pixels": images})[0]
 
 
-@pytest.mark.parametrize(
-    ("form", "name"),
-    [
-        pytest.param(*case, marks=pytest.mark.long if case in LONG else ())
-        for case in itertools.product(EXPORT_FORMATS, MODELS)
-    ],
-)
+@pytest.mark.parametrize(("form", "name"), CASES)
 def test_an_exported_version_predicts_the_same_as_the_stored_one_at_any_batch_size(
     form: str, name: str, export: Any, expected_of: Callable[[str], np.ndarray], digits: Dataset
 ) -> None:

@@ -105,23 +105,12 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "code", "error"),
-    [
-        pytest.param(["--learning-rate=1e38"], 5, "error[E-NAN] ", marks=pytest.mark.long),
-        (["--dataset=kmnist", "--data-source=/nowhere"], 3, "error[E-DATA-MISSING] "),
-        pytest.param(["--gpus-per-trial=64"], 4, "error[E-RESOURCES] ", marks=pytest.mark.long),
-    ],
-)
-def test_a_failed_job_ends_with_the_exit_code_of_its_driver(
-    cluster: Cluster, data_dir: Path, tmp_path: Path, arguments: list[str], code: int, error: str
-) -> None:
-    done, stdout, stderr = submit(
-        f"--address={cluster.dashboard}", *at(data_dir, tmp_path, "--models=scratch", *arguments)
-    )
-    assert done == code, stderr
-    assert error in stderr
-    assert error not in stdout
+def test_a_failed_job_ends_with_the_exit_code_of_its_driver(cluster: Cluster, data_dir: Path, tmp_path: Path) -> None:
+    missing = ("--models=scratch", "--dataset=kmnist", "--data-source=/nowhere")
+    code, stdout, stderr = submit(f"--address={cluster.dashboard}", *at(data_dir, tmp_path, *missing))
+    assert code == 3, stderr
+    assert "error[E-DATA-MISSING] " in stderr
+    assert "error[" not in stdout
 
 
 @pytest.mark.long
@@ -130,7 +119,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     with relay_to(cluster.dashboard) as relay:
-        command = at(data_dir, tmp_path, "--models=scratch", "--epochs=200", "--run-name=cut", "--verbose")
+        command = at(data_dir, tmp_path, "--models=scratch", "--epochs=100", "--run-name=cut", "--verbose")
         following = start(f"--address={relay.url}", *command)
         pid_of("scratch-s0", tmp_path / "runs/cut", epoch=5)
         relay.cut()
@@ -140,7 +129,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
     assert following.returncode == 0, stderr
     assert len(hashes(stdout)) == 1
     epochs = [int(found) for found in re.findall(r"scratch-s0: epoch (\d+)", stderr)]
-    assert epochs == [*range(1, 201)]
+    assert epochs == [*range(1, 101)]
 
 
 @pytest.mark.slow
@@ -163,31 +152,26 @@ def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_folder_of_pictures_and_a_model_file_of_this_machine_are_sent_with_the_job(
+def test_a_search_over_pictures_and_a_model_file_of_this_machine_is_submitted(
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "icons", classes("a", "b", pictures=40))
     correct(folder, correction(noise(1), "b"))
-    command = [
-        sys.executable,
-        "-m",
-        "jobs.submit",
-        f"--address={cluster.dashboard}",
-        "--",
-        "--dataset=./icons",
-        "--json",
-    ]
     shutil.copy(ROOT / "tests/support/own_models.py", tmp_path / "mine.py")
-    models = "--models=scratch,./mine.py:sequential"
-    train = [models, "--epochs=1", f"--storage={tmp_path}/storage", f"--data-dir={data_dir}"]
+    command = (
+        *(sys.executable, "-m", "jobs.submit", "search", f"--address={cluster.dashboard}", "--", "--dataset=./icons"),
+        *("--models=scratch,./mine.py:sequential", "--vary=learning_rate=0.01,0.1", "--final-seeds=1", "--epochs=1"),
+        *(f"--storage={tmp_path}/storage", f"--data-dir={data_dir}", "--json"),
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path / "settings")}
-    done = subprocess.run([*command, *train], cwd=folder.parent, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "MB of code and 82 files (0.0 MB) to" in done.stderr
     summary = json.loads(done.stdout)
     assert summary["dataset"]["classes"] == ["a", "b"]
     assert summary["dataset"]["corrections"]["applied"] == 1
-    assert sorted(summary["models"]) == ["scratch", "sequential"]
+    assert summary["search"]["configurations"] == 4
+    assert [trial["model"] for trial in summary["trials"]] == [*summary["models"]]
 
 
 @pytest.mark.parametrize(
@@ -260,16 +244,6 @@ def test_a_configuration_is_sent_as_a_file_whose_values_keep_their_types_and_fla
     config.write_text("epoch: 3\n")
     with pytest.raises(UsageError, match="did you mean --epochs"):
         _check(TrainOptions, [f"--config={config}"])
-
-
-@pytest.mark.long
-def test_a_submitted_search_prints_its_result(cluster: Cluster, data_dir: Path, tmp_path: Path) -> None:
-    search = ("--models=scratch", "--run-name=search", "--vary=learning_rate=0.01,0.1", "--final-seeds=1")
-    code, stdout, stderr = submit("search", f"--address={cluster.dashboard}", *at(data_dir, tmp_path, *search))
-    assert code == 0, stderr
-    found = json.loads(stdout)
-    assert (found["search"]["configurations"], len(found["trials"])) == (2, 1)
-    assert found["search"]["settings"] == {"learning_rate": 0.1}
 
 
 def test_a_search_is_submitted_with_the_file_of_its_space(tmp_path: Path) -> None:

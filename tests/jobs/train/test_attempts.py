@@ -4,7 +4,8 @@ import json
 import os
 import re
 import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mnist_lib.objects.local import LocalObjects
 from tests.support.clusters import wait_until
 from tests.support.job import (
     IMPATIENT,
+    ROOT,
     hashes,
     history_of,
     options_for,
@@ -28,23 +30,30 @@ from tests.support.untrained import UNTRAINED, untrained_weights
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
 
-def test_f1_a_trial_resumes_from_its_checkpoint_after_its_worker_is_killed(
+def test_f1_f9_a_trial_resumes_after_its_worker_is_killed_with_the_weights_of_an_undisturbed_one(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    command = (*options_for(ray_address, data_dir, tmp_path / "calm"), "--models=scratch")
-    code, calm, stderr = train(*command, home=tmp_path)
-    assert code == 0, stderr
-    driver = start(*options_for(ray_address, data_dir, tmp_path), "--models=scratch", home=tmp_path)
-    os.kill(pid_of("scratch-s0", tmp_path / "runs/r", epoch=5), signal.SIGKILL)
+    run = tmp_path / "runs/r"
+    driver = start(*options_for(ray_address, data_dir, tmp_path), "--cpu-replicas=2", home=tmp_path)
+    os.kill(pid_of("scratch-s0", run, epoch=5), signal.SIGKILL)
     stdout, stderr = driver.communicate(timeout=100)
     assert driver.returncode == 0, stderr
-    _, resumed_after = starts_of("scratch-s0", tmp_path / "runs/r")
+    _, resumed_after = starts_of("scratch-s0", run)
     assert resumed_after >= 4
     assert f"attempt 1 of scratch-s0 died (worker killed); resuming at epoch {resumed_after + 1}" in stderr
-    assert hashes(stdout) == hashes(calm)
-    assert json.loads(stdout)["trials"][0]["attempts"] == 2
-    assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
-    assert sorted(path.name for path in (tmp_path / "runs/r/trials/scratch-s0").iterdir()) == ["result.json", "tb"]
+    assert starts_of("keras-s0", run) == [0]  # it had ended in the same worker
+    assert {trial["id"]: trial["attempts"] for trial in json.loads(stdout)["trials"]} == {
+        "keras-s0": 1,
+        "scratch-s0": 2,
+    }
+    assert sorted(path.name for path in (run / "trials/scratch-s0").iterdir()) == ["result.json", "tb"]
+    for model in ("keras", "scratch"):
+        assert all_verified(LocalObjects(tmp_path), model) == [1]
+        again = ["reproduce", f"{model}@latest", "--json", f"--data-dir={data_dir}", f"--storage={tmp_path}"]
+        done = subprocess.run([sys.executable, "-m", "jobs.models", *again], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        found = json.loads(done.stdout)
+        assert (found["verdict"], found["differing"], found["again"]) == ("identical", {}, found["stored"])
 
 
 KILL_ITSELF = """
@@ -62,19 +71,6 @@ worker.run_lane = run_lane
 """
 
 
-def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    prelude = UNTRAINED + "KILLED = ['keras-s0']" + KILL_ITSELF
-    command = (*options_for(ray_address, data_dir, tmp_path), "--models=keras", "--max-failures=1")
-    code, _, stderr = train(*command, home=tmp_path, prelude=prelude)
-    assert code == 5, stderr
-    assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0: failed after 2 attempts: worker killed")
-    assert "start a run with another --run-name" in stderr.splitlines()[-1]
-    assert "Traceback" not in stderr
-
-
-@pytest.mark.long
 def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -91,7 +87,7 @@ def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
     assert not (tmp_path / "models/keras").exists()
 
 
-def test_with_require_all_nothing_is_stored_until_the_same_command_has_trained_the_lost_trial(
+def test_f2_with_require_all_nothing_is_stored_until_the_same_command_has_trained_the_lost_trial(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
     command = (*options_for(ray_address, data_dir, tmp_path), "--epochs=2", "--max-failures=0", "--require-all")
@@ -161,47 +157,6 @@ def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
     assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
     wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker still runs", 20)
-
-
-STOPS_AT_THE_END = """
-from jobs.train import worker
-train_lane = worker.run_lane
-def run_lane(*arguments):
-    import os, signal
-    yield from train_lane(*arguments)
-    os.kill(os.getpid(), signal.SIGSTOP)
-worker.run_lane = run_lane
-"""
-
-
-def test_u2_a_worker_that_stops_after_its_last_result_is_killed_and_its_run_ends(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    begin = time.monotonic()
-    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=2")
-    code, _, stderr = train(*command, home=tmp_path, prelude=UNTRAINED + STOPS_AT_THE_END)
-    assert code == 0, stderr
-    assert time.monotonic() - begin < 60
-
-
-@pytest.mark.long
-def test_f9_the_unfinished_trials_of_a_dead_lane_go_to_the_next_attempt(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "runs/r"
-    command = (*options_for(ray_address, data_dir, tmp_path), "--seeds=2", "--cpus-per-trial=2")
-    driver = start(*command, home=tmp_path, prelude=UNTRAINED)
-    wait_until(lambda: [e for e in history_of(run) if e["event"] == "ended"], "no trial has ended")
-    os.kill(next(e["pid"] for e in history_of(run) if e["event"] == "started"), signal.SIGKILL)
-    stdout, stderr = driver.communicate(timeout=100)
-    assert driver.returncode == 0, stderr
-    assert "attempt 1 of keras-s1 died (worker killed)" in stderr
-    assert [len(starts_of(trial, run)) for trial in ("keras-s0", "scratch-s0", "scratch-s1")] == [1, 1, 1]
-    assert hashes(stdout) == {
-        f"{model}-s{seed}": untrained_weights(model, seed, epochs=20)
-        for model in ("keras", "scratch")
-        for seed in (0, 1)
-    }
 
 
 ONE_DIVERGES = """

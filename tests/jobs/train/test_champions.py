@@ -78,18 +78,3 @@ def test_the_champion_of_the_data_set_trained_last_predicts(
     assert models.main(["list", "--storage", str(storage)]) == 0
     listed = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[-2:]]
     assert listed == [["scratch@1", "champion", "mnist-mini"], ["scratch@2", "champion", "sklearn-digits"]]
-
-
-@pytest.mark.long
-@pytest.mark.mnist
-def test_after_make_train_and_mnist_the_champion_of_mnist_is_the_model_of_that_run(
-    data_dir: Path, mnist_source: Path, tmp_path: Path
-) -> None:
-    storage = tmp_path / "results"
-    for options in (("--epochs=40", "--seeds=3"), ("--dataset=mnist", "--data-source", mnist_source)):
-        code, _, stderr = train("--data-dir", data_dir, "--storage", storage, *options, home=tmp_path)
-        assert code == 0, stderr
-    choice = choose_version(LocalObjects(storage))
-    assert choice.version.name == "keras@2"
-    assert choice.version.facts.test.value > 0.97
-    assert choice.why.startswith("the champion of mnist, the dataset trained last; there are also champions of mnist-")

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -63,7 +62,7 @@ def test_a_user_model_is_trained_with_its_arguments_and_stored_with_its_source(h
     assert "small_resnet" in (home / "results/index.html").read_text()
 
 
-@pytest.mark.parametrize("command", ["list", "champion", "history", "verify"])
+@pytest.mark.parametrize("command", ["list", "verify"])
 def test_m2_commands_that_run_no_code_do_not_need_the_model_file(home: Path, command: str, tmp_path: Path) -> None:
     shutil.copytree(home / "results", tmp_path / "results")
     code, stdout, stderr = run(tmp_path, "jobs.models", command)
@@ -81,11 +80,8 @@ def test_versions_of_a_user_model_are_evaluated_and_used(home: Path, data_dir: P
     assert len(stdout.splitlines()) == 6
 
 
-@pytest.mark.parametrize(
-    "form", ["onnx", *(pytest.param(form, marks=pytest.mark.long) for form in ("litert", "saved_model"))]
-)
-def test_a_user_model_is_exported_and_gives_the_stored_answers(home: Path, data_dir: Path, form: str) -> None:
-    command = ("jobs.models", "export", "small_resnet", "--format", form, "--to", home / f"exported.{form}")
+def test_a_user_model_is_exported_and_gives_the_stored_answers(home: Path, data_dir: Path) -> None:
+    command = ("jobs.models", "export", "small_resnet", "--format=onnx", "--to", home / "exported.onnx")
     code, stdout, stderr = run(home, *command, "--data-dir", data_dir)
     assert code == 0, stderr
     assert "The file predicts the same for 100 test images" in stdout
@@ -114,48 +110,37 @@ def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(
 def test_f1_a_user_model_of_colour_pictures_killed_three_times_ends_with_the_same_weights(tmp_path: Path) -> None:
     names = ("beach", "city", "desert", "farm", "forest", "lake", "meadow", "mountain", "river", "sea")
     folder = write_folder(tmp_path / "places", classes(*names, mode="RGB", size=(32, 32)))
-    options = (
-        *(f"--models={SOURCE}:small_resnet", f"--dataset={folder}", f"--data-dir={tmp_path}", "--epochs=14"),
-        *("--checkpoint-seconds=0", "--cpus-per-trial=1"),
-    )
-    calm = train(*options, "--storage", tmp_path / "calm", "--run-name=r", home=tmp_path)
-    assert calm[0] == 0, calm[2]
-    process = start(*options, "--storage", tmp_path / "killed", "--run-name=r", home=tmp_path)
-    killed_at = [random.randint(first, last) for first, last in ((1, 4), (6, 8), (10, 12))]
-    for epoch in killed_at:
-        os.kill(pid_of("small_resnet-s0", tmp_path / "killed/runs/r", epoch), signal.SIGKILL)
+    data = (f"--data-dir={tmp_path}", f"--dataset={folder}")
+    options = (f"--models={SOURCE}:small_resnet", "--epochs=14", "--checkpoint-seconds=0", "--cpus-per-trial=1")
+    results = tmp_path / "results"
+    process = start(*options, *data, "--storage", results, "--run-name=r", home=tmp_path)
+    for epoch in (2, 7, 11):
+        os.kill(pid_of("small_resnet-s0", results / "runs/r", epoch), signal.SIGKILL)
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
-    assert len(starts_of("small_resnet-s0", tmp_path / "killed/runs/r")) == 4
-    weights = [summary_of(tmp_path / name / "runs/r")["trials"][0]["weights_sha256"] for name in ("calm", "killed")]
-    assert weights[0] == weights[1], killed_at
-    (tmp_path / "killed").rename(tmp_path / "results")
+    assert len(starts_of("small_resnet-s0", results / "runs/r")) == 4
+    code, stdout, stderr = run(tmp_path, "jobs.models", "reproduce", "small_resnet@latest", "--json", *data)
+    assert (code, json.loads(stdout)["verdict"]) == (0, "identical"), stderr
     exported = ("jobs.models", "export", "small_resnet@latest", "--format=onnx", f"--to={tmp_path}/model.onnx")
-    code, stdout, stderr = run(tmp_path, *exported, f"--data-dir={tmp_path}", f"--dataset={folder}")
+    code, stdout, stderr = run(tmp_path, *exported, *data)
     assert code == 0, stderr
     assert "The file predicts the same for" in stdout
 
 
 @pytest.mark.long
-def test_f1_a_killed_model_of_25_million_weights_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """Its checkpoints of 400 MB do not fill the memory of the driver."""
+def test_checkpoints_of_25_million_weights_do_not_fill_the_memory_of_the_driver(tmp_path: Path) -> None:
     options = (
-        *(f"--models={SOURCE}:large", "--dataset=sklearn-digits", "--seeds=2", "--epochs=3", "--optimizer=adam"),
+        *(f"--models={SOURCE}:large", "--dataset=sklearn-digits", "--epochs=3", "--optimizer=adam"),
         *("--checkpoint-seconds=0", "--cpus-per-trial=1", "--run-name=r"),
     )
-    weights = []
-    for name in ("calm", "killed"):
-        process = start(*options, "--storage", tmp_path / name, home=tmp_path)
-        peak = Peak(process.pid)
-        if name == "killed":
-            os.kill(pid_of("large-s0", tmp_path / name / "runs/r", 2), signal.SIGKILL)
-        _, stderr = process.communicate(timeout=200)
-        assert process.returncode == 0, stderr
-        assert peak.bytes < 1e9
-        trials = summary_of(tmp_path / name / "runs/r")["trials"]
-        weights.append([trial["weights_sha256"] for trial in trials])
-        assert [trial["attempts"] for trial in trials] == ([2, 1] if name == "killed" else [1, 1])
-    assert weights[0] == weights[1]
+    process = start(*options, "--storage", tmp_path, home=tmp_path)
+    peak = Peak(process.pid)
+    os.kill(pid_of("large-s0", tmp_path / "runs/r", 2), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    assert peak.bytes < 1e9
+    (trial,) = summary_of(tmp_path / "runs/r")["trials"]
+    assert (trial["attempts"], len(starts_of("large-s0", tmp_path / "runs/r"))) == (2, 2)
 
 
 class Peak:

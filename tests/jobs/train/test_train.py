@@ -14,7 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from jobs.models import __main__ as models
 from mnist_lib.data.split import Dataset
-from tests.support.clusters import two_nodes
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.job import ROOT, history_of, summary_of
 from tests.support.stored import correct_of_stored, counts_of_summary
@@ -45,15 +44,14 @@ def test_each_trial_sees_only_the_gpu_that_ray_granted(gpu_run: tuple[dict[str, 
 
 
 @pytest.mark.long
-def test_the_same_seeds_produce_the_same_weights_on_a_cluster_without_gpus(
+def test_the_same_seeds_produce_the_same_weights_on_one_node_without_gpus(
     gpu_run: tuple[dict[str, Any], Path], data_dir: Path, tmp_path: Path
 ) -> None:
-    with two_nodes(gpus=False) as address:
-        common = ("--address", address, "--data-dir", data_dir, "--seeds=2", "--epochs=20")
-        summary = summary_of(*common, home=tmp_path)
+    summary = summary_of("--data-dir", data_dir, "--epochs=20", "--cpus-per-trial=1", "--no-report", home=tmp_path)
     assert not any(trial["gpus"] for trial in summary["trials"])
-    hashes = [[trial["weights_sha256"] for trial in run["trials"]] for run in (gpu_run[0], summary)]
-    assert hashes[0] == hashes[1]
+    hashes = [{trial["id"]: trial["weights_sha256"] for trial in run["trials"]} for run in (gpu_run[0], summary)]
+    assert hashes[1].keys() == {"keras-s0", "scratch-s0"}
+    assert hashes[1].items() <= hashes[0].items()
 
 
 def test_two_gpus_per_trial_are_two_replicas(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
@@ -132,15 +130,7 @@ def test_stored_models_reproduce_the_summary_without_this_project(
 
 
 @pytest.mark.usefixtures("tensorflow")
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [
-        ("keras", []),
-        ("scratch", ["--trust"]),
-        pytest.param("keras", ["--trust"], marks=pytest.mark.long),
-        pytest.param("scratch", [], marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.parametrize(("name", "more"), [("keras", []), ("scratch", ["--trust"])])
 def test_stored_weights_and_stored_files_evaluate_to_the_stored_result(
     gpu_run: tuple[dict[str, Any], Path],
     data_dir: Path,
