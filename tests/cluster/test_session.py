@@ -33,7 +33,7 @@ from tests.support.job import ROOT
         pytest.param(True, id="another program listens"),
     ],
 )
-def test_an_address_without_a_ray_head_is_refused_within_5_seconds(listens: bool) -> None:
+def test_f19_an_address_without_a_ray_head_is_refused_within_5_seconds(listens: bool) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         if listens:

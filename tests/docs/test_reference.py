@@ -110,3 +110,13 @@ def test_the_design_notes_give_a_reason_for_each_dependency() -> None:
         name for name in names - {"mnist-jobs"} if not re.search(rf"\b{re.escape(name)}\b", section, re.IGNORECASE)
     }
     assert lacking == set()
+
+
+def test_each_row_of_the_faults_has_a_test_with_its_id_and_each_id_a_row() -> None:
+    rows = re.findall(r"^\| ([a-z]\d+) \|", (FOLDER / "faults.md").read_text(), re.MULTILINE)
+    names = [
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def test_(\w+)", path.read_text())
+    ]
+    ids = {id for name in names if (found := re.match(r"(?:[a-z]\d+_)+", name)) for id in found[0].split("_") if id}
+    assert len(rows) == len({*rows})
+    assert {*rows} == ids

@@ -33,7 +33,7 @@ from mnist_lib.spec import TrialSpec, trial_grid
         ("label_smoothing", 1.0),
     ],
 )
-def test_the_error_names_the_field_its_range_and_the_invalid_value(field: str, value: Any) -> None:
+def test_i2_the_error_names_the_field_its_range_and_the_invalid_value(field: str, value: Any) -> None:
     with pytest.raises(SpecError, match=rf"{field.removeprefix('global_')}: expected .*, got {value}"):
         TrialSpec.of("keras", **{field: value})
 
@@ -42,7 +42,7 @@ def test_the_error_names_the_field_its_range_and_the_invalid_value(field: str, v
     ("field", "value", "similar"),
     [("model", "kera", "keras"), ("optimizer", "rmsprob", "rmsprop")],
 )
-def test_the_error_for_an_unknown_name_suggests_a_similar_one(field: str, value: str, similar: str) -> None:
+def test_i1_the_error_for_an_unknown_name_suggests_a_similar_one(field: str, value: str, similar: str) -> None:
     fields: dict[str, Any] = {"model": "keras", **{field: value}}
     with pytest.raises(SpecError, match=f"{field}: '{value}' is not known; did you mean {similar}\\? known: "):
         TrialSpec.of(**fields)

@@ -63,7 +63,7 @@ class FewerOptions(Options, without=["seeds"]):
         ("--plan", None),
     ],
 )
-def test_an_unknown_option_suggests_the_one_that_was_meant(flag: str, suggested: str | None) -> None:
+def test_i1_an_unknown_option_suggests_the_one_that_was_meant(flag: str, suggested: str | None) -> None:
     with pytest.raises(UsageError) as error:
         parse("program", Options, [flag, "1"])
     assert ("did you mean" in str(error.value)) == (suggested is not None)

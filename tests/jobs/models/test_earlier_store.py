@@ -22,7 +22,7 @@ from mnist_lib.store.versions import EARLIER_FOLDERS
         (train, ["--address=local"]),
     ],
 )
-def test_c2_a_store_of_an_earlier_layout_is_refused_in_one_line_and_unchanged(
+def test_s12_a_store_of_an_earlier_layout_is_refused_in_one_line_and_unchanged(
     folder: str,
     main: Callable[[Sequence[str]], int],
     arguments: list[str],

@@ -92,7 +92,7 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) ->
         ("epochs: 3 #" + "x" * 1_100_000, "expected a file of at most 100,000 bytes, got a larger one"),
     ],
 )
-def test_an_invalid_configuration_file_gives_one_error_line(
+def test_i4_an_invalid_configuration_file_gives_one_error_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -137,7 +137,9 @@ def test_an_invalid_configuration_file_gives_one_error_line(
         ),
     ],
 )
-def test_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(arguments: list[str], message: str) -> None:
+def test_i1_i2_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(
+    arguments: list[str], message: str
+) -> None:
     code = (
         "import sys; from jobs.train.__main__ import main; status = main(sys.argv[1:]);"
         "assert not {'ray', 'tensorflow', 'numpy'} & set(sys.modules); sys.exit(status)"

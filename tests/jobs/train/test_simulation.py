@@ -15,13 +15,13 @@ PER_TEST = 100
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
-def test_p8_p13_to_p16_in_simulated_worlds_every_trial_ends_once_with_the_right_weights(first: int) -> None:
+def test_p8_in_simulated_worlds_every_trial_ends_once_with_the_right_weights(first: int) -> None:
     for seed in range(first, first + PER_TEST):
         simulate(seed)
 
 
 @pytest.mark.parametrize("offset", range(0, FRESH_SEEDS, PER_TEST))
-def test_p8_p13_to_p16_worlds_of_a_fresh_seed_keep_the_same_invariants(offset: int) -> None:
+def test_p8_worlds_of_a_fresh_seed_keep_the_same_invariants(offset: int) -> None:
     first = int(os.environ["FRESH_SEED"]) + offset
     for seed in range(first, first + PER_TEST):
         simulate(seed)

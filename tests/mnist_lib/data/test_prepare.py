@@ -43,7 +43,7 @@ def request_of_trees(tmp_path: Path) -> DataRequest:
 
 
 @pytest.mark.slow
-def test_two_concurrent_preparations_both_succeed_but_only_one_does_the_work(tmp_path: Path) -> None:
+def test_d5_two_concurrent_preparations_both_succeed_but_only_one_does_the_work(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from mnist_lib.data.prepare import prepare;"
         " from tests.support.builders import trees; prepare(trees(pathlib.Path(sys.argv[1]) / 'tfds'))"
@@ -56,7 +56,7 @@ def test_two_concurrent_preparations_both_succeed_but_only_one_does_the_work(tmp
 
 
 @pytest.mark.usefixtures("no_network")
-def test_the_error_without_network_and_files_names_the_remedies_of_every_command(tmp_path: Path) -> None:
+def test_d3_the_error_without_network_and_files_names_the_remedies_of_every_command(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError) as error:
         prepare(DataRequest(dataset="mnist", data_dir=tmp_path))
     assert all(remedy in str(error.value) for remedy in ("a network", "--data-source DIR"))
@@ -124,7 +124,7 @@ def test_the_error_names_a_source_file_that_is_missing(tmp_path: Path) -> None:
         prepare(DataRequest(dataset="mnist", data_dir=tmp_path / "tfds", data_source=tmp_path))
 
 
-def test_the_error_names_a_wrong_source_file_and_nothing_is_prepared(tmp_path: Path) -> None:
+def test_d4_the_error_names_a_wrong_source_file_and_nothing_is_prepared(tmp_path: Path) -> None:
     for name in SOURCES:
         (tmp_path / f"{name}-ubyte.gz").write_bytes(b"something else")
     with pytest.raises(DataChecksumError, match=r"-ubyte.gz: expected sha256 [0-9a-f]{64}, got [0-9a-f]{64}"):
@@ -154,7 +154,9 @@ def prepared_file(request: DataRequest) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_the_error_names_a_damaged_record_and_the_folder_to_delete(request_of_trees: DataRequest, damage: str) -> None:
+def test_d1_the_error_names_a_damaged_record_and_the_folder_to_delete(
+    request_of_trees: DataRequest, damage: str
+) -> None:
     file = prepared_file(request_of_trees)
     content = file.read_bytes()
     inside = record_ends(content)[4] + 20
@@ -172,7 +174,7 @@ def test_the_error_names_a_record_file_that_is_missing(request_of_trees: DataReq
         prepare(request_of_trees)
 
 
-def test_a_record_file_cut_between_records_is_refused(request_of_trees: DataRequest) -> None:
+def test_d2_a_record_file_cut_between_records_is_refused(request_of_trees: DataRequest) -> None:
     file = prepared_file(request_of_trees)
     content = file.read_bytes()
     file.write_bytes(content[: record_ends(content)[-2]])

@@ -26,14 +26,14 @@ def test_a_wrong_count_is_refused_with_both_numbers(got: int) -> None:
         of(random_split(3), random_split(got)).check(3, 5)
 
 
-def test_the_error_locates_a_label_without_a_class() -> None:
+def test_d6_the_error_locates_a_label_without_a_class() -> None:
     split = random_split(5)
     split.labels[3] = 10
     with pytest.raises(DataError, match="expected labels 0 to 9, image 3 has 10"):
         of(split).check(5, 2)
 
 
-def test_the_error_locates_a_blank_image() -> None:
+def test_d6_the_error_locates_a_blank_image() -> None:
     split = random_split(5)
     split.images[2] = 7
     with pytest.raises(DataError, match="image 2 is blank"):

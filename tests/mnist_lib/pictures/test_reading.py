@@ -33,7 +33,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize(("mode", "format"), KINDS)
-def test_a_digit_is_the_same_in_every_mode_and_format(mode: str, format: str) -> None:
+def test_i5_a_digit_is_the_same_in_every_mode_and_format(mode: str, format: str) -> None:
     differences = []
     for digit in DIGITS[:1000:50]:
         pixels = np.stack([255 - enlarged(digit, 140)] * 3, axis=-1)
@@ -94,7 +94,7 @@ def test_the_as_is_option_prevents_cropping_and_inversion() -> None:
         (png(np.zeros((1, 1), np.uint8)), "too little contrast"),
     ],
 )
-def test_a_file_that_is_not_a_usable_picture_is_refused_within_a_second(content: bytes, message: str) -> None:
+def test_i6_a_file_that_is_not_a_usable_picture_is_refused_within_a_second(content: bytes, message: str) -> None:
     with at_most_processor_seconds(1), pytest.raises(ImageError) as refused:
         read_picture(content, MNIST)
     assert message in str(refused.value)

@@ -40,7 +40,7 @@ def sandbox() -> Iterator[Sandbox]:
     sandbox.close()
 
 
-def test_a_picture_that_takes_minutes_to_decode_is_given_up_and_the_others_are_read(sandbox: Sandbox) -> None:
+def test_i6_a_picture_that_takes_minutes_to_decode_is_given_up_and_the_others_are_read(sandbox: Sandbox) -> None:
     slow = many_scans()
     assert len(slow) < 500_000
     begin = time.monotonic()
@@ -66,7 +66,7 @@ def test_a_file_that_needs_too_much_memory_gets_an_error_and_the_others_do_not(s
     assert str(found[1]).startswith("expected a picture that is read in 900 MB of memory, got a larger one")
 
 
-def test_each_file_that_ends_the_process_is_named_and_the_others_are_read(sandbox: Sandbox) -> None:
+def test_i6_each_file_that_ends_the_process_is_named_and_the_others_are_read(sandbox: Sandbox) -> None:
     ways = [0, signal.SIGSEGV, 0, 0, signal.SIGKILL, -3, 0]
     found = sandbox.map(end_by, ways)
     assert [isinstance(result, ImageError) for result in found] == [way != 0 for way in ways]

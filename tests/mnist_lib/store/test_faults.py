@@ -54,7 +54,7 @@ def prepared(tmp_path: Path) -> Callable[[Scenario, str], Path]:
 
 @pytest.mark.parametrize(("error", "late"), FAULTS)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_s1_s2_an_error_or_kill_at_any_operation_loses_no_version(
+def test_p1_s1_s2_an_error_or_kill_at_any_operation_loses_no_version(
     prepared: Callable[[Scenario, str], Path], name: str, error: type[BaseException], late: bool
 ) -> None:
     scenario = SCENARIOS[name]

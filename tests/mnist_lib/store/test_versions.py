@@ -33,7 +33,7 @@ def damaged(content: bytes, generator: random.Random) -> Iterator[bytes]:
     yield b""
 
 
-def test_s8_a_changed_missing_or_extra_file_is_named_with_what_was_expected(
+def test_p4_s8_a_changed_missing_or_extra_file_is_named_with_what_was_expected(
     objects: LocalObjects, tmp_path: Path
 ) -> None:
     version = publish(objects, "keras", "r", FILES, {})

@@ -141,7 +141,7 @@ def test_the_number_of_steps_per_chunk_does_not_change_the_weights(
 @pytest.mark.parametrize(
     ("n", "batch"), [(97, 1), (98, 32), (97, 32), (99, 33), (100, 33), (101, 33), (100, 200), (101, 200)]
 )
-def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int) -> None:
+def test_f24_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, n)
     runs: list[tuple[EpochDone, Accuracy, np.ndarray]] = []
     for replicas in (1, 2):
@@ -163,7 +163,7 @@ def test_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_weights_are_equal_for_equal_seeds_and_differ_for_different_seeds(digits: Dataset, replicas: int) -> None:
+def test_p9_weights_are_equal_for_equal_seeds_and_differ_for_different_seeds(digits: Dataset, replicas: int) -> None:
     spec, train = TrialSpec.of("scratch", hidden_units=8), first(digits.train, 300)
     trainer, plan = trainer_of(spec, replicas), Plan(300, 32, replicas)
     hashes = []
@@ -225,7 +225,7 @@ def test_the_error_locates_the_first_loss_that_is_not_finite(digits: Dataset, re
 
 @pytest.mark.parametrize("n", [1, 999, 1_000, 1_001, 2_001])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_any_number_of_images_gets_one_prediction_each(digits: Dataset, n: int, replicas: int) -> None:
+def test_f24_any_number_of_images_gets_one_prediction_each(digits: Dataset, n: int, replicas: int) -> None:
     spec = TrialSpec.of("keras", hidden_units=8)
     trainer = trainer_of(spec, replicas)
     images = first(digits.train, n).images

@@ -209,7 +209,7 @@ def test_a_lane_removes_the_least_recently_used_compiled_model(
     assert not any(trainer.values.trainable for trainer in compiled)  # whose memory only a trial needs
 
 
-def test_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Dataset) -> None:
+def test_i3_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
     events = events_of([spec], few_digits(digits))
     assert isinstance(events[1], Started)
