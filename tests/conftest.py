@@ -104,12 +104,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="MNIST_SOURCE, a folder with the original MNIST files, is not set"))
 
 
+IS_CONFIGURED = pytest.StashKey[bool]()
+
+
 @pytest.fixture(scope="session")
-def tensorflow() -> None:
+def tensorflow(pytestconfig: pytest.Config) -> None:
     """Set up TensorFlow as a worker does, with two logical CPU devices."""
     from mnist_lib.training.strategy import configure_process
 
     configure_process(Resources(cpus=2, cpu_replicas=2))
+    pytestconfig.stash[IS_CONFIGURED] = True
+
+
+@pytest.fixture(autouse=True)
+def tensorflow_is_configured_first(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Fail a test that uses TensorFlow without its fixture, since all later tests that request it would fail."""
+    yield
+    module = sys.modules.get("tensorflow.python.eager.context")
+    is_used = module is not None and module._context is not None and module._context._context_handle is not None
+    assert not is_used or IS_CONFIGURED in pytestconfig.stash, "request the fixture `tensorflow` to use TensorFlow"
 
 
 @pytest.fixture(scope="session")

@@ -125,6 +125,7 @@ def test_stored_versions_are_evaluated_and_reproduced(storage: Path, folder: Pat
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("tensorflow")
 @pytest.mark.parametrize(("name", "form"), [("keras", "saved_model"), ("scratch", "litert"), ("keras-cnn", "onnx")])
 def test_exports_give_the_stored_answers(
     storage: Path, folder: Path, data_dir: Path, tmp_path: Path, name: str, form: str
