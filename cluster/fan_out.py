@@ -16,19 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.deadlines import (
-    KILL_SECONDS,
-    MAX_FAILED_STARTS,
-    MAX_SKIPPED,
-    TICK_SECONDS,
-    Clock,
-    Limits,
-    RunningTime,
-    Wait,
-    back_off,
-)
-from cluster.errors import ResourcesError, counted
-from cluster.lanes import (
+from cluster.attempts import (
     MAX_UNREAD_EVENTS,
     Attempt,
     Cause,
@@ -41,6 +29,18 @@ from cluster.lanes import (
     TrialQueue,
     WorkerProcess,
 )
+from cluster.deadlines import (
+    KILL_SECONDS,
+    MAX_FAILED_STARTS,
+    MAX_SKIPPED,
+    TICK_SECONDS,
+    Clock,
+    Limits,
+    RunningTime,
+    Wait,
+    back_off,
+)
+from cluster.errors import ResourcesError, counted
 from cluster.nodes import LanePlan, share_of_time
 
 log = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from cluster.attempts import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from cluster.deadlines import (
     CONNECT_SECONDS,
     DRIVER_CHECK_SECONDS,
@@ -36,7 +37,6 @@ from cluster.deadlines import (
     Wait,
 )
 from cluster.errors import ClusterError, first_line
-from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from cluster.nodes import HeadWatch, LanePlan, Node, describe_free
 from cluster.ray_private import MAX_UNREAD_OPTION, WORKER_TITLE, free_resources, job_has_ended
 

@@ -14,10 +14,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Self
 
+from cluster.attempts import Cluster
 from cluster.deadlines import Clock, Limits
 from cluster.errors import VersionsError
 from cluster.fan_out import FanOut, LostAttempt
-from cluster.lanes import Cluster
 from cluster.nodes import LanePlan
 from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.display import RunProgress, display

@@ -1,4 +1,4 @@
-"""The training loop and the evaluation of every model, on any number of replicas, and the learning-rate schedules.
+"""The training loop and the evaluation of every model, on any number of replicas.
 
 A `Trainer` is compiled once for a shape of data and then trains any number of trials of that shape.
 """
@@ -203,18 +203,3 @@ class Predictor:
 def accuracy_of(probabilities: NDArray[np.float32], labels: Labels) -> Accuracy:
     """Return the accuracy of probabilities, [n, classes], on labels, [n]. In a tie, the lower class is predicted."""
     return Accuracy(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
-
-
-WARM_UP = 0.25  # the share of the steps in which the rate of one-cycle rises
-
-
-def learning_rates(spec: TrialSpec, steps_per_epoch: int) -> NDArray[np.float32]:
-    """Return the learning rate of each step of a trial, [steps].
-
-    "constant" is always the peak; "one-cycle" rises linearly to the peak, then falls linearly to 0 (Smith, 2018).
-    """
-    peak, steps = spec.learning_rate, spec.epochs * steps_per_epoch
-    if spec.schedule == "constant":
-        return np.full(steps, peak, np.float32)
-    done = np.arange(1, steps + 1) / (steps + 1)  # excludes 0 and 1, where the rate would be 0
-    return (peak * np.minimum(done / WARM_UP, (1 - done) / (1 - WARM_UP))).astype(np.float32)

@@ -38,8 +38,8 @@ from mnist_lib.results import (
 )
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.loop import Trainer, accuracy_of, learning_rates
-from mnist_lib.training.steps import Values
+from mnist_lib.training.loop import Trainer, accuracy_of
+from mnist_lib.training.steps import Values, learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from cluster.attempts import Attempt, Cause, LaneState, WorkerProcess
 from cluster.deadlines import Limits
-from cluster.lanes import Attempt, Cause, LaneState, WorkerProcess
 
 LIMITS = Limits(
     starting_seconds=50,

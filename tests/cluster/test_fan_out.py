@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import ray
 
+from cluster.attempts import Cause, WorkerProcess
 from cluster.deadlines import Limits
 from cluster.errors import ResourcesError
 from cluster.fan_out import FanOut, LostAttempt
-from cluster.lanes import Cause, WorkerProcess
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes, lane_death
 from tests.support.clusters import every_cpu_taken, wait_until

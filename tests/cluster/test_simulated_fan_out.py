@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from cluster.attempts import Cause
 from cluster.deadlines import Limits
 from cluster.errors import ResourcesError
 from cluster.fan_out import LostAttempt
-from cluster.lanes import Cause
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import LaneStarted, TrialResult
 from mnist_lib.spec import trial_grid

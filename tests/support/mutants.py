@@ -32,7 +32,7 @@ class Mutant:
     invariants: tuple[str, ...]
 
 
-FAN_OUT, LANES, RECORDER = "cluster/fan_out.py", "cluster/lanes.py", "jobs/train/recorder.py"
+FAN_OUT, ATTEMPTS, RECORDER = "cluster/fan_out.py", "cluster/attempts.py", "jobs/train/recorder.py"
 MUTANTS = (
     Mutant(
         "a trial never resumes from its checkpoint",
@@ -50,7 +50,7 @@ MUTANTS = (
     ),
     Mutant(
         "silence is noticed after sixty times the limit",
-        LANES,
+        ATTEMPTS,
         "if silent > self._deadline(limits):",
         "if silent > 60 * self._deadline(limits):",
         ("silence",),
@@ -71,7 +71,7 @@ MUTANTS = (
     ),
     Mutant(
         "there is one retry too many",
-        LANES,
+        ATTEMPTS,
         "deaths.total() > limits.max_failures:",
         "deaths.total() > limits.max_failures + 1:",
         ("attempts",),
@@ -125,7 +125,7 @@ MUTANTS = (
     ),
     Mutant(
         "long intervals between heartbeats are taken for silence",
-        LANES,
+        ATTEMPTS,
         "return max(limits.training_seconds, 10 * self._longest)",
         "return min(limits.training_seconds, self._longest)",
         ("healthy lanes",),
@@ -174,7 +174,7 @@ MUTANTS = (
     ),
     Mutant(
         "an event that never arrives is awaited a hundred times too long",
-        LANES,
+        ATTEMPTS,
         "if now - self.fetching_since > limits.fetch_seconds:",
         "if now - self.fetching_since > 100 * limits.fetch_seconds:",
         ("bound",),

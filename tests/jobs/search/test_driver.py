@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cluster.attempts import Cause
 from cluster.deadlines import Limits
-from cluster.lanes import Cause
 from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search

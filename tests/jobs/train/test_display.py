@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
+from cluster.attempts import Cause, Death
 from cluster.fan_out import LostAttempt
-from cluster.lanes import Cause, Death
 from jobs.train import display
 from jobs.train.display import RunProgress, State
 from mnist_lib.results import Accuracy, EpochDone, Heartbeat, Started, TrialFailure

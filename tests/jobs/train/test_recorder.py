@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.attempts import Cause, Death
 from cluster.errors import VersionsError
 from cluster.fan_out import LostAttempt
-from cluster.lanes import Cause, Death
 from jobs.train.recorder import Training, require_same_versions
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import RESULT_PACKAGES, package_versions

@@ -13,8 +13,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.models.building import build_model
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import learning_rates
-from mnist_lib.training.steps import StepByStep, Values, WholeChunk, gradients_of
+from mnist_lib.training.steps import StepByStep, Values, WholeChunk, gradients_of, learning_rates
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.attempts import Attempt, WorkerProcess
 from cluster.deadlines import Limits
-from cluster.lanes import Attempt, WorkerProcess
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split

@@ -1,4 +1,4 @@
-"""A `cluster.lanes.Cluster` on a virtual clock: nodes with slots, lanes, and what can happen to them.
+"""A `cluster.attempts.Cluster` on a virtual clock: nodes with slots, lanes, and what can happen to them.
 
 It behaves as `tests/cluster` shows that Ray does: what a driver has not taken from the stream of a worker is lost
 when the worker dies, large events are lost with their node, and the driver knows nodes only from the head's answers.
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import nodes
+from cluster.attempts import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError
-from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, LaneStarted, RungDone, TrialEvent, TrialResult
 from tests.support.simulation.clock import VirtualClock

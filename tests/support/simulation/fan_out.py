@@ -1,8 +1,8 @@
 """A fan-out over trials on a simulated cluster."""
 
+from cluster.attempts import Cause
 from cluster.deadlines import Limits
 from cluster.fan_out import FanOut, LostAttempt
-from cluster.lanes import Cause
 from cluster.nodes import LanePlan
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import TrialEvent, TrialResult

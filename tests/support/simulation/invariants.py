@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
+from cluster.attempts import Cause, Death, Message
 from cluster.deadlines import Clock, Limits
 from cluster.fan_out import FanOut, LostAttempt
-from cluster.lanes import Cause, Death, Message
 from jobs.train.recorder import Training
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult

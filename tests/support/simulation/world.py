@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from cluster.attempts import Cause
 from cluster.deadlines import BACK_OFF_SECONDS, Limits
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.lanes import Cause
 from cluster.nodes import LanePlan
 from mnist_lib.errors import ConflictError, StoreError
 from mnist_lib.objects.lease import fence, lease_folder

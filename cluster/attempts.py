@@ -1,4 +1,4 @@
-"""Lanes: what the driver needs from a cluster, and what it knows about each lane and each trial without one.
+"""Attempts at trials: what the driver needs from a cluster, and what it knows about lanes and trials without one.
 
 `Cluster` is the protocol that Ray (`ray_lanes`) and simulations implement. An `Attempt` judges whether a lane is late,
 and a `TrialQueue` whether a trial is tried again.
