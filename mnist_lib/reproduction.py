@@ -1,5 +1,6 @@
 """Train a stored version again from its manifest and compare the weights."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -77,13 +78,8 @@ def reproduce(
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
     assignment = Assignment(spec, source=source_of(objects, version, manifest, model_file, model_arg), until=epochs)
-    loaded: list[Dataset] = []
-
-    def load_once() -> Dataset:
-        loaded.append(load())
-        return loaded[0]
-
-    (*_, last) = run_trials([assignment], load_once, resources, WorkerPlace(node="here"), math.inf)
+    load = functools.cache(load)  # the worker needs the dataset, and so does the comparison
+    (*_, last) = run_trials([assignment], load, resources, WorkerPlace(node="here"), math.inf)
     if isinstance(last, TrialFailure):
         failure = MnistError(f"{version.name}: the training failed: {last.message}")
         failure.code = last.code
@@ -92,7 +88,7 @@ def reproduce(
     stored = version.facts.test
     low, high = stored.interval()
     verdict = IDENTICAL if last.weights_sha256 == sha256 else WITHIN if low <= last.test.value <= high else DIVERGED
-    here = _conditions(code, loaded[0].fingerprint, package_versions(), list(last.devices))
+    here = _conditions(code, load().fingerprint, package_versions(), list(last.devices))
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
     return Reproduction(verdict, stored, last.test, differing, time.monotonic() - begin)

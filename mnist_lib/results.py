@@ -192,11 +192,7 @@ class CheckpointTaken(TrialEvent, frozen=True, kw_only=True):
     def __reduce__(self) -> tuple[Any, ...]:
         """Let Ray send the content without copying it; the receiver sees it as a memoryview."""
         fields = msgspec.structs.asdict(self)
-        return _with_content, (type(self), {**fields, "content": pickle.PickleBuffer(self.content)})
-
-
-def _with_content(kind: type[CheckpointTaken], fields: dict[str, Any]) -> CheckpointTaken:
-    return kind(**fields)
+        return functools.partial(type(self), **{**fields, "content": pickle.PickleBuffer(self.content)}), ()
 
 
 class RungDone(CheckpointTaken, frozen=True, kw_only=True):

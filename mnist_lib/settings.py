@@ -157,12 +157,8 @@ def check_fields(value: Any, *, complete: bool = False) -> None:
             require(option_name(each), content, kinds[each.name])
 
 
-def _types_of(kind: Any) -> dict[str, Any]:
-    """Return the types of the fields of a dataclass, with their ranges."""
-    return get_type_hints(kind, include_extras=True)
-
-
-types_of: Callable[[Any], dict[str, Any]] = functools.lru_cache(_types_of)
+# The types of the fields of a dataclass, with their ranges.
+types_of: Callable[[Any], dict[str, Any]] = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
 def parts_of(kind: Any) -> tuple[Any, tuple[Any, ...]]:

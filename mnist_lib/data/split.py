@@ -121,14 +121,19 @@ class Dataset:
 
     @classmethod
     def of_rows(cls, name: str, version: str, rows: Split, train: int, classes: Sequence[str]) -> Dataset:
-        """Return a dataset of images: the first `train` are to train on, and random ones of these for validation."""
+        """Return a dataset of images: the first `train` are to train on, and random ones of these for validation.
+
+        Their pixels do not decide: the order is random, but always the same.
+        """
+        ranks = np.ones(len(rows))
+        ranks[np.random.default_rng(VALIDATION_SEED).permutation(train)] = np.arange(train) / max(train, 1)
         return cls(
             name=name,
             version=version,
             classes=tuple(classes),
             fingerprint="",
             **vars(rows),
-            ranks=np.append(random_ranks(train), np.ones(len(rows) - train)),
+            ranks=ranks,
             part=np.repeat(np.array((TRAIN, TEST), np.uint8), (train, len(rows) - train)),
         ).with_fingerprint()
 
@@ -210,13 +215,6 @@ class Dataset:
             return train, None
         order = np.argsort(self.ranks[: len(train)], kind="stable")
         return train.take(order[held_out:]), train.take(order[:held_out])
-
-
-def random_ranks(train: int) -> NDArray[np.float64]:
-    """Return ranks in a random order that is always the same, for images whose pixels do not decide."""
-    ranks = np.empty(train)
-    ranks[np.random.default_rng(VALIDATION_SEED).permutation(train)] = np.arange(train) / max(train, 1)
-    return ranks
 
 
 def hashes_of(images: NDArray[np.uint8]) -> ImageHashes:

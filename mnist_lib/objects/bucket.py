@@ -163,7 +163,8 @@ class BucketObjects:
         if len(self._appended[part]) >= MAX_PART_BYTES:
             self.flush()
             del self._appended[part]
-            part = self._last_parts[name] = _part(name, _number(name, part) + 1)
+            number = int(part.removeprefix(name).removeprefix(".") or 1)
+            part = self._last_parts[name] = _part(name, number + 1)
             self._appended[part] = bytearray()
         self._appended[part].extend(content)
         self._unsent[part] = fence
@@ -269,10 +270,6 @@ class BucketObjects:
 def _part(name: str, number: int) -> str:
     """Return the name of one part of an appended object."""
     return name if number == 1 else f"{name}.{number:06d}"
-
-
-def _number(name: str, part: str) -> int:
-    return int(part.removeprefix(name).removeprefix(".") or 1)
 
 
 def _version(found: Any) -> Any:

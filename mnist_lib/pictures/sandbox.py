@@ -187,7 +187,8 @@ def _serve(connection: "Connection[Any, Any]", position: int) -> None:
     for limited in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(limited, signal.SIG_DFL)  # ends the process, also in the code of a decoder
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    limit = _address_space() + MAX_BYTES
+    address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = address_space + MAX_BYTES
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY or soft > limit:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
@@ -217,11 +218,6 @@ def _result(function: Callable[[Item], T], item: Item) -> T | ImageError:
     except Exception as error:  # a mistake in this program, which must not cost the other files
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return ImageError(f"expected a picture that can be read, got one that fails ({reason}); save it again as PNG")
-
-
-def _address_space() -> int:
-    """Return the size in bytes of the address space of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 if __name__ == "__main__":
