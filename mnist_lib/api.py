@@ -237,5 +237,4 @@ def _run_record(objects: Objects, in_use: Mapping[str, Sequence[Champion | Integ
         is_champion = version in numbers or (False if len(numbers) == len(records) else None)
         models[model] = ModelOfRun(version=version, accuracy=row.best_trial_test_accuracy, champion=is_champion)
     status: Literal["complete", "some failed"] = "some failed" if summary.failed else "complete"
-    dataset, ended = summary.dataset.name, summary.ended or None
-    return RunRecord(name=name, status=status, dataset=dataset, ended=ended, models=models)
+    return RunRecord(name=name, status=status, dataset=summary.dataset.name, ended=summary.ended, models=models)

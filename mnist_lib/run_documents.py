@@ -51,13 +51,13 @@ class DatasetSummary(Document, frozen=True, kw_only=True):
     version: Text  # the version of the TFDS builder; for a folder, the beginning of the fingerprint
     fingerprint: Text  # SHA-256 of all images and labels
     # The names of the classes, in the order of the labels.
-    classes: Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_CLASSES)] | None = None
+    classes: Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_CLASSES)]
     # Height, width and channels of the images.
-    image_shape: Annotated[tuple[Side, ...], Meta(min_length=3, max_length=3)] | None = None
+    image_shape: Annotated[tuple[Side, ...], Meta(min_length=3, max_length=3)]
     train: Count  # number of images that were trained on
     validation: Count  # number of images in the validation split
     test: Count  # number of images in the test split
-    largest_class: Count | None = None  # number of test images of the most frequent class
+    largest_class: Count  # number of test images of the most frequent class
     damaged: Count = written(0)  # number of pictures that could not be read
     notices: tuple[Text, ...] = written(())  # what was left out of a folder, and why; corrections of unknown images
     # The numbers of images that [corrections](../pictures.md#corrected-labels) concern; only if there are any.
@@ -92,7 +92,7 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     published_test: Accuracy | None = None
     published_test_accuracy: Share | None = None  # the accuracy with them
     version: Number  # the number of the stored version
-    champion: bool | None = None  # whether that version is the champion for the dataset after this run
+    champion: bool  # whether that version is the champion for the dataset after this run
     promotion: Text = ""  # why it is or is not the champion
     significance: Significance | None = written(None)  # how often chance may replace it; `null` if there is none
 
@@ -110,12 +110,12 @@ class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
     dataset: Name  # the name of the dataset
     seed: Count  # the seed of the initial weights and of the order of the images
     epochs: Number  # requested epochs
-    global_batch_size: Number | None = None  # images per step, over all replicas
-    optimizer: Name | None = None  # the optimizer
-    learning_rate: float | None = None  # the peak learning rate
-    schedule: Name | None = None  # how the learning rate changes
-    precision: Name | None = None  # number format in training
-    validation_percent: Count | None = None  # share of the training images used for validation
+    global_batch_size: Number  # images per step, over all replicas
+    optimizer: Name  # the optimizer
+    learning_rate: float  # the peak learning rate
+    schedule: Name  # how the learning rate changes
+    precision: Name  # number format in training
+    validation_percent: Count  # share of the training images used for validation
     # Arguments of the function that builds the model, by name.
     arguments: Annotated[dict[Name, bool | float | int | str], Meta(max_length=MAX_ARGUMENTS)] = written({})
     hidden_units: Count | None = None  # the same as the argument of this name; only for models that have it
@@ -170,13 +170,11 @@ class SearchSummary(Document, frozen=True, kw_only=True):
 
 
 class Timing(Document, frozen=True, kw_only=True):
-    # Seconds from the start of the command to the stored models; without `timing.start_seconds`, from the connection to
-    # the cluster.
-    wall_seconds: Seconds
-    start_seconds: Seconds | None = None  # seconds from the start of the command to the connection to the cluster
-    prepare_seconds: Seconds = written(0.0)  # seconds from then until the data were ready
-    trials_seconds: Seconds = written(0.0)  # seconds from then until the last trial ended
-    store_seconds: Seconds | None = None  # seconds to store and compare the models
+    wall_seconds: Seconds  # seconds from the start of the command to the stored models
+    start_seconds: Seconds  # seconds from the start of the command to the connection to the cluster
+    prepare_seconds: Seconds  # seconds from then until the data were ready
+    trials_seconds: Seconds  # seconds from then until the last trial ended
+    store_seconds: Seconds  # seconds to store and compare the models
 
 
 class Summary(Document, frozen=True, kw_only=True):
@@ -186,7 +184,7 @@ class Summary(Document, frozen=True, kw_only=True):
     # The result of each model with a successful trial, by model name.
     models: Annotated[dict[Name, ModelSummary], Meta(max_length=1_000)]
     trials: list[SuccessfulTrial | FailedTrial]  # one object per trial, ordered by model and seed
-    ended: Moment = ""  # when it ended, UTC, ISO 8601
+    ended: Moment  # when it ended, UTC, ISO 8601
     timing: Timing  # where the time went
     versions: Texts  # versions of Python and of the packages on which the result depends, in the workers
     search: SearchSummary | None = None  # the search that found the settings of the trials; only of `jobs.search`

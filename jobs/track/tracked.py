@@ -71,7 +71,7 @@ def tracked_run(folder: RunFolder) -> Part:
         raise SpecError(f"runs: expected a complete run, got {folder.run}, which has not ended; copy it later")
     terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}", "$.terms")
     at = moment_of(begun.begun).timestamp()
-    ended = moment_of(summary.ended).timestamp() if summary.ended else at
+    ended = moment_of(summary.ended).timestamp()
     rows: dict[str, Row] = {trial.id: builtins_of(trial) for trial in summary.trials}
     rows |= _configurations(folder, terms["trials"])
     versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}

@@ -246,8 +246,8 @@ class Course:
                 running[entry.trial] = replace(attempt, end=now)
             if isinstance(entry, EpochDone):
                 epochs[entry.trial].add(entry)
-        if connected is not None and timing.store_seconds is not None:
-            end = connected + timing.wall_seconds - (timing.start_seconds or 0.0)
+        if connected is not None:
+            end = connected + timing.wall_seconds - timing.start_seconds
             phases.append(Span(DRIVER, "store", end - timing.store_seconds, end))
         curves = {}
         for trial, own in epochs.items():

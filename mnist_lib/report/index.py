@@ -30,7 +30,7 @@ class Row:
     """A row of the table of runs."""
 
     run: str
-    ended: str  # UTC, ISO 8601; "" for a run of an early version of the program
+    ended: str  # UTC, ISO 8601
     dataset: str
     trials: int
     failed: int
@@ -205,7 +205,7 @@ def _plot(name: str, models: Sequence[str], rows: Sequence[Row], changes: Sequen
     """Return a plot of the accuracies on one dataset over time; None if there is nothing to plot."""
     series = {}
     for number, model in enumerate(models):
-        dated = [(row.ended, row.accuracies[model]) for row in rows[::-1] if row.ended and model in row.accuracies]
+        dated = [(row.ended, row.accuracies[model]) for row in rows[::-1] if model in row.accuracies]
         runs = [(datetime.fromisoformat(at), accuracy) for at, accuracy in dated]
         own = [change for change in changes if change.model == model]
         stars = [(datetime.fromisoformat(c.at), c.accuracy) for c in own if c.accuracy is not None]

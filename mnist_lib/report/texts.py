@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
@@ -32,7 +31,7 @@ def result_tables(summary: Summary) -> list["RenderableType"]:
     title = Text(f"Accuracy on the {dataset.test:,} test images of {dataset.name}\n", "bold")
     failures = [f"{trial.id} failed: {trial.error.code} {trial.error.message}" for trial in summary.failed]
     total, data, training = timing.wall_seconds, timing.prepare_seconds, timing.trials_seconds
-    start = timing.start_seconds or 0.0  # older releases counted from the connection to the cluster
+    start = timing.start_seconds
     parts = f"{start:.1f} s start, {data:.1f} s data, {training:.1f} s training"
     time = f"{total:.1f} s in total: {parts}, {total - start - data - training:.1f} s storing and report"
     models: list[RenderableType] = [title, _models(summary), ""] if summary.models else []
@@ -87,8 +86,7 @@ def notes(summary: Summary) -> list[str]:
     if any(model.ci95_over == "test images" for model in summary.models.values()):
         notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
     dataset = summary.dataset
-    equal_classes = dataset.test / len(dataset.classes or DIGITS)  # of runs of early versions of the program
-    chance = (dataset.largest_class or equal_classes) / dataset.test
+    chance = dataset.largest_class / dataset.test
     for trial in summary.successful:
         if trial.trained_epochs < trial.epochs:
             epochs = f"{trial.trained_epochs} of {trial.epochs} epochs"
@@ -98,7 +96,7 @@ def notes(summary: Summary) -> list[str]:
         if sum((trial.test for trial in trials), Accuracy(0, 0)).interval()[0] <= chance:
             guessing = f"guessing, which is right for {percent(chance)}"
             notes.append(f"{name} is not better than {guessing}; try more --epochs, if it has weights to train.")
-        per_epoch = math.ceil(dataset.train / (trials[0].global_batch_size or 1))
+        per_epoch = math.ceil(dataset.train / trials[0].global_batch_size)
         if per_epoch < FEW_STEPS_PER_EPOCH and (steps := per_epoch * trials[0].trained_epochs) < FEW_STEPS:
             few = f"{name} took only {counted(steps, 'step')}, {per_epoch} in each epoch"
             notes.append(f"{few}; try a smaller --batch-size or more --epochs.")

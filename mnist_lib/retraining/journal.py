@@ -30,7 +30,7 @@ class ModelResult(Document, frozen=True, kw_only=True):
     """The result of a model in a complete run."""
 
     version: Number
-    champion: bool | None  # None if an early version of the program wrote the summary
+    champion: bool
     why: Text | None
     test_accuracy: Share
     trials: Count | None = None

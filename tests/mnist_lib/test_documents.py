@@ -191,15 +191,6 @@ def test_a_document_of_a_newer_schema_is_a_schema_error() -> None:
         require_schema(content, 1, "x")
 
 
-def test_documents_of_earlier_versions_of_the_program_are_read() -> None:
-    new = ("champion", "promotion", "significance")
-    old_model = {name: value for name, value in small_model().items() if name not in new}
-    failed = {**small_trial(0, hidden_units=512), "error": {"code": "E-NAN", "message": "x"}}
-    summary = small_summary(models={"keras": old_model}, trials=[failed])
-    del summary["ended"]
-    assert row_of(decode(as_bytes(summary), Summary, "x"), None).champions == {}
-
-
 def test_any_value_may_be_nested_only_to_a_depth() -> None:
     nested = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
     assert decode(nested, Json, "x")

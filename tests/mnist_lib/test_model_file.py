@@ -134,14 +134,14 @@ def test_m2_another_function_argument_or_content_is_another_call(
         assert not is_trusted(other)
 
 
-def test_a_file_that_an_earlier_release_listed_is_not_trusted_and_the_error_says_so(
+def test_m2_a_file_that_is_listed_without_a_function_and_arguments_is_not_trusted(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     file = ModelFile.read(path)
     (tmp_path / "mnist-jobs").mkdir()
     (tmp_path / "mnist-jobs/trusted-models.txt").write_text(f"{file.sha256}  my models.py\n")
-    with pytest.raises(ModelError, match="but listed by an earlier release, without its function and arguments"):
+    with pytest.raises(ModelError, match=r"built by small\(\), which was not trained here"):
         require_trusted(Call(file, "small", {}), "small@1", None)
 
 

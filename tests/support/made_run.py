@@ -7,6 +7,7 @@ import numpy as np
 from msgspec import structs
 
 from mnist_lib.aggregation import Tally
+from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.request import CountsBySplit, Growth
 from mnist_lib.data.split import Dataset
@@ -228,7 +229,17 @@ def small_summary(*predicted: list[int], failed: int = 0) -> Summary:
         rows.append(trial_summary(TrialSpec.of("keras", seed=seed), failure, attempts=1))
     return summarize(
         run="r",
-        dataset=DatasetSummary(name="few", version="1", fingerprint="f", train=10_000, validation=0, test=4),
+        dataset=DatasetSummary(
+            name="few",
+            version="1",
+            fingerprint="f",
+            classes=DIGITS,
+            image_shape=(28, 28, 1),
+            train=10_000,
+            validation=0,
+            test=4,
+            largest_class=1,
+        ),
         tallies=tallies,
         stored={"keras": Stored(7, True, "better")} if results else {},
         labels=FOUR_LABELS,

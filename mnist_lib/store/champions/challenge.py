@@ -1,6 +1,6 @@
 """Decide whether a challenger replaces the champion. Both answer the challenger's hold-out.
 
-The rule that decides is in `promotion`, and how strict it is in `significance`.
+The rule that decides and its budget are in `promotion`.
 """
 
 from collections.abc import Callable

@@ -25,8 +25,8 @@ def test_the_interval_is_over_images_for_one_trial_and_over_seeds_for_several() 
 
 
 def test_settings_are_text_for_each_name_and_model_even_without_results() -> None:
-    trials = [small_trial(0, learning_rate=1e-3), small_trial(0, model="scratch", id="scratch-s0")]
-    assert settings_of(summary_of(stored_summary(trials=trials))) == {
-        "epochs": {"keras": "5", "scratch": "5"},
-        "learning rate": {"keras": "0.001"},
-    }
+    trials = [small_trial(0, learning_rate=0.01, hidden_units=8), small_trial(0, model="scratch", id="scratch-s0")]
+    settings = settings_of(summary_of(stored_summary(trials=trials)))
+    assert settings["epochs"] == {"keras": "5", "scratch": "5"}
+    assert settings["learning rate"] == {"keras": "0.01", "scratch": "0.001"}
+    assert settings["hidden units"] == {"keras": "8"}

@@ -27,7 +27,7 @@ def test_the_table_says_over_test_images_only_for_a_single_trial() -> None:
 
 
 @pytest.mark.parametrize(
-    ("predicted", "guessing"), [([WRONG, WRONG], True), ([CORRECT, HALF], False), ([WRONG, CORRECT], False)]
+    ("predicted", "guessing"), [([WRONG, WRONG], True), ([CORRECT, HALF], False), ([WRONG, CORRECT, CORRECT], False)]
 )
 def test_the_table_says_not_better_than_guessing_only_if_the_model_may_be(
     predicted: list[list[int]], guessing: bool

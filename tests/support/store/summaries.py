@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mnist_lib.catalog import DIGITS
 from mnist_lib.documents import decode, encode
 from mnist_lib.run_documents import Summary
 
@@ -15,14 +16,16 @@ def summary_of(document: Mapping[str, Any]) -> Summary:
 def small_summary(**fields: Any) -> dict[str, Any]:
     """Return a summary of a run without trials, with these fields instead of its own."""
     dataset = {"name": "mnist", "version": "3.0.1", "fingerprint": "f", "train": 90, "validation": 10, "test": 20}
+    images = {"classes": [*DIGITS], "image_shape": [28, 28, 1], "largest_class": 2}
+    seconds = {"wall_seconds": 31.0, "start_seconds": 1.0, "prepare_seconds": 1.0, "trials_seconds": 28.0}
     summary = {
         "schema": 1,
         "run": "r",
-        "dataset": dataset,
+        "dataset": {**dataset, **images},
         "models": {},
         "trials": [],
         "ended": "2026-11-25T03:00:31Z",
-        "timing": {"wall_seconds": 31.0},
+        "timing": {**seconds, "store_seconds": 1.0},
         "versions": {"python": "3.11.7"},
     }
     return {**summary, **fields}
@@ -31,8 +34,10 @@ def small_summary(**fields: Any) -> dict[str, Any]:
 def small_trial(seed: int, **fields: Any) -> dict[str, Any]:
     """Return the row of a trial that failed, with these fields instead of its own."""
     trial = {"id": f"keras-s{seed}", "model": "keras", "dataset": "mnist", "seed": seed, "epochs": 5, "attempts": 1}
+    settings = {"global_batch_size": 32, "optimizer": "rmsprop", "learning_rate": 0.001, "schedule": "constant"}
     error = {"code": "E-NAN", "message": "the loss is not a number", "details": "", "retry": False}
-    return {**trial, "status": "failed", "error": error, **fields}
+    others = {"precision": "float32", "validation_percent": 10}
+    return {**trial, **settings, **others, "status": "failed", "error": error, **fields}
 
 
 def successful_trial(seed: int, **fields: Any) -> dict[str, Any]:
