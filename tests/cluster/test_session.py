@@ -20,6 +20,7 @@ from cluster.errors import ClusterError
 from cluster.ray_private import LOOPBACK, connect
 from cluster.session import require_head, session
 from cluster.tasks import result_of, start_beside_driver
+from tests.support.bounds import assert_at_most
 from tests.support.clusters import wait_until
 from tests.support.intruder import PUBLIC, listening, processes_below, tried_by_another_user
 from tests.support.job import ROOT
@@ -42,7 +43,7 @@ def test_f19_an_address_without_a_ray_head_is_refused_within_5_seconds(listens: 
         begin = time.monotonic()
         with pytest.raises(ClusterError, match=f"{address}: no Ray head answers"), session(address, []):
             pass
-        assert time.monotonic() - begin < 5
+        assert_at_most(5, since=begin)
 
 
 @pytest.mark.slow
@@ -53,7 +54,7 @@ def test_a_web_server_is_refused_as_a_ray_head(monkeypatch: pytest.MonkeyPatch) 
         begin = time.monotonic()
         with pytest.raises(ClusterError, match="no Ray head answers"), session(f"127.0.0.1:{server.server_port}", []):
             pass
-        assert time.monotonic() - begin < 5
+        assert_at_most(5, since=begin)
         server.shutdown()
 
 
@@ -82,7 +83,7 @@ def test_an_address_that_never_answers_is_refused_within_5_seconds() -> None:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match="no Ray head answers"), session(address, []):
             pass
-        assert time.monotonic() - begin < 5
+        assert_at_most(5, since=begin)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "host:port", "ray://10.0.0.1:10001", ":6379"])

@@ -27,7 +27,7 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
-from tests.support.processor import at_most_processor_seconds
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.store.fake_versions import DATASET, small_manifest
 from tests.support.stored import publish_untrained, small_spec
 

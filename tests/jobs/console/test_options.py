@@ -27,7 +27,7 @@ from jobs.show import ShowOptions
 from jobs.train.options import Seeds, TrainOptions
 from mnist_lib.errors import SpecError
 from mnist_lib.settings import option
-from tests.support.processor import at_most_processor_seconds
+from tests.support.bounds import at_most_processor_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

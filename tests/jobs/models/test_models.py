@@ -20,8 +20,8 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import version_folder
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.hostile import HOSTILE, is_harmless
-from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Faulty
 from tests.support.store.sealed import fields_of

@@ -28,9 +28,9 @@ from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import printable
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.hostile import ANY_TEXT, is_harmless
 from tests.support.job import ROOT
-from tests.support.processor import at_most_processor_seconds
 from tests.support.store.fake_versions import about, files
 
 

@@ -19,9 +19,9 @@ from jobs.retrain.work import TrainWork
 from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.objects.local import LocalObjects
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.emitted import kubernetes_words
 from tests.support.job import ROOT
-from tests.support.processor import at_most_processor_seconds
 from tests.support.receiver import Receiver
 from tests.support.schedule import DAILY, HOURLY, Schedule
 

@@ -16,12 +16,12 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
 from tests.support.job import processes_of
 from tests.support.pictures import noise
-from tests.support.processor import at_most_processor_seconds
 from tests.support.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, terminate
 
 pytestmark = pytest.mark.slow

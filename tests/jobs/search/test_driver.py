@@ -21,7 +21,7 @@ from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, RungDone, Started, TrialFailure
 from mnist_lib.run_documents import RungScored
 from mnist_lib.store.runs import SEARCH, RunFolder
-from tests.support.processor import at_most_processor_seconds
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites

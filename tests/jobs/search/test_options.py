@@ -12,8 +12,8 @@ from jobs.search.__main__ import plan_lines, search_lines
 from jobs.search.options import SearchOptions, is_search
 from jobs.train.__main__ import configuration
 from jobs.train.options import TrainOptions
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.job import ROOT
-from tests.support.processor import at_most_processor_seconds
 from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
 
 RATE = "--vary=learning_rate=1e-4..1e-1:log"

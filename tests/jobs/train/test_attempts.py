@@ -36,7 +36,7 @@ def test_f1_f9_a_trial_resumes_after_its_worker_is_killed_with_the_weights_of_an
     run = tmp_path / "runs/r"
     driver = start(*options_for(ray_address, data_dir, tmp_path), "--cpu-replicas=2", home=tmp_path)
     os.kill(pid_of("scratch-s0", run, epoch=5), signal.SIGKILL)
-    stdout, stderr = driver.communicate(timeout=100)
+    stdout, stderr = driver.communicate(timeout=200)
     assert driver.returncode == 0, stderr
     _, resumed_after = starts_of("scratch-s0", run)
     assert resumed_after >= 4
@@ -113,7 +113,7 @@ def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(data_dir: Path, tmp
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
         cluster.kill(node)
         cluster.add_nodes(cpus=1)
-        stdout, stderr = driver.communicate(timeout=100)
+        stdout, stderr = driver.communicate(timeout=200)
     assert driver.returncode == 0, stderr
     # The worker ends with its node, and either may be noticed first.
     assert re.search(r"attempt 1 of scratch-s0 died \((node lost|worker killed)\); resuming at epoch", stderr)
@@ -141,22 +141,22 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
 def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
-    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch")
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100")
     driver = start(*command, home=tmp_path, prelude=IMPATIENT + UNTRAINED)
     silent = pid_of("scratch-s0", tmp_path / "runs/r", epoch=2)
     os.kill(silent, signal.SIGSTOP)
     wait_until(
         lambda: [e for e in history_of(tmp_path / "runs/r") if e["event"] == "died"],
         "the attempt was not abandoned",
-        30,
+        100,
     )
     os.kill(silent, signal.SIGCONT)
-    stdout, stderr = driver.communicate(timeout=100)
+    stdout, stderr = driver.communicate(timeout=200)
     assert driver.returncode == 0, stderr
     assert "attempt 1 of scratch-s0 died (silent); resuming at epoch" in stderr
-    assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
+    assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=100)}
     assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
-    wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker still runs", 20)
+    wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker still runs", 60)
 
 
 ONE_DIVERGES = """

@@ -167,7 +167,7 @@ def test_a_host_cut_off_during_training_does_not_change_the_result(calm: tuple[s
     submitted = laptop.start(*submission(machines, "cut", "--seeds=2"), environment=TOKEN)
     wait_until(lambda: worker.name in trained_on(run), f"no trial is trained on {worker.name}")
     worker.set_link("down")
-    stdout, stderr = submitted.communicate(timeout=150)
+    stdout, stderr = submitted.communicate(timeout=400)
     worker.set_link("up")
     assert submitted.returncode == 0, stderr
     assert "(node lost); resuming at epoch" in stderr, stderr

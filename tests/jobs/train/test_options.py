@@ -21,9 +21,9 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Started
 from mnist_lib.settings import options_of
 from mnist_lib.store.opening import open_run
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.job import ROOT
 from tests.support.pictures import classes, write_folder
-from tests.support.processor import at_most_processor_seconds
 
 BILLION_LAUGHS = "l0: &l0 [lol]\n" + "".join(f"l{n}: &l{n} [{','.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 10))
 

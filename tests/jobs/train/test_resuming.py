@@ -12,6 +12,7 @@ import pytest
 
 from cluster.local import temporary_cluster
 from mnist_lib.objects.local import LocalObjects
+from tests.support.bounds import assert_at_most
 from tests.support.clusters import free_cpus, kill_gcs, wait_until
 from tests.support.job import (
     IMPATIENT,
@@ -65,8 +66,8 @@ def test_f7_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
         kill_gcs(cluster)
         begin = time.monotonic()
-        _, stderr = driver.communicate(timeout=100)
-        assert time.monotonic() - begin < 40  # IMPATIENT waits 5 s for the head, not 30 s
+        _, stderr = driver.communicate(timeout=200)
+        assert_at_most(40, since=begin)  # IMPATIENT waits 5 s for the head, not 30 s
     assert driver.returncode == 8, stderr
     assert "error[E-CLUSTER-LOST] the head of the cluster has not answered for" in stderr
     command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=160")
@@ -82,13 +83,13 @@ def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(data_dir: Path,
     pid_of("scratch-s0", tmp_path / "results/runs/r", epoch=5)
     begin = time.monotonic()
     os.killpg(driver.pid, signal.SIGINT)
-    stdout, stderr = driver.communicate(timeout=30)
-    assert time.monotonic() - begin < 5  # a process ends only when the file system has finished its write
+    stdout, stderr = driver.communicate(timeout=60)
+    assert_at_most(5, since=begin)  # a process ends only when the file system has finished its write
     assert (driver.returncode, stdout) == (130, ""), stderr
     last = stderr.splitlines()[-1]
     assert last.startswith("interrupted; resume with: python -m jobs.train --resume r --storage ")
     assert "Traceback" not in stderr
-    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 60)
     arguments = shlex.split(last.partition("jobs.train ")[2])
     code, stdout, stderr = train(*arguments, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
@@ -104,12 +105,12 @@ def test_f17_two_interrupts_end_a_run_at_once_and_leave_no_process(data_dir: Pat
     for _ in range(2):
         os.killpg(driver.pid, signal.SIGINT)
         time.sleep(0.01)
-    stdout, stderr = driver.communicate(timeout=30)
-    assert time.monotonic() - begin < 5
+    stdout, stderr = driver.communicate(timeout=60)
+    assert_at_most(5, since=begin)
     assert (driver.returncode, stdout) == (130, ""), stderr
     assert stderr.splitlines()[-1].startswith("interrupted; resume with: python -m jobs.train --resume r ")
     assert "Traceback" not in stderr
-    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 60)
 
 
 def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, tmp_path: Path) -> None:
@@ -122,8 +123,10 @@ def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, 
         assert driver.stderr is not None
         driver.stderr.close()
         os.killpg(driver.pid, signal.SIGTERM)
-        assert driver.wait(timeout=3) == 143
-    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
+        begin = time.monotonic()
+        assert driver.wait(timeout=60) == 143
+        assert_at_most(3, since=begin)
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 60)
 
 
 def test_u7_closing_the_terminal_ends_the_run_with_exit_code_129(data_dir: Path, tmp_path: Path) -> None:
@@ -133,8 +136,10 @@ def test_u7_closing_the_terminal_ends_the_run_with_exit_code_129(data_dir: Path,
     os.close(its_own)
     pid_of("scratch-s0", tmp_path / "results/runs/r", epoch=5)
     os.close(ours)
-    assert driver.wait(timeout=5) == 129
-    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 10)
+    begin = time.monotonic()
+    assert driver.wait(timeout=60) == 129
+    assert_at_most(5, since=begin)
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 60)
 
 
 def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_dir: Path, tmp_path: Path) -> None:
@@ -145,7 +150,7 @@ def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_di
     assert not any(service in line for service in ("monitor.py", "dashboard.py") for line in running)  # not needed
     (node,) = [line.split()[0] for line in running if "raylet/raylet" in line]
     os.kill(int(node), signal.SIGKILL)
-    stdout, stderr = driver.communicate(timeout=20)
+    stdout, stderr = driver.communicate(timeout=60)
     assert (driver.returncode, stdout) == (8, ""), stderr
     assert stderr.startswith("error[E-CLUSTER-LOST] Ray's process on this node has died; resume with: ")
     assert len(stderr.splitlines()) == 1
@@ -159,8 +164,8 @@ def test_f5_a_run_whose_driver_was_killed_leaves_a_joined_cluster_free_and_is_re
     worker = pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
     driver.kill()
     driver.communicate()
-    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker still runs", 30)
-    wait_until(lambda: free_cpus() == 3, "the CPUs have not been released", 30)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker still runs", 60)
+    wait_until(lambda: free_cpus() == 3, "the CPUs have not been released", 60)
     code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
     assert starts_of("scratch-s0", tmp_path / "runs/r")[1] >= 3
@@ -176,7 +181,7 @@ def test_a_second_driver_of_a_run_gives_exit_code_75_and_names_the_first(
     code, _, stderr = train(*command, home=tmp_path)
     assert code == 75
     assert f"r.lock: expected no lock, got one held by process {first.pid} on " in stderr
-    first.communicate(timeout=100)
+    first.communicate(timeout=200)
     assert first.returncode == 0
     assert not list((tmp_path / "unfinished").iterdir())
 
@@ -192,7 +197,7 @@ def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(data_dir:
     pid_of("keras-s1", run, epoch=5)
     driver.kill()
     driver.communicate()
-    wait_until(lambda: not [p for p in processes_of(tmp_path) if "Agent" not in p], "processes still run", seconds=20)
+    wait_until(lambda: not [p for p in processes_of(tmp_path) if "Agent" not in p], "processes still run", seconds=60)
     sorted(run.glob("trials/keras-s1/checkpoints/*"))[-1].write_bytes(b"damaged")
     code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
     assert code == 0, stderr
@@ -207,4 +212,4 @@ def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(data_dir:
         for seed in (0, 1)
     }
     assert len(list(run.glob("trials/*/tb/*"))) == 4
-    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", seconds=75)
+    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", seconds=120)

@@ -18,6 +18,7 @@ from mnist_lib.data import availability
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
+from tests.support.bounds import assert_at_most
 from tests.support.builders import trees
 
 pytestmark = pytest.mark.usefixtures("tensorflow")  # TensorFlow has to be set up before its first use
@@ -79,7 +80,7 @@ def test_the_error_is_prompt_with_the_no_proxy_variable_and_with_a_dead_proxy(
     begin = time.monotonic()
     with pytest.raises(DataMissingError, match="cannot be reached"):
         prepare(DataRequest(dataset="mnist", data_dir=tmp_path))
-    assert time.monotonic() - begin < 8
+    assert_at_most(8, since=begin)
 
 
 def test_a_host_that_never_answers_is_abandoned_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:

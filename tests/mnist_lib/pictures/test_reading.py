@@ -19,11 +19,11 @@ from mnist_lib.pictures.reading import (
     read_file,
     read_picture,
 )
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.digits import DIGITS, MAX_DIFFERENCE, difference, enlarged
 from tests.support.drawing import KINDS, header_only, png, saved
 from tests.support.hostile_pictures import AS_IS, COLOUR, of_numbers
 from tests.support.hostile_pictures import DIGIT as MNIST
-from tests.support.processor import at_most_processor_seconds
 
 
 def refusal(path: Path) -> str:

@@ -12,7 +12,7 @@ from mnist_lib.clock import moment_of
 from mnist_lib.retraining import retrainer
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.retraining.slots import OVERLAP, Policy
-from tests.support.processor import at_most_processor_seconds
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.retraining.fakes import SCHEDULE, DiedError
 from tests.support.retraining.world import BEGIN, Settings, World
 

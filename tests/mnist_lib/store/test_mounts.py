@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processor import at_most_processor_seconds
+from tests.support.bounds import at_most_processor_seconds
 from tests.support.store.mounts import read_only, require_namespaces, run_with_mount
 
 
