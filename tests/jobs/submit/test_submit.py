@@ -19,6 +19,7 @@ from jobs.submit.__main__ import SENT, _check, _own_files, main, words_of_job
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import IntegrityError, ModelError
 from tests.support.bounds import assert_at_most
+from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
@@ -85,7 +86,7 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"
-    command = at(data_dir, tmp_path, "--models=scratch", "--epochs=300", "--run-name=stopped")
+    command = at(data_dir, tmp_path, "--models=scratch", "--epochs=10000", "--run-name=stopped")
     first = start(url, *command)
     pid_of("scratch-s0", tmp_path / "runs/stopped", epoch=5)
     second = start(url, *command)  # the same submission while the job runs
@@ -99,10 +100,12 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     assert "terminated; resume with: the same submission" in stderr
     second.communicate(timeout=100)
     assert second.returncode == 143
-    code, stdout, stderr = submit(url, *command)
-    assert code == 0, stderr
-    assert "resuming run stopped" in stderr
+    again = start(url, *command)
+    wait_until(lambda: len(starts_of("scratch-s0", tmp_path / "runs/stopped")) == 2, "the run has not been resumed")
     assert starts_of("scratch-s0", tmp_path / "runs/stopped")[1] >= 4
+    ray_job("stop", "stopped.2", url)
+    _, stderr = again.communicate(timeout=100)
+    assert "resuming run stopped" in stderr
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from tests.support.job import (
     IMPATIENT,
     ROOT,
     hashes,
-    history_of,
     options_for,
     pid_of,
     start,
@@ -138,19 +137,14 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
 
 
 @pytest.mark.long
-def test_f8_a_silent_attempt_is_abandoned_and_its_late_events_are_ignored(
+def test_f8_a_silent_attempt_is_abandoned_and_its_worker_is_killed(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
+    """What a worker sends after it was abandoned is in the simulated worlds: a real one does not live to send it."""
     command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100")
     driver = start(*command, home=tmp_path, prelude=IMPATIENT + UNTRAINED)
     silent = pid_of("scratch-s0", tmp_path / "runs/r", epoch=2)
     os.kill(silent, signal.SIGSTOP)
-    wait_until(
-        lambda: [e for e in history_of(tmp_path / "runs/r") if e["event"] == "died"],
-        "the attempt was not abandoned",
-        100,
-    )
-    os.kill(silent, signal.SIGCONT)
     stdout, stderr = driver.communicate(timeout=200)
     assert driver.returncode == 0, stderr
     assert "attempt 1 of scratch-s0 died (silent); resuming at epoch" in stderr

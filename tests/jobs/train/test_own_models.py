@@ -119,7 +119,7 @@ def test_f1_a_user_model_of_colour_pictures_killed_three_times_ends_with_the_sam
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     assert len(starts_of("small_resnet-s0", results / "runs/r")) == 4
-    code, stdout, stderr = run(tmp_path, "jobs.models", "reproduce", "small_resnet@latest", "--json", *data)
+    code, stdout, stderr = run(tmp_path, "jobs.models", "reproduce", "small_resnet@latest", "--cpus=1", "--json", *data)
     assert (code, json.loads(stdout)["verdict"]) == (0, "identical"), stderr
     exported = ("jobs.models", "export", "small_resnet@latest", "--format=onnx", f"--to={tmp_path}/model.onnx")
     code, stdout, stderr = run(tmp_path, *exported, *data)
