@@ -107,24 +107,20 @@ def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(
 
 
 @pytest.mark.long
-def test_f1_a_user_model_of_colour_pictures_killed_three_times_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_f1_a_user_model_of_colour_pictures_whose_worker_is_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
     names = ("beach", "city", "desert", "farm", "forest", "lake", "meadow", "mountain", "river", "sea")
     folder = write_folder(tmp_path / "places", classes(*names, mode="RGB", size=(32, 32)))
     data = (f"--data-dir={tmp_path}", f"--dataset={folder}")
-    options = (f"--models={SOURCE}:small_resnet", "--epochs=14", "--checkpoint-seconds=0", "--cpus-per-trial=1")
+    options = (f"--models={SOURCE}:small_resnet", "--epochs=10", "--checkpoint-seconds=0", "--cpus-per-trial=1")
     results = tmp_path / "results"
     process = start(*options, *data, "--storage", results, "--run-name=r", home=tmp_path)
-    for epoch in (2, 7, 11):
-        os.kill(pid_of("small_resnet-s0", results / "runs/r", epoch), signal.SIGKILL)
+    os.kill(pid_of("small_resnet-s0", results / "runs/r", epoch=5), signal.SIGKILL)
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
-    assert len(starts_of("small_resnet-s0", results / "runs/r")) == 4
-    code, stdout, stderr = run(tmp_path, "jobs.models", "reproduce", "small_resnet@latest", "--cpus=1", "--json", *data)
+    assert len(starts_of("small_resnet-s0", results / "runs/r")) == 2
+    again = ("jobs.models", "reproduce", "small_resnet@latest", "--cpus=1", "--json", *data)
+    code, stdout, stderr = run(tmp_path, *again)
     assert (code, json.loads(stdout)["verdict"]) == (0, "identical"), stderr
-    exported = ("jobs.models", "export", "small_resnet@latest", "--format=onnx", f"--to={tmp_path}/model.onnx")
-    code, stdout, stderr = run(tmp_path, *exported, *data)
-    assert code == 0, stderr
-    assert "The file predicts the same for" in stdout
 
 
 @pytest.mark.long
