@@ -142,8 +142,9 @@ class SimulatedCluster:
     def cut_off(self, node: Node, seconds: float) -> None:
         """Cut the connection to a node for a while. If the head has given it up meanwhile, its lanes end afterwards."""
         node.reachable = False
-        for lane in self.running_on(node):
-            lane.faults.append("its node is cut off")
+        for lane in {*self.lanes, *self._with_events}:  # also one that has ended, whose last events cannot be read now
+            if lane.node is node:
+                lane.faults.append("its node is cut off")
         dead = seconds > NODE_LOST_SECONDS
         if dead:
             self.clock.after(NODE_LOST_SECONDS, lambda: self._know_dead(node))
