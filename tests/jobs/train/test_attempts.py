@@ -70,6 +70,18 @@ worker.run_lane = run_lane
 """
 
 
+def test_f2_a_run_whose_only_trial_dies_in_every_attempt_ends_with_exit_code_5(
+    ray_address: str, data_dir: Path, tmp_path: Path
+) -> None:
+    prelude = UNTRAINED + "KILLED = ['keras-s0']" + KILL_ITSELF
+    command = (*options_for(ray_address, data_dir, tmp_path), "--models=keras", "--max-failures=1")
+    code, _, stderr = train(*command, home=tmp_path, prelude=prelude)
+    assert code == 5, stderr
+    assert stderr.splitlines()[-1].startswith("error[E-CRASH] keras-s0: failed after 2 attempts: worker killed")
+    assert "start a run with another --run-name" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+
+
 def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:

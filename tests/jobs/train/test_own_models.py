@@ -62,7 +62,7 @@ def test_a_user_model_is_trained_with_its_arguments_and_stored_with_its_source(h
     assert "small_resnet" in (home / "results/index.html").read_text()
 
 
-@pytest.mark.parametrize("command", ["list", "verify"])
+@pytest.mark.parametrize("command", ["list", "champion", "history", "verify"])
 def test_m2_commands_that_run_no_code_do_not_need_the_model_file(home: Path, command: str, tmp_path: Path) -> None:
     shutil.copytree(home / "results", tmp_path / "results")
     code, stdout, stderr = run(tmp_path, "jobs.models", command)
