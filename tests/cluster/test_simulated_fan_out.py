@@ -13,8 +13,8 @@ from cluster.fan_out import LostAttempt
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import LaneStarted, TrialResult
 from mnist_lib.spec import trial_grid
-from tests.support.simulation.cluster import SimulatedLane
 from tests.support.simulation.fan_out import Run, trials
+from tests.support.simulation.lanes import SimulatedLane
 
 
 def test_u1_the_second_trial_of_a_lane_may_have_longer_epochs_than_the_silence_deadline() -> None:

@@ -8,83 +8,21 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import nodes
 from cluster.attempts import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError
-from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, LaneStarted, RungDone, TrialEvent, TrialResult
 from tests.support.simulation.clock import VirtualClock
+from tests.support.simulation.lanes import Node, SimulatedLane, Watch
 from tests.support.simulation.trials import VERSIONS, Durations, trial_script
 
 NODE_LOST_SECONDS = 15.0  # until the head knows
 HEAD_SECONDS = 30.0  # after which a driver gives up
 LARGE = (CheckpointTaken, RungDone, TrialResult)  # events whose content stays on the worker's node
 EVENT_LOST = Death(cause=Cause.NODE_LOST, details="with an event")
-
-
-@dataclass(eq=False)
-class Node:
-    name: str
-    slots: int
-    alive: bool = True
-    reachable: bool = True
-    declared_dead: bool = False  # by the head
-    free: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.free = self.slots
-
-
-@dataclass(eq=False)
-class SimulatedLane:
-    number: int
-    node: Node | None = None  # None while it waits for a slot
-    payloads: deque[Assignment] = field(default_factory=deque)
-    closed: bool = False
-    begun: bool = False  # its first event is on the way
-    stream: deque[Message | Death] = field(default_factory=deque)  # not taken by the driver yet; lost if the lane dies
-    arrived: deque[Message | Death] = field(default_factory=deque)  # taken by the driver
-    content_at: float = 0.0  # when the content of the first unread event arrives
-    is_requested: bool = False  # whether the driver has asked for that content
-    requested_at: float = math.inf  # since when it has waited for that content
-    script: Generator[Any, None, None] | None = None
-    has_mailbox: bool = True
-    wants: str = ""  # "trial" or "room" while the script waits for one
-    stopped_at: float = math.inf  # infinite while it is not stopped
-    is_late: bool = False  # it was due to go on while it was stopped
-    ended: bool = False
-    cancelled: bool = False
-    failed: bool = False  # whether the driver knows that it has failed
-    is_killed_later: bool = False  # a kill that did not reach its node
-    faults: list[str] = field(default_factory=list)  # what has happened to it
-    assignment: Assignment | None = None  # what it works on
-    trial_began_at: float = math.inf
-    last_event: TrialEvent | None = None
-    last_sent_at: float = math.inf
-    longest: float = 0.0  # seconds between two events of its trial
-
-    @property
-    def stopped(self) -> bool:
-        return self.stopped_at < math.inf
-
-    @property
-    def is_reachable(self) -> bool:
-        return self.node is None or self.node.reachable
-
-
-class Watch:
-    """What a world observes. Each method is called just before the event that it is named after takes effect."""
-
-    def on_wait(self, lanes: Collection[SimulatedLane]) -> None: ...
-    def on_start(self) -> None: ...
-    def on_assign(self, lane: SimulatedLane) -> None: ...
-    def on_begin(self, lane: SimulatedLane, assignment: Assignment) -> None: ...
-    def on_taken(self, lane: SimulatedLane, message: Message) -> None: ...
-    def on_abandon(self, lane: SimulatedLane) -> None: ...
 
 
 class SimulatedCluster:

@@ -8,7 +8,8 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.results import TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec, by_cost, trial_grid
 from tests.support.simulation.clock import VirtualClock
-from tests.support.simulation.cluster import SimulatedCluster, SimulatedLane
+from tests.support.simulation.cluster import SimulatedCluster
+from tests.support.simulation.lanes import SimulatedLane
 from tests.support.simulation.trials import Durations
 
 

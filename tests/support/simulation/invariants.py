@@ -20,7 +20,8 @@ from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
-from tests.support.simulation.cluster import SimulatedCluster, SimulatedLane, Watch
+from tests.support.simulation.cluster import SimulatedCluster
+from tests.support.simulation.lanes import SimulatedLane, Watch
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 
 MAX_PAUSE_SECONDS = 30.0  # after deaths

@@ -22,8 +22,9 @@ from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
-from tests.support.simulation.cluster import NODE_LOST_SECONDS, SimulatedCluster, SimulatedLane, Watch
+from tests.support.simulation.cluster import NODE_LOST_SECONDS, SimulatedCluster
 from tests.support.simulation.invariants import WARNINGS, Invariants, WatchedTraining, known_capacity, must
+from tests.support.simulation.lanes import SimulatedLane, Watch
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
