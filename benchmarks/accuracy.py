@@ -27,9 +27,9 @@ from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.drawings import mnist
 from benchmarks.errors import draw_errors, errors_of, errors_text
 from benchmarks.record import setting
-from mnist_lib.aggregation import Tally, seed_statistics
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.report.aggregation import Tally, seed_statistics
 from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.strategy import configure_process

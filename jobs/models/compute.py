@@ -61,7 +61,7 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     version = _version(objects, options)
     _import_keras(gpus=True)
-    from mnist_lib import reproduction
+    from mnist_lib.training import reproduction
 
     def load() -> "Dataset":
         return load_dataset(_data(version, options), objects, used=used_labels(objects, version))

@@ -22,12 +22,12 @@ from cluster.nodes import LanePlan
 from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.display import RunProgress, display
 from jobs.train.write_queue import Checkpoints, WriteQueue
-from mnist_lib.aggregation import Tally
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import SystemClock
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import IntegrityError, StoreError
 from mnist_lib.model_file import ModelFile
+from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.summary import trial_summary
 from mnist_lib.results import (
     CheckpointTaken,

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 from jobs.console.options import flags_of, load_mapping
 from jobs.train.options import TrainOptions
-from mnist_lib.aggregation import Tally
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects
 from mnist_lib.objects.storage import is_url
+from mnist_lib.report.aggregation import Tally
 from mnist_lib.run_documents import Summary
 from mnist_lib.settings import defaults_of
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, RunFolder

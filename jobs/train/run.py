@@ -22,7 +22,6 @@ from jobs.train.options import TrainOptions
 from jobs.train.planning import connected, models_to_check, plan_of
 from jobs.train.recorder import Recorder, Training
 from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
-from mnist_lib.aggregation import Tally
 from mnist_lib.catalog import DATASETS
 from mnist_lib.clock import now_text, steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
@@ -31,6 +30,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
+from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
 from mnist_lib.report.texts import changes_text, growth_texts
 from mnist_lib.results import TrialResult

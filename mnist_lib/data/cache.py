@@ -18,7 +18,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from mnist_lib.archives import read_npz
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.listing import Listing, list_folder
@@ -27,6 +26,7 @@ from mnist_lib.data.request import ClassNames, DataRequest
 from mnist_lib.data.split import COLUMNS, Dataset
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.local import LocalObjects
 
 CACHE_SCHEMA = 6

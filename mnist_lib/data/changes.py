@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.archives import read_npz
 from mnist_lib.data.request import ClassNames, CountsBySplit, Growth
 from mnist_lib.data.split import Changes, Dataset, ImageHashes, Labels
 from mnist_lib.documents import decode, encode
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.archives import read_npz
 from mnist_lib.results import Accuracy
 
 SPLITS = ("train", "test")

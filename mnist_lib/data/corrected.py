@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.archives import hash_arrays
 from mnist_lib.data.corrections import NONE, Correction, CorrectionCounts, UsedLabels, parse_corrections
 from mnist_lib.data.listing import MAX_NAMED, listed
 from mnist_lib.data.split import (
@@ -27,6 +26,7 @@ from mnist_lib.data.split import (
     text_of,
 )
 from mnist_lib.errors import DataError
+from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.wording import counted
 
 REMOVED, NO_CLASS = -1, -2  # in place of a label

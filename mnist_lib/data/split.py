@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.archives import hash_arrays
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.request import CountsBySplit
 from mnist_lib.errors import DataError
+from mnist_lib.objects.archives import hash_arrays
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
 VALIDATION_SEED = 20_260_101

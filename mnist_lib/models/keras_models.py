@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mnist_lib.archives import read_keras_weights
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.models.layers import (
     Augmentation,
@@ -23,6 +22,7 @@ from mnist_lib.models.layers import (
     to_predict,
 )
 from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
+from mnist_lib.objects.archives import read_keras_weights
 from mnist_lib.wording import one_line
 
 KERAS_FILE = "model.keras"

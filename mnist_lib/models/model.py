@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from mnist_lib.archives import hash_arrays
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.archives import hash_arrays
 
 ImageShape = tuple[int, int, int]  # height, width, channels
 Tensors = list[tf.Tensor]

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from mnist_lib.archives import read_npz
 from mnist_lib.errors import IntegrityError
 from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file, serving_module
+from mnist_lib.objects.archives import read_npz
 from mnist_lib.spec import TrialSpec
 
 NPZ_FILE = "weights.npz"

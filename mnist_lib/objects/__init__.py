@@ -1,1 +1,1 @@
-"""Named bytes on a disk or in a bucket, and what is built on their atomic creation: records, leases and locks."""
+"""Named bytes on a disk or in a bucket, records, leases and locks on their atomic creation, and arrays in files."""

@@ -1,1 +1,1 @@
-"""What a run achieved: its summary, text tables, the report and the index as pages, and TensorBoard's event files."""
+"""What a run achieved: statistics over its trials, summary, text tables, the pages of report and index, TensorBoard."""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.aggregation import Tally
 from mnist_lib.data.split import Labels
+from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started, mean_accuracy
 from mnist_lib.run_documents import AttemptDied, DriverConnected, SearchDocument, Summary, TrialEnded
 

@@ -16,11 +16,11 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
-from mnist_lib.aggregation import Tally
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import builtins_of
 from mnist_lib.report import evidence, plots
+from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.evidence import Course, ReportedSearch, StoredTrial
 from mnist_lib.report.summary import settings_of

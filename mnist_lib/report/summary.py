@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.aggregation import Tally
 from mnist_lib.data.changes import fall
 from mnist_lib.data.split import Dataset, Labels
 from mnist_lib.environment import package_versions
+from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import Accuracy, Measurements, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
     ChangesSummary,

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.archives import read_npz
 from mnist_lib.catalog import MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.split import ImageHashes, Labels, indices_of
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.versions import Version, read_file
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnist_lib.archives import read_npz
 from mnist_lib.catalog import MAX_PROBABILITIES
 from mnist_lib.documents import Count, Sha256
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_EPOCHS_BYTES, MAX_FILE_BYTES, concurrently
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.results import Measurements, TrialResult

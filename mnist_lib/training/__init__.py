@@ -1,1 +1,1 @@
-"""Training: compiled steps, the loop and the evaluation, devices, checkpoints, and trials from start to end."""
+"""Training: compiled steps, loop and evaluation, devices, checkpoints, trials from start to end, and reproduction."""

@@ -12,10 +12,10 @@ import tensorflow as tf
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from mnist_lib.archives import read_npz
 from mnist_lib.documents import Count, Json, Number, Seconds, decode, encode
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
+from mnist_lib.objects.archives import read_npz
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec
 from mnist_lib.training.steps import Values

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
-from mnist_lib.aggregation import Tally
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.request import CountsBySplit, Growth
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import decode, encode
+from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, dataset_summary, summarize, trial_summary
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialFailure, TrialResult

@@ -19,11 +19,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.archives import MAX_HEADER_BYTES, read_npz
 from mnist_lib.catalog import MAX_TEST_IMAGES
 from mnist_lib.data.request import stored_name
 from mnist_lib.documents import Count, Json, Moment, Name, Number, Sha256, Share, Text
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.archives import MAX_HEADER_BYTES, read_npz
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.records import RecordLog, read_record, seal, unseal
 from mnist_lib.results import Accuracy

@@ -1,6 +1,6 @@
 import pytest
 
-from mnist_lib.aggregation import seed_statistics, student_t_quantile
+from mnist_lib.report.aggregation import seed_statistics, student_t_quantile
 from mnist_lib.results import Accuracy
 from tests.support.made_run import FOUR_LABELS, small_result, tally_of
 

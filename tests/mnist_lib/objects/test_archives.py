@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.archives import MAX_MEMBERS, read_keras_weights, read_npz
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.archives import MAX_MEMBERS, read_keras_weights, read_npz
 from tests.support.memory import peak_bytes
 
 LIMITS = {"a": 4_000, "b": 100}
@@ -81,7 +81,7 @@ def test_a_member_that_holds_more_than_it_should_is_refused_in_little_memory(
 ) -> None:
     path = tmp_path / "bomb.npz"
     path.write_bytes(claiming(size, method, compress(bytes(1 << 26))))
-    setup = "from mnist_lib.archives import read_npz\nfrom mnist_lib.errors import IntegrityError\n"
+    setup = "from mnist_lib.objects.archives import read_npz\nfrom mnist_lib.errors import IntegrityError\n"
     setup += f"content = open({str(path)!r}, 'rb').read()\n"
     code = """
 try:
