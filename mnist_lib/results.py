@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mnist_lib.documents import Count, Document, Number, Rate, Seconds, Sha256, Text, Texts, written
+from mnist_lib.documents import Count, Document, Interval, Number, Rate, Seconds, Sha256, Text, Texts, written
 from mnist_lib.errors import SpecError
 from mnist_lib.spec import TrialSpec
 
@@ -52,24 +52,28 @@ class Accuracy:
         missing = max(0, highest - self.correct)
         return missing**2 * self.total <= highest * (self.total - highest)  # missing <= sqrt(n p (1 - p)), exactly
 
-    def interval(self, selected_from: int = 1) -> tuple[float, float]:
-        """Return the 95% confidence interval of the accuracy (Wilson, 1927).
+    def interval(self, selected_from: int = 1) -> Interval:
+        """Return the 95% confidence interval of the accuracy (Wilson, 1927), if the images are independent.
 
         Args:
             selected_from: the number of models of which this one was chosen by these predictions. The best of many is
                 partly the luckiest, so the lower end is that of an interval which covers all of them (Bonferroni).
         """
         if not self.total:
-            return (0.0, 1.0)
-        # Rounding could exclude the value where it is 0 or 1.
-        return (
-            max(0.0, min(self.value, self._wilson(-normal_quantile(1 - 0.025 / selected_from)))),
-            min(1.0, max(self.value, self._wilson(normal_quantile(0.975)))),
-        )
+            return 0.0, 1.0
+        low, high = normal_quantile(1 - 0.025 / selected_from), normal_quantile(0.975)
+        return wilson_interval(self.value, self.total, low, high)
 
-    def _wilson(self, z: float) -> float:
-        n, p = self.total, self.value
-        return (p + z * z / (2 * n) + z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+
+def wilson_interval(mean: float, count: float, low: float, high: float) -> Interval:
+    """Return Wilson's interval of a share: its limits for `count` independent answers and two normal quantiles."""
+
+    def limit(z: float) -> float:
+        deviation = z * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
+        return (mean + z * z / (2 * count) + deviation) / (1 + z * z / count)
+
+    # Rounding could exclude the mean where it is 0 or 1.
+    return max(0.0, min(mean, limit(-low))), min(1.0, max(mean, limit(high)))
 
 
 def mean_accuracy(accuracies: Iterable[Accuracy | None]) -> float | None:

@@ -12,6 +12,7 @@ from mnist_lib.data.request import MAX_CLASSES, ClassName, CountsBySplit, Growth
 from mnist_lib.documents import (
     Count,
     Document,
+    Interval,
     Json,
     Moment,
     Name,
@@ -29,8 +30,6 @@ from mnist_lib.spec import MAX_ARGUMENTS
 
 SUMMARY_SCHEMA = 1
 MAX_RUN_NAME_LENGTH = 100
-
-Interval = Annotated[tuple[Share, ...], Meta(min_length=2, max_length=2)]
 
 
 class ChangesSummary(Document, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mnist_lib.intervals import student_t_quantile
 from mnist_lib.results import Accuracy, TrialResult
 
 if TYPE_CHECKING:
@@ -33,32 +34,6 @@ def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
     std = statistics.stdev(accuracies)
     half = student_t_quantile(0.975, count - 1) * std / math.sqrt(count)
     return SeedStatistics(count, mean, std, (max(0.0, mean - half), min(1.0, mean + half)))
-
-
-def student_t_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile of Student's t at `probability` in [0.5, 1), by bisection of its exact distribution.
-
-    SciPy is not used because Keras would import it in every worker.
-    """
-    low, high = 0.0, 1e6
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_t_cdf(middle, degrees) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def _student_t_cdf(t: float, degrees: int) -> float:
-    # Abramowitz and Stegun 26.7.3 and 26.7.4: a finite series for integer degrees of freedom.
-    theta = math.atan(t / math.sqrt(degrees))
-    cos2 = math.cos(theta) ** 2
-    odd = degrees % 2 == 1
-    term = math.cos(theta) if odd else 1.0
-    total = term if degrees > 1 else 0.0
-    for k in range(3 if odd else 2, degrees - 1, 2):
-        term *= cos2 * (k - 1) / k
-        total += term
-    within = 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total
-    return 0.5 + within / 2
 
 
 class Tally:

@@ -15,11 +15,10 @@ from msgspec import Meta
 
 from mnist_lib.clock import moment_of
 from mnist_lib.data.request import ClassName, Growth
-from mnist_lib.documents import Count, Document, Moment, Number, Share, Text
+from mnist_lib.documents import Count, Document, Interval, Moment, Number, Share, Text
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.results import Accuracy
-from mnist_lib.run_documents import Interval
 
 # Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")

@@ -1,16 +1,8 @@
 import pytest
 
-from mnist_lib.report.aggregation import seed_statistics, student_t_quantile
+from mnist_lib.report.aggregation import seed_statistics
 from mnist_lib.results import Accuracy
 from tests.support.made_run import FOUR_LABELS, small_result, tally_of
-
-
-@pytest.mark.parametrize(
-    ("degrees", "quantile"),  # qt(0.975, degrees)
-    [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (120, 1.97993)],
-)
-def test_the_quantiles_of_students_t_are_those_of_published_tables(degrees: int, quantile: float) -> None:
-    assert student_t_quantile(0.975, degrees) == pytest.approx(quantile, abs=1e-4)
 
 
 def test_one_seed_has_a_mean_but_no_deviation() -> None:

@@ -1,0 +1,73 @@
+"""The interval of the mean accuracy of trials."""
+
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnist_lib.intervals import accuracy_interval, student_t_quantile
+from mnist_lib.results import Accuracy
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),  # qt(0.975, degrees)
+    [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (30, 2.04227), (120, 1.97993)],
+)
+def test_the_quantiles_of_students_t_are_those_of_published_tables(degrees: int, quantile: float) -> None:
+    assert student_t_quantile(0.975, degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=50), st.integers(1, 20))
+def test_the_interval_of_one_seed_is_wilsons(answers: list[bool], selected_from: int) -> None:
+    counted = Accuracy(sum(answers), len(answers)).interval(selected_from)
+    assert accuracy_interval(np.array(answers), selected_from=selected_from) == pytest.approx(counted)
+    assert accuracy_interval(np.array(answers), [sum(answers)], np.arange(len(answers), dtype=np.int32)) == (
+        pytest.approx(Accuracy(sum(answers), len(answers)).interval())
+    )
+
+
+@given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_an_interval_is_never_empty_and_contains_the_mean(
+    trials: int, images: int, groups: int, random: Random
+) -> None:
+    share = random.choice([0, 0.5, 0.9, 1])
+    answers = np.array([[random.random() < share for _ in range(images)] for _ in range(trials)])
+    group = np.array([random.randrange(groups) for _ in range(images)], np.int32)
+    for own in (None, group):
+        low, high = accuracy_interval(answers.sum(axis=0), answers.sum(axis=1).tolist(), own)
+        assert 0 <= low <= answers.mean() <= high <= 1
+        assert high - low > 0.01
+
+
+def test_seeds_that_agree_on_each_image_count_as_one_seed() -> None:
+    answers = np.arange(200) % 10 > 0
+    one = accuracy_interval(answers)
+    assert accuracy_interval(5 * answers, 5 * [int(answers.sum())]) == pytest.approx(one, abs=1e-3)
+
+
+def test_seeds_that_differ_widen_the_interval_of_their_mean() -> None:
+    """Three seeds with 50, 90 and 100% of 1,000 images: the images alone would give 80% to 83%."""
+    correct = 1 + (np.arange(1_000) < 900).astype(int) + (np.arange(1_000) < 500)
+    low, high = accuracy_interval(correct, [1_000, 900, 500])
+    assert high - low > 0.3
+
+
+def test_equal_images_in_a_group_count_as_one_image() -> None:
+    """40 objects of 25 equal images have the interval of 40 images, except for Student's t."""
+    objects = np.arange(40) % 4 > 0
+    groups = np.repeat(np.arange(40, dtype=np.int32), 25)
+    low, high = accuracy_interval(np.repeat(objects, 25), groups=groups)
+    alone = accuracy_interval(objects)
+    assert (low, high) == pytest.approx(alone, abs=0.01)
+    assert low < alone[0] < alone[1] < high
+
+
+def test_groups_that_do_not_matter_leave_the_interval_as_it_is() -> None:
+    """Each group has the same share of wrong answers, so its images are no more alike than others."""
+    answers, groups = (np.arange(1_000) % 10 > 0, np.repeat(np.arange(100, dtype=np.int32), 10))
+    assert accuracy_interval(answers, groups=groups) == pytest.approx(accuracy_interval(answers), abs=0.001)
+    assert accuracy_interval(np.ones(1_000, bool), groups=groups) == pytest.approx(
+        Accuracy(100, 100).interval(), abs=0.002
+    )
