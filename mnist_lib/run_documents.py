@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from mnist_lib.data.corrections import CorrectionCounts
+from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import MAX_CLASSES, ClassName, CountsBySplit, Growth, Side
 from mnist_lib.documents import (
     Count,
@@ -61,6 +62,8 @@ class DatasetSummary(Document, frozen=True, kw_only=True):
     notices: tuple[Text, ...] = written(())  # what was left out of a folder, and why; corrections of unknown images
     # The numbers of images that [corrections](../pictures.md#corrected-labels) concern; only if there are any.
     corrections: CorrectionCounts | None = None
+    # The numbers of [groups](../pictures.md#groups) of images; only with `--group-by`.
+    groups: GroupCounts | None = None
     changes: ChangesSummary | None = None  # what has changed since the last run; only if the storage has one
 
 

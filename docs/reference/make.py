@@ -35,6 +35,7 @@ from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
 from mnist_lib import run_documents
 from mnist_lib.data.corrections import CorrectionCounts
+from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
 
 FOLDER = Path(__file__).parent
@@ -57,6 +58,7 @@ it. Fields may be added; existing ones keep their meaning. Accuracies are number
 SECTIONS: Sequence[tuple[str, str, str, type]] = (
     ("The run", "", "", run_documents.Summary),
     ("`dataset`", "", "dataset.", run_documents.DatasetSummary),
+    ("", "Of groups:", "dataset.groups.", GroupCounts),
     ("", "Of corrections, as numbers of images:", "dataset.corrections.", CorrectionCounts),
     ("", "Of changes:", "dataset.changes.", run_documents.ChangesSummary),
     ("", "", "dataset.changes.unusual.*.", Growth),

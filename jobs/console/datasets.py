@@ -9,6 +9,7 @@ from msgspec import Meta
 from jobs.console.options import Options
 from jobs.console.values import ExistingFolder, Folder, image_size
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.groups import GROUPINGS
 from mnist_lib.data.request import Channels, DataRequest, ImageSize
 from mnist_lib.model_file import ModelFile
 from mnist_lib.settings import option
@@ -44,6 +45,17 @@ class SourceOptions(OriginalFiles):
     tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py", source="command line")
     train_split: str = option("train", "split of a TFDS dataset to train on")
     test_split: str = option("test", "split of a TFDS dataset to test on")
+    group_by: str | None = option(
+        None,
+        "group of each picture of a folder; a group, such as all pictures of one object, is never in two splits."
+        " folder: the folder below that of the class; groups.csv: this file in the folder, with the columns path and"
+        " group; any other value: a regular expression, whose first group is found in the path inside the folder"
+        " (default: equal pictures are a group)",
+        "folder|groups.csv|REGEX",
+        scope="run",
+        source="user",
+        known=GROUPINGS,
+    )
 
     @functools.cached_property
     def builder_file(self) -> ModelFile | None:
@@ -57,6 +69,7 @@ class SourceOptions(OriginalFiles):
             "data_source": self.data_source,
             "tfds_import": self.builder_file,
             "splits": (self.train_split, self.test_split),
+            "group_by": self.group_by,
         }
 
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_result, print_stderr
 from jobs.console.terminal import step
+from jobs.models.compute import stored_grouping
 from jobs.predict.batches import layout_of
 from jobs.review.access import Access
 from jobs.review.data import Additions, ReviewedData, Viewer, read_data
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str]) -> CommandResult:
         version = choose_version(objects, options.model, dataset).version
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     request = options.request(_dataset(options, versions))
+    if request.group_by is None and version.facts.dataset.name == request.name:
+        request = replace(request, group_by=stored_grouping(version))
     with contextlib.closing(ModelProcess(stored)) as model:
         with step(f"reading {request.name}") as progress:
             data = read_data(request, objects, progress)

@@ -221,11 +221,15 @@ class Additions:
     def of(cls, data: ReviewedData) -> "Additions":
         """Return the folder of a dataset.
 
-        Raises SpecError for a dataset without a folder, or if the name of a class is not allowed in a bucket.
+        Raises SpecError for a dataset without a folder or with groups, or if the name of a class is not allowed in a
+        bucket.
         """
         request, listing = data.request, data.listing
         if listing is None:
             raise SpecError(f"dataset: expected a folder of pictures, got {request.name}, which takes no new pictures")
+        if request.group_by is not None:
+            expected = f"expected a dataset without groups, got {request.name} with --group-by {request.group_by}"
+            raise SpecError(f"pictures: {expected}; copy new pictures into their groups yourself, and omit them here")
         if request.url is not None:
             for name in listing.classes:
                 check_part("class", name)

@@ -24,6 +24,7 @@ from jobs.console.output import (
 from jobs.search.options import SearchOptions, is_search, require_after_dashes
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import LABELS, LabelsFile
+from mnist_lib.data.groups import BY_FILE
 from mnist_lib.data.listing import list_folder
 from mnist_lib.model_file import trust, with_folder
 from mnist_lib.objects.local import LocalObjects
@@ -178,8 +179,9 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
-        paths = [file.path for file in list_folder(data.folder).files]
+        paths = [file.path for file in list_folder(data.folder, group_by=data.group_by).files]
         paths += [LABELS] if LabelsFile(LocalObjects(data.folder)).content() else []  # refuses a link
+        paths += [BY_FILE] if data.group_by == BY_FILE else []  # likewise, in `list_folder`
         own |= {f"{SENT}/{data.name}/{path}": data.folder / path for path in paths}
         flags.append(f"--dataset={SENT}/{data.name}")
     if _size_of(own) > MAX_SENT_BYTES:

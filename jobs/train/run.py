@@ -32,7 +32,7 @@ from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
-from mnist_lib.report.texts import changes_text, growth_texts
+from mnist_lib.report.texts import changes_text, groups_texts, growth_texts
 from mnist_lib.results import TrialResult
 from mnist_lib.run_documents import (
     ChangesSummary,
@@ -110,6 +110,8 @@ class RunDataset:
             facts: Dataset = result_of(self._info, "the preparation of the dataset")
         self._facts, self.prepared = facts, steady_time()
         log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
+        for text in groups_texts(facts.group_counts):
+            log.info("%s: %s", facts.name, text)
         if not facts.reusable:
             log.info(
                 "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"

@@ -29,7 +29,7 @@ from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.local import LocalObjects
 
-CACHE_SCHEMA = 6
+CACHE_SCHEMA = 7
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
 SOURCE, ABOUT = "source", "about"  # arrays that hold text and JSON, as bytes
 
@@ -119,7 +119,10 @@ def fingerprint_of_files(request: DataRequest, labels: bytes = b"") -> str | Non
 
         state = wanted_tags(BucketObjects(request.url))
     elif request.folder is not None:
-        state, labels = list_folder(request.folder).state, LabelsFile(LocalObjects(request.folder)).content()
+        state, labels = (
+            list_folder(request.folder, group_by=request.group_by).state,
+            LabelsFile(LocalObjects(request.folder)).content(),
+        )
     elif request.entry is not None and request.entry.embedded:
         state = request.dataset
     else:

@@ -82,7 +82,8 @@ def with_corrections(dataset: Dataset, content: bytes, where: str, *, published:
     )
     if not len(result.train) or not len(result.test):
         got = f"{len(result.train):,} and {len(result.test):,}"
-        raise DataError(f"{dataset.name}: expected pictures to train and test on, got {got}; add more pictures")
+        more = "pictures" if dataset.group_by is None else "groups of pictures"
+        raise DataError(f"{dataset.name}: expected pictures to train and test on, got {got}; add more {more}")
     notices = [*dataset.notices]
     if not published:
         notices += [*_contradictions(dataset, np.flatnonzero(undecided & ~corrected)), *_missing_classes(result)]

@@ -1,7 +1,8 @@
 """Read a folder of pictures as a dataset.
 
-Without a test folder, the hash of a picture's pixels decides whether it is for training or for the test, and whether it
-may be for validation. So a picture stays in its split when others are added, and equal pictures are in the same split.
+Without a test folder, the hash of a picture's pixels, or of its group, decides whether it is for training or for the
+test, and whether it may be for validation. So a picture stays in its split when others are added, and equal pictures
+are in the same split. Of equal pictures in several groups, only those on the side of training are used.
 """
 
 import functools
@@ -14,9 +15,20 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.listing import MAX_NAMED, Listing, real_folders
+from mnist_lib.data.groups import hash_of_group
+from mnist_lib.data.listing import MAX_NAMED, Listing, listed, real_folders
 from mnist_lib.data.request import MAX_SIDE, DataRequest
-from mnist_lib.data.split import TEST, TRAIN, UNDECIDED, Dataset, ImageHashes, as_labels, is_held_out, shares_of
+from mnist_lib.data.split import (
+    NO_GROUP,
+    TEST,
+    TRAIN,
+    UNDECIDED,
+    Dataset,
+    ImageHashes,
+    as_labels,
+    is_held_out,
+    shares_of,
+)
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_of
 from mnist_lib.pictures.sandbox import Sandboxes
@@ -54,9 +66,22 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
     notices += _unreadable(request, listing, errors)
     labels, readable = np.array([file.label for file in listing.files]), np.ones(len(paths), bool)
     readable[[*errors]] = False
-    part, ranks = _parts_and_ranks(listing, hashes)
-    part[readable] += UNDECIDED * _in_several_classes(hashes[readable], labels[readable]).astype(np.uint8)
-    rows = np.flatnonzero(readable)
+    names, groups = _groups(listing)
+    of_names = np.frombuffer(b"".join(map(hash_of_group, names)), np.uint64).reshape(-1, 2)
+    part, ranks = _parts_and_ranks(listing, of_names[groups] if names else hashes)
+    undecided, rows = _in_several_classes(hashes[readable], labels[readable]), np.flatnonzero(readable)
+    if names:
+        side = np.where(part == TEST, -1.0, ranks)  # the higher, the nearer to training
+        notices += _group_notices(listing.classes, names, labels[rows], groups[rows], side[rows])
+        is_copy = _nearer_to_training(hashes[rows], side[rows])
+        copies = [listing.files[row].path for row in rows[is_copy]]
+        if copies:
+            which = "left out of the hold-out, since another group has the same picture for training"
+            notices.append(f"{which}: {len(copies):,} ({listed(copies)})")
+    else:
+        is_copy = np.zeros(len(rows), bool)
+    part[rows] += UNDECIDED * undecided.astype(np.uint8)
+    rows = rows[~is_copy]
     rows = rows[np.argsort(np.minimum(part[rows], UNDECIDED), kind="stable")]
     dataset = Dataset(
         name=request.name,
@@ -69,6 +94,7 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
         labels=as_labels(labels[rows], len(listing.classes)),
         hashes=hashes[rows],
         files=_files(listing)[rows],
+        groups=groups[rows],
         ranks=ranks[rows],
         part=part[rows],
     ).with_fingerprint()
@@ -89,12 +115,59 @@ def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: fl
 
 
 def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return TRAIN or TEST and the rank for each file of a listing: as its folder says, or else its pixels."""
+    """Return TRAIN or TEST and the rank for each file of a listing: as its folder says, or else the hash, [n, 2]."""
     splits = np.array([file.split for file in listing.files])
     part = np.where((splits == "test") | ((splits == "") & is_held_out(hashes)), TEST, TRAIN).astype(np.uint8)
     given = splits == "validation"
     # If there is a folder for validation, any share above 0 selects its pictures and no others.
     return part, np.where(given, 0.0, 1.0 if given.any() else shares_of(hashes)[:, 1]).astype(np.float32)
+
+
+def _groups(listing: Listing) -> tuple[list[str], NDArray[np.int32]]:
+    """Return the names of the groups, none without groups, and the number of the group of each file: [files]."""
+    numbers: dict[str, int] = {}
+    if any(file.group for file in listing.files):
+        groups = [numbers.setdefault(file.group, len(numbers)) for file in listing.files]
+    else:
+        groups = [NO_GROUP] * len(listing.files)
+    return [*numbers], np.array(groups, np.int32)
+
+
+def _nearer_to_training(hashes: ImageHashes, side: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return for each picture whether the same one has a higher `side`: [pictures]."""
+    _, picture = np.unique(hashes, axis=0, return_inverse=True)
+    highest = np.full(len(hashes), -1.0)
+    np.maximum.at(highest, picture, side)
+    nearer: NDArray[np.bool_] = side < highest[picture]
+    return nearer
+
+
+def _group_notices(
+    classes: Sequence[str],
+    names: Sequence[str],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int32],
+    side: NDArray[np.float64],
+) -> list[str]:
+    """Return notices about classes with one group, and about groups that the folders put on several sides."""
+    in_class = np.unique(np.column_stack((labels, groups)), axis=0)
+    single = [
+        name
+        for name, count in zip(classes, np.bincount(in_class[:, 0], minlength=len(classes)), strict=True)
+        if count == 1
+    ]
+    on_sides = np.unique(np.column_stack((groups, side)), axis=0)[:, 0].astype(np.int64)
+    several = [
+        name for name, count in zip(names, np.bincount(on_sides, minlength=len(names)), strict=True) if count > 1
+    ]
+    notices = []
+    if single:
+        which = f"{counted(len(single), 'class')} with all pictures in one group, so in one split"
+        notices.append(f"{which}: {listed(single)}")
+    if several:
+        which = f"{counted(len(several), 'group')} in more than one of the folders train, validation and test"
+        notices.append(f"{which}: {listed(several)}")
+    return notices
 
 
 def _in_several_classes(hashes: ImageHashes, labels: NDArray[np.int64]) -> NDArray[np.bool_]:

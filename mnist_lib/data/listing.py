@@ -12,10 +12,11 @@ import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnist_lib.catalog import PICTURE_SUFFIXES
+from mnist_lib.data.groups import BY_FILE, groups_of
 from mnist_lib.data.request import MAX_CLASSES
 from mnist_lib.errors import DataError, DataMissingError
 from mnist_lib.wording import counted
@@ -34,12 +35,13 @@ MAX_NAMED = 5  # files or classes in one message
 class PictureFile:
     path: str  # relative to the folder
     label: int
-    split: str  # "train", "validation" or "test"; "" if its pixels decide
+    split: str  # "train", "validation" or "test"; "" if its group decides, or without groups its pixels
+    group: str = ""  # the name of its group; "" without groups
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a folder. `state` changes when a picture is added, removed, renamed or changed."""
+    """The pictures of a folder. `state` changes when a picture or its group is added, removed, renamed or changed."""
 
     classes: tuple[str, ...]
     files: tuple[PictureFile, ...]
@@ -48,16 +50,17 @@ class Listing:
     state: str
 
 
-def list_folder(folder: Path, per_class: int | None = None) -> Listing:
+def list_folder(folder: Path, per_class: int | None = None, group_by: str | None = None) -> Listing:
     """List the pictures of a folder, without reading them.
 
     Args:
         per_class: how many pictures of each class to list, in each split; by default all.
+        group_by: as in `DataRequest`; by default, the pictures have no groups.
 
     Raises:
         DataMissingError: there is no such folder.
         DataError: it cannot be listed, has fewer than two classes with pictures, or a class without pictures to train
-            on.
+            on, or the groups do not fit, see `groups_of`.
     """
     try:
         if not folder.is_dir():
@@ -89,7 +92,14 @@ def list_folder(folder: Path, per_class: int | None = None) -> Listing:
         for path, split, state in sorted(found.pop(name)):
             files.append(PictureFile(path, label, split))
             digest.update(os.fsencode(f"{path}\0{label}\0{split}\0{state}\n"))
+    if group_by is not None:
+        depth = 1 if "" in splits else 2
+        groups = groups_of(group_by, folder, [file.path for file in files], depth)
+        files = [replace(file, group=group) for file, group in zip(files, groups, strict=True)]
+        digest.update("\n".join(groups).encode(errors="surrogateescape"))
     notices = [f"left out, without pictures: {counted(len(empty), 'class')} ({listed(empty)})"] if empty else []
+    if group_by != BY_FILE and _holds((folder / BY_FILE).is_file):
+        notices.append(f"{BY_FILE} is not used; to form groups with it, use --group-by {BY_FILE}")
     _check_classes(folder, classes, files, scan.unreadable())
     return Listing(classes, tuple(files), (*notices, *scan.notices()), scan.unreadable(), digest.hexdigest())
 

@@ -1,4 +1,4 @@
-"""Copy a folder of pictures, and its corrections, from a bucket to this machine. Later copies transfer only changes."""
+"""Copy a folder of pictures, with its corrections and groups, from a bucket to this machine. Only changes are read."""
 
 import contextlib
 import hashlib
@@ -15,6 +15,7 @@ import filelock
 from mnist_lib.catalog import MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LABELS, MAX_LABELS_BYTES
+from mnist_lib.data.groups import BY_FILE, MAX_FILE_BYTES
 from mnist_lib.data.request import DataRequest
 from mnist_lib.documents import decode
 from mnist_lib.errors import DataMissingError, IntegrityError, StoreError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mnist_lib.objects.bucket import BucketObjects
 
 # Hidden files, which readers of pictures ignore: the size and the tag of each copied object, and a lock.
+MAX_BYTES = {LABELS: MAX_LABELS_BYTES, BY_FILE: MAX_FILE_BYTES}  # of the files that are no pictures
 STATE, LOCK = ".mirror.json", ".mirror.lock"
 
 
@@ -57,7 +59,7 @@ def mirror(url: str, folder: Path) -> None:
     except StoreError as error:
         reason = str(error).partition(";")[0]
         raise DataMissingError(f"expected a folder of pictures in a bucket, got: {reason}; check --dataset") from error
-    if not tags.keys() - {LABELS}:
+    if not tags.keys() - MAX_BYTES.keys():
         raise DataMissingError(f"expected a folder of pictures in a bucket, got none in {url}; check --dataset")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ def mirror(url: str, folder: Path) -> None:
                 if path.is_file() and path.relative_to(folder).as_posix() not in kept:
                     path.unlink()
             changed = [name for name, tag in tags.items() if known.get(name) != tag or _size(folder / name) != tag[0]]
-            large = {name for name in changed if tags[name][0] > MAX_PICTURE_BYTES and name != LABELS}
+            large = {name for name in changed if tags[name][0] > MAX_PICTURE_BYTES and name not in MAX_BYTES}
             for name in large:  # an empty file of that size, so that a reader names a picture that is too large to copy
                 _replace(folder / name, b"")
                 os.truncate(folder / name, tags[name][0])
@@ -83,8 +85,8 @@ def mirror(url: str, folder: Path) -> None:
 
 
 def wanted_tags(bucket: "BucketObjects") -> dict[str, list[Any]]:
-    """Return the size and the tag of each picture in a bucket, and of the file of corrections. Raises StoreError."""
-    return {name: tag for name, tag in bucket.tags().items() if name == LABELS or _is_picture(name)}
+    """Return the size and the tag of each picture in a bucket, and of the files in `MAX_BYTES`. Raises StoreError."""
+    return {name: tag for name, tag in bucket.tags().items() if name in MAX_BYTES or _is_picture(name)}
 
 
 def _size(path: Path) -> int | None:
@@ -93,8 +95,7 @@ def _size(path: Path) -> int | None:
 
 
 def _copy(bucket: "BucketObjects", folder: Path, name: str) -> None:
-    limit = MAX_LABELS_BYTES if name == LABELS else MAX_PICTURE_BYTES
-    _replace(folder / name, bucket.content(name, limit))
+    _replace(folder / name, bucket.content(name, MAX_BYTES.get(name, MAX_PICTURE_BYTES)))
 
 
 def _replace(path: Path, content: bytes) -> None:

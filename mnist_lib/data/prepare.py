@@ -51,6 +51,7 @@ def prepare(
     request = with_local_files(request)
     if request.folder is not None:
         dataset = _read_folder(request, request.folder, max_bytes, progress)
+        dataset = dataclasses.replace(dataset, group_by=request.group_by)  # not in the cache, which has the groups
         # Read after the pictures, which may take long, so that the newest corrections are used.
         file = LabelsFile(LocalObjects(request.folder))
         labels, where = file.content(), file.where
@@ -78,7 +79,7 @@ def _read_folder(request: DataRequest, folder: Path, max_bytes: float, progress:
     """Return the dataset in a folder of pictures, from the cache if no picture has changed."""
     from mnist_lib.data.folder import read_folder, require_memory  # imports Pillow
 
-    listing, path = list_folder(folder), None
+    listing, path = list_folder(folder, group_by=request.group_by), None
     state = pictures_hash(listing, request)
     with contextlib.suppress(DataFolderError):
         number = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from mnist_lib.catalog import DATASETS, DatasetEntry, require_known
+from mnist_lib.data.groups import check_group_by
 from mnist_lib.documents import Count, Document, Rate
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
@@ -59,6 +60,8 @@ class DataRequest:
         tfds_import: the content of a Python file that registers the user's own builder with TFDS.
         splits: the names of the train and the test split of a dataset of TFDS.
         strict: refuse a folder with unreadable pictures, instead of leaving these out.
+        group_by: what decides the split of a picture of a folder instead of its pixels: "folder", "groups.csv" or a
+            regular expression, see `data.groups`.
         dataset_name: the name of a folder in trials, runs and versions; by default, it is made from the folder's name.
 
     Raises:
@@ -71,6 +74,7 @@ class DataRequest:
     image_size: ImageSize | None = None
     channels: Channels | None = None
     strict: bool = False
+    group_by: str | None = None
     dataset_name: str | None = None
     tfds_import: ModelFile | None = None
     splits: tuple[str, str] = ("train", "test")
@@ -85,6 +89,11 @@ class DataRequest:
                 expected = f"up to {MAX_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit"
                 got = f"got {self.dataset_name[: 2 * MAX_NAME]!r}"
                 raise SpecError(f"dataset_name: expected {expected}, and no name of the catalog, {got}; choose another")
+        if self.group_by is not None:
+            if self.folder is None and self.url is None:
+                got = f"got {self.dataset}, whose images have no paths"
+                raise SpecError(f"group_by: expected a folder of pictures as --dataset, {got}; omit it")
+            check_group_by(self.group_by)
         if self.tfds is None and (self.tfds_import or self.splits != ("train", "test")):
             raise SpecError(f"tfds_import, train_split, test_split: expected tfds:NAME, got {self.dataset}; omit them")
         if self.folder is None and self.tfds is None and self.url is None:

@@ -1,6 +1,7 @@
 """A dataset as arrays in memory, which workers get through Ray's object store: its splits, and the hashes of images.
 
-The hash of an image's pixels identifies it whatever its file is called, and assigns a picture of a folder to a split.
+The hash of an image's pixels identifies it whatever its file is called, and assigns a picture of a folder to a split,
+unless the pictures have groups: then the hash of the group's name does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
+from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import CountsBySplit
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
@@ -32,7 +34,8 @@ Labels = NDArray[np.uint8] | NDArray[np.uint16]  # uint16 if there are more than
 Ranks = NDArray[np.float32] | NDArray[np.float64]
 MADE: Any = None  # default of a column that is made from the others
 TRAIN, TEST, UNDECIDED = 0, 1, 2  # see `Dataset.part`
-COLUMNS = ("images", "labels", "hashes", "files", "ranks", "part")  # of `Dataset`
+NO_GROUP = -1
+COLUMNS = ("images", "labels", "hashes", "files", "groups", "ranks", "part")  # of `Dataset`
 
 
 def as_labels(labels: NDArray[np.int64], classes: int) -> Labels:
@@ -96,12 +99,14 @@ class Dataset:
     labels: Labels  # [n], from 0
     hashes: ImageHashes  # [n, 2]; a picture from a folder is hashed before it is resized
     files: NDArray[np.uint8]  # [n, longest]: paths in a folder of pictures, padded with zeros; longest is 0 without
+    groups: NDArray[np.int32]  # [n]: the number of the group, from 0; NO_GROUP if the images have no groups
     ranks: Ranks  # [n], from 0 to 1: train images with a rank below a share are for validation
     part: NDArray[np.uint8]  # [n]: TRAIN or TEST; with UNDECIDED added if the picture is in several classes
     name: str
     version: str
     classes: tuple[str, ...]  # the names of the labels
     fingerprint: str  # covers every image and label of both splits
+    group_by: str | None = None  # as in `DataRequest`
     reusable: bool = True  # whether the next run can read what has been prepared
     notices: tuple[str, ...] = ()  # about what is left out
     damaged: int = 0  # files that could not be read and are left out
@@ -133,6 +138,7 @@ class Dataset:
             classes=tuple(classes),
             fingerprint="",
             **vars(rows),
+            groups=np.full(len(rows), NO_GROUP, np.int32),
             ranks=ranks,
             part=np.repeat(np.array((TRAIN, TEST), np.uint8), (train, len(rows) - train)),
         ).with_fingerprint()
@@ -153,10 +159,27 @@ class Dataset:
     def test(self) -> Split:
         return self._split(TEST)
 
+    @property
+    def test_groups(self) -> NDArray[np.int32] | None:
+        """The number of the group of each test image, [test images], or None if the images have no groups."""
+        return None if self.group_by is None else self.groups[self._rows(TEST)]
+
+    @property
+    def group_counts(self) -> GroupCounts | None:
+        """The numbers of groups, or None if the images have no groups."""
+        if self.group_by is None:
+            return None
+        train, test = (len(np.unique(self.groups[self._rows(part)])) for part in (TRAIN, TEST))
+        return GroupCounts(by=self.group_by, train=train, test=test)
+
     def _split(self, part: int) -> Split:
-        """Return the rows of a part, without a copy. Only a search is needed, since the parts are sorted."""
-        rows = slice(*np.searchsorted(self.part, np.array((part, part + 1), np.uint8)))
+        """Return the rows of a part, without a copy."""
+        rows = self._rows(part)
         return Split(*(getattr(self, column.name)[rows] for column in fields(Split)))
+
+    def _rows(self, part: int) -> slice:
+        """Return the rows of a part. Only a search is needed, since the parts are sorted."""
+        return slice(*np.searchsorted(self.part, np.array((part, part + 1), np.uint8)))
 
     def without_images(self) -> Dataset:
         """Return what the driver needs to know: everything but the images and their files."""
@@ -247,12 +270,16 @@ def indices_of(hashes: ImageHashes, among: ImageHashes) -> NDArray[np.int64]:
 
 
 def shares_of(hashes: ImageHashes) -> NDArray[np.float64]:
-    """Return two numbers from 0 to 1 for each image, [n, 2], by which it is assigned to splits."""
+    """Return two numbers from 0 to 1 for each image, [n, 2], by which it is assigned to splits.
+
+    Args:
+        hashes: [n, 2], of the images or of their groups.
+    """
     return hashes / 2.0**64
 
 
 def is_held_out(hashes: ImageHashes) -> NDArray[np.bool_]:
-    """Return whether each image is for the test, [n], if only its pixels decide."""
+    """Return whether each image is for the test, [n], if only the hash of its pixels or of its group decides."""
     held_out: NDArray[np.bool_] = shares_of(hashes)[:, 0] < TEST_SHARE
     return held_out
 

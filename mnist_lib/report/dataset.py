@@ -19,7 +19,7 @@ from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.report.texts import corrections_texts
+from mnist_lib.report.texts import corrections_texts, groups_texts
 from mnist_lib.wording import counted, printable, short_name
 
 BAR_WIDTH, MAX_NAME = 20, 30  # characters
@@ -57,6 +57,7 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
         "splits": {name: _describe(split, len(dataset.classes)) for name, split in splits},
         "notices": list(dataset.notices),
         "corrections": dataset.corrections,
+        "groups": dataset.group_counts,
     }
 
 
@@ -80,7 +81,8 @@ def dataset_tables(description: dict[str, Any]) -> Group:
         for name, split in splits.items()
     ]
     folder = description["prepared_in"] or "none can be written, so the dataset is prepared again for every run"
-    texts = [*corrections_texts(description["corrections"]), *description["notices"]]
+    groups, corrections = groups_texts(description["groups"]), corrections_texts(description["corrections"])
+    texts = [*groups, *corrections, *description["notices"]]
     return Group(
         Text(f"{description['name']} {description['version']}: {description['about']}\n", "bold"),
         *counts,

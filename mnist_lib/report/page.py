@@ -24,7 +24,15 @@ from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.evidence import Course, ReportedSearch, StoredTrial
 from mnist_lib.report.summary import settings_of
-from mnist_lib.report.texts import KINDS, SPLIT_NAMES, changes_by_class, corrections_texts, notes, unusual_texts
+from mnist_lib.report.texts import (
+    KINDS,
+    SPLIT_NAMES,
+    changes_by_class,
+    corrections_texts,
+    groups_texts,
+    notes,
+    unusual_texts,
+)
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import CONFIGURATION, RunFolder
 from mnist_lib.wording import counted, percent, printable
@@ -95,7 +103,7 @@ def report(run: ReportedRun) -> Report:
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,
-        corrections=corrections_texts(dataset.corrections),
+        data_facts=[*groups_texts(dataset.groups), *corrections_texts(dataset.corrections)],
         changes=changes_by_class(dataset.changes, run.dataset.classes) if dataset.changes else {},
         change_headings=[f"{kind} {split}" for kind in KINDS for split in SPLIT_NAMES.values()],
         max_classes=MAX_CHANGED_CLASSES,

@@ -107,6 +107,7 @@ def dataset_summary(info: Dataset, validation_percent: int, changes: ChangesSumm
         damaged=info.damaged,
         notices=info.notices,
         corrections=info.corrections,
+        groups=info.group_counts,
         changes=changes,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mnist_lib.data.corrections import CorrectionCounts
+from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import ChangesSummary, ModelSummary, SuccessfulTrial, Summary
@@ -179,12 +180,19 @@ def corrections_texts(corrections: CorrectionCounts | None) -> list[str]:
     return texts
 
 
+def groups_texts(groups: GroupCounts | None) -> list[str]:
+    """Return a sentence about the groups of the images, or none if they have no groups."""
+    if groups is None:
+        return []
+    return [f"Groups by {groups.by}: {groups.train:,} for training and validation, {groups.test:,} for the test."]
+
+
 def data_texts(summary: Summary) -> list[str]:
     """Return sentences about the data of a run, and about accuracies on a part of the test images."""
     dataset, texts = summary.dataset, []
     if dataset.changes:
         texts.append(f"Data: {changes_text(dataset.changes)}.")
-    texts += [*corrections_texts(dataset.corrections), *unusual_texts(summary)]
+    texts += [*groups_texts(dataset.groups), *corrections_texts(dataset.corrections), *unusual_texts(summary)]
     for name, model in summary.models.items():
         texts += [f"{name}: test accuracy {text}." for text in partial_accuracies(model)]
     return texts

@@ -146,6 +146,7 @@ def contents_of(
         test=len(dataset.test),
         image_shape=dataset.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
         classes=dataset.classes,
+        group_by=dataset.group_by,
     )
     about = About(result.trial, facts, result.test, result.weights_sha256, result.validation)
     manifest = Manifest(

@@ -50,6 +50,7 @@ class DatasetFacts(Document, frozen=True, kw_only=True):
     test: Count  # images
     image_shape: ImageShape
     classes: ClassNames
+    group_by: Text | None = None  # as in `DataRequest`
 
 
 @dataclass(frozen=True)

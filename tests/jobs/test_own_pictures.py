@@ -1,8 +1,9 @@
-"""A folder of pictures with 3 classes, 5 x 7 pixels and 4 channels, through every command."""
+"""A folder of pictures with 3 classes, 5 x 7 pixels, 4 channels and groups, through every command."""
 
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -31,8 +32,8 @@ def icon(name: str, seed: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pictures = {f"{name}/{seed}.png": icon(name, seed) for name in COLOURS for seed in range(60)}
-    return write_folder(tmp_path_factory.mktemp("own") / "icons", {**pictures, "leaf 2/broken.png": b"broken"})
+    pictures = {f"{name}/{name}-{seed // 3}/{seed}.png": icon(name, seed) for name in COLOURS for seed in range(60)}
+    return write_folder(tmp_path_factory.mktemp("own") / "icons", {**pictures, "leaf 2/leaf 2-0/broken.png": b"broken"})
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def storage(folder: Path, data_dir: Path) -> Path:
             home / "results",
             "--models=keras,scratch,keras-cnn",
         ),
-        *("--epochs=12", "--batch-size=16", "--run-name=r", "--json"),
+        *("--epochs=12", "--batch-size=16", "--group-by=folder", "--run-name=r", "--json"),
         home=home,
     )
     assert code == 9, stderr
-    assert "icons: left out: leaf 2/broken.png: expected a picture" in stderr
+    assert "icons: left out: leaf 2/leaf 2-0/broken.png: expected a picture" in stderr
     assert json.loads(stdout)["dataset"]["damaged"] == 1
     return home / "results"
 
@@ -75,11 +76,14 @@ def summary(storage: Path) -> dict[str, Any]:
 
 
 def test_it_is_described_with_the_names_of_its_classes(folder: Path, data_dir: Path, tmp_path: Path) -> None:
-    shown = run("jobs.show", folder, "--data-dir", data_dir, "--picture", tmp_path / "seen.png")
+    where = ("--data-dir", data_dir, "--group-by=folder")
+    shown = run("jobs.show", folder, *where, "--picture", tmp_path / "seen.png")
     assert "image        5 x 7 pixels, colour with transparency" in shown
     rows = [line.split()[:2] for line in shown.splitlines() if line.strip().startswith(("leaf ", "cherry"))]
     assert rows == [["cherry", "red"], ["leaf", "2"], ["leaf", "10"]]
-    assert "left out: leaf 2/broken.png" in shown
+    assert "left out: leaf 2/leaf 2-0/broken.png" in shown
+    (groups,) = re.findall("Groups by folder: ([0-9]+) for training and validation, ([0-9]+) for the test", shown)
+    assert sum(map(int, groups)) == 60
     with Image.open(tmp_path / "seen.png") as drawn:
         assert drawn.mode == "RGB"
 
@@ -88,11 +92,14 @@ def test_every_model_learns_it_and_the_report_names_its_classes(storage: Path, s
     assert summary["dataset"]["classes"] == ["cherry red", "leaf 2", "leaf 10"]
     assert summary["dataset"]["image_shape"] == [5, 7, 4]
     assert sum(summary["dataset"][split] for split in ("train", "validation", "test")) == 180
+    assert summary["dataset"]["groups"]["by"] == "folder"
+    assert 3 * summary["dataset"]["groups"]["test"] == summary["dataset"]["test"]
     assert summary["models"]["keras"]["mean_test_accuracy"] > 0.9
     assert summary["models"]["keras-cnn"]["mean_test_accuracy"] > 0.6
     page = (storage / "runs/r/report.html").read_text()
     assert_says_what_the_summary_says(page, summary)
     assert '<th scope="row">cherry red</th>' in page
+    assert "Groups by folder: " in page
     assert 'alt="Four training images of each class, in columns: cherry red, leaf 2, leaf 10"' in page
 
 

@@ -1,5 +1,6 @@
 """New pictures become part of a dataset's folder, and no file is ever replaced."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import obstore
@@ -117,6 +118,14 @@ def test_a_class_whose_name_a_bucket_does_not_allow_is_refused_at_the_start(tmp_
         obstore.put(store, path.relative_to(folder).as_posix(), path.read_bytes())
     with pytest.raises(SpecError, match="class: expected"):
         Additions.of(data(folder, f"{s3}/letters"))
+
+
+def test_a_dataset_with_groups_takes_no_new_pictures(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "letters", classes("a/1", "b/2"))
+    known = data(folder)
+    grouped = replace(known, request=replace(known.request, group_by="folder"))
+    with pytest.raises(SpecError, match="expected a dataset without groups, got letters with --group-by folder; copy"):
+        Additions.of(grouped)
 
 
 def test_a_dataset_without_a_folder_takes_no_new_pictures(digits: Dataset) -> None:

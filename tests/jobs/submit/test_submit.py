@@ -296,6 +296,15 @@ def test_w11_no_file_outside_of_a_folder_of_pictures_is_sent_through_a_link(
     given = _check(TrainOptions, ["--dataset=./icons", "--storage=/s"])
     _, own = _own_files(given)
     assert sorted(own) == [f"{SENT}/icons/{name}/{number}.png" for name in "ab" for number in range(4)]
+    rows = [f"{name}/{number}.png,{name}{number}" for name in "ab" for number in range(4)]
+    (folder / "groups.csv").write_text("\n".join(["path,group", *rows]))
+    given = _check(TrainOptions, ["--dataset=./icons", "--storage=/s", "--group-by=groups.csv"])
+    assert {*_own_files(given)[1]} - {*own} == {f"{SENT}/icons/groups.csv"}
+    (folder / "groups.csv").unlink()
+    (folder / "groups.csv").symlink_to(tmp_path / "private")
+    with pytest.raises(IntegrityError, match=r"icons/groups\.csv: expected a regular file, got a link"):
+        _own_files(given)
     (folder / "labels.jsonl").symlink_to(tmp_path / "private")
+    given = _check(TrainOptions, ["--dataset=./icons", "--storage=/s"])
     with pytest.raises(IntegrityError, match=r"icons/labels\.jsonl: expected a regular file, got a link"):
         _own_files(given)

@@ -12,7 +12,7 @@ import yaml
 
 from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import parse, parser
+from jobs.console.options import flags_of, parse, parser
 from jobs.train.__main__ import configuration, require_time_left, resumed_options
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
@@ -203,6 +203,7 @@ def test_help_names_every_option_with_its_default() -> None:
 
 def test_the_stored_configuration_gives_the_same_options(tmp_path: Path) -> None:
     given = options("--seeds=4,8", "--learning-rate=0.1", "--allow-cpu", "--data-dir=/data", "--cpus-per-trial=2")
+    given = options(*flags_of(configuration(given)), "--dataset=/x", "--group-by=^a/(b[0-9]+)'s 100%")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given)))
     assert options("--config", str(tmp_path / "config.yaml")) == given
 

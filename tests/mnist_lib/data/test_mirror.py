@@ -1,5 +1,6 @@
 """A local copy of a folder in a bucket. Later runs copy only what has changed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import obstore
@@ -26,6 +27,8 @@ def test_a_folder_in_a_bucket_is_the_same_dataset_and_only_changes_are_copied(
 ) -> None:
     url = f"{s3}/my letters"
     local = write_folder(tmp_path / "local", classes("a é", "b"))
+    rows = [f"{name}/{number}.png,{number}" for name in ("a é", "b") for number in range(30)]
+    (local / "groups.csv").write_text("\n".join(["path,group", *rows]))
     send(local, url)
     request = DataRequest(dataset=url, data_dir=tmp_path / "data")
     copied: list[str] = []
@@ -37,9 +40,10 @@ def test_a_folder_in_a_bucket_is_the_same_dataset_and_only_changes_are_copied(
 
     monkeypatch.setattr(mirror, "_copy", copy_and_note)
     here = mirror.with_local_files(request)
-    assert (request.name, here.name, len(copied)) == ("my-letters", "my-letters", 60)
+    assert (request.name, here.name, len(copied)) == ("my-letters", "my-letters", 61)
     expected = prepare(DataRequest(dataset=f"{local}/", data_dir=tmp_path / "data"))
     assert prepare(here).fingerprint == expected.fingerprint
+    assert prepare(replace(here, group_by="groups.csv")).group_counts is not None
     store = bucket._open(url)
     noise(9_999).save(local / "a é/new.png")
     obstore.put(store, "a é/new.png", (local / "a é/new.png").read_bytes())

@@ -1,0 +1,110 @@
+"""The group of each picture of a folder: pictures of one object, person or source, which have to be in one split.
+
+The hash of a group's name decides its split, so a group keeps its split when pictures or other groups are added.
+"""
+
+import csv
+import hashlib
+import io
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_lib.documents import Number, Text
+from mnist_lib.errors import DataError, SpecError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.wording import counted
+
+BY_FOLDER, BY_FILE = "folder", "groups.csv"
+GROUPINGS = (BY_FOLDER, BY_FILE)  # any other value is a regular expression
+COLUMNS = ("path", "group")  # of the file
+MAX_FILE_BYTES = 1 << 28  # some millions of pictures
+MAX_PATTERN = 1_000  # characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupCounts:
+    """How many groups the images of a dataset form."""
+
+    by: Text  # as given with `--group-by`
+    train: Number  # number of groups of the images for training and validation
+    test: Number  # number of groups of the test images
+
+
+def check_group_by(group_by: str) -> None:
+    """Raise SpecError unless the text is one of `GROUPINGS`, or a regular expression with a group."""
+    if group_by in GROUPINGS:
+        return
+    expected = f"group_by: expected {BY_FOLDER}, {BY_FILE} or a regular expression with a group in parentheses"
+    got = f"got {group_by[:100]!r}"
+    try:
+        groups = re.compile(group_by).groups if len(group_by) <= MAX_PATTERN else 0
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        raise SpecError(f"{expected}, {got}, which is not valid ({error}); correct it") from error
+    if not groups:
+        raise SpecError(f"{expected}, {got}; put the part that names the group into parentheses, as in 'font([0-9]+)'")
+
+
+def groups_of(group_by: str, folder: Path, paths: Sequence[str], depth: int) -> list[str]:
+    """Return the name of the group of each picture.
+
+    Args:
+        group_by: as `check_group_by` accepts it.
+        paths: of all pictures, relative to the folder of the dataset.
+        depth: the number of folders down to a class folder: 1 for CLASS/picture, 2 for train/CLASS/picture.
+
+    Raises:
+        DataError: a picture has no group, or the file of the groups is missing, damaged, or names other pictures.
+    """
+    names = [unicodedata.normalize("NFC", path) for path in paths]  # the same on every file system
+    if group_by == BY_FOLDER:
+        groups = ["".join(name.split("/")[depth:-1][:1]) for name in names]
+        advice = "move each picture into a folder below the folder of its class"
+    elif group_by == BY_FILE:
+        known = _read_file(folder)
+        unknown = known.keys() - names
+        if unknown:
+            raise DataError(
+                f"{folder / BY_FILE}: expected paths of pictures of the dataset, relative to {folder}, got"
+                f" {counted(len(unknown), 'other path')}, such as {min(unknown)}; correct or remove these rows"
+            )
+        groups = [known.get(name, "") for name in names]
+        advice = f"add a row for each picture to {BY_FILE}"
+    else:
+        matches = map(re.compile(group_by).search, names)
+        groups = [(match[1] or "") if match else "" for match in matches]
+        advice = "change the expression so that it finds a group in each path"
+    without = [path for path, group in zip(paths, groups, strict=True) if not group]
+    if without:
+        got = f"got {counted(len(without), 'picture')} without one, such as {without[0]}"
+        raise DataError(f"{folder}: expected a group for each picture by --group-by {group_by}, {got}; {advice}")
+    return groups
+
+
+def hash_of_group(group: str) -> bytes:
+    """Return the hash of a name, of 16 bytes, as those of images have."""
+    return hashlib.sha256(b"group\0" + group.encode(errors="surrogateescape")).digest()[:16]
+
+
+def _read_file(folder: Path) -> dict[str, str]:
+    """Return the groups in the file of a folder, by path. Raises DataError if it is missing or damaged."""
+    where, columns = folder / BY_FILE, " and ".join(COLUMNS)
+    content = LocalObjects(folder).read(BY_FILE, MAX_FILE_BYTES)
+    if content is None:
+        raise DataError(f"{where}: expected a file with the columns {columns}, got none; write it, or omit --group-by")
+    reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline=""), strict=True)
+    groups: dict[str, str] = {}
+    try:
+        missing = {*COLUMNS} - {*(reader.fieldnames or ())}
+        if missing:
+            raise DataError(f"{where}: expected the columns {columns}, got none named {min(missing)}; add it")
+        for row in reader:
+            path, group = (unicodedata.normalize("NFC", row[column] or "") for column in COLUMNS)
+            if not path or not group or groups.setdefault(path, group) != group:
+                got = f"line {reader.line_num}: expected a path with one group, got {path[:100]!r} with {group[:100]!r}"
+                raise DataError(f"{where}: {got}; correct it")
+    except csv.Error as error:
+        raise DataError(f"{where}: expected CSV, got other text ({error}); correct it") from error
+    return groups
