@@ -103,6 +103,7 @@ def test_ray_start_params_are_options_of_ray_start(group: Any) -> None:
 
 
 def test_the_files_and_objects_that_kubectl_and_docker_are_given_exist() -> None:
+    assert {"docker", "kubectl"} <= {command[0] for command in commands()["cluster.md"]}
     for command in commands()["cluster.md"]:
         if command[0] == "docker":
             assert all((ROOT / word).exists() for word in command if word.startswith("cluster/"))

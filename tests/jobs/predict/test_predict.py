@@ -78,8 +78,13 @@ def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
     assert re.fullmatch(r"40 pictures in [\d.]+ s \([\d.]+ s predicting, [\d,]+ pictures/s\)", lines[1])
     assert lines[2:] == ["40 of 40 pictures were of another size; resized to 28 x 28"]
     with Image.open(tmp_path / "seen.png") as seen:
-        assert seen.width < 1_500
-        assert seen.height < 1_500
+        assert seen.size == (16 + 8 * (112 + 16), 16 + 5 * (112 + 62 + 16))  # 5 rows of 8 tiles with captions
+        pixels = np.asarray(seen.convert("L"))
+    for number in range(len(rows)):  # each tile shows a digit, light on dark as the model sees it, with a caption
+        left, top = 16 + number % 8 * (112 + 16), 16 + number // 8 * (112 + 62 + 16)
+        tile, caption = pixels[top : top + 112, left : left + 112], pixels[top + 112 : top + 174, left : left + 112]
+        assert tile.max() > 200 > 20 > np.median(tile)
+        assert caption.min() < 150
 
 
 def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(

@@ -126,13 +126,16 @@ def test_every_answer_has_the_headers_that_keep_others_out(serve_page: Serve) ->
 def test_no_other_file_is_served(serve_page: Serve, path: str) -> None:
     async def test() -> None:
         async with serve_page() as client:
-            reader, writer = await asyncio.open_connection("127.0.0.1", client.access.port)  # does not tidy the path
-            head = "".join(f"{name}: {value}\r\n" for name, value in client.headers.items())
-            request = f"GET {client.access.page}{path} HTTP/1.1\r\nHost: 127.0.0.1:{client.access.port}\r\n{head}"
-            writer.write(f"{request}Connection: close\r\n\r\n".encode())
-            answer = await reader.read()
-            writer.close()
-            assert int(answer.split()[1]) in (400, 403, 404), answer
+            statuses = []
+            for asked in ("review.js", path):
+                reader, writer = await asyncio.open_connection("127.0.0.1", client.access.port)  # leaves the path as is
+                head = "".join(f"{name}: {value}\r\n" for name, value in client.headers.items())
+                where = f"GET {client.access.page}{asked} HTTP/1.1\r\nHost: 127.0.0.1:{client.access.port}\r\n"
+                writer.write(f"{where}{head}Connection: close\r\n\r\n".encode())
+                statuses.append(int((await reader.read()).split()[1]))
+                writer.close()
+            assert statuses[0] == 200
+            assert statuses[1] in (400, 403, 404)
 
     run(test)
 

@@ -95,22 +95,30 @@ def test_runs_of_the_same_name_in_two_storages_are_different_runs(summary: Summa
 
 
 @pytest.mark.parametrize(
-    ("terms", "document"),
+    ("terms", "document", "message"),
     [
-        ({"trials": {}}, SEARCH),
-        ({"trials": {"keras-s0": [1]}}, SEARCH),
-        ({"trials": {"keras-s0": {**TRIAL, "arguments": [1]}}}, SEARCH),
-        ({"trials": {"keras-s0": {**TRIAL, "arguments": {"a@b": 1}}}}, SEARCH),
-        ({"trials": {"keras-s0": TRIAL}, "search": [1]}, SEARCH),
-        ({"trials": {"keras-s0": TRIAL}}, {**SEARCH, "configurations": {"x": {}}}),
+        ({"trials": {}}, SEARCH, r"at `\$.terms.trials`"),
+        ({"trials": {"keras-s0": [1]}}, SEARCH, r"object`, got `array` at `\$.terms.trials"),
+        (
+            {"trials": {"keras-s0": {**TRIAL, "arguments": [1]}}},
+            SEARCH,
+            r"run.json: expected dict: Expected `object`, got `array`",
+        ),
+        ({"trials": {"keras-s0": {**TRIAL, "arguments": {"a@b": 1}}}}, SEARCH, r"at `key` in `\$.arguments`"),
+        ({"trials": {"keras-s0": TRIAL}, "search": [1]}, SEARCH, r"at `\$.terms.search`"),
+        (
+            {"trials": {"keras-s0": TRIAL}},
+            {**SEARCH, "configurations": {"x": {}}},
+            r"search.json: .* at `key` in `\$.configurations`",
+        ),
     ],
 )
 def test_a_damaged_document_is_an_integrity_error(
-    terms: Mapping[str, Any], document: Mapping[str, Any], summary: Summary, tmp_path: Path
+    terms: Mapping[str, Any], document: Mapping[str, Any], message: str, summary: Summary, tmp_path: Path
 ) -> None:
     folder = run_with(tmp_path / "results", summary, terms)
     folder.write("search.json", json.dumps(document).encode())
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match=message):
         tracked_run(folder)
 
 

@@ -13,6 +13,7 @@ import yaml
 from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse, parser
+from jobs.search.options import SearchOptions
 from jobs.train.__main__ import configuration, require_time_left, resumed_options
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
@@ -229,13 +230,17 @@ def test_a_resumed_run_connects_only_to_an_address_of_the_command_line(tmp_path:
     assert (resumed.address, resumed.epochs) == ("10.0.0.1:6379", 7)
 
 
-def test_a_search_is_resumed_by_its_own_command(tmp_path: Path) -> None:
-    given = options("--resume=r", f"--storage={tmp_path}")
-    opened = open_run(
-        LocalObjects(tmp_path), "r", dataset="mnist-mini", terms={}, configuration="", command="jobs.search"
-    )
-    with opened, pytest.raises(UsageError, match=r"expected a run of jobs\.train, got one of jobs\.search; use python"):
-        resumed_options(given, ["--resume=r"])
+def test_a_search_is_resumed_by_its_own_command_and_by_no_other(tmp_path: Path) -> None:
+    words = ["--resume=r", f"--storage={tmp_path}", "--vary=epochs=1,2"]
+    stored = "trials: 2"
+    with open_run(
+        LocalObjects(tmp_path), "r", dataset="mnist-mini", terms={}, configuration=stored, command="jobs.search"
+    ):
+        assert resumed_options(parse("jobs.search", SearchOptions, words), words).trials == 2
+        with pytest.raises(
+            UsageError, match=r"expected a run of jobs\.train, got one of jobs\.search; use python -m jobs\.search "
+        ):
+            resumed_options(options(*words[:2]), words[:2])
 
 
 def test_a_stored_configuration_lists_the_options_in_the_order_of_the_help() -> None:

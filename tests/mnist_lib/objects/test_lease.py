@@ -1,5 +1,6 @@
 """A lease on each kind of storage: one holder at a time; a dead one is replaced, and its late writes are refused."""
 
+import functools
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from mnist_lib.objects.lease import Lease, LeaseLostError, LeaseTerm, lease_fold
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.objects.storage import open_storage
+from tests.support.simulation.memory import MemoryObjects
+from tests.support.store.faulty import Interrupted
 from tests.support.store.leases import Clock, lease_of, pass_time
 
 
@@ -56,13 +59,27 @@ def test_i11_a_holder_that_cannot_renew_gives_up_before_another_takes_over(objec
         one.renew()
 
 
-def test_i11_only_one_of_two_processes_that_find_the_holder_dead_takes_over(objects: Objects) -> None:
-    clock = Clock()
-    leases = [lease_of(objects, name, clock) for name in ("one", "two", "three")]
-    assert leases[0].acquire()
-    assert not any(lease.acquire() for lease in leases[1:])
-    pass_time(31, clock)
-    assert [lease.acquire() for lease in leases[1:]] == [True, False]
+def acquire(lease: Lease, objects: Objects) -> None:
+    lease.acquire()
+
+
+def test_i11_only_one_of_two_processes_that_find_the_holder_dead_takes_over() -> None:
+    winners = set()
+    for at in range(1, 100):  # the second process acts just before each operation of the first one
+        objects, clock = MemoryObjects(), Clock()
+        assert lease_of(objects, "dead", clock).acquire()
+        second = lease_of(objects, "second", clock)
+        interrupted = Interrupted(objects, at, functools.partial(acquire, second))
+        first = lease_of(interrupted, "first", clock)
+        assert not second.acquire()
+        assert not first.acquire()
+        pass_time(31, clock)
+        first.acquire()
+        winners.add((first.number, second.number))
+        if interrupted.operations < at:  # it had taken over before
+            break
+    assert winners == {(2, None), (None, 2)}
+    assert at < 99
 
 
 def test_a_holder_whose_heartbeat_is_damaged_is_replaced_after_its_time_to_live(objects: Objects) -> None:

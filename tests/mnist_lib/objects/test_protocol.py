@@ -92,7 +92,11 @@ def test_exactly_one_of_several_concurrent_creates_succeeds(objects: Objects) ->
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../b", "a//b", ".", "", "a\0b", "-x", "a/-x", "\uff41", "x" * 300])
 def test_s10_a_name_that_could_lead_out_of_the_root_is_refused(objects: Objects, name: str) -> None:
-    for act in (objects.read, objects.exists, objects.delete, lambda name: objects.create(name, b"")):
+    for act in (
+        *(objects.read, objects.exists, objects.delete),
+        *(lambda name: objects.create(name, b""), lambda name: objects.replace(name, b"")),
+        lambda name: objects.append(name, b"x\n"),
+    ):
         with pytest.raises(SpecError, match="name of an object: expected"):
             act(name)
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.store.mounts import read_only, require_namespaces, run_with_mount
+from tests.support.store.scenarios import published
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,6 +66,8 @@ def test_s7_a_read_only_storage_is_refused_before_the_job_starts(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_read_only_storage_can_be_read(tmp_path: Path) -> None:
-    done = run_with_mount(read_only(tmp_path), sys.executable, "-m", "jobs.models", "list", "--storage", tmp_path)
+    published(LocalObjects(tmp_path), 150)
+    command = (sys.executable, "-m", "jobs.models", "verify", "--all", "--storage", tmp_path)
+    done = run_with_mount(read_only(tmp_path), *command)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "No version is stored" in done.stdout
+    assert "1 version intact, 0 damaged." in done.stdout
