@@ -155,7 +155,7 @@ class CollectOptions(ModelOptions):
     keep: Positive = option(
         None, "number of versions: keep each model's N newest ones, champion and N earlier champions", required=True
     )
-    dry_run: bool = option(False, "list what would be deleted, and delete nothing")
+    dry_run: bool = option(False, "only list the versions that would be deleted")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,7 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
         "OPTIONS",
     )
     once: bool = option(
-        False, "run what is due and exit, for use by another scheduler (default: run as a daemon)", scope="process"
+        False, "run the due slot and exit, for use by another scheduler (default: run as a daemon)", scope="process"
     )
     now: bool = option(
         False, "start one run immediately, regardless of --cron, and exit when it has ended", scope="process"

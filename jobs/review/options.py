@@ -49,7 +49,7 @@ class ReviewOptions(AuthorOptions, ModelFileOptions):
         (), "picture files, or folders of picture files", "PICTURE", positional=True
     )
     run: str | None = option(
-        None, "review what the models of this run dispute: confident mistakes, and differing answers"
+        None, "review the test images that models of this run dispute: confident mistakes, differing answers"
     )
     dataset: str | None = option(  # type: ignore[assignment]  # here, the default depends on the run
         None, f"{DATASET_HELP} (default: that of --run, or {DEFAULT_DATASET})", "NAME|DIR"

@@ -108,7 +108,7 @@ class Thresholds(CheckedFields):
     alpha: Share = option(
         TOTAL,
         "probability that chance alone replaces the champion of a model, over all comparisons on a dataset together;"
-        " each of them spends a hundredth of what is left",
+        " each comparison spends a hundredth of the rest",
         "P",
         scope="run",
     )
