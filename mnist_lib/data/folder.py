@@ -118,9 +118,10 @@ def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.
     """Return TRAIN or TEST and the rank for each file of a listing: as its folder says, or else the hash, [n, 2]."""
     splits = np.array([file.split for file in listing.files])
     part = np.where((splits == "test") | ((splits == "") & is_held_out(hashes)), TEST, TRAIN).astype(np.uint8)
-    given = splits == "validation"
-    # If there is a folder for validation, any share above 0 selects its pictures and no others.
-    return part, np.where(given, 0.0, 1.0 if given.any() else shares_of(hashes)[:, 1]).astype(np.float32)
+    given, ranks = splits == "validation", shares_of(hashes)[:, 1]
+    if given.any():  # then any share above 0 selects the pictures in that folder and no others
+        ranks = ranks + np.where(given, -1, 1)
+    return part, ranks.astype(np.float32)
 
 
 def _groups(listing: Listing) -> tuple[list[str], NDArray[np.int32]]:

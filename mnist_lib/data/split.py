@@ -21,6 +21,7 @@ from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import CountsBySplit
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
+from mnist_lib.wording import counted
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
 VALIDATION_SEED = 20_260_101
@@ -100,7 +101,9 @@ class Dataset:
     hashes: ImageHashes  # [n, 2]; a picture from a folder is hashed before it is resized
     files: NDArray[np.uint8]  # [n, longest]: paths in a folder of pictures, padded with zeros; longest is 0 without
     groups: NDArray[np.int32]  # [n]: the number of the group, from 0; NO_GROUP if the images have no groups
-    ranks: Ranks  # [n], from 0 to 1: train images with a rank below a share are for validation
+    # [n], from 0 to 1: train images with a rank below a share are for validation. If the folder says which are, theirs
+    # are less by 1, the others more by 1. Folds divide the range from 0 to 1.
+    ranks: Ranks
     part: NDArray[np.uint8]  # [n]: TRAIN or TEST; with UNDECIDED added if the picture is in several classes
     name: str
     version: str
@@ -210,8 +213,10 @@ class Dataset:
             if len(constant):
                 raise DataError(f"{name}: image {constant[0]} is blank: all its pixels are {flat[constant[0], 0]}")
 
-    def check_use(self, validation_percent: int) -> None:
+    def check_use(self, validation_percent: int, folds: int | None = None) -> None:
         """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
+        if folds is not None:
+            self._check_folds(np.bincount(self.folds(folds), minlength=folds))
         train, test, held_out = len(self.train), len(self.test), self.validation_size(validation_percent)
         if held_out >= train:
             raise DataError(
@@ -227,9 +232,20 @@ class Dataset:
                 f" {test:,} test images and {len(self.classes):,} classes; use fewer test images"
             )
 
+    def _check_folds(self, sizes: NDArray[np.int64]) -> None:
+        if not sizes.all():
+            got = f"none in fold {sizes.argmin()} of {counted(int(sizes.sum()), 'training image')}"
+            raise DataError(f"{self.name}: expected images in each of {len(sizes)} folds, got {got}; use fewer --folds")
+        size = 4 * int(sizes.max()) * len(self.classes)
+        if size > MAX_PROBABILITIES:
+            raise DataError(
+                f"{self.name}: expected at most {MAX_PROBABILITIES:,} bytes of probabilities, got {size:,} for the"
+                f" largest of {len(sizes)} folds; use more --folds"
+            )
+
     def validation_size(self, validation_percent: int) -> int:
         """Return how many train images are for validation: those with a rank below the share."""
-        return int((self.ranks[: len(self.train)] < validation_percent / 100).sum())
+        return int((self.ranks[: len(self.train)] < validation_percent / 100).sum()) if validation_percent else 0
 
     def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
         """Split the train images into those to train on and those for validation; these are None if there are none."""
@@ -238,6 +254,16 @@ class Dataset:
             return train, None
         order = np.argsort(self.ranks[: len(train)], kind="stable")
         return train.take(order[held_out:]), train.take(order[:held_out])
+
+    def folds(self, folds: int) -> NDArray[np.int64]:
+        """Return the fold of each train image, [train images], from 0. Only its rank decides."""
+        shares = self.ranks[: len(self.train)] % 1
+        return np.minimum((shares * folds).astype(np.int64), folds - 1)  # a share may be rounded up to 1
+
+    def train_and_fold(self, fold: int, folds: int) -> tuple[Split, Split]:
+        """Split the train images into those of the other folds, to train on, and those of a fold, in their order."""
+        inside = self.folds(folds) == fold
+        return self.train.take(~inside), self.train.take(inside)
 
 
 def hashes_of(images: NDArray[np.uint8]) -> ImageHashes:

@@ -42,6 +42,21 @@ def test_p18_a_picture_and_its_copies_stay_in_one_split_when_others_are_added(tm
     for percent in (10, 30):  # the same holds for validation, if its share does not change
         old, new = ({i.tobytes() for i in d.train_and_validation(percent)[1].images} for d in (before, after))  # type: ignore[union-attr]
         assert old < new
+    for fold in range(3):
+        old, new = ({i.tobytes() for i in d.train_and_fold(fold, 3)[1].images} for d in (before, after))
+        assert old < new
+
+
+def test_folds_divide_the_pictures_of_the_folders_for_training_and_for_validation(tmp_path: Path) -> None:
+    dataset = read(write_folder(tmp_path / "f", classes("train/a", "val/a", "train/b", "val/b", "test/a", "test/b")))
+    train, validation = dataset.train_and_validation(10)
+    assert validation is not None
+    of_validation = {image.tobytes() for image in validation.images}
+    assert (len(train), len(of_validation), dataset.validation_size(0)) == (60, 60, 0)
+    for fold in range(3):
+        inside = {image.tobytes() for image in dataset.train_and_fold(fold, 3)[1].images}
+        assert 10 < len(inside & of_validation) < 30
+        assert 10 < len(inside - of_validation) < 30
 
 
 def test_d8_empty_classes_are_left_out_and_classes_without_test_pictures_are_named(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,28 @@ def test_the_validation_split_is_always_the_same(digits: Dataset) -> None:
     assert first is not None
     assert second is not None
     assert first.fingerprint == second.fingerprint
+
+
+@pytest.mark.parametrize("folds", [2, 3, 50])
+def test_each_train_image_is_in_one_fold_and_on_the_other_side_of_it(folds: int) -> None:
+    dataset = of(random_split(101))
+    everything, held_out = sorted(map(bytes, dataset.train.images)), []
+    for fold in range(folds):
+        train, inside = dataset.train_and_fold(fold, folds)
+        assert sorted(map(bytes, (*train.images, *inside.images))) == everything
+        held_out += [*map(bytes, inside.images)]
+    assert sorted(held_out) == everything
+    dataset.check_use(0, folds)
+
+
+@pytest.mark.parametrize("folds", [6, 1_000])
+def test_more_folds_than_images_are_refused(folds: int) -> None:
+    got = rf"expected images in each of {folds} folds, got none in fold \d+ of 5 training images; use fewer --folds"
+    with pytest.raises(DataError, match=got):
+        of(random_split(5)).check_use(0, folds)
+
+
+def test_a_rank_that_was_rounded_up_to_1_is_in_a_fold() -> None:
+    dataset = of(random_split(5))
+    ranks = np.array([1.0, np.nextafter(np.float32(1), np.float32(0)), 0.0, -(2.0**-40), -1.0, 2.0, 2.0], np.float32)
+    assert set(replace(dataset, ranks=ranks).folds(7)) == {0, 6}
