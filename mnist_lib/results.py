@@ -215,7 +215,7 @@ class Measurements(TrialEvent, frozen=True, kw_only=True):
 
     spec: TrialSpec
     test: Accuracy
-    validation: Accuracy | None  # at the epoch of the stored weights
+    validation: Accuracy | None  # at the epoch of the stored weights; of a trial of a fold: on the images of its fold
     best_epoch: Number  # the epoch of the stored weights, which validation chose; the last one without validation
     history: tuple[EpochDone, ...]  # every epoch of all attempts
     train_seconds: Seconds  # without start-up and compilation
@@ -231,6 +231,7 @@ class Measurements(TrialEvent, frozen=True, kw_only=True):
 
 class TrialResult(Measurements, frozen=True, kw_only=True):
     probabilities: NDArray[np.float32]  # [test images, classes]
+    of_fold: NDArray[np.float32] | None = None  # [images of its fold, classes]; None for a trial without a fold
     files: Mapping[str, bytes]  # the model to store, by path
     tensorboard: bytes = b""  # an event file; empty if an earlier driver wrote it to the run's folder
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from mnist_lib.data.corrections import CorrectionCounts
+from mnist_lib.data.corrections import CorrectionCounts, ImageHash
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import MAX_CLASSES, ClassName, CountsBySplit, Growth, Side
 from mnist_lib.documents import (
@@ -31,6 +31,7 @@ from mnist_lib.spec import MAX_ARGUMENTS
 
 SUMMARY_SCHEMA = 1
 MAX_RUN_NAME_LENGTH = 100
+MAX_LABEL_ERRORS = 200  # in a summary; of many runs, all summaries are read
 
 
 class ChangesSummary(Document, frozen=True, kw_only=True):
@@ -127,6 +128,9 @@ class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
     global_clipnorm: float | None = written(None)  # maximum norm of the gradients; `null` without a limit
     label_smoothing: float = written(0.0)  # share of each label that was spread evenly over all classes; 0 if none
     configuration: Count | None = written(None)  # always `null`; only trials within a search have a number
+    # The fold that it was not trained on, from 0; only of a trial of a fold.
+    fold: Count | None = None
+    folds: Count | None = None  # the number of folds; only of a trial of a fold
     attempts: Count  # number of attempts
 
 
@@ -136,7 +140,9 @@ class SuccessfulTrial(TrialSummary, frozen=True, kw_only=True, tag="ok"):
     test: Accuracy  # counts on the test images
     test_accuracy: Share  # the accuracy on them
     test_ci95: Interval  # lower and upper limit of Wilson's 95% interval over the test images
-    validation: Accuracy | None  # counts on the validation images at the chosen epoch; `null` without validation
+    # Counts on the validation images at the chosen epoch; of a trial of a fold, on the images of its fold; `null`
+    # without validation.
+    validation: Accuracy | None
     # The chosen epoch, whose weights were measured and may be stored: the latest of those close to the best on
     # validation.
     best_epoch: Number
@@ -171,6 +177,36 @@ class SearchSummary(Document, frozen=True, kw_only=True):
     train: tuple[Text, ...]  # the options of `jobs.train` for these settings
 
 
+class OutOfFold(Document, frozen=True, kw_only=True):
+    seeds: Number  # number of seeds with which trials of all folds succeeded
+    # The accuracy over all training and validation images, each predicted by trials that were not trained on it; mean
+    # over the seeds. Models that are trained on all of the images are usually more accurate.
+    accuracy: Share
+    ci95: Interval  # lower and upper limit of its 95% interval
+
+
+class LabelError(Document, frozen=True, kw_only=True):
+    image: ImageHash  # the hash of its pixels, as in `labels.jsonl`
+    file: Text | None = None  # its file, relative to the folder of pictures; only if the dataset is a folder
+    label: ClassName  # its label
+    proposed: ClassName  # the class that models predict which were not trained on it
+    probability: Share  # the probability that they give this class
+    label_probability: Share  # the probability that they give the label
+
+
+class FoldsSummary(Document, frozen=True, kw_only=True):
+    """What `summary.json` says about the images that were held out fold by fold."""
+
+    folds: Number  # the number of folds; models were trained on all folds but one
+    images: Count  # number of training and validation images, which were divided into folds
+    # The accuracy of each model on them, by model name; without a model of which trials failed in every seed.
+    models: Annotated[dict[Name, OutOfFold], Meta(max_length=1_000)]
+    best_model: Name | None  # the most accurate of these, which names the label errors; `null` if there is none
+    num_label_errors: Count  # number of labels that may be wrong
+    # The first 200 of them, that of the least probable label first.
+    label_errors: Annotated[tuple[LabelError, ...], Meta(max_length=MAX_LABEL_ERRORS)]
+
+
 class Timing(Document, frozen=True, kw_only=True):
     wall_seconds: Seconds  # seconds from the start of the command to the stored models
     start_seconds: Seconds  # seconds from the start of the command to the connection to the cluster
@@ -190,6 +226,7 @@ class Summary(Document, frozen=True, kw_only=True):
     timing: Timing  # where the time went
     versions: Texts  # versions of Python and of the packages on which the result depends, in the workers
     search: SearchSummary | None = None  # the search that found the settings of the trials; only of `jobs.search`
+    folds: FoldsSummary | None = None  # what folds tell; only with `--folds`
 
     @property
     def successful(self) -> list[SuccessfulTrial]:

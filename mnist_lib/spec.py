@@ -24,6 +24,7 @@ MAX_EPOCHS = 100_000
 MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would become 0
 
 Epochs = Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
+Folds = Annotated[int, Meta(ge=2, le=1_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,9 @@ class TrialSpec(TrialSettings):
     )  # arguments of the function that builds the model
     source_sha256: str | None = None  # hash of the Python file that defines the model; None for the catalog
     configuration: Seed | None = None  # its number in a search; None for any other trial
+    # It is trained on all training images but those of its fold, from 0, and predicts these; None for any other trial.
+    fold: Seed | None = None
+    folds: Folds | None = None  # into how many the training images are divided; None without folds
 
     def __post_init__(self) -> None:
         if self.source_sha256 is None:
@@ -106,6 +110,8 @@ class TrialSpec(TrialSettings):
         if not DATASET_NAME.fullmatch(self.dataset):
             raise SpecError(f"dataset: expected letters, digits, '.', '_' or '-', got {self.dataset!r}")
         check_fields(self, complete=True)
+        if (self.fold is None) != (self.folds is None) or (self.folds is not None and (self.fold or 0) >= self.folds):
+            raise SpecError(f"fold: expected one of the folds from 0 on, got {self.fold} of {self.folds}")
         if self.momentum and self.optimizer not in WITH_MOMENTUM:
             raise SpecError(
                 f"momentum: expected one of the optimizers {', '.join(WITH_MOMENTUM)}, got {self.optimizer}"
@@ -145,17 +151,22 @@ class TrialSpec(TrialSettings):
     @property
     def id(self) -> str:
         """The name of the trial within its run."""
-        return f"{self.model}-s{self.seed}" if self.configuration is None else f"{self.model}-c{self.configuration}"
+        fold = "" if self.fold is None else f"-f{self.fold}"
+        return f"{self.model}-{f's{self.seed}' if self.configuration is None else f'c{self.configuration}'}{fold}"
 
     @property
     def kind(self) -> str:
         """A key for sharing compilation: trials of a run with the same kind are compiled once per worker."""
-        return self.model if self.configuration is None else str(self.shape)
+        return self.model if self.configuration is None and self.fold is None else str(self.shape)
 
     @property
     def shape(self) -> TrialSpec:
         """The trial without what may differ between trials that share a compiled model."""
         return replace(self, seed=0, epochs=1, learning_rate=1.0, schedule="constant", configuration=None)
+
+    def in_folds(self, folds: int) -> list[TrialSpec]:
+        """Return a trial for each fold. It chooses no epoch, so that its fold measures it without bias."""
+        return [replace(self, fold=fold, folds=folds, validation_percent=0) for fold in range(folds)]
 
     @property
     def cost(self) -> float:

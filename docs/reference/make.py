@@ -69,6 +69,9 @@ SECTIONS: Sequence[tuple[str, str, str, type]] = (
     ("", "Only with status `failed`:", "trials.", run_documents.FailedTrial),
     ("", "", "trials.error.", run_documents.ErrorSummary),
     ("`search`", "", "search.", run_documents.SearchSummary),
+    ("`folds`", "", "folds.", run_documents.FoldsSummary),
+    ("", "", "folds.models.*.", run_documents.OutOfFold),
+    ("", "", "folds.label_errors.", run_documents.LabelError),
     ("`timing`", "", "timing.", run_documents.Timing),
 )
 # The default folder contains the id of the user who makes the page; the page has UID instead.

@@ -21,7 +21,7 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.settings import MAX_SEED, Positive, Seconds, Seed, option, options_of, part_of, values_of
-from mnist_lib.spec import TrialSettings, TrialSpec, trial_grid
+from mnist_lib.spec import Folds, TrialSettings, TrialSpec, trial_grid
 from mnist_lib.store.champions.promotion import WHEN, Rule, Thresholds, When
 from mnist_lib.store.runs import Command
 
@@ -53,6 +53,12 @@ class ModelOptions(Options):
         source="user with code",
     )
     seeds: Seeds = option(1, "number of seeds, or a list of seeds, such as 4,8")
+    folds: Folds | None = option(
+        None,
+        "number of folds of the training and validation images: for each, a trial is trained on the other folds, so"
+        " that each image is predicted by a model that was not trained on it (default: no folds)",
+    )
+    refit: bool = option(False, "with --folds, also train on all of these images, and store that model")
     trust: bool = option(
         False,
         "run the Python files that a --config file names; accepted on the command line only",
@@ -166,9 +172,15 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
     tfds_import: AnyFolder = option(None, TFDS_IMPORT_HELP, "FILE.py", source="user")  # see `require_trusted`
 
     def grid(self) -> list[TrialSpec]:
-        """Return a trial for each model and seed. Raises SpecError for an invalid value, or ModelError."""
+        """Return a trial for each model and seed, and for each fold. Raises SpecError for an invalid value, ModelError.
+
+        With folds, a trial that is in none of them is trained on all images, if there is to be one.
+        """
         models = map(name_of, self.models)
-        return trial_grid(models, self._seeds(), sources=self.model_files, arguments=self.arguments, **self.shared)
+        trials = trial_grid(models, self._seeds(), sources=self.model_files, arguments=self.arguments, **self.shared)
+        if self.folds is None:
+            return trials
+        return [*(fold for trial in trials for fold in trial.in_folds(self.folds)), *(trials if self.refit else ())]
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -181,7 +193,12 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         """What the trials of a run have in common, as `trial_grid` takes it."""
         settings = part_of(self, TrialSettings)
         del settings["seed"]
-        return {"dataset": self.data().name, **settings}
+        return {"dataset": self.data().name, **settings, "validation_percent": self.percent_for_validation}
+
+    @property
+    def percent_for_validation(self) -> int:
+        """The percentage of training images for validation: none with folds, each of which is held out once."""
+        return self.validation_percent if self.folds is None else 0
 
     @functools.cached_property
     def model_files(self) -> Mapping[str, ModelFile]:
@@ -265,6 +282,13 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
         if self.quiet and self.verbose:
             raise SpecError("quiet: expected one of --quiet and --verbose, got both")
+        if self.refit and self.folds is None:
+            raise SpecError("refit: expected --folds with it, got none; without folds, leave it out")
+        if self.folds is not None and self.validation_percent != type(self).validation_percent:
+            raise SpecError(
+                f"validation_percent: expected none with --folds, which hold out each image once, got"
+                f" {self.validation_percent}; leave out one of them"
+            )
 
     def check_data_dir(self) -> None:
         """Raise UsageError if the data folder is not on this machine. Not for `jobs.submit`, which trains elsewhere."""

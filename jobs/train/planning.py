@@ -175,7 +175,7 @@ def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan,
                 raise exit_codes.TrainingError(f"{event.trial}: {event.death}", event.death.cause.code)
             events.append((time.monotonic(), event))
     start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
-    measured = dataset_summary(facts, options.validation_percent).train
+    measured = dataset_summary(facts, options.percent_for_validation).train
     epoch_images = images_per_epoch(options, measured)
     rates = {}
     for spec in specs:  # without the first epoch, which may include a wait for the dataset
@@ -191,4 +191,4 @@ def images_per_epoch(options: TrainOptions, measured: int) -> int:
     entry = options.data().entry
     if entry is None or entry.embedded:
         return measured
-    return int(entry.train * (1 - options.validation_percent / 100))  # measured with another dataset
+    return int(entry.train * (1 - options.percent_for_validation / 100))  # measured with another dataset

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cluster.attempts import Cluster
 from cluster.deadlines import Clock, Limits
@@ -44,6 +44,10 @@ from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted, percent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +260,11 @@ class Training(Recorder):
         writes: WriteQueue | None = None,
     ) -> None:
         super().__init__(folder, RunProgress(trials), files, writes)
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: dict[str, Tally] = {}  # of the trials on all images or, if there are none, of those of folds
+        self.of_folds: dict[
+            TrialSpec, NDArray[np.float32]
+        ] = {}  # probabilities that a trial of a fold has for its fold
+        self._refits = any(spec.fold is None for spec in trials)
         self.rows: list[SuccessfulTrial | FailedTrial] = []
         self.unfinished: list[TrialSpec] = []
         self._specs = {spec.id: spec for spec in trials}
@@ -317,7 +325,7 @@ class Training(Recorder):
                 self._trained[event.trial].add(event)
             case TrialResult():
                 self._add(event, attempts(event.trial))
-                chosen, number = self.tallies[event.spec.model].chosen is event, attempts(event.trial)
+                chosen, number = any(t.chosen is event for t in self.tallies.values()), attempts(event.trial)
                 size = sum(map(len, event.files.values()))
                 self.writes.put(lambda: self._store(event, number, with_model=chosen), event.trial, size=size)
 
@@ -328,11 +336,14 @@ class Training(Recorder):
         store_result(self.folder, result, attempts, with_model=with_model)
 
     def _add(self, result: TrialResult, attempts: int) -> None:
-        model = result.spec.model
-        if model in self.tallies:
-            self.tallies[model].add(result)
-        else:
-            self.tallies[model] = Tally(result)
+        spec, model = result.spec, result.spec.model
+        if result.of_fold is not None:
+            self.of_folds[spec] = result.of_fold
+        if spec.fold is None or not self._refits:
+            if model in self.tallies:
+                self.tallies[model].add(result)
+            else:
+                self.tallies[model] = Tally(result)
         self.end(result, attempts)
 
     def end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:

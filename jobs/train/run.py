@@ -31,6 +31,7 @@ from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
 from mnist_lib.report.aggregation import Tally
+from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
 from mnist_lib.report.texts import changes_text, groups_texts, growth_texts
 from mnist_lib.results import TrialResult
@@ -116,7 +117,7 @@ class RunDataset:
             log.info(
                 "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
             )
-        facts.check_use(options.validation_percent)
+        facts.check_use(options.percent_for_validation, options.folds)
         for notice in facts.notices:
             log.warning("%s: %s", facts.name, notice)
         if self._begun is None:
@@ -153,7 +154,7 @@ class RunDataset:
         facts = self.facts()
         changes, since = facts.changes, self._since
         if changes is None or since is None:
-            return dataset_summary(facts, self._options.validation_percent)
+            return dataset_summary(facts, self._options.percent_for_validation)
         earlier = [run.dataset.changes.added for run in self.earlier if run.dataset.changes]
         of_summary = ChangesSummary(
             since=since.run,
@@ -163,7 +164,7 @@ class RunDataset:
             relabelled=changes.relabelled,
             unusual=growth(changes.added, earlier),
         )
-        return dataset_summary(facts, self._options.validation_percent, of_summary)
+        return dataset_summary(facts, self._options.percent_for_validation, of_summary)
 
     @functools.cached_property
     def earlier(self) -> list[Summary]:
@@ -301,6 +302,7 @@ class Run(Generic[Options]):
             ended=now_text(),
             earlier=self.data.earlier,
             search=search,
+            folds=folds_summary(training.of_folds, self.data.content()) if training.of_folds else None,
         )
         if self.options.report:
             with step("writing the report", shown=shown):

@@ -37,7 +37,8 @@ def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
 
 
 class Tally:
-    """The results of a model's trials. `chosen` is the one to store: the best on validation, in a tie the lowest seed.
+    """The results of a model's trials. `chosen` is the one to store: the best on validation, in a tie the lowest seed,
+    and of trials of folds the first one, since each is measured on other images.
 
     It is never chosen by test accuracy, since the reported test accuracy would then be too high. Results that an
     earlier process has stored may lack their model, because another trial was better; if that one is lost, the best of
@@ -85,5 +86,6 @@ def _votes(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
     return votes
 
 
-def _preference(result: TrialResult) -> tuple[int, int]:
-    return (result.validation.correct if result.validation else 0, -result.spec.seed)
+def _preference(result: TrialResult) -> tuple[int, int, int]:
+    validation = result.validation if result.spec.fold is None else None
+    return (validation.correct if validation else 0, -result.spec.seed, -(result.spec.fold or 0))

@@ -23,12 +23,14 @@ from mnist_lib.report import evidence, plots
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.evidence import Course, ReportedSearch, StoredTrial
+from mnist_lib.report.folds import shown_errors
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.texts import (
     KINDS,
     SPLIT_NAMES,
     changes_by_class,
     corrections_texts,
+    folds_text,
     groups_texts,
     notes,
     unusual_texts,
@@ -95,6 +97,9 @@ def report(run: ReportedRun) -> Report:
         disagreements=evidence.Disagreements.of(run.tallies, labels) if run.tallies else None,
         evidence=evidence,
         test=run.dataset.test,
+        train=run.dataset.train,
+        folds_text=folds_text(run.summary.folds) if run.summary.folds else None,
+        label_errors=shown_errors(run.summary.folds, run.dataset, evidence.MAX_PICTURES),
         link=functools.partial(_link, run.pictures),
         left_out=[notice for notice in dataset.notices if notice.startswith("left out")],
         classes=run.dataset.classes,

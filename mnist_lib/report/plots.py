@@ -134,7 +134,7 @@ def accuracy_of_trials(summary: Summary) -> Plot:
         axes.fill_between([left, right], *model.ci95, color=colour, alpha=0.15, linewidth=0)
         axes.hlines(model.mean_test_accuracy, left, right, color=colour, linewidth=1.2)
         axes.errorbar(xs, values, errors, fmt="o", color=colour, ms=4 if few else 2.5, elinewidth=0.8, label=name)
-    seeds = [str(trial.seed) for trial in trials] if few else []
+    seeds = [trial.id.removeprefix(f"{trial.model}-s") for trial in trials] if few else []  # "0", or "0-f2" in a fold
     axes.set_xticks(range(len(seeds)), seeds)
     axes.set_xlabel("seed" if few else f"{len(trials)} trials, by model and seed")
     axes.set_title("accuracy on test", loc="left")

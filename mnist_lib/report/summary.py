@@ -17,6 +17,7 @@ from mnist_lib.run_documents import (
     DatasetSummary,
     ErrorSummary,
     FailedTrial,
+    FoldsSummary,
     ModelSummary,
     SearchSummary,
     Significance,
@@ -28,7 +29,9 @@ from mnist_lib.spec import TrialSpec, is_unused
 
 # Fields that a summary of a trial takes from its measurements:
 MEASURED = {*Measurements.__struct_fields__} & {*SuccessfulTrial.__struct_fields__}
-SETTINGS = [field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments")]
+SETTINGS = [
+    field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments", "fold")
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def summarize(
     new: NDArray[np.bool_] | None = None,  # [test images]: those that the last run did not have
     earlier: Sequence[Summary] = (),  # the last runs of the dataset
     search: SearchSummary | None = None,
+    folds: FoldsSummary | None = None,
 ) -> Summary:
     """Return the summary of a run."""
     models = {}
@@ -83,11 +87,12 @@ def summarize(
         run=run,
         dataset=dataset,
         models=models,
-        trials=sorted(trials, key=lambda trial: (trial.model, trial.seed)),
+        trials=sorted(trials, key=lambda trial: (trial.model, trial.seed, -1 if trial.fold is None else trial.fold)),
         ended=ended,
         timing=timing,
         versions=dict(next((tally.chosen.versions for _, tally in sorted(tallies.items())), package_versions())),
         search=search,
+        folds=folds,
     )
 
 

@@ -11,7 +11,7 @@ from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
-from mnist_lib.run_documents import ChangesSummary, ModelSummary, SuccessfulTrial, Summary
+from mnist_lib.run_documents import ChangesSummary, FoldsSummary, ModelSummary, SuccessfulTrial, Summary
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def result_tables(summary: Summary) -> list["RenderableType"]:
     parts = f"{start:.1f} s start, {data:.1f} s data, {training:.1f} s training"
     time = f"{total:.1f} s in total: {parts}, {total - start - data - training:.1f} s storing and report"
     models: list[RenderableType] = [title, _models(summary), ""] if summary.models else []
-    return [*models, _trials(summary), "", *failures, *data_texts(summary), *notes(summary), f"Time: {time}"]
+    folds = [folds_text(summary.folds)] if summary.folds else []
+    return [*models, _trials(summary), "", *failures, *folds, *data_texts(summary), *notes(summary), f"Time: {time}"]
 
 
 def _table(first: str, *others: str) -> "Table":
@@ -79,6 +80,18 @@ def _trials(summary: Summary) -> "Table":
         else:
             table.add_row(trial.id, "failed")
     return table
+
+
+def folds_text(folds: FoldsSummary) -> str:
+    """Return the accuracy on the images of all folds, and how many of their labels may be wrong, as sentences."""
+    accuracies = [
+        f"{name} {percent(model.accuracy)} ({percent(model.ci95[0])} to {percent(model.ci95[1])})"
+        for name, model in folds.models.items()
+    ]
+    found = ", ".join(accuracies) or "no model was trained on all of them"
+    share = f"{folds.folds - 1}/{folds.folds}"
+    text = f"Folds: {found} on {counted(folds.images, 'image')}, by models trained on {share} of them."
+    return f"{text} {counted(folds.num_label_errors, 'label')} may be wrong."
 
 
 def notes(summary: Summary) -> list[str]:

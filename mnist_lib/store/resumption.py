@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,8 @@ log = logging.getLogger(__name__)
 def store_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_model: bool) -> None:
     """Store the result of a trial that has ended, and delete its checkpoints."""
     probabilities = io.BytesIO()
-    np.savez(probabilities, allow_pickle=False, probabilities=result.probabilities)
+    fold = {} if result.of_fold is None else {"of_fold": result.of_fold}
+    np.savez(probabilities, allow_pickle=False, probabilities=result.probabilities, **fold)
     files = {PROBABILITIES: probabilities.getvalue()}
     if with_model:
         files |= {f"model/{path}": content for path, content in result.files.items()}
@@ -135,16 +137,19 @@ def _read_file(folder: RunFolder, trial: str, path: str, sha256: str) -> bytes:
 
 
 def _result_of(measured: Measurements, files: dict[str, bytes]) -> TrialResult:
-    arrays = read_npz(files.pop(PROBABILITIES, b""), PROBABILITIES, {"probabilities": MAX_PROBABILITIES})
-    probabilities, images = arrays["probabilities"], max(1, measured.test.total)
-    is_table = probabilities.dtype == np.float32 and probabilities.ndim == 2 and len(probabilities) == images
-    if not is_table or probabilities.shape[1] < 2 or not np.isfinite(probabilities).all():
-        got = f"{probabilities.dtype} {probabilities.shape}"
-        raise IntegrityError(f"{PROBABILITIES}: expected finite float32 [{images}, classes], got {got}")
-    spec, epochs = measured.spec, len(measured.history)
+    spec, epochs, expected = measured.spec, len(measured.history), {"probabilities": measured.test.total}
+    if spec.fold is not None:
+        expected["of_fold"] = measured.validation.total if measured.validation else 0
+    arrays = read_npz(files.pop(PROBABILITIES, b""), PROBABILITIES, dict.fromkeys(expected, MAX_PROBABILITIES))
+    for name, images in expected.items():
+        array = arrays[name]
+        is_table = array.dtype == np.float32 and array.ndim == 2 and len(array) == max(1, images)
+        if not is_table or array.shape[1] < 2 or not np.isfinite(array).all():
+            got = f"{array.dtype} {array.shape}"
+            raise IntegrityError(f"{PROBABILITIES}: {name}: expected finite float32 [{images}, classes], got {got}")
     if measured.trial != spec.id or not 0 < epochs <= spec.epochs or measured.best_epoch > spec.epochs:
         got = f"{measured.trial} with {counted(epochs, 'epoch')}, the best {measured.best_epoch}"
         raise IntegrityError(f"ended.json: expected {spec.id} with 1 to {spec.epochs} epochs, got {got}")
     model = {path.removeprefix("model/"): content for path, content in files.items()}
-    fields = {name: getattr(measured, name) for name in Measurements.__struct_fields__}
-    return TrialResult(**fields, probabilities=probabilities, files=model)
+    fields: dict[str, Any] = {name: getattr(measured, name) for name in Measurements.__struct_fields__} | arrays
+    return TrialResult(**fields, files=model)

@@ -151,6 +151,7 @@ class Compiled:
     train: Split
     validation: Split | None
     notices: tuple[str, ...]
+    fold: Split | None = None  # the images of the trial's fold
 
 
 class _Lane:
@@ -161,7 +162,8 @@ class _Lane:
         self._checkpoint_seconds = checkpoint_seconds
         self._strategy: tf.distribute.Strategy | None = None
         self._data: Dataset | None = None
-        self._splits: dict[int, tuple[Split, Split | None]] = {}  # by the percentage of validation images
+        # By the percentage of validation images, or the fold and the number of folds.
+        self._splits: dict[tuple[int | None, ...], tuple[Split, Split | None]] = {}
         self._compiled: dict[TrialSpec, Compiled] = {}
 
     def begin(self, phase_began: float | None = None) -> None:
@@ -229,10 +231,14 @@ class _Lane:
         history: list[EpochDone],
         setup_seconds: float,
     ) -> Iterator[TrialEvent]:
-        """Evaluate the best epoch on the test images, and yield the result."""
+        """Evaluate the best epoch on the test images and those of the trial's fold, and yield the result."""
         spec, test, plan = assignment.spec, self._dataset.test, compiled.plan
         yield (trained := Trained(trial=spec.id))
         probabilities = yield from compiled.trainer.predictor.evaluate(state.weights, test.images, trained)
+        of_fold, validation = None, state.best.validation
+        if compiled.fold is not None:
+            of_fold = yield from compiled.trainer.predictor.evaluate(state.weights, compiled.fold.images, trained)
+            validation = accuracy_of(of_fold, compiled.fold.labels)
         rates = learning_rates(spec, plan.steps)[plan.steps - 1 :: plan.steps]
         devices = devices_of(self._strategy)
         source = {SOURCE_FILE: assignment.source.content} if assignment.source else {}
@@ -240,7 +246,7 @@ class _Lane:
             trial=spec.id,
             spec=spec,
             test=accuracy_of(probabilities, test.labels),
-            validation=state.best.validation,
+            validation=validation,
             best_epoch=state.best.epoch,
             history=tuple(history),
             train_seconds=state.seconds,
@@ -253,6 +259,7 @@ class _Lane:
             weights_sha256=compiled.model.stored(state.weights).sha256(),
             versions=package_versions(),
             probabilities=probabilities,
+            of_fold=of_fold,
             files=compiled.model.files(state.weights) | source,
             tensorboard=event_file(history, rates, state.best.epoch, probabilities, test, self._dataset.classes),
         )
@@ -263,11 +270,15 @@ class _Lane:
         if shape in self._compiled:
             self._compiled[shape] = self._compiled.pop(shape)  # the last one is the most recently used
         else:
+            # The images of another fold are another copy, and trials of one fold follow each other.
+            self._compiled = {held: compiled for held, compiled in self._compiled.items() if held.fold == spec.fold}
             while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of shapes
                 del self._compiled[next(iter(self._compiled))]
-            if spec.validation_percent not in self._splits:  # a copy of the images, which many models share
-                self._splits = {spec.validation_percent: self._dataset.train_and_validation(spec.validation_percent)}
-            train, validation = self._splits[spec.validation_percent]
+            parts = (spec.fold, spec.folds, spec.validation_percent)
+            if parts not in self._splits:  # a copy of the images, which many models share
+                self._splits = {parts: self._parts(spec)}
+            train, held_out = self._splits[parts]
+            validation, fold = (held_out, None) if spec.fold is None else (None, held_out)
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))
             if batch_size < spec.global_batch_size:
@@ -282,8 +293,14 @@ class _Lane:
                 notices = (*notices, refused)
             if not trainer.weights.trainable:
                 notices = (*notices, f"{spec.model} has nothing to train: none of its weights is trainable")
-            self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices)
+            self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices, fold)
         return self._compiled[shape]
+
+    def _parts(self, spec: TrialSpec) -> tuple[Split, Split | None]:
+        """Return the images to train on, and those of the trial's fold or, without folds, those for validation."""
+        if spec.fold is None or spec.folds is None:
+            return self._dataset.train_and_validation(spec.validation_percent)
+        return self._dataset.train_and_fold(spec.fold, spec.folds)
 
 
 def resume(trainer: Trainer, assignment: Assignment) -> tuple[TrainingState | None, tuple[str, ...]]:

@@ -59,6 +59,30 @@ def test_impossible_seeds_are_refused(seeds: str) -> None:
         options(f"--seeds={seeds}").grid()
 
 
+def test_folds_are_trials_and_a_refit_is_one_more_for_each_model_and_seed() -> None:
+    trials = options("--models=keras", "--seeds=2", "--folds=3").grid()
+    assert [trial.id for trial in trials] == [f"keras-s{seed}-f{fold}" for seed in (0, 1) for fold in (0, 1, 2)]
+    refit = options("--models=keras", "--seeds=2", "--folds=3", "--refit").grid()
+    assert (refit[:6], [trial.id for trial in refit[6:]]) == (trials, ["keras-s0", "keras-s1"])
+    assert {trial.validation_percent for trial in refit} == {0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folds=1"], "folds: expected a whole number from 2 to 1000, got 1"),
+        (["--refit"], "refit: expected --folds with it, got none; without folds, leave it out"),
+        (
+            ["--folds=3", "--validation-percent=20"],
+            "validation_percent: expected none with --folds, which hold out each image once, got 20; leave out one",
+        ),
+    ],
+)
+def test_folds_that_are_impossible_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        options(*arguments).check()
+
+
 def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(

@@ -1,7 +1,7 @@
 """Groups of pictures: how each is found, and that a group is in one split and stays there."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -59,7 +59,16 @@ def held_out(group: str) -> bool:
 def sides(dataset: Dataset, validation_percent: int = 30) -> dict[str, str]:
     """Return the split of each file."""
     train, validation = dataset.train_and_validation(validation_percent)
-    splits: dict[str, Split | None] = {"train": train, "validation": validation, "test": dataset.test}
+    return names_by_file({"train": train, "validation": validation, "test": dataset.test})
+
+
+def sides_and_folds(dataset: Dataset) -> dict[str, str]:
+    """Return the split of each file and its fold of three, if it has one."""
+    folds = names_by_file({f" {fold}": dataset.train_and_fold(fold, 3)[1] for fold in range(3)})
+    return {file: side + folds.get(file, "") for file, side in sides(dataset).items()}
+
+
+def names_by_file(splits: Mapping[str, Split | None]) -> dict[str, str]:
     return {str(split.file(i)): name for name, split in splits.items() if split for i in range(len(split))}
 
 
@@ -71,14 +80,14 @@ def test_a_folder_that_grows_for_ten_nights_moves_no_picture_and_splits_no_group
         new = {f"{'ab'[group % 2]}/object{group}/{night}-{i}.png": 1_000 * night + i for i, group in enumerate(groups)}
         write_folder(tmp_path / "f", {path: noise(seed) for path, seed in new.items()})
         dataset = read(tmp_path / "f", group_by="folder")
-        after, splits = sides(dataset), defaultdict[str, set[str]](set)
+        after, splits = sides_and_folds(dataset), defaultdict[str, set[str]](set)
         assert len(after) == total(dataset) == 12 * night + 2
         assert before.items() <= after.items()
         for path, split in after.items():
             splits[path.split("/")[1]].add(split)
         assert {len(each) for each in splits.values()} == {1}
         before = after
-    assert {*before.values()} == {"train", "validation", "test"}
+    assert {*before.values()} == {"test", "validation 0", "train 0", "train 1", "train 2"}  # ranks decide both
 
 
 @pytest.mark.parametrize(

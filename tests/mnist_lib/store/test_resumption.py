@@ -60,6 +60,18 @@ def test_the_stored_result_of_a_trial_is_read_back_unchanged(objects: Objects) -
     assert newest_checkpoint(folder, SPEC.id) is None  # deleted when the trial ended
 
 
+def test_the_predictions_of_a_fold_are_read_back_and_refused_if_some_are_missing(objects: Objects) -> None:
+    folder, spec, of_fold = RunFolder(objects, "r"), SPEC.in_folds(2)[1], RESULT.probabilities[:2]
+    result = structs.replace(RESULT, trial=spec.id, spec=spec, of_fold=of_fold)
+    store_result(folder, result, 1, with_model=False)
+    read, _ = read_result(folder, spec) or (None, 0)
+    assert read is not None
+    assert np.array_equal(read.of_fold, of_fold)  # type: ignore[arg-type]
+    for damaged in (None, of_fold[:1], of_fold * np.float32(np.nan)):
+        store_result(folder, structs.replace(result, of_fold=damaged), 1, with_model=False)
+        assert read_result(folder, spec) is None
+
+
 @pytest.mark.slow
 def test_w7_a_result_of_100_000_epochs_is_read_back(tmp_path: Path) -> None:
     spec = replace(SPEC, source_sha256="0" * 64, model="m" * 60, epochs=100_000)

@@ -15,6 +15,7 @@ from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
 from mnist_lib.results import (
+    Accuracy,
     Begun,
     EpochDone,
     Heartbeat,
@@ -63,6 +64,27 @@ def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result
     assert [event.final for event in (begun, started, *epochs, trained, result)] == [False] * 6 + [True]
     phases = [event.phase for event in (begun, started, *epochs, trained)]
     assert phases == ["preparing", "preparing", "training", "training", "training", "finishing"]
+
+
+def test_a_trial_of_a_fold_predicts_its_images_without_having_been_trained_on_them(digits: Dataset) -> None:
+    """Other labels for these images change neither its weights nor its predictions, but its accuracy on them."""
+    (whole,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
+    dataset, other = few_digits(digits), few_digits(digits)
+    specs = whole.in_folds(3)
+    inside = other.folds(3) == 1
+    other.train.labels[inside] = (other.train.labels[inside] + 1) % 10
+    events = events_of(specs, dataset)
+    first, second, third = results_of(events).values()
+    (changed,) = results_of(events_of([specs[1]], other)).values()
+    assert changed.weights_sha256 == second.weights_sha256
+    assert second.of_fold is not None
+    assert np.array_equal(changed.of_fold, second.of_fold)  # type: ignore[arg-type]
+    for result, labels in ((second, dataset.train.labels), (changed, other.train.labels)):
+        correct = int((second.of_fold.argmax(axis=1) == labels[inside]).sum())
+        assert result.validation == Accuracy(correct, int(inside.sum()))
+    assert len({result.weights_sha256 for result in (first, second, third)}) == 3
+    assert [event.validation for event in events if isinstance(event, EpochDone)] == [None] * 9
+    assert second.best_epoch == 3  # its fold does not choose the epoch, since it measures it
 
 
 def test_the_result_has_the_weights_of_the_epoch_that_validation_chooses(digits: Dataset) -> None:

@@ -1,0 +1,58 @@
+"""A run with folds: every picture is predicted by a model that was not trained on it, and wrong labels are named."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mnist_lib.data.split import Dataset
+from tests.support.digits import add_digits
+from tests.support.figures import assert_says_what_the_summary_says
+from tests.support.job import train
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_with_folds_stores_a_model_of_all_pictures_and_names_wrong_labels(
+    digits: Dataset, data_dir: Path, tmp_path: Path
+) -> None:
+    folder = add_digits(tmp_path / "digits", digits, 0, 200)
+    pictures = sorted(folder.glob("[1-4]/*.png"))
+    for path in (wrong := pictures[::13]):
+        path.rename(folder / f"{9 - int(path.parent.name)}" / path.name)
+    code, stdout, stderr = train(
+        *("--dataset", folder, "--data-dir", data_dir, "--storage", tmp_path / "results", "--run-name=r"),
+        *("--models=keras", "--epochs=10", "--batch-size=16", "--folds=3", "--refit"),
+        home=tmp_path,
+    )
+    assert code == 0, stderr
+    summary = json.loads((tmp_path / "results/runs/r/summary.json").read_text())
+    dataset, folds = summary["dataset"], summary["folds"]
+    assert (folds["folds"], dataset["validation"]) == (3, 0)
+    assert folds["images"] == dataset["train"] == 200 - dataset["test"]
+    trials = {trial["id"]: trial for trial in summary["trials"]}
+    assert [*trials] == ["keras-s0", "keras-s0-f0", "keras-s0-f1", "keras-s0-f2"]
+    held_out = [trials[f"keras-s0-f{fold}"]["validation"] for fold in range(3)]
+    assert sum(fold["total"] for fold in held_out) == folds["images"]
+    accuracy = sum(fold["correct"] for fold in held_out) / folds["images"]
+    assert folds["models"]["keras"]["accuracy"] == pytest.approx(accuracy)
+    assert trials["keras-s0"]["validation"] is None
+    model = summary["models"]["keras"]
+    assert (model["best_trial"], model["trials"]) == ("keras-s0", 1)
+
+    errors, named = folds["num_label_errors"], {Path(error["file"]).name for error in folds["label_errors"]}
+    assert len(named & {path.name for path in wrong}) >= len(wrong) / 2  # some of them are for the test
+    (line,) = [line for line in stdout.splitlines() if line.startswith("Folds: ")]
+    assert re.fullmatch(
+        rf"Folds: keras {accuracy:.2%} \(\S+% to \S+%\) on {folds['images']} images, by models trained on 2/3 of them\."
+        rf" {errors} labels may be wrong\.",
+        line,
+    )
+    page = (tmp_path / "results/runs/r/report.html").read_text()
+    assert_says_what_the_summary_says(page, summary)
+    section = page.partition('id="folds"')[2].partition("</details>")[0]
+    first = folds["label_errors"][0]
+    assert f"{errors} images" in section
+    assert f"{first['label']}/{Path(first['file']).name}" in section
+    assert f"label {first['label']}, predicted {first['proposed']}" in section

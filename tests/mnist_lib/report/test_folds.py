@@ -1,0 +1,168 @@
+"""What folds tell: who predicts which image, and which labels are listed as possibly wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from jobs.train.recorder import Training
+from mnist_lib.data.split import Dataset, Split, text_of
+from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.report.folds import folds_summary, label_errors, out_of_fold, shown_errors
+from mnist_lib.results import Accuracy
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.runs import RunFolder
+from tests.support.results import trial_result
+from tests.support.simulation.trials import epoch_of
+
+FOLDS, CLASSES = 3, ("a", "b", "c")
+
+
+def dataset_of(images: int) -> Dataset:
+    rng = np.random.default_rng(0)
+    train, test = (
+        Split(rng.integers(0, 256, (n, 2, 2, 1), np.uint8), rng.integers(0, 3, n).astype(np.uint8)) for n in (images, 5)
+    )
+    return Dataset.of("x", "1", train, test, CLASSES)
+
+
+def trials_of(dataset: Dataset, *seeds: int, model: str = "keras") -> dict[TrialSpec, NDArray[np.float32]]:
+    """Return predictions of the trials of all folds: row i of image i is [seed, fold, i]."""
+    folds, found = dataset.folds(FOLDS), {}
+    for spec in (spec for seed in seeds for spec in TrialSpec.of(model, seed=seed).in_folds(FOLDS)):
+        rows = np.flatnonzero(folds == spec.fold)
+        found[spec] = np.stack([np.full(len(rows), spec.seed), folds[rows], rows], axis=1).astype(np.float32)
+    return found
+
+
+def test_each_image_is_predicted_once_for_each_seed_by_the_trial_that_was_not_trained_on_it() -> None:
+    dataset = dataset_of(50)
+    together = out_of_fold(trials_of(dataset, 4, 7), dataset)["keras"]
+    assert together.shape == (2, 50, 3)
+    for row, seed in zip(together, (4, 7), strict=True):
+        assert np.array_equal(row, np.stack([np.full(50, seed), dataset.folds(FOLDS), np.arange(50)], axis=1))
+        for spec in TrialSpec.of("keras", seed=seed).in_folds(FOLDS):
+            seen, _ = dataset.train_and_fold(spec.fold or 0, FOLDS)
+            predicted = row[:, 1] == spec.fold
+            assert not {*map(bytes, seen.images)} & {*map(bytes, dataset.train.images[predicted])}
+
+
+def test_a_seed_of_which_a_fold_failed_is_left_out_and_a_model_without_seeds_too() -> None:
+    dataset = dataset_of(50)
+    of_folds = trials_of(dataset, 0, 1) | trials_of(dataset, 0, model="scratch")
+    del of_folds[TrialSpec.of("keras", seed=1).in_folds(FOLDS)[2]]
+    del of_folds[TrialSpec.of("scratch", seed=0).in_folds(FOLDS)[0]]
+    summary = folds_summary(of_folds, dataset)
+    assert {name: model.seeds for name, model in summary.models.items()} == {"keras": 1}
+    del of_folds[TrialSpec.of("keras", seed=0).in_folds(FOLDS)[0]]
+    summary = folds_summary(of_folds, dataset)
+    assert (summary.models, summary.best_model, summary.num_label_errors) == ({}, None, 0)
+
+
+def test_predictions_of_another_number_of_images_are_refused() -> None:
+    dataset = dataset_of(50)
+    of_folds = trials_of(dataset, 0)
+    spec = next(iter(of_folds))
+    of_folds[spec] = of_folds[spec][:-1]
+    with pytest.raises(IntegrityError, match=r"keras-s0-f0: expected probabilities .* delete its ended.json"):
+        folds_summary(of_folds, dataset)
+
+
+def plain_label_errors(probabilities: list[list[float]], labels: list[int]) -> dict[int, int]:
+    """Return the class to propose for each image in the off-diagonal of the confident joint, as in the paper."""
+    classes = range(len(probabilities[0]))
+    thresholds = {}
+    for label in classes:
+        own = [row[label] for row, given in zip(probabilities, labels, strict=True) if given == label]
+        if own:
+            thresholds[label] = sum(own) / len(own)
+    found = {}
+    for image, row in enumerate(probabilities):
+        confident = [label for label in classes if label in thresholds and row[label] >= thresholds[label]]
+        if confident:
+            most = max(confident, key=lambda label: row[label])
+            if most != labels[image]:
+                found[image] = most
+    return found
+
+
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(2, 5))
+def test_label_errors_are_those_of_a_plain_confident_joint(seed: int, images: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    # In 64ths, so that sums are exact in any order and ties occur; a class may have no images.
+    probabilities = (rng.integers(0, 65, (images, classes)) / 64).astype(np.float32)
+    labels = rng.integers(0, classes, images).astype(np.uint8)
+    found = label_errors(probabilities, labels)
+    expected = plain_label_errors(probabilities.tolist(), labels.tolist())
+    assert {error.image: error.predicted for error in found} == expected
+    own = [probabilities[error.image, error.label] for error in found]
+    assert own == sorted(own)
+
+
+def test_swapped_labels_are_found_and_shown_with_their_images() -> None:
+    """The probabilities are those of a model that is right and sure; 3 of 60 labels are wrong."""
+    dataset = dataset_of(60)
+    truth, wrong = dataset.train.labels.copy(), [5, 20, 41]
+    dataset.train.labels[wrong] = (truth[wrong] + 1) % 3
+    sure = np.where(np.arange(3) == truth[:, None], 0.9, 0.05).astype(np.float32)
+    folds = dataset.folds(FOLDS)
+    summary = folds_summary({spec: sure[folds == spec.fold] for spec in TrialSpec.of("keras").in_folds(FOLDS)}, dataset)
+    assert summary.models["keras"].accuracy == 57 / 60
+    assert (summary.folds, summary.images, summary.num_label_errors, summary.best_model) == (3, 60, 3, "keras")
+    assert [error.image for error in summary.label_errors] == [text_of(dataset.train.hashes[row]) for row in wrong]
+    assert [error.proposed for error in summary.label_errors] == [CLASSES[truth[row]] for row in wrong]
+    assert [(shown.image, shown.predicted) for shown in shown_errors(summary, dataset, 2)] == [
+        (row, truth[row]) for row in wrong[:2]
+    ]
+    assert shown_errors(None, dataset, 2) == []
+
+
+def test_a_resumed_run_says_the_same_and_stores_the_trial_that_is_in_no_fold(tmp_path: Path) -> None:
+    dataset = dataset_of(50)
+    folds, (one,) = trials_of(dataset, 0), [TrialSpec.of("keras", validation_percent=0)]
+    results = [
+        trial_result(
+            spec,
+            test=Accuracy(1, 5),
+            validation=None if of_fold is None else Accuracy(1, len(of_fold)),
+            history=(epoch_of(spec, 1, 1.0),),
+            probabilities=np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1]],
+            of_fold=of_fold,
+            files={"model.keras": spec.id.encode()},
+        )
+        for spec, of_fold in [*folds.items(), (one, None)]
+    ]
+    trials = [*folds, one]
+    with Training(RunFolder(LocalObjects(tmp_path), "r"), trials) as training:
+        for result in results[:2] + results[3:]:
+            training.record(result, lambda trial: 1)
+    with Training(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
+        assert [spec.id for spec in resumed.unfinished] == ["keras-s0-f2"]
+        resumed.record(results[2], lambda trial: 1)
+    assert folds_summary(resumed.of_folds, dataset) == folds_summary(folds, dataset)
+    assert resumed.tallies["keras"].chosen.files == {"model.keras": b"keras-s0"}
+    assert resumed.tallies["keras"].statistics.count == 1
+
+
+def test_without_a_trial_on_all_images_that_of_the_first_fold_is_stored(tmp_path: Path) -> None:
+    """Whatever its accuracy on its fold, since each is measured on other images, and in whatever order they end."""
+    specs = TrialSpec.of("keras").in_folds(FOLDS)
+    with Training(RunFolder(LocalObjects(tmp_path), "r"), specs) as training:
+        for spec in reversed(specs):
+            assert spec.fold is not None
+            fold = np.eye(3, dtype=np.float32)
+            result = trial_result(
+                spec,
+                test=Accuracy(spec.fold, 5),
+                validation=Accuracy(spec.fold, 3),
+                history=(epoch_of(spec, 1, 1.0),),
+                probabilities=np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1]],
+                of_fold=fold,
+            )
+            training.record(result, lambda trial: 1)
+    assert training.tallies["keras"].chosen.trial == training.tallies["keras"].best_trial == "keras-s0-f0"
+    assert training.tallies["keras"].statistics.count == FOLDS
