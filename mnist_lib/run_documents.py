@@ -94,6 +94,11 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     # The same with the labels as they were published; only if corrections changed labels of test images.
     published_test: Accuracy | None = None
     published_test_accuracy: Share | None = None  # the accuracy with them
+    # The same on the test images whose label a person has given after they were drawn at random in a
+    # [review](../review.md); only if there are any.
+    reviewed_test: Accuracy | None = None
+    reviewed_test_accuracy: Share | None = None  # the accuracy on them
+    reviewed_test_ci95: Interval | None = None  # lower and upper limit of its 95% interval over test images
     version: Number  # the number of the stored version
     champion: bool  # whether that version is the champion for the dataset after this run
     promotion: Text = ""  # why it is or is not the champion

@@ -32,9 +32,11 @@ from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
 from mnist_lib.data.listing import find_pictures, real_folders
+from mnist_lib.documents import convert
 from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version
@@ -65,7 +67,8 @@ def main(arguments: Sequence[str]) -> CommandResult:
         request = replace(request, group_by=stored_grouping(version))
     with contextlib.closing(ModelProcess(stored)) as model:
         with step(f"reading {request.name}") as progress:
-            data = read_data(request, objects, progress)
+            spec = convert(stored.manifest.spec, TrialSpec, stored.name, "$.spec")
+            data = read_data(request, objects, progress, spec.validation_percent)
         with _begun(options, objects, data, stored, model, versions) as session:
             if options.to is not None:
                 return _write(options.to, options, session, request.dataset)
@@ -123,7 +126,7 @@ def _dataset(options: ReviewOptions, versions: Sequence[Version]) -> str:
 def _write(path: Path, options: ReviewOptions, session: Session, dataset: str) -> CommandResult:
     """Write a table of pictures to review. Raises ModelError if the model cannot be loaded."""
     with step("reading and predicting pictures"):
-        if options.run is None:  # the answers of the models of a run are stored
+        if options.run is None:  # no answer is shown for test images, which alone a run disputes
             session.model.wait()
         session.wait()
     chosen = [*itertools.islice(iter(session.order.take, None), options.count)]

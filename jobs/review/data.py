@@ -19,7 +19,7 @@ from mnist_lib.data.corrections import NONE
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import hash_of_text, is_held_out, text_of
+from mnist_lib.data.split import hash_of_text, is_held_out, shares_of, text_of
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_part
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 MAX_VIEWS = 64  # that are held in memory
 SIDE, ZOOMED_SIDE = 640, 2_400  # pixels of the longer side of a view, at most
 
-SplitName = Literal["training", "hold-out"]
+HIDDEN = "the model's answer is hidden, since this picture measures how good it is"
+
+SplitName = Literal["training", "validation", "hold-out"]
 
 
 @dataclass
@@ -49,7 +51,7 @@ class ReviewItem:
         probabilities: of the model's classes; None if it has not predicted the picture (yet).
         problem: why the model cannot take the picture, or "".
         likeness: its likeness to one digit, see `rejection`; None if the picture was not judged.
-        answers: for people, what several models say that dispute the label; "" for any other picture.
+        is_disputed: whether it is reviewed since the models of a run dispute its label.
     """
 
     image: str  # the hash of its pixels, as text
@@ -61,20 +63,21 @@ class ReviewItem:
     probabilities: NDArray[Any] | None = None
     problem: str = ""
     likeness: float | None = None
-    answers: str = ""
+    is_disputed: bool = False
+
+    @property
+    def answer(self) -> NDArray[Any] | None:
+        """The probabilities that people may see: none of a picture that measures the model, since they would agree."""
+        return self.probabilities if self.split == "training" else None
 
     @property
     def note(self) -> str:
-        return self.problem or self.answers or self.rejection or ""
+        return self.problem or (HIDDEN if self.split != "training" else self.rejection or "")
 
     @property
     def rejection(self) -> Rejection | None:
         """Why the model's answer is not to be relied on, if it has answered."""
         return None if self.probabilities is None else rejection(self.likeness, self.probabilities)
-
-    @property
-    def confidence(self) -> float:
-        return 1.0 if self.probabilities is None else float(self.probabilities.max())
 
 
 class KnownImage(NamedTuple):
@@ -89,12 +92,14 @@ class ReviewedData:
     Args:
         folder: the folder of its pictures on this machine, a copy if they are in a bucket; None for arrays.
         listing: what is in that folder, or None.
+        validation_percent: share of the training images that the model was validated on.
     """
 
     request: DataRequest
     dataset: "Dataset"
     folder: Path | None = None
     listing: Listing | None = None
+    validation_percent: int = 0
 
     @functools.cached_property
     def known(self) -> dict[str, KnownImage]:
@@ -103,8 +108,8 @@ class ReviewedData:
         splits: tuple[SplitName, SplitName] = ("training", "hold-out")
         for name in splits:
             split = self.images(name)
-            for row, label in zip(split.hashes, split.labels.tolist(), strict=True):
-                known[text_of(row)] = KnownImage(name, self.classes[label])
+            for index, (row, label) in enumerate(zip(split.hashes, split.labels.tolist(), strict=True)):
+                known[text_of(row)] = KnownImage(self._split(name, index), self.classes[label])
         return known
 
     @property
@@ -116,32 +121,46 @@ class ReviewedData:
         return [self.folder / file.path for file in self.listing.files] if self.folder and self.listing else []
 
     def images(self, split: str) -> "Split":
-        return self.dataset.train if split == "training" else self.dataset.test
+        return self.dataset.test if split == "hold-out" else self.dataset.train
+
+    def _split(self, split: SplitName, index: int) -> SplitName:
+        """Return the split of an image, by its index in the training or the test images."""
+        return "validation" if split == "training" and self._is_validated(self.dataset.ranks[index]) else split
+
+    def _is_validated(self, rank: float) -> bool:
+        return self.validation_percent > 0 and rank < self.validation_percent / 100
 
     def file_item(self, path: Path, image: str) -> ReviewItem:
         """Return the picture in a file. One that is not in the dataset has no label. `image`: the hash of its pixels"""
         if image in self.known:
             return ReviewItem(image, str(path), path, *self.known[image])
-        split: SplitName = "hold-out" if is_held_out(hash_of_text(image)[None])[0] else "training"
+        row = hash_of_text(image)[None]
+        is_validated = self._is_validated(shares_of(row)[0, 1])
+        split: SplitName = "hold-out" if is_held_out(row)[0] else "validation" if is_validated else "training"
         is_inside = self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
         return ReviewItem(image, str(path), path, split, None, is_new=not is_inside)
 
     def image_item(self, split: SplitName, index: int) -> ReviewItem:
-        """Return an image of the dataset."""
+        """Return an image of the dataset. `index`: in the training or the test images"""
         images = self.images(split)
         label, file, image = self.classes[int(images.labels[index])], images.file(index), text_of(images.hashes[index])
+        split = self._split(split, index)
         if file is not None and self.folder is not None:
             return ReviewItem(image, str(self.folder / file), self.folder / file, split, label)
         return ReviewItem(image, f"{split} image {index:,}", index, split, label)
 
 
 def read_data(
-    request: DataRequest, objects: Objects, progress: Callable[[str], object] = lambda text: None
+    request: DataRequest,
+    objects: Objects,
+    progress: Callable[[str], object] = lambda text: None,
+    validation_percent: int = 0,
 ) -> ReviewedData:
     """Read a dataset and correct its labels. Raises the errors of `prepare`, and DataError if a class is named `NONE`.
 
     Args:
         objects: the storage, which contains the corrections of a dataset that is not a folder.
+        validation_percent: as for `ReviewedData`.
     """
     folder = with_local_files(request).folder
     listing = list_folder(folder) if folder is not None else None
@@ -149,7 +168,7 @@ def read_data(
     if NONE in dataset.classes:
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
-    return ReviewedData(request, dataset, folder, listing)
+    return ReviewedData(request, dataset, folder, listing, validation_percent)
 
 
 class Viewer:
@@ -275,4 +294,4 @@ def _places(listing: Listing) -> tuple[dict[SplitName, str], dict[tuple[str, str
         if split != "validation":
             tops.setdefault("hold-out" if split == "test" else "training", top)
     training = tops.get("training", "")  # without a test folder, the hash of a picture decides its split
-    return {"training": training, "hold-out": tops.get("hold-out", training)}, folders
+    return {"training": training, "validation": training, "hold-out": tops.get("hold-out", training)}, folders

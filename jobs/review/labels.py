@@ -99,21 +99,23 @@ class Labels:
         last = self.last(image)
         return None if last is None else last.label
 
-    def is_reviewed(self, image: str) -> bool:
+    def is_reviewed(self, image: str, *, at_random: bool = False) -> bool:
+        """Return whether the last decision about an image stands. `at_random`: and the image was drawn at random"""
         last = self.last(image)
-        return last is not None and not last.undone
+        return last is not None and not last.undone and (last.why == "random" or not at_random)
 
-    def is_decided(self, image: str, label: str) -> bool:
-        """Return whether the last decision about an image is this label, given by the same person."""
+    def is_decided(self, image: str, label: str, why: Reason) -> bool:
+        """Return whether the last decision about an image is this label, given by the same person for this reason."""
         last = self.last(image)
-        return last is not None and not last.undone and (last.label, last.by) == (label, self.user)
+        return last is not None and not last.undone and (last.label, last.by, last.why) == (label, self.user, why)
 
     def decide(self, *decisions: Decision) -> None:
         """Store decisions, except those that were sent before. Raises StoreError."""
         with self._writing:
             corrections = list[Correction]()
             for decision in decisions:
-                if self.count(decision.image) > decision.seen and self.is_decided(decision.image, decision.label):
+                is_decided = self.is_decided(decision.image, decision.label, decision.why)
+                if is_decided and self.count(decision.image) > decision.seen:
                     continue
                 last = self.last(decision.image)
                 before = decision.replaced if last is None else _restored(last) if last.undone else last.label

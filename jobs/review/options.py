@@ -42,8 +42,8 @@ class AuthorOptions(DataOptions, StorageOptions, VerboseOptions):
 @dataclass(frozen=True, kw_only=True)
 class ReviewOptions(AuthorOptions, ModelFileOptions):
     """Review pictures in the browser: correct their labels, or give labels to new ones, with one key each. Half of the
-    pictures are chosen at random, half are those of which the model is least certain. Without pictures, those of the
-    dataset are reviewed."""
+    pictures are chosen at random, half are those whose label the model finds least probable or, without a label, those
+    of which it is least certain. Without pictures, those of the dataset are reviewed."""
 
     pictures: tuple[UserPath, ...] = option(
         (), "picture files, or folders of picture files", "PICTURE", positional=True

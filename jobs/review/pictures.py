@@ -78,19 +78,15 @@ def disputed_items(
 
     Raises DataError if the versions were tested on images that are not in the dataset here.
     """
-    test, items = data.dataset.test, dict[int, ReviewItem]()
-    indices = {text_of(row): index for index, row in enumerate(test.hashes)}
-    rows: dict[int, list[tuple[str, str, float]]] = {}  # index of an image -> version, answer, probability
+    indices = {text_of(row): index for index, row in enumerate(data.dataset.test.hashes)}
+    rows: dict[int, list[tuple[str, float]]] = {}  # index of an image -> answer and probability of each version
     for version in versions:
         predictions = Predictions.read(objects, version)
         images = [indices.get(text_of(row)) for row in predictions.hashes]
         for index, probabilities in zip(images, predictions.probabilities, strict=True):
             if index is not None:
-                if index not in items:
-                    items[index] = data.image_item("hold-out", index)
-                    items[index].probabilities = probabilities  # of the most accurate version
                 answer = predictions.classes[int(probabilities.argmax())]
-                rows.setdefault(index, []).append((version.name, answer, float(probabilities.max())))
+                rows.setdefault(index, []).append((answer, float(probabilities.max())))
     if not rows:
         raise DataError(
             f"{versions[0].run}: expected {data.request.name} with the images that its models were tested on, got"
@@ -98,10 +94,10 @@ def disputed_items(
         )
     disputed = []
     for index, answers in rows.items():
-        item = items[index]
+        item = data.image_item("hold-out", index)
         label = labels.label(item.image) or item.label
-        wrong = max((probability for _, answer, probability in answers if answer != label), default=0.0)
-        if wrong >= MIN_PROBABILITY or len({answer for _, answer, _ in answers}) > 1:
-            item.answers = ", ".join(f"{name}: {answer} ({share:.0%})" for name, answer, share in answers)
+        wrong = max((probability for answer, probability in answers if answer != label), default=0.0)
+        if wrong >= MIN_PROBABILITY or len({answer for answer, _ in answers}) > 1:
+            item.is_disputed = True
             disputed.append((wrong, item))
     return [item for _, item in sorted(disputed, key=lambda pair: -pair[0])]

@@ -223,7 +223,7 @@ class Server:
             "label": item.label,
             "isNew": item.is_new,
             "seen": self._session.labels.count(item.image),
-            "answers": [] if item.probabilities is None else self._answers(item.probabilities),
+            "answers": [] if item.answer is None else self._answers(item.answer),
             "note": item.note,
         }
 

@@ -1,7 +1,8 @@
 """A review: which picture each browser shows, and what people decide about it.
 
 Several browsers may review at once; each picture is shown in one of them. Meanwhile, a thread reads and predicts the
-pictures. As many pictures are chosen at random as pictures of which the model is least certain.
+pictures. As many pictures are chosen at random as by the model: those whose label it finds least probable and, if they
+have no label, those of which it is least certain.
 
 Pictures of the hold-out are only chosen at random. If the model chose among them, those that it finds hard would be
 corrected and no others, and the hold-out would no longer measure its accuracy.
@@ -41,32 +42,50 @@ class NotReadYetError(MnistError):
 class Order:
     """The pictures that can be reviewed next. Pictures must be added in a random order.
 
-    A picture may be in several heaps, or several times in one; it is passed over once it is taken.
+    A picture may be in both heaps, or several times in one; it is passed over once it is taken.
+
+    Args:
+        model_classes: the classes that the model predicts.
+        first: images that come before all others that a model chooses, such as those whose labels are likely wrong.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model_classes: Sequence[str], first: Sequence[str] = ()) -> None:
         self.taken = set[str]()  # images that have been chosen, or need no review
         self.counts = Counter[Reason]()  # of the chosen pictures by the reason
         self._items, self._numbers = list[ReviewItem](), dict[str, int]()  # all pictures; their indices by image
-        self._heaps: dict[Reason, list[tuple[float, int]]] = {"disputed": [], "uncertain": [], "random": []}
+        self._classes = {name: index for index, name in enumerate(model_classes)}
+        self._first = {image: rank - len(first) for rank, image in enumerate(first)}  # below all probabilities
+        # The lowest score comes first, and of equal ones the picture that was added first.
+        self._chosen, self._random = list[tuple[float, int, Reason]](), list[tuple[float, int, Reason]]()
 
     def add(self, item: ReviewItem) -> None:
-        """Add a picture. If models dispute its label, it is reviewed before all others."""
+        """Add a picture. One whose label the models of a run dispute is not chosen at random."""
         if item.image not in self._numbers:
             self._numbers[item.image] = len(self._items)
             self._items.append(item)
-        heapq.heappush(self._heaps["disputed" if item.answers else "random"], (0.0, self._numbers[item.image]))
+        number = self._numbers[item.image]
+        if item.is_disputed or (item.image in self._first and item.split != "hold-out"):
+            heapq.heappush(self._chosen, (self._first.get(item.image, 0.0), number, "disputed"))
+        if not item.is_disputed:
+            heapq.heappush(self._random, (0.0, number, "random"))
 
     def predicted(self, item: ReviewItem) -> None:
         """Note that the model has predicted a picture that was added."""
-        if item.split == "training":
-            heapq.heappush(self._heaps["uncertain"], (item.confidence, self._numbers[item.image]))
+        if item.split == "hold-out" or item.probabilities is None:
+            return
+        label = None if item.label is None else self._classes.get(item.label)
+        score = float(item.probabilities.max() if label is None else item.probabilities[label])
+        why: Reason = "uncertain" if label is None else "disputed"
+        heapq.heappush(self._chosen, (score, self._numbers[item.image], why))
 
     def take(self) -> tuple[ReviewItem, Reason] | None:
         """Return the next picture and why it is chosen, or None if no picture is left."""
-        for why, heap in self._heaps.items():
-            while heap and (why != "uncertain" or self.counts["uncertain"] < self.counts["random"]):
-                item = self._items[heapq.heappop(heap)[1]]
+        num_chosen = self.counts.total() - self.counts["random"]
+        is_random = num_chosen >= self.counts["random"]
+        for heap in (self._random, self._chosen) if is_random else (self._chosen, self._random):
+            while heap:
+                _, number, why = heapq.heappop(heap)
+                item = self._items[number]
                 if item.image not in self.taken:
                     self.taken.add(item.image)
                     self.counts[why] += 1
@@ -78,8 +97,7 @@ class Order:
         self.taken.discard(item.image)
         self.counts[why] -= 1
         self.add(item)
-        if not item.answers and item.probabilities is not None:
-            self.predicted(item)
+        self.predicted(item)
 
 
 class ShownItem(NamedTuple):
@@ -103,6 +121,7 @@ class Session:
         model: predicts pictures of which it says nothing yet.
         model_classes: the classes that it predicts; those of the dataset are the labels that can be given.
         additions: where new pictures are copied to; None if there cannot be any.
+        first: as for `Order`.
 
     Attributes:
         is_complete: whether all pictures have been added.
@@ -115,10 +134,11 @@ class Session:
         model: ModelProcess,
         model_classes: Sequence[str],
         additions: Additions | None = None,
+        first: Sequence[str] = (),
     ) -> None:
         self.labels, self.viewer, self.model, self.model_classes = labels, viewer, model, model_classes
         self.classes, self._additions = viewer.data.classes, additions
-        self.order, self.items, self.is_complete = Order(), dict[str, ReviewItem](), False
+        self.order, self.items, self.is_complete = Order(model_classes, first), dict[str, ReviewItem](), False
         self.num_pictures = self.num_read = self.num_unreadable = 0
         self._shown: dict[str, ShownItem] = {}  # by image
         self._heard: dict[str, float] = {}  # when each browser was last heard from
@@ -190,7 +210,7 @@ class Session:
             if label is not None:
                 item.label = None if item.is_new and label == NONE else label
             self.items[item.image] = item
-            if self.labels.is_reviewed(item.image):
+            if self._is_done(item):
                 self.order.taken.add(item.image)
                 return False
             self.order.add(item)
@@ -266,8 +286,17 @@ class Session:
         with self._lock:
             for image in images & self.items.keys():
                 self.items[image].label = self.labels.label(image)
-                if self.labels.is_reviewed(image) and image not in self._shown:
+                if self._is_done(self.items[image]) and image not in self._shown:
                     self.order.taken.add(image)
+
+    def _is_done(self, item: ReviewItem) -> bool:
+        """Return whether a picture needs no review.
+
+        In the hold-out, those that models disputed can still be drawn at random. Otherwise, the random ones would be
+        drawn from the others, for which the models are more accurate.
+        """
+        at_random = item.split == "hold-out" and not item.is_disputed
+        return self.labels.is_reviewed(item.image, at_random=at_random)
 
     def item(self, image: str) -> ReviewItem:
         """Return a picture. Raises NotReadYetError, or DecisionError if there is none."""

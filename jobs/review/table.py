@@ -46,6 +46,7 @@ def write_table(
 ) -> None:
     """Write a table of pictures. Raises OutputError if it cannot be written.
 
+    As on the page, it has no answer of the model for a picture that measures how good the model is.
     Text that a spreadsheet could run as a formula gets an apostrophe in front.
     """
     text = io.StringIO(newline="")
@@ -53,9 +54,9 @@ def write_table(
     writer.writerow(COLUMNS)
     for item, why in chosen:
         answer = probability = ""
-        if item.probabilities is not None:
-            answer = model_classes[int(item.probabilities.argmax())]
-            probability = f"{item.confidence:.4f}"
+        if item.answer is not None:
+            answer = model_classes[int(item.answer.argmax())]
+            probability = f"{item.answer.max():.4f}"
         file = str(item.source.absolute()) if isinstance(item.source, Path) else item.name
         cells = (item.image, file, item.split, why, answer, probability, item.note, item.label or "", "", dataset)
         writer.writerow(map(_cell, cells))
@@ -129,7 +130,7 @@ def _decided(rows: Sequence[Row], labels: Labels, viewer: Viewer, path: Path) ->
         raise DataError(f"{path}: expected one row for each picture, got several for {repeated[0]}; remove all but one")
     for row in rows:
         label, item = class_in_row(row, viewer.data.classes, path), viewer.data.file_item(Path(row.file), row.image)
-        if labels.is_decided(row.image, label):
+        if labels.is_decided(row.image, label, row.why):
             continue
         try:
             require_allowed(row.why, item)

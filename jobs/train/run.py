@@ -290,6 +290,7 @@ class Run(Generic[Options]):
             stored=stored,
             labels=facts.test.labels,
             published=facts.published_test_labels,
+            reviewed=facts.reviewed_test,
             new=facts.changes.new_test if facts.changes else None,
             trials=training.rows,
             timing=Timing(

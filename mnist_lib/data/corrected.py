@@ -54,11 +54,16 @@ def with_corrections(dataset: Dataset, content: bytes, where: str, *, published:
     labels = dataset.labels.astype(np.int64)
     labels[corrected] = corrections.labels[found[corrected]]
     changed, stays = labels != dataset.labels, labels != REMOVED
-    disputed = np.zeros(len(labels), bool)
-    disputed[corrected] = corrections.disputed[found[corrected]]
+    stands, random, disputed = np.zeros((3, len(labels)), bool)
+    for column, values in (
+        (stands, corrections.stands),
+        (random, corrections.random),
+        (disputed, corrections.disputed),
+    ):
+        column[corrected] = values[found[corrected]]
     counts = CorrectionCounts(
         applied=int((changed & stays).sum()),
-        confirmed=int((corrected & ~changed).sum()),
+        confirmed=int((stands & ~changed).sum()),
         removed=int((~stays).sum()),
         holdout=int((changed & in_test).sum()),
         disputed_holdout=int((changed & in_test & disputed).sum()),
@@ -77,6 +82,7 @@ def with_corrections(dataset: Dataset, content: bytes, where: str, *, published:
         version=fingerprint[:8] if dataset.version == dataset.fingerprint[:8] else dataset.version,
         fingerprint=fingerprint,
         published_test_labels=dataset.labels[rows][in_test[rows]] if published and changed[in_test].any() else None,
+        reviewed_test=random[rows][in_test[rows]] if random[rows][in_test[rows]].any() else None,
         corrections=counts if len(corrections.labels) else None,
         used_labels=UsedLabels.of(content),
     )
@@ -96,20 +102,30 @@ class _Corrections:
 
     hashes: ImageHashes  # [n, 2]
     labels: NDArray[np.int64]  # [n]: a class, REMOVED or NO_CLASS
-    disputed: NDArray[np.bool_]  # [n]
+    stands: NDArray[np.bool_]  # [n]: whether the last decision was not undone
+    random: NDArray[np.bool_]  # [n]: whether a decision stands that was made since the image was drawn at random
+    disputed: NDArray[np.bool_]  # [n]: whether only models chose the image for the review
     lines: NDArray[np.int64]  # [n]: numbers in the file, from 1
     names: Sequence[str]  # [n]: the label as it was written
 
     @classmethod
     def of(cls, corrections: Sequence[Correction], classes: Sequence[str]) -> "_Corrections":
-        last = {correction.image: number for number, correction in enumerate(corrections, start=1)}
+        last, random = dict[str, int](), set[str]()
+        for number, correction in enumerate(corrections, start=1):
+            last[correction.image] = number
+            if correction.undone:
+                random.discard(correction.image)
+            elif correction.why == "random":
+                random.add(correction.image)
         # A review of a dataset with a class called `NONE` is refused.
         numbers = {name: number for number, name in enumerate(classes)} | {NONE: REMOVED}
         chosen = [corrections[line - 1] for line in last.values()]
         return cls(
             hashes=np.array([hash_of_text(image) for image in last], np.uint64).reshape(len(last), 2),
             labels=np.array([numbers.get(correction.label, NO_CLASS) for correction in chosen], np.int64),
-            disputed=np.array([correction.why == "disputed" for correction in chosen], bool),
+            stands=np.array([not correction.undone for correction in chosen], bool),
+            random=np.array([image in random for image in last], bool),
+            disputed=np.array([each.why != "random" and each.image not in random for each in chosen], bool),
             lines=np.array([*last.values()], np.int64),
             names=[correction.label for correction in chosen],
         )

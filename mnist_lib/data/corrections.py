@@ -34,7 +34,9 @@ class Correction:
     at: Moment  # UTC, ISO 8601
     by: Annotated[str, Meta(max_length=200)]  # who decided
     replaced: ClassName | None  # the label before; None if the image had none
-    why: Reason  # why the image was looked at; "disputed": because a model disagreed with its label
+    # Why the image was looked at. "disputed": since a model found its label improbable; "uncertain": since a model was
+    # not sure of an image without a label.
+    why: Reason
     undone: bool = False  # whether this takes back the previous line about the image, which then needs a new review
 
 
@@ -43,10 +45,10 @@ class CorrectionCounts:
     """How many images `labels.jsonl` concerns, and in which way."""
 
     applied: Count = 0  # images that have another label now
-    confirmed: Count = 0  # images whose label was found to be right
+    confirmed: Count = 0  # images whose label was found to be correct
     removed: Count = 0  # images that were removed
     holdout: Count = 0  # of those applied and removed, the ones in the test split
-    disputed_holdout: Count = 0  # of these, the ones looked at because a model disputed them, which favours that model
+    disputed_holdout: Count = 0  # of these, the ones that a model chose for the review, which favours that model
     unknown: Count = 0  # images that the dataset does not have
 
 

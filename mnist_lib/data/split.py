@@ -116,6 +116,8 @@ class Dataset:
     corrections: CorrectionCounts | None = None  # None: there are none
     # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
     published_test_labels: Labels | None = None
+    # [test images]: those that people reviewed since they were drawn at random; None if there are none.
+    reviewed_test: NDArray[np.bool_] | None = None
     used_labels: UsedLabels = NO_LABELS
     changes: Changes | None = None  # None: there was no earlier run, or it is not known what its images were
     # By model: why a user's model cannot be trained on the dataset.

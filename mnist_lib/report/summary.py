@@ -55,6 +55,7 @@ def summarize(
     timing: Timing,
     ended: str,  # UTC, ISO 8601
     published: Labels | None = None,  # [test images]: before corrections, if these differ
+    reviewed: NDArray[np.bool_] | None = None,  # [test images]: those whose label was reviewed at random
     new: NDArray[np.bool_] | None = None,  # [test images]: those that the last run did not have
     earlier: Sequence[Summary] = (),  # the last runs of the dataset
     search: SearchSummary | None = None,
@@ -81,7 +82,7 @@ def summarize(
             champion=stored[model].champion,
             promotion=stored[model].why,
             significance=stored[model].significance,
-            **_partial_tests(chosen, labels, published, new, before),
+            **_partial_tests(chosen, labels, published, reviewed, new, before),
         )
     return Summary(
         run=run,
@@ -121,14 +122,18 @@ def _partial_tests(
     chosen: TrialResult,
     labels: Labels,
     published: Labels | None,
+    reviewed: NDArray[np.bool_] | None,
     new: NDArray[np.bool_] | None,
     before: Sequence[Accuracy],
 ) -> dict[str, Any]:
-    """Return the accuracy of the stored trial on the published labels, and on the new test images alone."""
+    """Return the accuracy of the stored trial on published labels, on reviewed and on new test images alone."""
     answers, fields = chosen.probabilities.argmax(axis=1), dict[str, Any]()
     if published is not None:
         test = Accuracy(int((answers == published).sum()), len(published))
         fields |= {"published_test": test, "published_test_accuracy": test.value}
+    if reviewed is not None:
+        test = Accuracy(int((answers == labels)[reviewed].sum()), int(reviewed.sum()))
+        fields |= {"reviewed_test": test, "reviewed_test_accuracy": test.value, "reviewed_test_ci95": test.interval()}
     if new is not None and new.any():
         test = Accuracy(int((answers == labels)[new].sum()), int(new.sum()))
         fields |= {"new_test": test, "new_test_accuracy": test.value, "new_test_before": fall(test, before)}

@@ -219,4 +219,8 @@ def partial_accuracies(model: ModelSummary) -> list[str]:
     if published := model.published_test:
         images = counted(published.total, "image")
         phrases.append(f"{percent(published.value)} on the published labels of {images}")
+    if (reviewed := model.reviewed_test) and model.reviewed_test_ci95:
+        low, high = map(percent, model.reviewed_test_ci95)
+        images = counted(reviewed.total, "image")
+        phrases.append(f"{percent(reviewed.value)} (95% interval {low} to {high}) on {images} reviewed at random")
     return phrases

@@ -117,6 +117,11 @@ def with_news(run: ReportedRun) -> ReportedRun:
     dataset = structs.replace(run.summary.dataset, corrections=counts, changes=changes)
     tests: dict[str, Any] = {"new_test": Accuracy(3, 4), "new_test_accuracy": 0.75, "new_test_before": Accuracy(99, 99)}
     tests |= {"published_test": Accuracy(899, 999), "published_test_accuracy": 899 / 999}
+    tests |= {
+        "reviewed_test": Accuracy(96, 100),
+        "reviewed_test_accuracy": 0.96,
+        "reviewed_test_ci95": (0.9016, 0.9843),
+    }
     models = {name: structs.replace(model, **tests) for name, model in run.summary.models.items()}
     return replace(run, summary=structs.replace(run.summary, dataset=dataset, models=models))
 

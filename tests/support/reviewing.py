@@ -49,8 +49,9 @@ def write_digits(folder: Path, digits: Dataset, indices: range, *, sorted_by_cla
     return folder
 
 
-def data_of(folder: Path) -> ReviewedData:
-    return read_data(DataRequest(dataset=f"{folder}/", data_dir=folder.parent), LocalObjects(folder.parent))
+def data_of(folder: Path, validation_percent: int = 0) -> ReviewedData:
+    request, objects = DataRequest(dataset=f"{folder}/", data_dir=folder.parent), LocalObjects(folder.parent)
+    return read_data(request, objects, validation_percent=validation_percent)
 
 
 def session_of(viewer: Viewer, model: ModelProcess, user: str = "ada") -> Session:

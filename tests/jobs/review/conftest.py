@@ -53,7 +53,7 @@ def new(digits: Dataset, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def viewer(folder: Path) -> Iterator[Viewer]:
-    viewer = Viewer(data_of(folder), LAYOUT, real_folders([folder]))
+    viewer = Viewer(data_of(folder, validation_percent=20), LAYOUT, real_folders([folder]))
     yield viewer
     viewer.close()
 

@@ -58,6 +58,14 @@ def test_an_undone_decision_restores_the_label_and_is_to_be_reviewed_again(label
     assert lines == [("3", "5", False), ("5", "3", True), ("3", "5", False)]
 
 
+def test_a_random_review_that_confirms_a_disputed_label_is_stored_too(labels: Labels, file: LabelsFile) -> None:
+    labels.decide(decision(A, "3", replaced="5", why="disputed"))
+    assert (labels.is_reviewed(A), labels.is_reviewed(A, at_random=True)) == (True, False)
+    labels.decide(decision(A, "3", replaced="5", why="random"))
+    assert [line.why for line in file.read()] == ["disputed", "random"]
+    assert labels.is_reviewed(A, at_random=True)
+
+
 def test_undoing_the_label_of_a_new_picture_removes_it_until_it_has_another(labels: Labels) -> None:
     labels.decide(decision(A, "3", replaced=None, why="uncertain"))
     assert labels.undo(A, seen=1) is None
@@ -114,7 +122,7 @@ def test_p19_a_table_that_is_applied_again_after_a_kill_stores_each_label_once(f
     for killed_after in (130, 500, 10_000):
         labels = Labels(file, "ada")
         labels.refresh()
-        missing = [row for row in table if not labels.is_decided(row[0], "3")]
+        missing = [row for row in table if not labels.is_decided(row[0], "3", "random")]
         with contextlib.suppress(KilledError), writes_that_end(killed_after, KilledError()):
             labels.decide(*(decision(image, label, replaced=before) for image, label, before in missing))
         stored = [line.image for line in file.read()]

@@ -1,5 +1,6 @@
-"""The order of review: half at random, half by uncertainty, and the hold-out only at random."""
+"""The order of review: half at random, half by the probability of the label, and the hold-out only at random."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,17 +11,17 @@ from jobs.review.session import Order
 from mnist_lib.data.corrections import Reason
 
 
-def item(number: int, confidence: float | None = None) -> ReviewItem:
-    """Return a picture; every fourth is of the hold-out."""
-    probabilities = None if confidence is None else np.array([confidence, 1 - confidence])
+def item(number: int, probability: float | None = None, label: str | None = "3") -> ReviewItem:
+    """Return a picture; every fourth is of the hold-out. `probability`: of the class 3, as the model predicts it"""
+    probabilities = None if probability is None else np.array([probability, 1 - probability])
     split = "hold-out" if number % 4 == 0 else "training"
-    return ReviewItem(f"{number:032x}", f"{number}.png", number, split, "3", probabilities=probabilities)  # type: ignore[arg-type]
+    return ReviewItem(f"{number:032x}", f"{number}.png", number, split, label, probabilities=probabilities)  # type: ignore[arg-type]
 
 
-def filled(confidences: list[float]) -> Order:
-    order = Order()
-    for number, confidence in enumerate(confidences):
-        order.add(picture := item(number, confidence))
+def filled(of_the_label: list[float], first: Sequence[int] = ()) -> Order:
+    order = Order("34", [f"{number:032x}" for number in first])
+    for number, probability in enumerate(of_the_label):
+        order.add(picture := item(number, probability))
         order.predicted(picture)
     return order
 
@@ -34,27 +35,45 @@ def taken(order: Order) -> list[tuple[int, Reason]]:
 
 @pytest.fixture
 def order() -> Order:
-    return filled([0.5 + number / 1_000 for number in np.random.default_rng(0).permutation(400)])
+    return filled([number / 400 for number in np.random.default_rng(0).permutation(400)])
 
 
 def test_every_picture_is_shown_once(order: Order) -> None:
     assert sorted(number for number, _ in taken(order)) == [*range(400)]
 
 
-def test_as_many_pictures_are_uncertain_as_random_while_there_are_both(order: Order) -> None:
+def test_as_many_pictures_are_disputed_as_random_while_there_are_both(order: Order) -> None:
     reasons = [why for _, why in taken(order)]
-    assert reasons[:300] == ["random", "uncertain"] * 150
+    assert reasons[:300] == ["random", "disputed"] * 150
 
 
-def test_no_picture_of_the_hold_out_is_chosen_since_it_is_uncertain(order: Order) -> None:
-    assert {number % 4 for number, why in taken(order) if why == "uncertain"} == {1, 2, 3}
-    assert sum(number % 4 == 0 for number, why in taken(filled([0.5] * 40)) if why == "random") == 10
+def test_no_picture_of_the_hold_out_is_chosen_by_the_model(order: Order) -> None:
+    assert {number % 4 for number, why in taken(order) if why == "disputed"} == {1, 2, 3}
+    order = filled([0.5] * 40, first=[4, 8])
+    assert sum(number % 4 == 0 for number, why in taken(order) if why == "random") == 10
 
 
-def test_the_least_certain_picture_comes_first() -> None:
-    order = filled([0.9, 0.8, 0.6, 0.7, 0.5, 0.95])
-    order.take()
-    assert taken(order)[0] == (2, "uncertain")
+def test_the_picture_whose_label_is_least_probable_comes_first() -> None:
+    order = filled([0.0, 0.8, 0.6, 0.1, 0.5, 0.95])
+    assert taken(order)[1] == (3, "disputed")
+
+
+@pytest.mark.parametrize("label", [None, "7"])  # new, or a class that the model does not predict
+def test_without_the_probability_of_its_label_the_least_certain_picture_comes_first(label: str | None) -> None:
+    order = Order("34")
+    for number, probability in ((1, 0.9), (2, 0.02), (3, 0.4)):
+        order.add(picture := item(number, probability, label))
+        order.predicted(picture)
+    assert taken(order)[1] == (3, "uncertain")
+
+
+def test_pictures_of_the_given_list_come_before_others_that_the_model_chooses() -> None:
+    order = filled([0.5, 0.9, 0.9, 0.9, 0.5, 0.9, 0.2, 0.1], first=[5, 2])
+    assert taken(order)[1::2][:3] == [(5, "disputed"), (2, "disputed"), (7, "disputed")]
+    order = Order("34", [item(3).image])
+    for number in range(1, 4):
+        order.add(item(number))  # also while the model is loading
+    assert [number for number, why in taken(order) if why == "disputed"] == [3]
 
 
 def test_the_random_pictures_of_the_hold_out_do_not_depend_on_the_model() -> None:
@@ -65,14 +84,14 @@ def test_the_random_pictures_of_the_hold_out_do_not_depend_on_the_model() -> Non
 
 
 def test_pictures_are_random_until_the_model_has_predicted_some() -> None:
-    order = Order()
+    order = Order("34")
     items = [item(number) for number in range(8)]
     for each in items:
         order.add(each)
     assert [order.take(), order.take()] == [(items[0], "random"), (items[1], "random")]
     items[7].probabilities = np.array([0.6, 0.4])
     order.predicted(items[7])
-    assert order.take() == (items[7], "uncertain")
+    assert order.take() == (items[7], "disputed")
 
 
 def test_a_picture_that_is_given_back_is_shown_again_for_the_same_reason() -> None:
@@ -95,8 +114,11 @@ def test_a_picture_that_is_given_back_several_times_is_shown_once_at_a_time(orde
     assert sorted(number for number, _ in taken(order)) == [*range(400)]
 
 
-def test_disputed_pictures_come_first_and_in_their_order() -> None:
-    order = filled([0.5, 0.6])
-    for number in (8, 5):
-        order.add(replace(item(number), answers="keras@1: 4 (97%)"))
-    assert taken(order)[:2] == [(8, "disputed"), (5, "disputed")]
+def test_what_the_models_of_a_run_dispute_is_shown_in_its_order_and_never_as_random() -> None:
+    order = Order("34")
+    for number in (8, 5, 4):
+        order.add(replace(item(number), is_disputed=True))
+    first = order.take()
+    assert first is not None
+    order.give_back(*first)
+    assert taken(order) == [(8, "disputed"), (5, "disputed"), (4, "disputed")]

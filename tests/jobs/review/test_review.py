@@ -78,7 +78,10 @@ def test_a_table_is_written_edited_and_applied_unless_a_row_is_bad(
     assert stdout.startswith(f"30 pictures are in {table}.")
     rows = fill_in(table, {0: "3", 1: "eleven", 2: "none"})
     assert [row["why"] for row in rows] == ["random", "uncertain"] * 15
-    assert {row["split"] for row in rows if row["why"] == "uncertain"} == {"training"}
+    assert "hold-out" not in {row["split"] for row in rows if row["why"] == "uncertain"}
+    assert {(row["split"] == "training", row["answer"] != "", row["probability"] != "") for row in rows} == {
+        *[(True, True, True), (False, False, False)]
+    }
 
     code, stdout, stderr = review("apply", table, "--user=ada", home=tmp_path)
     assert (code, stdout) == (3, "")
@@ -116,6 +119,7 @@ def test_the_labels_of_a_dataset_are_reviewed_without_pictures(folder: Path, sto
     rows = fill_in(table, {})
     assert len(rows) == 120
     assert {row["current"] for row in rows} == {*"0123456789"}
+    assert [row["why"] for row in rows[:40]] == ["random", "disputed"] * 20
     assert {Path(row["file"]).parent.name == row["current"] for row in rows} == {True}
 
 
@@ -199,9 +203,10 @@ def test_the_disputed_images_of_a_run_are_its_confident_mistakes_and_differing_a
     assert {item.image for item in items} == {hashes[index] for index in expected}
     scores = [wrong[hashes.index(item.image)] for item in items]
     assert scores == sorted(scores, reverse=True)
-    assert all(item.answers.count("@1: ") == 2 for item in items)
+    assert all(item.is_disputed and item.answer is None for item in items)
 
-    labels.decide(Decision(image=items[0].image, label=items[0].answers.split(": ")[1][0], why="disputed"))
+    answer = found[0].classes[found[0].answers[hashes.index(items[0].image)]]
+    labels.decide(Decision(image=items[0].image, label=answer, why="disputed"))
     again = disputed_items(objects, versions, data, labels)
     assert items[0].image not in {item.image for item in again[: len(again) // 2]}  # one model is right now
 

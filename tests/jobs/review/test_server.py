@@ -11,9 +11,9 @@ import aiohttp
 import numpy as np
 import pytest
 
-from jobs.review.data import Viewer
+from jobs.review.data import HIDDEN, Viewer
 from jobs.review.model_process import ModelProcess
-from jobs.review.server import MAX_STRANGERS, MAX_UPLOAD_BYTES
+from jobs.review.server import MAX_STRANGERS, MAX_UPLOAD_BYTES, NUM_ANSWERS
 from jobs.review.session import Session
 from mnist_lib.data.listing import find_pictures
 from mnist_lib.data.split import Dataset
@@ -118,6 +118,24 @@ def test_a_decision_is_on_the_disk_before_it_is_confirmed(serve: Serve, folder: 
                 assert [line.image for line in lines_of(folder)[before:]] == [picture["image"]]
                 assert [path.suffix for path in folder.rglob(f"{picture['image']}.*")] == [".png"]
                 assert found["status"]["tally"]["added"] == before + 1
+
+    run(test)
+
+
+def test_no_answer_of_the_model_is_sent_for_a_picture_that_measures_the_model(serve: Serve) -> None:
+    async def test() -> None:
+        seen = set[tuple[str, int, bool]]()
+        async with serve() as client:
+            while pictures := await client.next():
+                status, decided = await client.decide(pictures[0], "3")
+                assert (status, *decided) == (200, "status")
+                _, undone = await client.decide({**pictures[0], "seen": 1}, "", "undo")
+                for picture in (*pictures, undone["picture"]):
+                    seen.add((picture["split"], len(picture["answers"]), picture["note"] == HIDDEN))
+                    assert not {*picture} & {"probabilities", "answer", "likeness"}
+                for picture in pictures:
+                    await client.decide(picture, "", "skip")
+        assert seen == {("training", NUM_ANSWERS, False), ("validation", 0, True), ("hold-out", 0, True)}
 
     run(test)
 

@@ -15,6 +15,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.results import Accuracy
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import find
 from tests.support.corrections import correct, correction
@@ -107,6 +108,7 @@ def test_a_correction_of_a_published_dataset_is_applied_and_its_published_accura
     test = prepare(request).test
     label = str((test.labels[3] + 1) % 10)
     corrections = [correction(test.images[3], label, "disputed"), correction(test.images[999], NONE)]
+    corrections += [correction(test.images[n], str(test.labels[n])) for n in (0, 1, 600)]
     labels_file(request, objects).add(corrections)
     after = run(ray_address, data_dir, tmp_path, "after", "--dataset=mnist-mini")
     assert after["dataset"]["test"] == 999
@@ -115,6 +117,8 @@ def test_a_correction_of_a_published_dataset_is_applied_and_its_published_accura
     # The stand-in for a model answers the first half with the current labels, so it misses the published one.
     assert trial_correct(after) == 499
     assert model["published_test"] == {"correct": 498, "total": 999}
+    assert model["reviewed_test"] == {"correct": 2, "total": 3}
+    assert model["reviewed_test_ci95"] == [*Accuracy(2, 3).interval()]
     assert after["dataset"]["changes"]["relabelled"]["test"] == {label: 1}
 
 

@@ -1,6 +1,7 @@
 """Corrected labels of folders and of published datasets: which images they change, and which they leave alone."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -195,7 +196,7 @@ def test_the_disputed_labels_of_the_test_are_counted_apart(digits: Dataset) -> N
     corrections = [
         correction(digits.test.images[0], names[(digits.test.labels[0] + 1) % 10], "disputed"),
         correction(digits.test.images[1], names[(digits.test.labels[1] + 1) % 10], "random"),
-        correction(digits.test.images[2], NONE, "disputed"),
+        correction(digits.test.images[2], NONE, "uncertain"),
         correction(digits.test.images[3], names[digits.test.labels[3]], "disputed"),  # it was right
         correction(digits.train.images[0], names[(digits.train.labels[0] + 1) % 10], "disputed"),
         correction(digits.train.images[1], NONE, "uncertain"),
@@ -208,6 +209,25 @@ def test_the_disputed_labels_of_the_test_are_counted_apart(digits: Dataset) -> N
     assert np.array_equal(found.published_test_labels, np.delete(digits.test.labels, 2))
     assert (found.published_test_labels != found.test.labels).sum() == 2
     assert np.array_equal(found.test.hashes, np.delete(digits.test.hashes, 2, axis=0))
+
+
+def test_a_test_image_counts_as_reviewed_at_random_until_the_decision_is_undone(digits: Dataset) -> None:
+    images, names = digits.test.images, [digits.classes[label] for label in digits.test.labels[:6]]
+    other = digits.classes[(digits.test.labels[2] + 1) % 10]
+    corrections = [
+        *(correction(images[index], names[index]) for index in (0, 1, 2)),
+        replace(correction(images[1], names[1]), undone=True),
+        correction(images[2], other, "disputed"),
+        correction(images[3], names[3], "disputed"),
+        replace(correction(images[4], names[4], "disputed"), undone=True),
+        correction(images[5], NONE),
+    ]
+    found = with_corrections(digits, lines(*corrections), "labels.jsonl", published=True)
+    assert found.reviewed_test is not None
+    assert (len(found.reviewed_test), np.flatnonzero(found.reviewed_test).tolist()) == (DIGITS_TEST - 1, [0, 2])
+    # The third was drawn at random before a model disputed it.
+    assert found.corrections == CorrectionCounts(applied=1, confirmed=2, removed=1, holdout=2)
+    assert with_corrections(digits, lines(corrections[5]), "labels.jsonl", published=True).reviewed_test is None
 
 
 def test_the_other_images_stay_for_validation_when_one_is_removed(digits: Dataset) -> None:
