@@ -75,6 +75,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+FAILED: dict[str, bool] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        FAILED[report.nodeid] = True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let `--last-failed` also select tests whose process died, which xdist has run again in another one."""
+    cache = session.config.cache
+    if FAILED and cache is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+        cache.set("cache/lastfailed", {**cache.get("cache/lastfailed", {}), **FAILED})
+
+
 # The files that take longest, in this order. They begin first, so that the tests that run last are short.
 LONGEST_FIRST = (
     "jobs/test_rehearse.py",
