@@ -86,7 +86,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let `--last-failed` also select tests whose process died, which xdist has run again in another one."""
-    cache = session.config.cache
+    cache = getattr(session.config, "cache", None)  # none with `-p no:cacheprovider`
     if FAILED and cache is not None and "PYTEST_XDIST_WORKER" not in os.environ:
         cache.set("cache/lastfailed", {**cache.get("cache/lastfailed", {}), **FAILED})
 

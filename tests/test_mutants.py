@@ -7,7 +7,7 @@ import pytest
 from tests.support.mutants import MUTANTS, Mutant, broken_invariant
 from tests.support.simulation.invariants import INVARIANTS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))

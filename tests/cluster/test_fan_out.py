@@ -119,6 +119,7 @@ def test_after_a_kill_the_running_item_is_retried_and_ended_ones_are_not(tmp_pat
     assert deaths(events) == [("b", 1, Cause.KILLED, False), ("b", 2, Cause.KILLED, False)]
 
 
+@pytest.mark.long
 def test_an_item_whose_every_attempt_dies_fails_and_the_others_end(tmp_path: Path) -> None:
     events, _ = run(start_with(dies_in, "b", 99, tmp_path), ITEMS, limits=Limits(max_failures=1))
     assert ended(events) == ["a", "c"]
@@ -134,6 +135,7 @@ def dies_after_its_result(folder: Path, items: Iterable[Item]) -> Iterator[Event
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_w1_a_result_that_waits_to_be_read_survives_the_death_of_its_worker(tmp_path: Path) -> None:
     """Ray loses what is left in the stream of a worker when the worker dies."""
     ending, dying, limits = tmp_path / "ending", tmp_path / "dying", Limits(max_failures=0)
@@ -164,6 +166,7 @@ def stops_early(items: Iterable[Item]) -> Iterator[Event]:
     yield Event(next(iter(items)).id, "begins")
 
 
+@pytest.mark.long
 def test_a_task_that_ends_before_its_items_is_a_failure() -> None:
     events, _ = run(start_with(stops_early), ITEMS[:1], limits=Limits(max_failures=0))
     # The worker's process ends with the task; on a busy machine, Ray may notice this before the end of the generator.
@@ -208,7 +211,7 @@ def test_leaving_the_context_ends_what_still_runs() -> None:
 ONE_CPU = LanePlan(lanes=1, cpus=1, gpus=0)
 
 
-def test_a_lane_that_waits_for_busy_cpus_logs_why_and_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_f14_a_lane_that_waits_for_busy_cpus_logs_why_and_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:
     start = start_with(begins_and_ends)
     expected = r"1 CPU not free within 3 s \(.*0 of 2 CPUs, 2 of 2 GPUs free.*\); wait longer with"
     with every_cpu_taken(600), pytest.raises(ResourcesError, match=expected):
@@ -218,7 +221,8 @@ def test_a_lane_that_waits_for_busy_cpus_logs_why_and_ends_in_time(caplog: pytes
     assert "0 of 1 CPU, 1 of 1 GPU free" in first
 
 
-def test_a_waiting_lane_begins_when_a_cpu_is_free() -> None:
+@pytest.mark.long
+def test_f14_a_waiting_lane_begins_when_a_cpu_is_free() -> None:
     limits = replace(QUICK, wait_seconds=60)
     with every_cpu_taken(3):
         events, _ = run(start_with(begins_and_ends), ITEMS, limits=limits, plan=ONE_CPU)

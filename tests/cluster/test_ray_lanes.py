@@ -60,6 +60,7 @@ def running_lane() -> Iterator[tuple[RayLanes, Any, WorkerProcess]]:
     lanes.kill(lane, lane.worker)
 
 
+@pytest.mark.long
 def test_a_worker_ends_when_its_driver_has_left_even_if_ray_leaves_it_running(ray_address: str) -> None:
     command = [sys.executable, "-c", LEAVING_DRIVER, ray_address]
     driver = subprocess.Popen(
@@ -70,7 +71,7 @@ def test_a_worker_ends_when_its_driver_has_left_even_if_ray_leaves_it_running(ra
     time.sleep(1.0)
     assert process.is_running()
     driver.communicate("")
-    process.wait(timeout=60)
+    process.wait(timeout=200)
 
 
 def test_a_killed_worker_of_this_machine_is_dead_at_once_even_if_it_is_suspended() -> None:

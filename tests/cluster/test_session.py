@@ -18,7 +18,7 @@ import ray
 
 from cluster.errors import ClusterError
 from cluster.ray_private import LOOPBACK, connect
-from cluster.session import require_head, session
+from cluster.session import require_head, session, token_advice
 from cluster.tasks import result_of, start_beside_driver
 from tests.support.bounds import assert_at_most
 from tests.support.clusters import wait_until
@@ -100,6 +100,25 @@ def test_the_error_names_the_variable_that_the_address_came_from(monkeypatch: py
         pass
 
 
+@pytest.mark.parametrize(
+    ("environment", "advice"),
+    [
+        ({}, "none is sent; set RAY_AUTH_MODE=token and put its token"),
+        ({"RAY_AUTH_MODE": "token"}, "none is found here; put its token"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "other"}, "the token in RAY_AUTH_TOKEN is not the cluster's"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/no"}, "RAY_AUTH_TOKEN_PATH is /no, which holds no token"),
+    ],
+)
+def test_f20_the_advice_for_a_refused_token_says_where_it_was_looked_for(
+    environment: dict[str, str], advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": str(tmp_path), **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert advice in token_advice()
+
+
 OWN_CLUSTER = """
 import sys
 import ray
@@ -111,6 +130,7 @@ with session(None, []):
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_another_user_cannot_use_read_or_rename_anything_of_a_private_cluster(tmp_path: Path) -> None:
@@ -121,7 +141,7 @@ def test_another_user_cannot_use_read_or_rename_anything_of_a_private_cluster(tm
         with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdin=PIPE, stdout=PIPE) as driver:
             assert driver.stdout is not None
             driver.stdout.readline()
-            wait_until(lambda: len(listening(processes_below(driver.pid))) >= 7, "Ray has not started its agent", 30)
+            wait_until(lambda: len(listening(processes_below(driver.pid))) >= 7, "Ray has not started its agent")
             (folder,) = Path(parent).iterdir()
             found = tried_by_another_user(folder, processes_below(driver.pid))
             addresses = {*listening(processes_below(driver.pid)).values()}

@@ -58,6 +58,7 @@ def test_a_call_whose_worker_dies_is_repeated(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == MAX_RETRIES
 
 
+@pytest.mark.long
 def test_a_call_that_kills_every_worker_is_abandoned(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="a task's worker died"):
         list(results_in_order(dies, [(1, MAX_RETRIES + 1, tmp_path)], "a number", Limits()))
@@ -68,6 +69,7 @@ def test_an_error_of_the_function_is_raised() -> None:
         list(results_in_order(lambda number: 1 // number, [(1,), (0,)], "a number", Limits()))
 
 
+@pytest.mark.long
 def test_a_wait_for_busy_cpus_is_logged_and_ends_in_time(caplog: pytest.LogCaptureFixture) -> None:
     limits = replace(Limits(), wait_seconds=2.0, log_interval_seconds=0.5)
     with every_cpu_taken(600), pytest.raises(ResourcesError, match="--wait-for-resources"):

@@ -58,6 +58,7 @@ def pattern_of(name: str) -> str:
     return pattern + (".+" if name.endswith("/") else "")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_stored_file_is_documented_and_every_documented_one_exists(stored: Path) -> None:
     storage = stored / "results"

@@ -19,6 +19,7 @@ assert (np.asarray(probabilities).argmax(axis=1) == np.load("labels.npy")).mean(
 ACCURACY = {"scratch": 0.2, "keras": 0.8}  # minimum after a few epochs
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("snippet", blocks("python"), ids=repr)
 def test_every_snippet_runs_and_predicts_digits(snippet: Snippet, stored: Path) -> None:

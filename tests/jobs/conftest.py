@@ -20,8 +20,8 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
     Two agents of Ray may outlive a killed cluster by a minute.
     """
     yield
-    wait_until(lambda: not processes_of(tmp_path), f"processes still run: {processes_of(tmp_path)}", 75)
-    _require_no_tasks(seconds=30)
+    wait_until(lambda: not processes_of(tmp_path), lambda: f"processes still run: {processes_of(tmp_path)}")
+    _require_no_tasks(seconds=60)
     assert not list(tmp_path.rglob(".*.????????????????????????????????"))
 
 

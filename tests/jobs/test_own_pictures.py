@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.models import __main__ as models
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.job import ROOT, train
 from tests.support.pictures import write_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 COLOURS = {"cherry red": (200, 30, 40), "leaf 2": (30, 160, 60), "leaf 10": (40, 60, 200)}
 
@@ -112,33 +113,31 @@ def test_pictures_are_predicted_by_name(storage: Path, folder: Path, tmp_path: P
     }
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["scratch", "keras-cnn"])
-def test_stored_versions_are_evaluated_and_reproduced(storage: Path, folder: Path, data_dir: Path, name: str) -> None:
-    where = ("--storage", storage, "--data-dir", data_dir, "--json")
-    found = json.loads(run("jobs.models", "evaluate", f"{name}@latest", "--dataset", folder, *where))
+@pytest.mark.usefixtures("tensorflow")
+def test_a_stored_version_is_evaluated_and_reproduced(
+    storage: Path, folder: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--storage", str(storage), "--data-dir", str(data_dir), "--json")
+
+    def command(*arguments: str) -> dict[str, Any]:
+        assert models.main([*arguments, "--dataset", str(folder), *where]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    found = command("evaluate", "keras-cnn@latest")
     assert found["matching"] == found["test"]["total"]
-    if name != "keras-cnn":
-        again = json.loads(run("jobs.models", "reproduce", f"{name}@latest", "--dataset", folder, *where))
-        assert again["verdict"] == "identical"
-    refused = subprocess.run(
-        [sys.executable, "-m", "jobs.models", "evaluate", f"{name}@latest", *map(str, where)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert refused.returncode == 2
-    assert "was trained on icons; name it with --dataset DIR or tfds:NAME" in refused.stderr
+    assert command("reproduce", "scratch@latest")["verdict"] == "identical"
+    assert models.main(["evaluate", "scratch@latest", *where]) == 2
+    assert "was trained on icons; name it with --dataset DIR or tfds:NAME" in capsys.readouterr().err
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("tensorflow")
 @pytest.mark.parametrize(("name", "form"), [("keras", "saved_model"), ("scratch", "litert"), ("keras-cnn", "onnx")])
 def test_exports_give_the_stored_answers(
     storage: Path, folder: Path, data_dir: Path, tmp_path: Path, name: str, form: str
 ) -> None:
-    where = ("--storage", storage, "--data-dir", data_dir, "--dataset", folder)
-    run("jobs.models", "export", f"{name}@latest", f"--format={form}", "--to", tmp_path / "exported", *where)
+    where = (f"--storage={storage}", f"--data-dir={data_dir}", f"--dataset={folder}")
+    assert models.main(["export", f"{name}@latest", f"--format={form}", f"--to={tmp_path}/exported", *where]) == 0
     assert names_in(tmp_path / "exported", form) == list(COLOURS)
 
 
@@ -158,12 +157,12 @@ def names_in(path: Path, form: str) -> list[str]:
     return names
 
 
-@pytest.mark.long
 def test_a_stored_version_is_listed_verified_and_drawn(
-    storage: Path, folder: Path, data_dir: Path, tmp_path: Path
+    storage: Path, folder: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "icons" in run("jobs.models", "show", "keras@latest", "--storage", storage)
-    run("jobs.models", "verify", "--all", "--storage", storage)
+    assert models.main(["show", "keras@latest", f"--storage={storage}"]) == 0
+    assert "icons" in capsys.readouterr().out
+    assert models.main(["verify", "--all", f"--storage={storage}"]) == 0
     options = ("--from-test", "5", "--dataset", folder, "--data-dir", data_dir, "--storage", storage)
     shown = run("jobs.predict", *options, "--picture", tmp_path / "seen.png", silent=False)
     assert "images are right." in shown or "image is right." in shown

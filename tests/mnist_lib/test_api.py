@@ -193,6 +193,7 @@ def test_a_loaded_model_predicts_as_it_did_in_its_run(champion: Path, digits: Da
     assert mnist_lib.load(storage=str(champion / "results")).name == "keras@1"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_example_of_the_package_runs_in_another_folder(champion: Path, digits: Dataset) -> None:
     assert mnist_lib.__doc__ is not None

@@ -48,9 +48,12 @@ def free_cpus() -> float:
     return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
-def wait_until(condition: Callable[[], object], failure: str, seconds: float = 100) -> None:
-    """Wait until the condition is true; after `seconds`, fail with the message `failure`."""
+def wait_until(condition: Callable[[], object], failure: str | Callable[[], str], seconds: float = 150) -> None:
+    """Wait until the condition is true; after `seconds`, fail with a message.
+
+    Only what never happens takes that long, even on a machine that is ten times slower.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, failure
+        assert time.monotonic() < deadline, failure if isinstance(failure, str) else failure()
         time.sleep(0.02)

@@ -124,7 +124,7 @@ def start_ray(host: Host, head: Host, environment: dict[str, str]) -> None:
     log = host.folder / "ray.log"
     with log.open("w") as output:
         process = host.start("ray", "start", *role, *own, "--disable-usage-stats", log=output, environment=environment)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while STARTED not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

@@ -150,7 +150,7 @@ class Command:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
         self.process.send_signal(number)
-        stdout, stderr = self.process.communicate(timeout=60)
+        stdout, stderr = self.process.communicate(timeout=200)
         return self.process.returncode, stdout, stderr
 
 

@@ -85,5 +85,5 @@ def kill(daemon: subprocess.Popen[str]) -> None:
 
 def terminate(daemon: subprocess.Popen[str]) -> int:
     daemon.terminate()
-    daemon.communicate(timeout=30)
+    daemon.communicate(timeout=200)
     return daemon.returncode

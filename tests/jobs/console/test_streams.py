@@ -84,7 +84,7 @@ def storage(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+@pytest.mark.parametrize("redirection", [">/dev/full", pytest.param(">&-", marks=pytest.mark.long)])
 def test_u10_every_command_ends_with_74_if_its_output_is_lost(redirection: str, storage: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": str(ROOT)}  # buffered output fails late
     command = ["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-c", MANY_COMMANDS, *COMMANDS]

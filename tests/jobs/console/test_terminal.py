@@ -32,7 +32,7 @@ def shown_on_terminal(*command: str | Path, columns: int = 80, **environment: st
         while part := os.read(ours, 65536):
             shown += part
     os.close(ours)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=200)
     return process.returncode, shown.decode(), printed
 
 
@@ -158,6 +158,7 @@ def test_a_terminal_shows_a_step_while_ray_is_loaded(tmp_path: Path) -> None:
     assert used.user + used.system < 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_terminal_shows_a_live_table_and_stdout_gets_only_the_result(data_dir: Path, tmp_path: Path) -> None:
     options = [

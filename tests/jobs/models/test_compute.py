@@ -57,6 +57,7 @@ def command(storage: Path, data_dir: Path, capfd: pytest.CaptureFixture[str]) ->
     return run
 
 
+@pytest.mark.long
 def test_export_of_a_bare_name_writes_the_champion_not_the_newest_version(
     command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +75,7 @@ def test_evaluate_of_a_bare_name_evaluates_the_champion(command: Callable[..., t
     assert command("evaluate", "scratch@latest")[1].startswith("scratch@2 gives ")
 
 
+@pytest.mark.long
 def test_reproduce_of_a_bare_name_trains_the_champion_again(command: Callable[..., tuple[int, str, str]]) -> None:
     code, stdout, stderr = command("reproduce", "scratch", "--cpus=2")
     assert stdout.startswith("scratch@1 was reproduced: every weight is the same.\n"), stdout

@@ -54,8 +54,6 @@ def predicted_digits(stdout: str) -> np.ndarray:
 VARIANTS: dict[str, Callable[[Image.Image], bytes]] = {
     "PNG": lambda image: png(np.asarray(image)),
     "JPEG": _jpeg,
-    "inverted": lambda image: png(255 - np.asarray(image)),
-    "three times as large": lambda image: png(np.asarray(_scaled(image, 84))),
     "smaller": lambda image: png(np.asarray(_scaled(image, 22))),
     "large, as JPEG, dark on light": lambda image: _jpeg(Image.fromarray(255 - np.asarray(_scaled(image, 300)))),
 }

@@ -260,6 +260,7 @@ def test_pictures_read_by_several_processes_keep_their_order(
     assert "28 x 28" not in stderr  # none was resized
 
 
+@pytest.mark.long
 def test_a_cluster_predicts_the_same_and_the_driver_does_not_load_tensorflow(
     storage: Path, folder: Path, digits: Dataset, ray_address: str, tmp_path: Path, predict: Any
 ) -> None:
@@ -285,6 +286,7 @@ def processes_below(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
+@pytest.mark.long
 def test_no_process_outlives_a_killed_command(storage: Path, digits: Dataset, tmp_path: Path) -> None:
     import psutil
 

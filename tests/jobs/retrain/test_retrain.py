@@ -6,16 +6,11 @@ import signal
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pytest
 
 from mnist_lib.clock import moment_of
-from mnist_lib.data.corrections import NONE, labels_file
-from mnist_lib.data.request import DataRequest
+from mnist_lib.data.corrections import NONE
 from mnist_lib.data.split import Dataset
-from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions.appointment import history
-from mnist_lib.store.champions.log import Champion
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.clusters import wait_until
 from tests.support.corrections import correct, correction
@@ -36,16 +31,17 @@ def before_the_next_hour(seconds: int) -> float:
     return (now.replace(minute=59, second=60 - seconds) - now).total_seconds()
 
 
+@pytest.mark.long
 def test_a_daemon_that_is_killed_and_restarted_runs_each_slot_once(schedule: Schedule) -> None:
     command = (HOURLY, "--lease-seconds=6", "--tz=Europe/Berlin")
     train = ("--models=scratch", "--epochs=40", "--checkpoint-seconds=0")
-    ahead = before_the_next_hour(seconds=12)
+    ahead = before_the_next_hour(seconds=20)
     daemon = schedule.start(*command, train=train, ahead=ahead)
-    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained", seconds=60)
+    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
     kill(daemon)
     daemon = schedule.start(*command, train=train, ahead=ahead)
     (run,) = (schedule.storage / "runs").glob("*")
-    wait_until((run / "summary.json").exists, schedule.log(), seconds=120)
+    wait_until((run / "summary.json").exists, schedule.log())
     wait_until(lambda: schedule.read("status")["going_on"] is None, schedule.log())
     assert terminate(daemon) == 128 + signal.SIGTERM
     assert processes_of(schedule.folder) == []
@@ -75,8 +71,6 @@ def test_with_once_the_command_exits_soon_for_a_done_slot_and_skips_unchanged_on
     skipped = json.loads(stdout)
     assert (code, skipped["outcome"], skipped["events"]) == (0, "unchanged", ["skip"])
     assert skipped["cause"] == f"data, configuration and code have not changed since run {first['run']}"
-    code, stdout = schedule.run(*command, train=(*TRAIN, "--seed=5"), ahead=7200)
-    assert (code, json.loads(stdout)["outcome"]) == (0, "done")
 
 
 @pytest.mark.long
@@ -93,6 +87,7 @@ def test_a_schedule_runs_a_search(schedule: Schedule) -> None:
     assert (code, json.loads(stdout)["outcome"]) == (0, "unchanged")
 
 
+@pytest.mark.long
 def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or_a_correction(
     schedule: Schedule, digits: Dataset
 ) -> None:
@@ -108,24 +103,23 @@ def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or
     first = notice(0)
     assert (first["outcome"], first["data"], notice(1)["outcome"]) == ("done", None, "unchanged")
     add_digits(folder, digits, 100, 150)
-    second = notice(2)
-    assert second["data"] == {"name": "digits", "since": first["run"], "added": 50, "removed": 0, "relabelled": 0}
-    assert f"digits: 50 images added since {first['run']}; scratch@2 has " in second["text"]
-    assert second["models"]["scratch"]["new_test"]["total"] > 0
     correct(folder, correction(digits.train.images[ORDER[0]], NONE))
-    third = notice(3)
-    assert (third["outcome"], third["data"]["removed"], third["data"]["corrected"]) == ("done", 1, 1)
-    assert notice(4)["outcome"] == "unchanged"
+    second = notice(2)
+    data = {"name": "digits", "since": first["run"], "added": 50, "removed": 1, "relabelled": 0}
+    assert second["data"].items() >= {**data, "corrected": 1}.items()
+    assert re.search(rf"digits: 50 images added.* since {first['run']}.*; scratch@2 has ", second["text"])
+    assert second["models"]["scratch"]["new_test"]["total"] > 0
     _, text = schedule.run("status")
-    assert re.search(r"digits: 1 image\s+removed since", text), text
+    assert re.search(r"digits: 50 images\s+added", text), text
     for index in range(60):  # other digits, into one class
         noise(index).save(folder / f"7/noise-{index}.png")
-    fifth = notice(5)
-    assert fifth["data"]["unusual"].keys() == {"7"}
-    assert fifth["data"]["unusual"]["7"]["added"] == 60
-    assert "unusual: 60 images added to class 7, where " in fifth["text"]
+    third = notice(3)
+    assert third["data"]["unusual"].keys() == {"7"}
+    assert third["data"]["unusual"]["7"]["added"] == 60
+    assert "unusual: 60 images added to class 7, where " in third["text"]
 
 
+@pytest.mark.long
 def test_i10_a_second_start_gives_exit_code_75_a_stopped_run_is_resumed_and_ends_with_its_daemon(
     schedule: Schedule,
 ) -> None:
@@ -144,29 +138,27 @@ def test_i10_a_second_start_gives_exit_code_75_a_stopped_run_is_resumed_and_ends
     again = schedule.start("--now", *command, train=LONG)
     wait_until(lambda: epochs_of(schedule) > before, "the run has not been resumed")
     kill(again)
-    wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run still runs", seconds=30)
+    wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run still runs")
     (run,) = (schedule.storage / "runs").iterdir()
     starts = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines() if '"started"' in line]
     assert [start["resumed_after"] > 0 for start in starts] == [False, True]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_w8_now_trains_after_a_daemon_was_ended_by_a_signal(number: signal.Signals, schedule: Schedule) -> None:
+@pytest.mark.long
+def test_w8_now_trains_after_a_daemon_was_ended_by_a_signal(schedule: Schedule) -> None:
+    """What follows a killed one is in `mnist_lib/retraining/test_recovery.py`."""
     command = (HOURLY, "--overlap=replace", "--lease-seconds=6")
     train = ("--models=scratch", "--epochs=40", "--checkpoint-seconds=0", "--no-report")
-    ahead = before_the_next_hour(seconds=12)
+    ahead = before_the_next_hour(seconds=20)
     daemon = schedule.start(*command, train=train, ahead=ahead)
-    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained", seconds=60)
-    daemon.send_signal(number)
-    daemon.communicate(timeout=60)
+    wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
+    assert terminate(daemon) == 128 + signal.SIGTERM
     assert epochs_of(schedule) < 40
     code, stdout = schedule.run("--now", *command, "--json", train=train, ahead=ahead + 3600)
     assert code == 0, schedule.log()
     done = json.loads(stdout)
     assert (done["outcome"], done["attempt"], epochs_of(schedule)) == ("done", 2, 40), schedule.log()
     assert [entry["kind"] for entry in schedule.entries()].count("done") == 1
-    if number == signal.SIGKILL:
-        assert "; without one, its run is resumed after 6 s" in schedule.log()
 
 
 def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedule: Schedule) -> None:
@@ -184,29 +176,3 @@ def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedul
     assert "nothing is due" in stdout
     assert stdout.endswith(": failed (exit code 3)\n")
     assert [entry["kind"] for entry in schedule.entries()] == ["enrolled", "started", "failed"]
-
-
-@pytest.mark.long
-def test_a_model_trained_on_bad_data_is_stored_and_reported_but_not_promoted(
-    schedule: Schedule, digits: Dataset
-) -> None:
-    received, schedule.trains = schedule.folder / "notice", True
-    train = ("--models=scratch", "--epochs=40")
-    code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train)
-    assert (code, json.loads(stdout)["events"]) == (0, ["success", "promotion"])
-    shuffled = np.random.default_rng(0).permutation(digits.train.labels)
-    wrong = [correction(image, str(label)) for image, label in zip(digits.train.images, shuffled, strict=True)]
-    labels_file(DataRequest(), LocalObjects(schedule.storage)).add(wrong)
-    command = ("--once", HOURLY, "--skip-unchanged", f"--notify=cat > {received}", "--notify-on=rejection,failure")
-    code, _ = schedule.run(*command, train=train, ahead=3600)
-    assert code == 0, schedule.log()
-    notice = json.loads(received.read_text())
-    assert notice["events"] == ["success", "rejection"]
-    scratch = notice["models"]["scratch"]
-    assert (scratch["version"], scratch["champion"]) == (2, False)  # stored, but not promoted
-    assert scratch["test_accuracy"] < 0.3
-    assert scratch["why"].endswith(": not better")
-    assert "is not the champion" in notice["text"]
-    champions = history(LocalObjects(schedule.storage), "scratch", "mnist-mini")
-    decisions = [(record.kind, record.version) for record in champions if isinstance(record, Champion)]
-    assert decisions == [("promote", 1), ("keep", 1)]

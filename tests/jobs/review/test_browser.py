@@ -101,7 +101,10 @@ def saved(page: Page) -> str:
 
 
 def test_pictures_are_reviewed_with_the_keyboard_alone(browser: Browser, command: Command, folder: Path) -> None:
-    with opened(browser, command.start()) as page:
+    address = command.start()
+    assert address.endswith(f"?token={TOKEN}")  # that of the environment
+    assert TOKEN_VARIABLE == "MNIST_JOBS_REVIEW_TOKEN"
+    with opened(browser, address) as page:
         first = shown(page)
         press(page, label_of(first))
         assert saved(page) == f"Saved: {label_of(first)}"
@@ -137,6 +140,7 @@ def test_pictures_are_reviewed_with_the_keyboard_alone(browser: Browser, command
     assert stdout == f"Reviewed 2 pictures: 1 removed, 1 added to the dataset. Labels: {folder}/labels.jsonl\n"
 
 
+@pytest.mark.long
 def test_the_page_is_good_on_every_screen(browser: Browser, command: Command) -> None:
     address = command.start()
     for size, scheme in LOOKS:
@@ -155,6 +159,7 @@ def test_the_page_is_good_on_every_screen(browser: Browser, command: Command) ->
                 assert found.violations_count == 0, found.generate_report()
 
 
+@pytest.mark.long
 def test_a_phone_shows_the_picture_and_every_class_without_scrolling(browser: Browser, command: Command) -> None:
     with opened(browser, command.start(), (390, 844)) as page:
         name = shown(page)
@@ -170,6 +175,7 @@ def test_a_phone_shows_the_picture_and_every_class_without_scrolling(browser: Br
         assert saved(page) == f"Saved: {label_of(name)}"
 
 
+@pytest.mark.long
 def test_a_drawing_is_answered_while_it_is_drawn(browser: Browser, command: Command) -> None:
     with opened(browser, command.start()) as page:
         page.focus("#tab-review")
@@ -222,6 +228,7 @@ def test_no_label_is_lost_or_stored_twice_while_the_server_is_killed_at_random_k
         assert (copy.parent.name, copy.read_bytes()) == (label, Path(name).read_bytes())
 
 
+@pytest.mark.long
 def test_a_picture_that_was_handled_while_an_answer_was_under_way_is_not_shown_again(
     browser: Browser, command: Command
 ) -> None:
@@ -240,6 +247,7 @@ def test_a_picture_that_was_handled_while_an_answer_was_under_way_is_not_shown_a
         assert not {decided, skipped} & {*page.evaluate(QUEUE)}
 
 
+@pytest.mark.long
 def test_a_key_typed_before_an_undone_picture_is_back_labels_no_other_picture(
     browser: Browser, command: Command, folder: Path
 ) -> None:
@@ -283,11 +291,7 @@ def test_with_10_000_pictures_the_next_one_appears_within_100_ms(
     assert milliseconds[190] < 100
 
 
-def test_the_token_of_the_environment_is_used(command: Command) -> None:
-    assert command.start().endswith(f"?token={TOKEN}")
-    assert TOKEN_VARIABLE == "MNIST_JOBS_REVIEW_TOKEN"
-
-
+@pytest.mark.long
 def test_w14_a_page_sends_no_secret_to_another_program_on_the_port_of_the_review(
     browser: Browser, command: Command, folder: Path
 ) -> None:

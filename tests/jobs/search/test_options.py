@@ -1,19 +1,16 @@
 """The options of a search, and the trials that its configurations stand for."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from jobs.console.options import parse
-from jobs.search.__main__ import plan_lines, search_lines
+from jobs.search.__main__ import main, plan_lines, search_lines
 from jobs.search.options import SearchOptions, is_search
 from jobs.train.__main__ import configuration
 from jobs.train.options import TrainOptions
 from tests.support.bounds import at_most_processor_seconds
-from tests.support.job import ROOT
 from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
 
 RATE = "--vary=learning_rate=1e-4..1e-1:log"
@@ -163,13 +160,14 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         ),
     ],
 )
-def test_an_invalid_search_is_reported_in_one_line_within_two_seconds(arguments: list[str], message: str) -> None:
-    command = [sys.executable, "-m", "jobs.search", *arguments]
+def test_an_invalid_search_is_reported_in_one_line_within_two_seconds(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with at_most_processor_seconds(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+        assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1), shown.err
+    assert message in shown.err
 
 
 def test_the_terms_of_a_search_have_every_model(tmp_path: Path) -> None:

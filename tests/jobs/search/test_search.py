@@ -58,21 +58,21 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
 
 
 @pytest.mark.long
-def test_f5_a_search_killed_twice_on_two_lanes_equals_one_on_a_single_lane(data_dir: Path, tmp_path: Path) -> None:
-    options = ("--trials=8", "--epochs=9", "--cpus-per-trial=1", "--checkpoint-seconds=0", "--no-report", "--json")
+def test_f5_a_search_whose_processes_are_killed_equals_one_on_a_single_lane(data_dir: Path, tmp_path: Path) -> None:
+    options = ("--trials=6", "--epochs=9", "--cpus-per-trial=1", "--checkpoint-seconds=0", "--no-report", "--json")
     results = []
     for name, lanes in (("calm", 1), ("killed", 2)):
         at = ("--data-dir", data_dir, "--storage", tmp_path / name, "--run-name=r", f"--max-concurrent={lanes}")
         run = tmp_path / name / "runs/r"
-        for victim, epochs in (("driver", 5), ("worker", 15)) if name == "killed" else ():
+        if name == "killed":
             driver = start(*at, *SPACE, *options, home=tmp_path, module=MODULE)
-            wait_until(lambda: epochs_of(run) >= epochs, f"fewer than {epochs} epochs", 100)  # noqa: B023  # called at once
-            if victim == "worker":
-                wait_until(lambda: kill_newest_worker(run), "no worker is running", 100)  # noqa: B023
-                wait_until(lambda: epochs_of(run) > epochs, "the search does not go on", 100)  # noqa: B023
+            wait_until(lambda: epochs_of(run) >= 5, "fewer than 5 epochs")  # noqa: B023  # called at once
+            wait_until(lambda: kill_newest_worker(run), "no worker is running")  # noqa: B023
+            reached = epochs_of(run)
+            wait_until(lambda: epochs_of(run) > reached + 5, "the search does not go on")  # noqa: B023
             driver.kill()
             driver.communicate()
-            wait_until(lambda: not [p for p in processes_of(tmp_path) if "Agent" not in p], "processes still run", 30)
+            wait_until(lambda: not [p for p in processes_of(tmp_path) if "Agent" not in p], "processes still run")
         again = ("--resume=r", "--json", *at[:4]) if name == "killed" else (*at, *SPACE, *options)
         code, stdout, stderr = train(*again, home=tmp_path, module=MODULE)
         assert code == 0, stderr

@@ -51,13 +51,14 @@ def submit(*arguments: str | Path) -> tuple[int, str, str]:
 
 def ray_job(*arguments: str) -> str:
     command = [str(Path(sys.executable).with_name("ray")), "job", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
 
 
 def at(data_dir: Path, storage: Path, *more: str) -> tuple[str | Path, ...]:
     return ("--", *TRAINING[:3], "--json", "--data-dir", data_dir, "--storage", storage, *more)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
     cluster: Cluster, data_dir: Path, tmp_path: Path
@@ -108,6 +109,7 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     assert "resuming run stopped" in stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_failed_job_ends_with_the_exit_code_of_its_driver(cluster: Cluster, data_dir: Path, tmp_path: Path) -> None:
     missing = ("--models=scratch", "--dataset=kmnist", "--data-source=/nowhere")
@@ -136,6 +138,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
     assert epochs == [*range(1, 101)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
     cluster: Cluster, data_dir: Path, tmp_path: Path

@@ -136,6 +136,7 @@ def test_a_search_is_copied_once_with_its_trials_report_and_model(uri: str, sear
     assert runs_of(uri, "search").keys() == runs.keys()
 
 
+@pytest.mark.long
 def test_a_run_in_progress_is_copied_when_it_is_complete_with_each_epoch_once(
     uri: str, folder: RunFolder, digits: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:

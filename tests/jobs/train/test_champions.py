@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.models import __main__ as models
-from mnist_lib.api import choose_version
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from tests.support.job import train
 from tests.support.pictures import write_folder
 from tests.support.store.invariants import champions
-from tests.support.untrained import UNTRAINED
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +35,7 @@ def pictures(digits: Dataset, numbers: range) -> dict[str, Image.Image]:
     return {f"{labels[number]}/{number}.png": Image.fromarray(images[number]) for number in numbers}
 
 
+@pytest.mark.long
 def test_a_folder_that_grows_keeps_its_champion_which_a_better_model_replaces(
     ray_address: str, data_dir: Path, digits: Dataset, tmp_path: Path
 ) -> None:
@@ -59,22 +57,3 @@ def test_a_folder_that_grows_keeps_its_champion_which_a_better_model_replaces(
     assert first.test is not None
     assert second.test is not None
     assert second.test.total > first.test.total
-
-
-def test_the_champion_of_the_data_set_trained_last_predicts(
-    ray_address: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    storage = tmp_path / "results"
-    for dataset in ("mnist-mini", "sklearn-digits"):
-        row, _ = run(ray_address, data_dir, storage, f"--dataset={dataset}", "--epochs=2", prelude=UNTRAINED)
-        assert row["champion"], row
-    choice = choose_version(LocalObjects(storage))
-    assert (choice.version.name, choice.why) == (
-        "scratch@2",
-        "the champion of sklearn-digits, the dataset trained last; there are also champions of mnist-mini"
-        " (--dataset chooses)",
-    )
-    assert choose_version(LocalObjects(storage), dataset="mnist-mini").version.name == "scratch@1"
-    assert models.main(["list", "--storage", str(storage)]) == 0
-    listed = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[-2:]]
-    assert listed == [["scratch@1", "champion", "mnist-mini"], ["scratch@2", "champion", "sklearn-digits"]]

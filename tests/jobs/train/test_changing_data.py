@@ -99,6 +99,7 @@ def check_old_versions(objects: LocalObjects, data: DataRequest) -> None:
         )
 
 
+@pytest.mark.long
 def test_a_correction_of_a_published_dataset_is_applied_and_its_published_accuracy_is_stored(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +128,7 @@ def trial_correct(summary: dict[str, Any]) -> int:
     return correct
 
 
+@pytest.mark.long
 def test_a_resumed_run_keeps_the_labels_that_it_began_with(
     ray_address: str, data_dir: Path, tmp_path: Path, digits: Dataset
 ) -> None:

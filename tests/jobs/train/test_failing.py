@@ -1,6 +1,5 @@
 """Runs that fail in part or completely: the error message and the exit code."""
 
-import json
 import time
 from pathlib import Path
 
@@ -10,21 +9,6 @@ from tests.support.bounds import assert_at_most
 from tests.support.job import train
 
 pytestmark = pytest.mark.slow
-
-
-def test_a_run_whose_trials_all_diverge_says_why_and_ends_with_exit_code_5(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    code, stdout, stderr = train(
-        *("--address", ray_address, "--data-dir", data_dir, "--storage", tmp_path, "--run-name=nan", "--optimizer=sgd"),
-        *("--learning-rate=1e38", "--models=keras", "--gpus-per-trial=0", "--no-report"),
-        home=tmp_path,
-    )
-    assert code == 5, stderr
-    assert "keras-s0 failed: E-NAN the loss of epoch 1, step " in stdout
-    assert stderr.splitlines()[-1].startswith("error[E-NAN] keras-s0: the loss of epoch 1, step ")
-    assert json.loads((tmp_path / "runs/nan/summary.json").read_text())["models"] == {}
-    assert not (tmp_path / "models").exists()
 
 
 def test_a_run_without_its_dataset_says_what_to_do_and_ends_with_exit_code_3(ray_address: str, tmp_path: Path) -> None:

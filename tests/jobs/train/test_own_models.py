@@ -16,9 +16,10 @@ import psutil
 import pytest
 import yaml
 
+from jobs.models import __main__ as models
+from jobs.train import __main__ as training
 from mnist_lib.model_file import ModelFile
 from tests.support.job import ROOT, pid_of, start, starts_of, train
-from tests.support.pictures import classes, write_folder
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +52,7 @@ def run(home: Path, module: str, *arguments: str | Path) -> tuple[int, str, str]
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_a_user_model_is_trained_with_its_arguments_and_stored_with_its_source(home: Path) -> None:
     summary = summary_of(home / "results/runs/r")
     assert sorted(summary["models"]) == sorted(MODELS.split(","))
@@ -62,65 +64,38 @@ def test_a_user_model_is_trained_with_its_arguments_and_stored_with_its_source(h
     assert "small_resnet" in (home / "results/index.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["list", "champion", "history", "verify"])
-def test_m2_commands_that_run_no_code_do_not_need_the_model_file(home: Path, command: str, tmp_path: Path) -> None:
-    shutil.copytree(home / "results", tmp_path / "results")
-    code, stdout, stderr = run(tmp_path, "jobs.models", command)
-    assert (code, stderr) == (0, "")
-    assert "2 versions intact, 0 damaged." in stdout if command == "verify" else "small_resnet@1" in stdout
-
-
-def test_versions_of_a_user_model_are_evaluated_and_used(home: Path, data_dir: Path) -> None:
-    code, stdout, stderr = run(home, "jobs.models", "evaluate", "small_resnet", "--data-dir", data_dir)
-    assert code == 0, stderr
-    assert "gives the stored prediction for all 1,000 test images" in stdout
-    command = ("jobs.predict", "--model=sequential", "--from-test=5", "--csv", "--data-dir", data_dir)
-    code, stdout, stderr = run(home, *command)
-    assert code == 0, stderr
-    assert len(stdout.splitlines()) == 6
-
-
-def test_a_user_model_is_exported_and_gives_the_stored_answers(home: Path, data_dir: Path) -> None:
-    command = ("jobs.models", "export", "small_resnet", "--format=onnx", "--to", home / "exported.onnx")
-    code, stdout, stderr = run(home, *command, "--data-dir", data_dir)
-    assert code == 0, stderr
-    assert "The file predicts the same for 100 test images" in stdout
-
-
-def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_is_given(
-    home: Path, data_dir: Path, tmp_path: Path
+def test_m2_commands_that_run_no_code_do_not_need_the_model_file(
+    home: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(home / "results", tmp_path / "results")
-    ask = ("jobs.predict", "--model=sequential", "--from-test=1", "--data-dir", data_dir)
-    code, stdout, stderr = run(tmp_path, *ask)
-    assert (code, stdout) == (2, "")
-    assert "error[E-MODEL] sequential@1: expected a trusted model, got one with sha256 " in stderr
-    (tmp_path / "edited.py").write_text(SOURCE.read_text() + "# edited\n")
-    code, stdout, stderr = run(tmp_path, *ask, "--model-file", tmp_path / "edited.py")
-    assert (code, stdout) == (2, "")
-    edited, own = ModelFile.read(tmp_path / "edited.py").sha256, ModelFile.read(SOURCE).sha256
-    assert f"error[E-MODEL] sequential@1: expected a file with sha256 {own}, got edited.py with {edited}" in stderr
-    code, stdout, stderr = run(tmp_path, *ask, "--model-file", SOURCE)
-    assert (code, stdout) == (2, "")
-    assert "built by sequential(units=24), which was not trained here; to run it, name the file" in stderr
-    assert run(tmp_path, *ask, "--model-file", SOURCE, "--model-arg=units=24")[0] == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert models.main([command, "--storage", str(home / "results")]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "2 versions intact, 0 damaged." in shown.out if command == "verify" else "small_resnet@1" in shown.out
 
 
 @pytest.mark.long
-def test_f1_a_user_model_of_colour_pictures_whose_worker_is_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
-    names = ("beach", "city", "desert", "farm", "forest", "lake", "meadow", "mountain", "river", "sea")
-    folder = write_folder(tmp_path / "places", classes(*names, mode="RGB", size=(32, 32)))
-    data = (f"--data-dir={tmp_path}", f"--dataset={folder}")
-    options = (f"--models={SOURCE}:small_resnet", "--epochs=10", "--checkpoint-seconds=0", "--cpus-per-trial=1")
-    results = tmp_path / "results"
-    process = start(*options, *data, "--storage", results, "--run-name=r", home=tmp_path)
-    os.kill(pid_of("small_resnet-s0", results / "runs/r", epoch=5), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=200)
-    assert process.returncode == 0, stderr
-    assert len(starts_of("small_resnet-s0", results / "runs/r")) == 2
-    again = ("jobs.models", "reproduce", "small_resnet@latest", "--cpus=1", "--json", *data)
-    code, stdout, stderr = run(tmp_path, *again)
-    assert (code, json.loads(stdout)["verdict"]) == (0, "identical"), stderr
+def test_a_version_of_a_user_model_is_evaluated(home: Path, data_dir: Path) -> None:
+    code, stdout, stderr = run(home, "jobs.models", "evaluate", "small_resnet", "--data-dir", data_dir)
+    assert code == 0, stderr
+    assert "gives the stored prediction for all 1,000 test images" in stdout
+
+
+@pytest.mark.long
+def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_and_arguments_are_given(
+    home: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """Each refusal is in `mnist_lib/test_model_file.py`."""
+    shutil.copytree(home / "results", tmp_path / "results")
+    ask = ("jobs.predict", "--model=sequential", "--from-test=5", "--csv", "--data-dir", data_dir)
+    code, stdout, stderr = run(tmp_path, *ask, "--model-file", SOURCE)
+    assert (code, stdout) == (2, "")
+    assert "built by sequential(units=24), which was not trained here; to run it, name the file" in stderr
+    code, stdout, stderr = run(tmp_path, *ask, "--model-file", SOURCE, "--model-arg=units=24")
+    assert code == 0, stderr
+    assert len(stdout.splitlines()) == 6
 
 
 @pytest.mark.long
@@ -154,46 +129,40 @@ class Peak:
                 time.sleep(0.1)
 
 
-def test_the_plan_names_the_file_and_its_hash(home: Path) -> None:
-    code, stdout, stderr = train(f"--models={SOURCE}:sequential", "--plan", home=home)
-    assert code == 0, stderr
-    assert f"model sequential: code in own_models.py, sha256 {ModelFile.read(SOURCE).sha256}" in stdout
-
-
-def test_code_named_by_a_configuration_file_needs_trust(tmp_path: Path) -> None:
+def test_code_named_by_a_configuration_file_needs_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = tmp_path / "train.yaml"
     config.write_text(yaml.safe_dump({"models": f"{SOURCE}:sequential"}))
-    code, _, stderr = train("--config", config, "--plan", home=tmp_path)
+
+    def plan(*options: str) -> tuple[int, str]:
+        code = training.main([f"--config={config}", "--plan", *options])
+        return code, "".join(capsys.readouterr())
+
+    code, printed = plan()
     assert code == 2
-    assert "error[E-MODEL] models: sequential is code in own_models.py, sha256 " in stderr
-    assert train("--models=keras", f"--config={config}", "--plan", home=tmp_path)[0] == 0  # flags override files
-    assert train("--config", config, "--trust", "--plan", home=tmp_path)[0] == 0
-    assert train("--config", config, f"--models={SOURCE}:sequential", "--plan", home=tmp_path)[0] == 0
+    assert "error[E-MODEL] models: sequential is code in own_models.py, sha256 " in printed
+    assert plan("--models=keras")[0] == 0  # flags override files
+    assert plan("--trust")[0] == 0
+    code, printed = plan(f"--models={SOURCE}:sequential")
+    assert code == 0
+    assert f"model sequential: code in own_models.py, sha256 {ModelFile.read(SOURCE).sha256}" in printed
     config.write_text("model_arg: {units: 25}")
-    assert train("--config", config, f"--models={SOURCE}:sequential", "--plan", home=tmp_path)[0] == 2
+    assert plan(f"--models={SOURCE}:sequential")[0] == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "def f(s, n): return 1 +",
-            "error[E-MODEL] mine.py, line 1: expected valid Python, got an error: invalid syntax",
-        ),
-        ("def g(s, n): ...", "error[E-MODEL] mine.py: expected a function f, got none; its functions: g"),
-        ("def f(s, n):\n  raise OSError('no')", "error[E-MODEL] mine.py, line 2: OSError: no"),
-    ],
-)
-def test_m1_an_invalid_model_ends_the_run_with_one_line_before_any_trial(
-    data_dir: Path, tmp_path: Path, text: str, message: str
-) -> None:
-    (tmp_path / "mine.py").write_text(text)
+@pytest.mark.long
+def test_m1_an_invalid_model_ends_the_run_with_one_line_before_any_trial(data_dir: Path, tmp_path: Path) -> None:
+    """The line for each error is in `mnist_lib/models/test_building.py`."""
+    (tmp_path / "mine.py").write_text("def f(s, n):\n  raise OSError('no')")
     options = (f"--models={tmp_path}/mine.py:f", "--storage", tmp_path / "results", "--quiet")
     code, stdout, stderr = train(*options, "--data-dir", data_dir, home=tmp_path)
     lines = [line for line in stderr.splitlines() if not line.startswith("waiting for ")]  # on a slow machine
-    assert (code, stdout, lines) == (2, "", [message])
+    assert (code, stdout, lines) == (2, "", ["error[E-MODEL] mine.py, line 2: OSError: no"])
 
 
+@pytest.mark.long
 def test_m1_an_invalid_model_fails_its_own_trials_only(data_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def f(s, n):\n  raise OSError('no')")
     options = (f"--models=keras,{tmp_path}/mine.py:f", "--epochs=1", "--run-name=r", "--storage", tmp_path / "results")

@@ -38,6 +38,7 @@ def test_a_calibrated_plan_predicts_the_duration_of_the_run(ray_address: str, da
     assert 0.4 < (time.monotonic() - begin) / expected["seconds"] < 2.5
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_plan_finds_the_same_cpus_and_gpus_as_ray_without_starting_it(tmp_path: Path) -> None:
     code, stdout, stderr = train("--plan", "--json", "--seeds=3", home=tmp_path)

@@ -10,17 +10,17 @@ import pytest
 from tests.support.job import ROOT
 from tests.support.simulation.world import simulate
 
-SEEDS, FRESH_SEEDS = 1_000, 200
-PER_TEST = 100
+PER_TEST = 50
+MORE = [pytest.param(first, marks=pytest.mark.long) for first in range(2 * PER_TEST, 400, PER_TEST)]
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
+@pytest.mark.parametrize("first", [0, PER_TEST, *MORE])
 def test_p8_in_simulated_worlds_every_trial_ends_once_with_the_right_weights(first: int) -> None:
     for seed in range(first, first + PER_TEST):
         simulate(seed)
 
 
-@pytest.mark.parametrize("offset", range(0, FRESH_SEEDS, PER_TEST))
+@pytest.mark.parametrize("offset", [0, pytest.param(PER_TEST, marks=pytest.mark.long)])
 def test_p8_worlds_of_a_fresh_seed_keep_the_same_invariants(offset: int) -> None:
     first = int(os.environ["FRESH_SEED"]) + offset
     for seed in range(first, first + PER_TEST):

@@ -9,8 +9,8 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import open_storage
-from tests.support.job import TRAINING, options_for, start, train
-from tests.support.store.invariants import all_verified, champion_verified
+from tests.support.job import TRAINING, start, train
+from tests.support.store.invariants import all_verified
 from tests.support.store.mounts import require_namespaces, run_with_mount
 from tests.support.untrained import UNTRAINED
 
@@ -24,23 +24,7 @@ def test_a_submitted_job_must_store_outside_its_working_folder(monkeypatch: pyte
     assert "storage: expected an absolute path" in stderr
 
 
-def test_a_model_is_stored_completely_and_once_if_the_driver_dies_while_storing(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    """Deaths at every step of storing are in the tests of the store."""
-    command = (*options_for(ray_address, data_dir, tmp_path), "--models=keras", "--epochs=2")
-    assert train(*command, home=tmp_path, prelude=UNTRAINED, MNIST_FAILPOINT="publish.before_commit")[0] == 86
-    objects = LocalObjects(tmp_path)
-    assert all_verified(objects) == []
-    code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
-    assert code == 0, stderr
-    version = json.loads(stdout)["models"]["keras"]["version"]
-    assert all_verified(objects) == [version]
-    assert champion_verified(objects, dataset="mnist-mini") == version
-    folders = {name.split("/")[3] for name in objects.names("models/keras/versions")}
-    assert folders == {str(version)}
-
-
+@pytest.mark.long
 def test_a_run_whose_output_is_lost_stores_its_result(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     command = (
         "--address",
@@ -78,6 +62,7 @@ def test_s6_a_disk_that_is_full_at_a_checkpoint_ends_the_run_with_exit_code_6(da
     assert not [path for path in stored if "checkpoints/" in path or "/." in path]  # nothing incomplete is left
 
 
+@pytest.mark.long
 def test_u8_of_two_drivers_of_one_run_in_a_bucket_one_stores_the_model_and_the_other_gives_exit_code_75(
     ray_address: str, data_dir: Path, tmp_path: Path, s3: str
 ) -> None:

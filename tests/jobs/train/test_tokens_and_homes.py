@@ -29,28 +29,18 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"RAY_AUTH_MODE": "disabled"}, "none is sent; set RAY_AUTH_MODE=token and put its token"),
-        ({"RAY_AUTH_MODE": "token"}, "none is found here; put its token"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-another"}, "the token in RAY_AUTH_TOKEN is not the"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "RAY_AUTH_TOKEN_PATH is /nowhere, which"),
-    ],
-    ids=["no mode", "no token", "another token", "no file"],
-)
-def test_f20_a_missing_or_wrong_token_is_explained_and_never_printed(
-    guarded: Cluster, data_dir: Path, tmp_path: Path, environment: dict[str, str], message: str
-) -> None:
+def test_f20_a_wrong_token_is_explained_and_never_printed(guarded: Cluster, data_dir: Path, tmp_path: Path) -> None:
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-another"}
     where = ("--address", guarded.address, "--data-dir", data_dir, "--storage", tmp_path / "results", "-v")
     code, stdout, stderr = train(*where, *SHORT, home=tmp_path, **environment)
     assert code == 8, stderr
     last = stderr.splitlines()[-1]
     assert last.startswith(f"error[E-AUTH] {guarded.address}: ")
-    assert message in last
+    assert "the token in RAY_AUTH_TOKEN is not the" in last
     assert "canary" not in stdout + stderr
 
 
+@pytest.mark.long
 def test_f20_a_file_with_a_wrong_token_is_named_and_the_right_token_works(
     guarded: Cluster, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -59,10 +49,9 @@ def test_f20_a_file_with_a_wrong_token_is_named_and_the_right_token_works(
     file.parent.mkdir()
     file.write_text("canary-of-another")
     mode = {"RAY_AUTH_MODE": "token", "RAY_ADDRESS": guarded.address}
-    for address in (guarded.address, "auto"):
-        code, stdout, stderr = train("--address", address, *command, home=tmp_path, **mode)
-        assert code == 8, stderr
-        assert "the token in ~/.ray/auth_token is not the cluster's" in stderr
+    code, stdout, stderr = train("--address=auto", *command, home=tmp_path, **mode)
+    assert code == 8, stderr
+    assert "the token in ~/.ray/auth_token is not the cluster's" in stderr
     file.write_text(TOKEN)
     code, stdout, stderr = train("--address=auto", *command, home=tmp_path, prelude=UNTRAINED, **mode)
     assert code == 0, stderr
@@ -90,6 +79,7 @@ def test_f21_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_f21_a_run_with_a_read_only_home_says_what_the_next_run_cannot_reuse(tmp_path: Path) -> None:
     """Neither Ray's token nor the prepared dataset can be stored in it."""
     (tmp_path / "home").mkdir()

@@ -43,6 +43,7 @@ def request_of_trees(tmp_path: Path) -> DataRequest:
     return trees(tmp_path / "tfds")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_d5_two_concurrent_preparations_both_succeed_but_only_one_does_the_work(tmp_path: Path) -> None:
     code = (

@@ -1,6 +1,5 @@
 """A user's model is trained, resumed, mirrored and stored like one of the catalog; errors in it name its lines."""
 
-import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -74,9 +73,13 @@ def result_of(events: list[TrialEvent]) -> TrialResult:
     return events[-1]
 
 
-# One replica trains a whole chunk in XLA, unless XLA is slower or refuses; two train step by step.
-@pytest.mark.parametrize(("name", "replicas"), [*zip(FORMS, itertools.cycle([2, 1]), strict=False)])
-def test_a_resumed_user_model_ends_with_the_same_weights(name: str, replicas: int, run: Run) -> None:
+QUICK = ("sequential", "Subclass")  # the other forms are `long`
+EACH_FORM = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in FORMS]
+
+
+@pytest.mark.parametrize("name", EACH_FORM)
+def test_a_resumed_user_model_ends_with_the_same_weights(name: str, run: Run) -> None:
+    replicas = 2 - FORMS.index(name) % 2  # one trains a whole chunk in XLA, unless XLA refuses; two train step by step
     if name in ("small_resnet", "Subclass"):  # in another lane
         events = run(own(name), replicas=replicas)
         (checkpoint,) = [event for event in events if isinstance(event, CheckpointTaken)]
@@ -89,13 +92,14 @@ def test_a_resumed_user_model_ends_with_the_same_weights(name: str, replicas: in
     assert whole.files[SOURCE_FILE] == OWN.content
 
 
+@pytest.mark.long
 def test_two_replicas_of_a_residual_network_learn_what_one_learns(run: Run) -> None:
     spec = own("residual", epochs=3)  # 24 steps
     one, two = (result_of(run(spec, replicas=replicas)) for replicas in (1, 2))
     np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", EACH_FORM)
 def test_the_stored_files_of_a_user_model_contain_its_weights(name: str, digits: Dataset) -> None:
     model = build_model(own(name), digits.image_shape, 10, OWN)
     weights, images = model.initial_weights(3), tf.constant(digits.test.images[:20])
@@ -219,8 +223,8 @@ def test_w13_a_compiled_model_is_stored_without_its_optimizer(name: str, digits:
     assert len(files[0]) < 1.5 * len(files[1])
 
 
-@pytest.mark.long  # tests of the commands check two of these forms
-@pytest.mark.parametrize("name", [*FORMS, "residual"])
+@pytest.mark.long  # tests of the commands check two other forms
+@pytest.mark.parametrize("name", ["list_of_layers", "frozen", "Subclass", "SoftmaxRegression"])
 def test_a_user_model_passes_the_check_before_training(name: str) -> None:
     check_model(own(name), (28, 28, 1), 10, OWN)
 
@@ -272,6 +276,7 @@ def test_m1_an_error_of_keras_in_training_is_an_error_of_the_model(run: Run) -> 
     assert "Traceback" in failure.details
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_w13_a_model_with_nothing_to_train_is_measured_with_a_notice(replicas: int, run: Run) -> None:
     layers = "keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(n)"

@@ -26,9 +26,12 @@ def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
     assert first == again != other
 
 
-@each_model
+SHAPES = [((8, 8, 1), 10), ((5, 7, 4), 3), ((64, 48, 3), 1_000)]
+
+
 @pytest.mark.parametrize(
-    ("image_shape", "classes"), [((28, 28, 1), 10), ((8, 8, 1), 10), ((5, 7, 4), 3), ((64, 48, 3), 1_000)]
+    ("name", "image_shape", "classes"),
+    [*((name, *SHAPES[number % 3]) for number, name in enumerate(MODELS)), ("keras-best", (5, 7, 4), 3)],
 )
 def test_a_model_takes_the_image_shape_and_the_classes_of_its_dataset(
     name: str, image_shape: tuple[int, int, int], classes: int
@@ -69,6 +72,7 @@ def stored_probabilities(name: str, folder: Path, images: np.ndarray) -> dict[st
     }
 
 
+@pytest.mark.slow
 @each_model
 def test_a_stored_model_predicts_the_same_as_the_trained_one(name: str, digits: Dataset, tmp_path: Path) -> None:
     model, images = build_model(small_spec(name), digits.image_shape, 10), digits.test.images[::10]

@@ -29,6 +29,7 @@ def test_a_missing_bucket_is_an_error_and_not_an_empty_storage(s3: str) -> None:
             act()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_p7_a_bucket_that_does_not_answer_is_abandoned_within_20_seconds(
     s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -58,6 +59,7 @@ def test_credentials_are_read_from_an_aws_profile(s3: str, tmp_path: Path, monke
     assert objects.read("x") == b"1"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_missing_credentials_are_reported_in_one_line_within_20_seconds(
     s3: str, monkeypatch: pytest.MonkeyPatch

@@ -144,6 +144,7 @@ def test_the_index_is_legible_and_accessible_in_every_size_and_colour_scheme(
         assert_good(look_at(browser, path, size, scheme))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_many_models_that_differ_in_every_setting_are_not_cut_off(
     browser: Browser, digits: Dataset, tmp_path: Path

@@ -18,6 +18,7 @@ from mnist_lib.training import trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
+from tests.support.bounds import assert_at_most
 from tests.support.digits import few_digits
 from tests.support.results import epochs_in
 
@@ -49,8 +50,11 @@ def results(seen: Sequence[TrialEvent]) -> list[TrialResult]:
     return [event for event in seen if isinstance(event, TrialResult)]
 
 
-@pytest.mark.parametrize("resources", [ONE, TWO], ids=["1 replica", "2 replicas"])
-@pytest.mark.parametrize("model", ["keras", "scratch", pytest.param("keras-cnn", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("model", "resources"),
+    [("scratch", ONE), ("keras", TWO), pytest.param("keras-cnn", ONE, marks=pytest.mark.long)],
+    ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-1 replica"],
+)
 def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
     few: Dataset, model: str, resources: Resources
 ) -> None:
@@ -83,6 +87,7 @@ def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -
     assert unpack(last, spec, like=values)[0].epoch == 99_999
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_w7_a_trial_whose_epochs_are_lost_from_the_history_starts_from_the_beginning(few: Dataset) -> None:
     (spec,) = trial_grid(["scratch"], [0], epochs=3, global_batch_size=50, hidden_units=8)
     uninterrupted = events([Assignment(spec)], few, EACH_EPOCH)
@@ -97,6 +102,7 @@ def test_w7_a_trial_whose_epochs_are_lost_from_the_history_starts_from_the_begin
     assert [done.epoch for done in results(seen)[0].history] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_a_trial_that_is_shorter_than_the_interval_yields_no_checkpoint(few: Dataset) -> None:
     (spec,) = trial_grid(["scratch"], [0], epochs=3, hidden_units=8)
     seen = events([Assignment(spec)], few)
@@ -109,6 +115,7 @@ def damaged(content: bytes) -> dict[str, bytes]:
     return {"cut": content[:middle], "empty": b"", "flipped": flipped, "no archive": b"x" * 100}
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_a_trial_with_an_unusable_checkpoint_starts_from_the_beginning_and_says_so(few: Dataset) -> None:
     spec, other = trial_grid(["scratch"], [0, 1], epochs=2, global_batch_size=50, hidden_units=8)
     uninterrupted = events([Assignment(spec), Assignment(other)], few, EACH_EPOCH)
@@ -123,19 +130,21 @@ def test_a_trial_with_an_unusable_checkpoint_starts_from_the_beginning_and_says_
         assert result.weights_sha256 == results(uninterrupted)[0].weights_sha256, name
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_at_the_deadline_every_trial_has_a_valid_result_of_at_least_one_epoch(few: Dataset) -> None:
     specs = trial_grid(["scratch"], [0, 1, 2, 3], epochs=100_000, hidden_units=8)
     begin = steady_time()
     assignments = [
-        Assignment(spec, deadline=begin + seconds) for spec, seconds in zip(specs, (3, 4, 0, 0), strict=True)
+        Assignment(spec, deadline=begin + seconds) for spec, seconds in zip(specs, (1, 2, 0, 0), strict=True)
     ]
     found = results(events(assignments, few))
-    assert steady_time() - begin < 12
+    assert_at_most(20, since=time.monotonic() - (steady_time() - begin))
     assert [result.trial for result in found] == [spec.id for spec in specs]
     assert all(1 <= len(result.history) < 100_000 and result.test.total == 110 for result in found)
     assert [len(result.history) for result in found[2:]] == [1, 1]
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_the_wait_for_the_data_counts_against_the_deadline(few: Dataset) -> None:
     def load() -> Dataset:
         time.sleep(2)
@@ -147,6 +156,7 @@ def test_the_wait_for_the_data_counts_against_the_deadline(few: Dataset) -> None
     assert len(result.history) == 1
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_no_epoch_begins_whose_validation_would_end_after_the_deadline(
     few: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,16 +164,17 @@ def test_no_epoch_begins_whose_validation_would_end_after_the_deadline(
 
     def validate_slowly(*arguments: Any) -> Any:
         nonlocal now
-        now += 10.0
+        now += 1_000.0  # much more than an epoch takes on any machine
         return validate(*arguments)
 
     monkeypatch.setattr(trial, "_validate", validate_slowly)
     monkeypatch.setattr(trial, "steady_time", lambda: now)
     (spec,) = trial_grid(["scratch"], [0], epochs=9, hidden_units=8)
-    (result,) = results(events([Assignment(spec, deadline=35.0)], few))
+    (result,) = results(events([Assignment(spec, deadline=3_500.0)], few))
     assert len(result.history) == 3
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_a_trial_that_ends_early_has_the_losses_of_the_full_one(few: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=4, schedule="one-cycle", validation_percent=0, hidden_units=8)
     (full,), (short,) = (results(events([Assignment(spec, until=until)], few)) for until in (None, 2))

@@ -54,7 +54,7 @@ def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result
     assert isinstance(started, Started)
     assert (started.devices, started.gpus, started.node) == (("CPU:0", "CPU:1"), ("3",), "here")
     assert [*started.phases] == ["import", "data", "compile"]
-    assert all(0 <= seconds < 60 for seconds in started.phases.values())
+    assert all(0 <= seconds < 600 for seconds in started.phases.values())
     assert [epoch.epoch for epoch in epochs if isinstance(epoch, EpochDone)] == [1, 2, 3]
     assert all(epoch.train.total == 108 and epoch.validation.total == 12 for epoch in epochs)  # type: ignore[attr-defined]
     assert isinstance(result, TrialResult)
@@ -87,6 +87,7 @@ def test_a_trial_of_a_fold_predicts_its_images_without_having_been_trained_on_th
     assert second.best_epoch == 3  # its fold does not choose the epoch, since it measures it
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_the_result_has_the_weights_of_the_epoch_that_validation_chooses(digits: Dataset) -> None:
     """A trial with only that many epochs ends with the same weights."""
     (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02)
@@ -100,12 +101,14 @@ def test_the_result_has_the_weights_of_the_epoch_that_validation_chooses(digits:
     assert results_of(events_of([shorter], few_digits(digits)))[spec.id].weights_sha256 == result.weights_sha256
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_without_validation_the_result_is_of_the_last_epoch(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8, validation_percent=0)
     result = results_of(events_of([spec], few_digits(digits)))[spec.id]
     assert (result.best_epoch, result.validation) == (3, None)
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_a_trial_that_fails_does_not_end_the_lane(digits: Dataset) -> None:
     good, diverging, after = trial_grid(["scratch"], [0, 1, 2], epochs=1, hidden_units=8)
     diverging = replace(diverging, learning_rate=1e38, epochs=3)
@@ -124,6 +127,7 @@ def test_a_trial_has_the_same_weights_in_whatever_order_a_lane_trains(digits: Da
         assert one[spec.id].weights_sha256 == other[spec.id].weights_sha256
 
 
+@pytest.mark.usefixtures("compiled_once")
 def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_not(digits: Dataset) -> None:
     (trial,) = trial_grid(["keras"], [0], epochs=4, hidden_units=8, schedule="one-cycle")
     spec = replace(trial, configuration=0)  # of a search
@@ -257,7 +261,7 @@ def test_a_bug_is_reported_with_its_traceback(digits: Dataset) -> None:
     assert "Traceback" in failure.details
 
 
-def test_the_error_for_invisible_gpus_suggests_allow_cpu(digits: Dataset) -> None:
+def test_f16_the_error_for_invisible_gpus_suggests_allow_cpu(digits: Dataset) -> None:
     (failure,) = events_of(trial_grid(["keras"], [0]), digits, Resources(cpus=1, gpus=2))
     assert isinstance(failure, TrialFailure)
     assert failure.code == "E-GPU-INVISIBLE"

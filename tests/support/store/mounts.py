@@ -19,7 +19,7 @@ def run_with_mount(mount: str, *command: object) -> subprocess.CompletedProcess[
     """Run a command after the shell command `mount`, both in a mount namespace of their own."""
     script = f'{mount} && exec "$@"'
     arguments = [*NAMESPACE, "sh", "-c", script, "sh", *map(str, command)]
-    return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, timeout=200)
 
 
 def read_only(folder: Path) -> str:
