@@ -22,6 +22,7 @@ from itertools import repeat
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.drawings import mnist
@@ -29,6 +30,7 @@ from benchmarks.errors import draw_errors, errors_of, errors_text
 from benchmarks.record import setting
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.intervals import VARYING, accuracy_interval
 from mnist_lib.report.aggregation import Tally, seed_statistics
 from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -79,7 +81,7 @@ def main() -> None:
         setting(threads),
         f"{len(dataset.train):,} train images, {validated}, {len(dataset.test):,} test images; n = {seeds} seeds"
         f"{f', {threads} at a time with one thread each' if at_once else ''}."
-        " Mean with the 95% interval of the mean.",
+        f" Mean with the 95% interval for {VARYING[seeds > 1]}.",
         "",
         "| model | mean test accuracy | std, points | lowest to highest | ensemble | s/epoch, median | train seconds |",
         "|---|---|---|---|---|---|---|",
@@ -162,7 +164,8 @@ def row(name: str, results: Sequence[TrialResult], dataset: Dataset) -> str:
         tally.add(result)
     ensemble = f"{100 * tally.ensemble(dataset.test.labels).value:.2f}%"
     seconds = [result.train_seconds for result in results]
-    return table_row(name, [result.test.value for result in results], ensemble, seconds, results[0].spec.epochs)
+    answers = np.stack([result.probabilities.argmax(axis=1) for result in results])
+    return table_row(name, answers == dataset.test.labels, ensemble, seconds, results[0].spec.epochs)
 
 
 def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
@@ -183,7 +186,7 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
         def __call__(self, step: tf.Tensor) -> tf.Tensor:
             return self._rates[tf.cast(step, tf.int32)]
 
-    accuracies, seconds = [], []
+    correct, seconds = [], []
     for spec in specs:
         model = build_model(spec, dataset.image_shape, len(dataset.classes))
         assert isinstance(model, KerasModel)
@@ -197,16 +200,21 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
         network.fit(train.images, train.labels, batch_size=spec.global_batch_size, verbose=0, callbacks=[timer])
         seconds.append((ends[-1] - ends[0]) * steps / (steps - 1))  # the first step includes the tracing
         predicted = network.predict(dataset.test.images, batch_size=1_000, verbose=0).argmax(axis=1)
-        accuracies.append(float((predicted == dataset.test.labels).mean()))
-    return table_row("the same network, 1 epoch of keras.fit", accuracies, "-", seconds)
+        correct.append(predicted == dataset.test.labels)
+    return table_row("the same network, 1 epoch of keras.fit", np.stack(correct), "-", seconds)
 
 
-def table_row(name: str, accuracies: Sequence[float], ensemble: str, seconds: Sequence[float], epochs: int = 1) -> str:
-    """Return a row of the record. seconds: of the whole training, for each seed."""
+def table_row(name: str, correct: NDArray[np.bool_], ensemble: str, seconds: Sequence[float], epochs: int = 1) -> str:
+    """Return a row of the record.
+
+    Args:
+        correct: [seeds, test images], whether each answer is correct.
+        seconds: of the whole training, for each seed.
+    """
+    accuracies = correct.mean(axis=1).tolist()
     over_seeds = seed_statistics(accuracies)
-    mean = f"{100 * over_seeds.mean:.2f}%"
-    if over_seeds.ci95:
-        mean += f" ({100 * over_seeds.ci95[0]:.2f} to {100 * over_seeds.ci95[1]:.2f})"
+    low, high = accuracy_interval(correct.sum(axis=0), correct.sum(axis=1).tolist())
+    mean = f"{100 * over_seeds.mean:.2f}% ({100 * low:.2f} to {100 * high:.2f})"
     std = "-" if over_seeds.std is None else f"{100 * over_seeds.std:.2f}"
     spread = f"{100 * min(accuracies):.2f} to {100 * max(accuracies):.2f}"
     times = (

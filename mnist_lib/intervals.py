@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 from mnist_lib.documents import Interval
 from mnist_lib.results import normal_quantile, wilson_interval
 
+# What the interval allows for, by whether the accuracy is the mean of several trials.
+VARYING = {False: "another test set of this size", True: "another seed and another test set of this size"}
+
+# Images that are counted as if all trials answered them alike. Without them, a single wrong answer of five trials would
+# count as evidence of 5n independent answers: in simulations of 99.5% on 300 images, 88% of the intervals then covered.
+ALIKE = 0.1
+MAX_DEGREES = 1_000  # of Student's t; with more, its quantile differs from the normal one by less than 0.2%
+
 
 def accuracy_interval(
     correct: NDArray[np.integer[Any]] | NDArray[np.bool_],
@@ -26,7 +34,7 @@ def accuracy_interval(
 
     With the mean m, n images and S trials that is m (1 - m) / V, at most nS, where V is the variance of m: that of the
     trials' accuracies / S + that of the images' accuracies / n - that of their interaction / (nS), at least the second
-    of these. If all answers are alike, it is n. With one trial and without groups the interval is exactly Wilson's.
+    of these. If all answers are correct, or none, it is n. With one trial and without groups the interval is Wilson's.
 
     Args:
         correct: [images] the number of trials that predict an image correctly.
@@ -43,14 +51,12 @@ def accuracy_interval(
     units = int(group.max()) + 1
     grouped = units < images
     freedom = max(1, units - 1)
-    effective = float(units)
-    if 0 < mean < 1:
-        deviations = correct / trials - mean
-        over_images = float((np.bincount(group, deviations) ** 2).sum()) / images**2
-        if grouped:
-            over_images *= units / freedom
-        variance = max(over_images, over_images + _over_seeds(deviations, np.array(per_trial) / images - mean, mean))
-        effective = min(float(images * trials), mean * (1 - mean) / variance) if variance else float(units)
+    deviations, size = correct / trials - mean, images / units
+    squares = float((np.bincount(group, deviations) ** 2).sum()) * (units / freedom if grouped else 1.0)
+    over_seeds = _over_seeds(deviations, np.array(per_trial) / images - mean, mean)
+    variance = squares + images**2 * max(0.0, over_seeds)  # of the number of correct answers of a trial
+    design = (variance + ALIKE * size**2) / (images * mean * (1 - mean) + ALIKE * size)
+    effective = min(float(images * trials), images / design)
     low, high = 1 - 0.025 / selected_from, 0.975
     if grouped:
         return wilson_interval(mean, effective, student_t_quantile(low, freedom), student_t_quantile(high, freedom))
@@ -73,6 +79,8 @@ def student_t_quantile(probability: float, degrees: int) -> float:
 
     SciPy is not used because Keras would import it in every worker.
     """
+    if degrees > MAX_DEGREES:
+        return normal_quantile(probability)
     low, high = 0.0, 1e6
     for _ in range(100):
         middle = (low + high) / 2

@@ -215,6 +215,7 @@ class Measurements(TrialEvent, frozen=True, kw_only=True):
 
     spec: TrialSpec
     test: Accuracy
+    test_ci95: Interval
     validation: Accuracy | None  # at the epoch of the stored weights; of a trial of a fold: on the images of its fold
     best_epoch: Number  # the epoch of the stored weights, which validation chose; the last one without validation
     history: tuple[EpochDone, ...]  # every epoch of all attempts

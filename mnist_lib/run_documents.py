@@ -78,8 +78,8 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     trials: Count  # number of successful trials
     mean_test_accuracy: Share  # mean over these trials
     std_test_accuracy: Share | None  # sample standard deviation over these trials; `null` for one trial
-    ci95: Interval  # lower and upper limit of the 95% interval
-    ci95_over: Text  # `seeds` (Student's t, of the mean) or, for one trial, `test images` (Wilson)
+    ci95: Interval  # lower and upper limit of the 95% interval of the mean
+    ci95_over: Text  # what it allows for: another test set of this size and, with several trials, another seed
     highest_test_accuracy: Share  # the highest test accuracy of a trial
     ensemble_test: Accuracy  # counts on the test images, predicted by the mean of all trials' probabilities
     ensemble_test_accuracy: Share  # the accuracy of these predictions
@@ -144,7 +144,7 @@ class SuccessfulTrial(TrialSummary, frozen=True, kw_only=True, tag="ok"):
 
     test: Accuracy  # counts on the test images
     test_accuracy: Share  # the accuracy on them
-    test_ci95: Interval  # lower and upper limit of Wilson's 95% interval over the test images
+    test_ci95: Interval  # lower and upper limit of its 95% interval, for another test set of this size
     # Counts on the validation images at the chosen epoch; of a trial of a fold, on the images of its fold; `null`
     # without validation.
     validation: Accuracy | None

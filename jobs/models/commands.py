@@ -73,7 +73,7 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
     if options.open:
         _open_report(folder)
     about, dataset, test = version.facts, version.facts.dataset, version.facts.test
-    low, high = map(percent, test.interval())
+    low, high = map(percent, about.interval)
     facts = {
         "stored": f"{version.committed_at}, by run {version.run}, trial {about.trial}",
         "test": f"{test.correct:,} of {test.total:,} images right: {percent(test.value)} ({low} to {high})",

@@ -50,11 +50,12 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     predict = load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
     evaluation = compare_with_stored(stored, predict, tested_split(objects, version, _data(version, options)))
     test, difference = evaluation.test, evaluation.max_difference
+    low, high = map(percent, version.facts.interval if test == version.facts.test else test.interval())
     same = "all" if evaluation.matching == test.total else f"{evaluation.matching:,} of"
     near = f"probabilities within {difference:.0e}" if difference else "the same probabilities"
     lines = [
         f"{version.name} gives the stored prediction for {same} {test.total:,} test images ({near}).",
-        f"{test.correct:,} of the predictions are right: {percent(test.value)}.",
+        f"{test.correct:,} of the predictions are right: {percent(test.value)} ({low} to {high}).",
     ]
     return CommandResult(evaluation, lines, exit_codes.DONE if evaluation.reproduced else exit_codes.INTEGRITY)
 
@@ -73,7 +74,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
         result = reproduction.reproduce(
             objects, version, load, cpus, code, options.model_file, progress, options.max_epochs, options.model_arg
         )
-    again, stored, low, high = map(percent, (result.again.value, result.stored.value, *result.stored.interval()))
+    again, stored, low, high = map(percent, (result.again.value, result.stored.value, *result.interval))
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
     verdicts = {
         reproduction.IDENTICAL: "reproduced: every weight is the same.",

@@ -140,9 +140,19 @@ def sentence_of(entry: Entry, schedule: str) -> str:
     for model, row in entry.results.items():
         champion = "the champion" if row.champion else "not the champion"
         accuracy = percent(row.test_accuracy)
+        mean = _mean_text(row)
         new = _on_new_pictures(row)
-        parts.append(f"{model}@{row.version} has {accuracy} test accuracy{new} and is {champion} ({row.why})")
+        parts.append(f"{model}@{row.version} has {accuracy} test accuracy{mean}{new} and is {champion} ({row.why})")
     return "; ".join(parts)
+
+
+def _mean_text(row: ModelResult) -> str:
+    """Return the mean accuracy of the trials with its 95% interval as a phrase; "" if they are not known."""
+    if row.mean_test_accuracy is None or row.ci95 is None:
+        return ""
+    low, high = map(percent, row.ci95)
+    mean = f"mean of {row.trials:,} trials {percent(row.mean_test_accuracy)}, " if (row.trials or 1) > 1 else ""
+    return f" ({mean}{low} to {high})"
 
 
 def seconds_of(entry: Entry) -> float | None:

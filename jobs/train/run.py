@@ -289,6 +289,7 @@ class Run(Generic[Options]):
             tallies=training.tallies,
             stored=stored,
             labels=facts.test.labels,
+            groups=facts.test_groups,
             published=facts.published_test_labels,
             reviewed=facts.reviewed_test,
             new=facts.changes.new_test if facts.changes else None,

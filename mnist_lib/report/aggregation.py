@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mnist_lib.intervals import student_t_quantile
+from mnist_lib.documents import Interval
+from mnist_lib.intervals import accuracy_interval
 from mnist_lib.results import Accuracy, TrialResult
 
 if TYPE_CHECKING:
@@ -23,17 +23,12 @@ class SeedStatistics:
     count: int
     mean: float
     std: float | None  # of the sample, with n - 1; None for a single seed
-    ci95: tuple[float, float] | None  # 95% confidence interval of the mean (Student's t); None for a single seed
 
 
 def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
     """Return the statistics of at least one accuracy in [0, 1]."""
-    count, mean = len(accuracies), statistics.fmean(accuracies)
-    if count == 1:
-        return SeedStatistics(1, mean, None, None)
-    std = statistics.stdev(accuracies)
-    half = student_t_quantile(0.975, count - 1) * std / math.sqrt(count)
-    return SeedStatistics(count, mean, std, (max(0.0, mean - half), min(1.0, mean + half)))
+    count = len(accuracies)
+    return SeedStatistics(count, statistics.fmean(accuracies), statistics.stdev(accuracies) if count > 1 else None)
 
 
 class Tally:
@@ -48,13 +43,13 @@ class Tally:
     def __init__(self, first: TrialResult) -> None:
         self.chosen = first
         self._best = (_preference(first), first.trial)
-        self._accuracies = [first.test.value]
+        self._tests = [first.test]
         # [test images, classes]; votes are the number of trials that predict a class.
         self.sum_of_probabilities: NDArray[np.float64] = first.probabilities.astype("float64")
         self.votes: NDArray[np.int32] = _votes(first.probabilities)
 
     def add(self, result: TrialResult) -> None:
-        self._accuracies.append(result.test.value)
+        self._tests.append(result.test)
         self.sum_of_probabilities += result.probabilities
         self.votes += _votes(result.probabilities)
         self._best = max(self._best, (_preference(result), result.trial))
@@ -68,12 +63,17 @@ class Tally:
 
     @property
     def statistics(self) -> SeedStatistics:
-        return seed_statistics(self._accuracies)
+        return seed_statistics([test.value for test in self._tests])
+
+    def interval(self, labels: NDArray[np.integer[Any]], groups: NDArray[np.int32] | None = None) -> Interval:
+        """Return the 95% interval of the mean accuracy. labels: [test images]; groups: as in `accuracy_interval`."""
+        correct = self.votes[range(len(labels)), labels]
+        return accuracy_interval(correct, [test.correct for test in self._tests], groups)
 
     @property
     def highest(self) -> float:
         """The highest test accuracy of any trial, which is partly chance."""
-        return max(self._accuracies)
+        return max(test.value for test in self._tests)
 
     def ensemble(self, labels: NDArray[np.integer[Any]]) -> Accuracy:
         """Return the accuracy of the mean of all trials' probabilities. labels: [test images]."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.changes import fall
 from mnist_lib.data.split import Dataset, Labels
 from mnist_lib.environment import package_versions
+from mnist_lib.intervals import VARYING
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import Accuracy, Measurements, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
@@ -51,6 +52,7 @@ def summarize(
     tallies: Mapping[str, Tally],  # of the models with a successful trial
     stored: Mapping[str, Stored],  # of the same models
     labels: Labels,  # [test images]
+    groups: NDArray[np.int32] | None = None,  # [test images]: the number of the group; None without groups
     trials: Sequence[SuccessfulTrial | FailedTrial],
     timing: Timing,
     ended: str,  # UTC, ISO 8601
@@ -71,8 +73,8 @@ def summarize(
             trials=statistics.count,
             mean_test_accuracy=statistics.mean,
             std_test_accuracy=statistics.std,
-            ci95=statistics.ci95 or chosen.test.interval(),
-            ci95_over="test images" if statistics.ci95 is None else "seeds",
+            ci95=tally.interval(labels, groups),
+            ci95_over=VARYING[statistics.count > 1],
             highest_test_accuracy=tally.highest,
             ensemble_test=ensemble,
             ensemble_test_accuracy=ensemble.value,
@@ -157,7 +159,6 @@ def trial_summary(
         **about,
         **{name: getattr(outcome, name) for name in MEASURED},
         test_accuracy=outcome.test.value,
-        test_ci95=outcome.test.interval(),
         trained_epochs=len(outcome.history),
     )
 

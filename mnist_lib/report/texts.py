@@ -97,17 +97,18 @@ def folds_text(folds: FoldsSummary) -> str:
 def notes(summary: Summary) -> list[str]:
     """Return notes about the figures, one sentence each."""
     notes = []
-    if any(model.ci95_over == "test images" for model in summary.models.values()):
-        notes.append("The interval of a single trial is over test images; with --seeds 2 or more it is over seeds.")
+    for varying in dict.fromkeys(model.ci95_over for model in summary.models.values()):
+        names = ", ".join(name for name, model in summary.models.items() if model.ci95_over == varying)
+        notes.append(f"The 95% interval of {names} allows for {varying}.")
     dataset = summary.dataset
     chance = dataset.largest_class / dataset.test
     for trial in summary.successful:
         if trial.trained_epochs < trial.epochs:
             epochs = f"{trial.trained_epochs} of {trial.epochs} epochs"
             notes.append(f"{trial.id} trained {epochs}, as many as the time limit allowed.")
-    for name in summary.models:
+    for name, model in summary.models.items():
         trials = [trial for trial in summary.successful if trial.model == name]
-        if sum((trial.test for trial in trials), Accuracy(0, 0)).interval()[0] <= chance:
+        if model.ci95[0] <= chance:
             guessing = f"guessing, which is right for {percent(chance)}"
             notes.append(f"{name} is not better than {guessing}; try more --epochs, if it has weights to train.")
         per_epoch = math.ceil(dataset.train / trials[0].global_batch_size)

@@ -148,7 +148,7 @@ def contents_of(
         classes=dataset.classes,
         group_by=dataset.group_by,
     )
-    about = About(result.trial, facts, result.test, result.weights_sha256, result.validation)
+    about = About(result.trial, facts, result.test, result.weights_sha256, result.validation, result.test_ci95)
     manifest = Manifest(
         model=result.spec.model,
         run=run,

@@ -10,7 +10,7 @@ from typing import Any
 
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset
-from mnist_lib.documents import convert
+from mnist_lib.documents import Interval, convert
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
@@ -28,6 +28,7 @@ IDENTICAL, WITHIN, DIVERGED = "identical", "within the interval", "diverged"
 class Reproduction:
     verdict: str
     stored: Accuracy  # on the test split
+    interval: Interval  # of `stored`
     again: Accuracy
     differing: Mapping[str, tuple[str, str]]  # differences in how the two were made: name -> (stored, here)
     seconds: float
@@ -85,13 +86,12 @@ def reproduce(
         failure.code = last.code
         raise failure
     assert isinstance(last, TrialResult)
-    stored = version.facts.test
-    low, high = stored.interval()
+    stored, (low, high) = version.facts.test, version.facts.interval
     verdict = IDENTICAL if last.weights_sha256 == sha256 else WITHIN if low <= last.test.value <= high else DIVERGED
     here = _conditions(code, load().fingerprint, package_versions(), list(last.devices))
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
-    return Reproduction(verdict, stored, last.test, differing, time.monotonic() - begin)
+    return Reproduction(verdict, stored, version.facts.interval, last.test, differing, time.monotonic() - begin)
 
 
 def _conditions(

@@ -19,6 +19,7 @@ from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError, SpecError
+from mnist_lib.intervals import accuracy_interval
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import Model
@@ -246,6 +247,7 @@ class _Lane:
             trial=spec.id,
             spec=spec,
             test=accuracy_of(probabilities, test.labels),
+            test_ci95=accuracy_interval(probabilities.argmax(axis=1) == test.labels, groups=self._dataset.test_groups),
             validation=validation,
             best_epoch=state.best.epoch,
             history=tuple(history),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.intervals import MAX_WIDTH, MIN_COVERAGE, simulate
 from mnist_lib.intervals import accuracy_interval, student_t_quantile
 from mnist_lib.results import Accuracy
 
@@ -71,3 +72,14 @@ def test_groups_that_do_not_matter_leave_the_interval_as_it_is() -> None:
     assert accuracy_interval(np.ones(1_000, bool), groups=groups) == pytest.approx(
         Accuracy(100, 100).interval(), abs=0.002
     )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "accuracy"), [(1, 300, 0.97), (2, 100, 0.9), (3, 1_000, 0.7), (5, 100, 0.995), (5, 300, 0.995)]
+)
+def test_the_interval_covers_the_true_accuracy_and_is_not_much_wider_than_needed(
+    seeds: int, images: int, accuracy: float
+) -> None:
+    found = simulate(seeds, images, accuracy, repetitions=400)
+    assert found.coverage >= MIN_COVERAGE
+    assert found.width <= MAX_WIDTH

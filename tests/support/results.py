@@ -10,6 +10,7 @@ from mnist_lib.spec import TrialSpec
 def trial_result(spec: TrialSpec, **fields: Any) -> TrialResult:
     """Return a result with these fields, which must include test, validation, history and probabilities."""
     defaults = {
+        "test_ci95": fields["test"].interval() if fields["test"] else (0.0, 1.0),
         "best_epoch": spec.epochs,
         "train_seconds": 8.0,
         "images_per_second": 45_000.0,

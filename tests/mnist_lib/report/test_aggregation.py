@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from mnist_lib.report.aggregation import seed_statistics
@@ -7,13 +8,18 @@ from tests.support.made_run import FOUR_LABELS, small_result, tally_of
 
 def test_one_seed_has_a_mean_but_no_deviation() -> None:
     statistics = seed_statistics([0.9])
-    assert (statistics.mean, statistics.std, statistics.ci95) == (0.9, None, None)
+    assert (statistics.mean, statistics.std) == (0.9, None)
+    assert seed_statistics([0.97, 0.98, 0.99]).std == pytest.approx(0.01)
 
 
-def test_the_interval_over_seeds_is_that_of_students_t() -> None:
-    statistics = seed_statistics([0.97, 0.98, 0.99])
-    assert statistics.std == pytest.approx(0.01)
-    assert statistics.ci95 == pytest.approx((0.98 - 4.30265 * 0.01 / 3**0.5, 1.0), abs=1e-6)  # cut at 1
+def test_the_interval_of_a_tally_is_of_the_answers_to_each_image() -> None:
+    """Two trials answer half of the images correctly: the same half, or each the other's."""
+    same = tally_of(*(small_result(seed, predicted=[0, 1, 0, 0]) for seed in (0, 1)))
+    other = tally_of(small_result(0, predicted=[0, 1, 0, 0]), small_result(1, predicted=[1, 0, 2, 3]))
+    assert same.interval(FOUR_LABELS) == pytest.approx(Accuracy(2, 4).interval())
+    pairs = np.array([0, 0, 1, 1], np.int32)
+    assert same.interval(FOUR_LABELS, pairs)[0] < 0.01 < same.interval(FOUR_LABELS)[0]
+    assert other.interval(FOUR_LABELS) == pytest.approx(Accuracy(4, 8).interval())
 
 
 def test_the_chosen_trial_is_the_best_on_validation_not_on_test() -> None:

@@ -1,5 +1,7 @@
 """The summary of a run."""
 
+import pytest
+
 from mnist_lib.report.summary import settings_of
 from mnist_lib.results import Accuracy
 from tests.support.made_run import small_summary
@@ -18,10 +20,11 @@ def test_the_summary_has_the_main_figures() -> None:
     assert summary.versions == {"numpy": "2.4.6"}  # of the workers, not of this process
 
 
-def test_the_interval_is_over_images_for_one_trial_and_over_seeds_for_several() -> None:
+def test_the_interval_says_what_varies_and_is_not_0_wide_if_all_seeds_agree() -> None:
     one, two = (small_summary(*[CORRECT] * n).models["keras"] for n in (1, 2))
-    assert (one.ci95_over, one.ci95) == ("test images", Accuracy(4, 4).interval())
-    assert (two.ci95_over, two.ci95) == ("seeds", (1.0, 1.0))
+    assert one.ci95_over == "another test set of this size"
+    assert one.ci95 == pytest.approx(Accuracy(4, 4).interval())
+    assert (two.ci95_over, two.ci95) == ("another seed and another test set of this size", one.ci95)
 
 
 def test_settings_are_text_for_each_name_and_model_even_without_results() -> None:

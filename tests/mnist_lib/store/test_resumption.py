@@ -29,6 +29,7 @@ RESULT = TrialResult(
     trial=SPEC.id,
     spec=SPEC,
     test=Accuracy(2, 3),
+    test_ci95=(0.2, 0.9),
     validation=Accuracy(1, 2),
     best_epoch=1,
     history=(EPOCH, structs.replace(EPOCH, epoch=2, validation=None)),
