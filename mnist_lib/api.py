@@ -116,6 +116,20 @@ def load_stored(stored: StoredModel) -> "Predict":
     return predictor(build(stored))
 
 
+def read_picture(path: str | Path, model: Classifier) -> "NDArray[np.uint8]":
+    """Return a picture file as `jobs.predict` gives it to the model: [height, width, channels], 0-255.
+
+    For a catalog's digits it is cropped to its ink, light on dark and centred; for others it is resized.
+
+    Raises:
+        ImageError: the file is missing, damaged, too large, blank or not a picture.
+    """
+    from mnist_lib.pictures.reading import Layout, Shape, read_file  # which import Pillow
+
+    shape = Shape(*model.manifest["dataset"]["image_shape"])
+    return read_file(Path(path), Layout.of(model.manifest["spec"]["dataset"], shape)).image
+
+
 def _load_pyfunc(path: str) -> Classifier:
     """Load the only version of a storage. MLflow calls this for a model that `jobs.track` copied."""
     objects = open_storage(path)

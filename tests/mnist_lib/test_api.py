@@ -7,16 +7,22 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from msgspec import structs
+from PIL import Image
 
 import mnist_lib
+from jobs.predict.batches import layout_of, predict_here
 from mnist_lib.api import choose_version, find_version
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.pictures.reading import read_file
+from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
@@ -210,3 +216,33 @@ def test_the_example_of_the_package_runs_in_another_folder(champion: Path, digit
     assert re.fullmatch(r"keras@1 \d+ of 1000 test images", first)
     assert second.startswith("a mnist-mini 2026-11-25T03:00:31Z complete ")
     assert np.asarray(json.loads(last)).shape == (20, 10)
+
+
+@pytest.mark.parametrize(("dataset", "shape"), [("mnist-mini", (28, 28, 1)), ("letters", (20, 32, 3))])
+def test_a_picture_is_read_as_the_array_that_jobs_predict_gives_the_model(
+    dataset: str, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    paper = np.full((60, 90, 3), (250, 240, 230), np.uint8)
+    paper[10:40, 30:36] = (20, 30, 40)
+    Image.fromarray(paper).save(tmp_path / "one.png")
+    manifest = {"spec": {"dataset": dataset}, "dataset": {"image_shape": [*shape]}}
+    model = mnist_lib.Classifier(
+        name="keras@1",
+        accuracy=Accuracy(1, 1),
+        classes=("0", "1"),
+        manifest=manifest,
+        _predict=len,  # type: ignore[arg-type]
+    )
+    stored: Any = SimpleNamespace(
+        manifest=SimpleNamespace(spec=manifest["spec"], dataset=SimpleNamespace(image_shape=shape))
+    )
+    given: list[np.ndarray] = []
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        given.append(images)
+        return np.full((len(images), 2), 0.5, np.float32)
+
+    assert [*predict_here([read_file(tmp_path / "one.png", layout_of(stored))], predict)]
+    read = mnist_lib.read_picture(str(tmp_path / "one.png"), model)
+    assert read.shape == shape
+    assert np.array_equal(read, given[0][0])
