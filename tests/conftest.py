@@ -93,20 +93,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 # The files that take longest, in this order. They begin first, so that the tests that run last are short.
 LONGEST_FIRST = (
+    "test_mutants.py",
+    "test_benchmarks.py",
     "jobs/test_rehearse.py",
     "jobs/retrain/test_retrain.py",
+    "jobs/submit/test_submit.py",
+    "jobs/train/test_hosts.py",
     "jobs/train/test_resuming.py",
     "jobs/train/test_attempts.py",
-    "jobs/train/test_hosts.py",
+    "jobs/train/test_changing_data.py",
+    "jobs/track/test_track.py",
+    "jobs/doctor/test_doctor.py",
     "jobs/train/test_nodes.py",
-    "jobs/submit/test_submit.py",
-    "jobs/train/test_train.py",
     "jobs/train/test_own_models.py",
+    "jobs/search/test_search.py",
+    "jobs/train/test_train.py",
+    "jobs/review/test_browser.py",
     "cluster/test_fan_out.py",
     "mnist_lib/report/test_page.py",
     "mnist_lib/training/test_loop.py",
+    "mnist_lib/models/test_building.py",
     "mnist_lib/store/test_faults.py",
-    "test_benchmarks.py",
 )
 
 

@@ -146,6 +146,7 @@ def test_a_document_is_read_as_it_was_written(kind: Any) -> None:
     assert includes(json.loads(encode(found)), DOCUMENTS[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 @given(st.sampled_from(list(RECORDS)).flatmap(lambda kind: st.tuples(st.just(kind), changed(RECORDS[kind]))))
 def test_a_changed_record_is_decoded_or_refused_with_an_error_of_ours(change: tuple[type, Any]) -> None:
@@ -158,6 +159,7 @@ def test_a_changed_record_is_decoded_or_refused_with_an_error_of_ours(change: tu
     assert found is None or seal(found)  # and can be written again
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 @given(st.sampled_from(list(DOCUMENTS)).flatmap(lambda kind: st.tuples(st.just(kind), changed(DOCUMENTS[kind]))))
 def test_a_changed_document_is_decoded_or_refused_with_an_error_of_ours(change: tuple[Any, Any]) -> None:

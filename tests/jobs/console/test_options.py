@@ -281,6 +281,7 @@ DOCUMENTS = st.one_of(
 VALUE_OF_OPTION = st.text().filter(lambda text: text != "--")
 
 
+@pytest.mark.slow
 @pytest.mark.fuzz
 @hypothesis.given(DOCUMENTS, st.sampled_from([RetrainOptions, TrainOptions]))
 def test_any_configuration_file_is_read_or_refused(content: bytes, kind: type[Any]) -> None:

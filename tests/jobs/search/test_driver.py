@@ -236,6 +236,7 @@ def test_the_documentation_names_the_file_of_decisions() -> None:
     assert SEARCH in Path("docs/search.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() -> None:
     given = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log"}, trials=1_000)
     world = SimulatedSearch(given, lanes=8)

@@ -329,6 +329,7 @@ def _fuzzed() -> Dataset:
 FUZZED = _fuzzed()
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_corrections_take_seconds(tmp_path: Path) -> None:
     content = lines(correction(noise(1), "b")) * 100_000
     begin = time.monotonic()

@@ -47,6 +47,7 @@ def test_digits_are_accepted_by_every_layout(layout: Layout) -> None:
     assert share([answer(enlarged(DIGITS[number], 140), layout) for number in range(0, 1_000, 13)]) <= 0.02
 
 
+@pytest.mark.slow
 def test_drawn_digits_are_accepted() -> None:
     reasons = [rejection(read_picture(drawn(DIGITS[n], n), MNIST).likeness, SURE) for n in range(0, 1_000, 21)]
     assert share(reasons) <= 0.03
@@ -71,6 +72,7 @@ def test_two_handwritten_digits_are_rejected() -> None:
     assert share([answer(pair) for pair in pairs]) >= 0.95
 
 
+@pytest.mark.slow
 def test_photographs_are_rejected() -> None:
     with Image.open(DATA / "sample_data/grace_hopper.jpg") as image:
         photo = image.convert("RGB")
@@ -103,6 +105,7 @@ def test_only_pictures_for_models_of_the_ten_digits_are_judged() -> None:
         assert answer(written("314"), layout) is None
 
 
+@pytest.mark.slow
 def test_the_image_for_the_model_is_the_same_whether_the_picture_is_judged_or_not() -> None:
     unjudged = Layout.of("mnist", Shape(28, 28, 1), accept_all=True)
     for number in range(0, 1_000, 100):

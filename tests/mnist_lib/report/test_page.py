@@ -22,6 +22,8 @@ from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.made_run import NAUGHTY, made_run, with_news, with_search
 
+pytestmark = pytest.mark.slow  # draws plots
+
 
 def sklearn_digits() -> Dataset:
     with np.load(FOLDER / "sklearn-digits.npz") as arrays:
@@ -78,7 +80,7 @@ def report_of(digits: Dataset) -> Callable[[str], Reported]:
     return made
 
 
-@pytest.fixture(params=["six", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "six")])
+@pytest.fixture(params=RUNS)
 def reported(request: pytest.FixtureRequest, report_of: Callable[[str], Reported]) -> Reported:
     return report_of(request.param)
 
@@ -214,7 +216,6 @@ def test_options_that_differ_from_their_defaults_come_first_and_the_others_are_f
     assert "All options have their defaults." in report(unchanged).page.decode()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "six" else pytest.mark.long) for n in RUNS])
 def test_the_page_is_legible_and_accessible_in_every_size_and_colour_scheme_and_folded_on_a_phone(
     browser: Browser, report_of: Callable[[str], Reported], tmp_path: Path, name: str
@@ -230,7 +231,6 @@ def test_the_page_is_legible_and_accessible_in_every_size_and_colour_scheme_and_
             assert size == WIDE or seen.height_at_first < 2 * PHONE[1]
 
 
-@pytest.mark.slow
 def test_on_paper_the_page_is_dark_on_white_with_all_sections(
     browser: Browser, digits: Dataset, tmp_path: Path
 ) -> None:
