@@ -183,7 +183,7 @@ def stops_once(folder: Path, items: Iterable[Item]) -> Iterator[Event]:
         yield Event(item.id, "ends", final=True)
 
 
-def test_a_silent_attempt_is_killed_and_another_one_follows(tmp_path: Path) -> None:
+def test_f8_a_silent_attempt_is_killed_and_another_one_follows(tmp_path: Path) -> None:
     events, _ = run(start_with(stops_once, tmp_path), ITEMS[:1])
     assert deaths(events) == [("a", 1, Cause.SILENT, False)]
     assert ended(events) == ["a"]

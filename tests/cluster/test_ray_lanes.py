@@ -61,7 +61,7 @@ def running_lane() -> Iterator[tuple[RayLanes, Any, WorkerProcess]]:
 
 
 @pytest.mark.long
-def test_a_worker_ends_when_its_driver_has_left_even_if_ray_leaves_it_running(ray_address: str) -> None:
+def test_f5_a_worker_ends_when_its_driver_has_left_even_if_ray_leaves_it_running(ray_address: str) -> None:
     command = [sys.executable, "-c", LEAVING_DRIVER, ray_address]
     driver = subprocess.Popen(
         command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -12,9 +12,7 @@ import pytest
 
 from cluster.local import temporary_cluster
 from mnist_lib.objects.local import LocalObjects
-from tests.support.clusters import wait_until
 from tests.support.job import (
-    IMPATIENT,
     ROOT,
     hashes,
     options_for,
@@ -137,23 +135,6 @@ def test_f4_a_trial_that_runs_out_of_memory_is_retried_once(data_dir: Path, tmp_
     assert last.startswith("error[E-OOM] keras-s0: failed after 2 attempts: out of memory on ")
     assert "GB in use" in last
     assert "--cpus-per-trial" in last
-
-
-@pytest.mark.long
-def test_f8_a_silent_attempt_is_abandoned_and_its_worker_is_killed(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    """What a worker sends after it was abandoned is in the simulated worlds: a real one does not live to send it."""
-    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=100")
-    driver = start(*command, home=tmp_path, prelude=IMPATIENT + UNTRAINED)
-    silent = pid_of("scratch-s0", tmp_path / "runs/r", epoch=2)
-    os.kill(silent, signal.SIGSTOP)
-    stdout, stderr = driver.communicate(timeout=200)
-    assert driver.returncode == 0, stderr
-    assert "attempt 1 of scratch-s0 died (silent); resuming at epoch" in stderr
-    assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=100)}
-    assert all_verified(LocalObjects(tmp_path), "scratch") == [1]
-    wait_until(lambda: not Path(f"/proc/{silent}").exists(), "the silent worker still runs")
 
 
 ONE_DIVERGES = """

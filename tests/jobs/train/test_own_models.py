@@ -77,13 +77,6 @@ def test_m2_commands_that_run_no_code_do_not_need_the_model_file(
 
 
 @pytest.mark.long
-def test_a_version_of_a_user_model_is_evaluated(home: Path, data_dir: Path) -> None:
-    code, stdout, stderr = run(home, "jobs.models", "evaluate", "small_resnet", "--data-dir", data_dir)
-    assert code == 0, stderr
-    assert "gives the stored prediction for all 1,000 test images" in stdout
-
-
-@pytest.mark.long
 def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_and_arguments_are_given(
     home: Path, data_dir: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cluster.local import temporary_cluster
 from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import assert_at_most
-from tests.support.clusters import free_cpus, kill_gcs, wait_until
+from tests.support.clusters import kill_gcs, wait_until
 from tests.support.job import (
     IMPATIENT,
     TRAINING,
@@ -156,23 +156,6 @@ def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_di
     assert (driver.returncode, stdout) == (8, ""), stderr
     assert stderr.startswith("error[E-CLUSTER-LOST] Ray's process on this node has died; resume with: ")
     assert len(stderr.splitlines()) == 1
-
-
-@pytest.mark.long
-def test_f5_a_run_whose_driver_was_killed_leaves_a_joined_cluster_free_and_is_resumed_there(
-    ray_address: str, data_dir: Path, tmp_path: Path
-) -> None:
-    command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch")
-    driver = start(*command, home=tmp_path, prelude=UNTRAINED)
-    worker = pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
-    driver.kill()
-    driver.communicate()
-    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker still runs")
-    wait_until(lambda: free_cpus() == 3, "the CPUs have not been released")
-    code, stdout, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
-    assert code == 0, stderr
-    assert starts_of("scratch-s0", tmp_path / "runs/r")[1] >= 3
-    assert hashes(stdout) == WEIGHTS
 
 
 def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(data_dir: Path, tmp_path: Path) -> None:
