@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAX_VIEWS = 64  # that are held in memory
 SIDE, ZOOMED_SIDE = 640, 2_400  # pixels of the longer side of a view, at most
 
-HIDDEN = "the model's answer is hidden, since this picture measures how good it is"
+HIDDEN = "The model's answer is hidden, since this picture measures how good the model is."
 
 SplitName = Literal["training", "validation", "hold-out"]
 

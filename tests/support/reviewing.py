@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
-from jobs.review.access import TOKEN_VARIABLE, Access
+from jobs.review.access import Access
 from jobs.review.data import Additions, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess
@@ -130,7 +129,7 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-c", self._code, *self.arguments],
             cwd=ROOT,
-            env={**os.environ, "HOME": str(self.home), TOKEN_VARIABLE: TOKEN},
+            env={**os.environ, "HOME": str(self.home), "MNIST_JOBS_REVIEW_TOKEN": TOKEN},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -138,7 +137,8 @@ class Command:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert re.match(r"http://127\.0\.0\.1:\d+/\?token=", line), self.process.communicate()
+        # The page stays usable after a restart, since the token of the environment is used.
+        assert line == f"{Access(TOKEN, self.port).address}\n", self.process.communicate()
         return line.strip()
 
     def kill(self) -> None:

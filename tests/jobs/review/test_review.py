@@ -162,7 +162,7 @@ def test_a_dataset_without_a_folder_refuses_new_pictures_in_one_line(dataset: st
         options.check()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # the browser's tests send SIGTERM
 def test_a_signal_ends_the_review_with_a_summary(
     number: signal.Signals, folder: Path, new: Path, storage: Path, tmp_path: Path
 ) -> None:
