@@ -281,6 +281,7 @@ class Run(Generic[Options]):
         training.require_shape((len(facts.test), len(facts.classes)))
         for tally in training.tallies.values():
             self._require_model(tally)
+        folds = folds_summary(training.of_folds, self.data.content()) if training.of_folds else None
         with step("storing the models", shown=shown):
             stored = {model: self._publish(tally.chosen) for model, tally in sorted(training.tallies.items())}
         summary = summarize(
@@ -304,7 +305,7 @@ class Run(Generic[Options]):
             ended=now_text(),
             earlier=self.data.earlier,
             search=search,
-            folds=folds_summary(training.of_folds, self.data.content()) if training.of_folds else None,
+            folds=folds,
         )
         if self.options.report:
             with step("writing the report", shown=shown):
