@@ -24,7 +24,7 @@ from jobs.review.data import Additions, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
-from jobs.review.pictures import ItemAndImage, disputed_items, read_arrays, read_files, run_versions
+from jobs.review.pictures import ItemAndImage, disputed_items, label_errors, read_arrays, read_files, run_versions
 from jobs.review.server import Server, listening_socket
 from jobs.review.session import Session
 from jobs.review.table import apply_table, write_table
@@ -69,7 +69,8 @@ def main(arguments: Sequence[str]) -> CommandResult:
         with step(f"reading {request.name}") as progress:
             spec = convert(stored.manifest.spec, TrialSpec, stored.name, "$.spec")
             data = read_data(request, objects, progress, spec.validation_percent)
-        with _begun(options, objects, data, stored, model, versions) as session:
+        first = label_errors(objects, version.run)
+        with _begun(options, objects, data, stored, model, versions, first) as session:
             if options.to is not None:
                 return _write(options.to, options, session, request.dataset)
             return asyncio.run(_serve(options, session))
@@ -83,8 +84,9 @@ def _begun(
     stored: StoredModel,
     model: ModelProcess,
     versions: Sequence[Version],
+    first: Sequence[str],
 ) -> Iterator[Session]:
-    """Begin to read the pictures that are to be reviewed."""
+    """Begin to read the pictures that are to be reviewed. `first`: as for `Order`."""
     layout, rng = layout_of(stored), np.random.default_rng(options.seed)
     labels = Labels(labels_file(data.request, objects), options.author())
     labels.refresh()
@@ -105,7 +107,7 @@ def _begun(
             raise SpecError(f"model: expected one for {name}, {got}, got {stored.name}, for {expected}; use --model")
         pictures, count = read_arrays(data, rng), len(data.known)
     with contextlib.closing(Viewer(data, layout, folders)) as viewer:
-        session = Session(labels, viewer, model, stored.manifest.dataset.classes, additions)
+        session = Session(labels, viewer, model, stored.manifest.dataset.classes, additions, first)
         session.begin(pictures, count)
         try:
             yield session

@@ -66,6 +66,12 @@ def run_versions(objects: Objects, run: str) -> list[Version]:
     return sorted(versions, key=lambda version: version.facts.test.value, reverse=True)
 
 
+def label_errors(objects: Objects, run: str) -> list[str]:
+    """Return the images whose labels may be wrong, as a run with folds has found, that of the least probable first."""
+    summary = RunFolder(objects, run).summary()
+    return [error.image for error in summary.folds.label_errors] if summary and summary.folds else []
+
+
 def disputed_items(
     objects: Objects, versions: Sequence[Version], data: ReviewedData, labels: Labels
 ) -> list[ReviewItem]:
