@@ -1,7 +1,5 @@
 """A folder of pictures with 3 classes, 5 x 7 pixels, 4 channels and groups, through every command."""
 
-import csv
-import io
 import json
 import re
 import subprocess
@@ -104,26 +102,20 @@ def test_every_model_learns_it_and_the_report_names_its_classes(storage: Path, s
     assert 'alt="Four training images of each class, in columns: cherry red, leaf 2, leaf 10"' in page
 
 
-def test_pictures_are_predicted_by_name(storage: Path, folder: Path, tmp_path: Path) -> None:
-    for name in COLOURS:
-        icon(name, 1_000).resize((21, 15), Image.Resampling.NEAREST).save(tmp_path / f"{name}.png")
-    rows = csv.DictReader(io.StringIO(run("jobs.predict", tmp_path, "--storage", storage, "--csv", silent=False)))
-    assert {row["picture"].rpartition("/")[2]: row["class"] for row in rows} == {
-        f"{name}.png": name for name in COLOURS
-    }
-
-
 @pytest.mark.usefixtures("tensorflow")
 def test_a_stored_version_is_evaluated_and_reproduced(
     storage: Path, folder: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = (f"--storage={storage}", f"--data-dir={data_dir}", "--json")
-    assert models.main(["evaluate", "keras-cnn@latest", f"--dataset={folder}", *where]) == 0
-    found = json.loads(capsys.readouterr().out)
+    where = ("--storage", str(storage), "--data-dir", str(data_dir), "--json")
+
+    def command(*arguments: str) -> dict[str, Any]:
+        assert models.main([*arguments, "--dataset", str(folder), *where]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    found = command("evaluate", "keras-cnn@latest")
     assert found["matching"] == found["test"]["total"]
-    # Training sets TensorFlow's threads, which only a new process can do.
-    again = json.loads(run("jobs.models", "reproduce", "scratch@latest", f"--dataset={folder}", *where))
-    assert again["verdict"] == "identical"
+    assert command("reproduce", "scratch@latest")["verdict"] == "identical"
     assert models.main(["evaluate", "scratch@latest", *where]) == 2
     assert "was trained on icons; name it with --dataset DIR or tfds:NAME" in capsys.readouterr().err
 
