@@ -17,7 +17,7 @@ test: .venv/dev
 	$(BIN)/$(PYTEST) -m "not long"
 
 test-all: .venv/dev
-	$(BIN)/$(PYTEST)
+	$(BIN)/$(PYTEST) -m "not mutants"
 
 test-fast: .venv/dev
 	$(BIN)/$(PYTEST) -m "not slow and not long"
@@ -26,7 +26,7 @@ test-fast: .venv/dev
 simulate: .venv/dev
 	$(BIN)/python -m tests.support.simulation.campaign $(or $(N),100000) $(or $(SEED),1)
 
-# Faults that are put into the driver on purpose, and that the simulated worlds must notice.
+# Faults that are put into the code on purpose, and that the named tests or the simulated worlds must notice.
 mutants: .venv/dev
 	$(BIN)/pytest -n 2 tests/test_mutants.py
 
@@ -44,7 +44,7 @@ check: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/$(PYTEST) --strict-skips --cache-clear || { code=$$?; [ $$code = 1 ] || exit $$code; $(ONCE_MORE); }
+	$(BIN)/$(PYTEST) -m "not mutants" --strict-skips --cache-clear || { code=$$?; [ $$code = 1 ] || exit $$code; $(ONCE_MORE); }
 
 # benchmarks/README.md records the results with BENCH_ARGS="--source DIR", a folder with the four original MNIST files.
 bench: .venv/dev .venv-bench/peers .venv-tune/peers

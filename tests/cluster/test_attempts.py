@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.attempts import Attempt, Cause, LaneState, WorkerProcess
+from cluster.attempts import Attempt, Cause, LaneState, TrialQueue, WorkerProcess
 from cluster.deadlines import Limits
 
 LIMITS = Limits(
@@ -108,3 +108,14 @@ def test_u5_an_event_whose_content_never_arrives_counts_as_a_lost_node() -> None
     death = attempt.overdue(LIMITS, 9.5)
     assert death is not None
     assert death.cause is Cause.NODE_LOST
+
+
+def test_a_lane_prefers_trials_of_its_kind_then_of_no_other_lane_among_those_of_equal_cost() -> None:
+    queue = TrialQueue(LIMITS)
+    first, *others = (
+        SimpleNamespace(id=kind, kind=kind, cost=cost)
+        for kind, cost in (("other lane", 2.0), ("no lane", 2.0), ("own", 2.0), ("cheap", 1.0))
+    )
+    queue.put([first, *others])
+    taken = [queue.pop_for("own", {"other lane"}).id for _ in range(3)]
+    assert taken == ["own", "no lane", "other lane"]

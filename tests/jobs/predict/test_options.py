@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from jobs.predict import __main__ as predict
 from jobs.predict.answers import COLUMNS, Answer, as_csv, as_document, as_lines, draw
+from jobs.predict.batches import BATCH_SIZE, in_batches
 from jobs.predict.options import PredictOptions
 from mnist_lib.catalog import DIGITS
 from mnist_lib.objects.local import LocalObjects
@@ -186,3 +187,10 @@ def test_a_missing_path_is_reported_before_the_model_is_loaded(
     with pytest.raises(AttributeError):  # now it is loaded
         predict._predict_files(options, not_loaded, [])
     assert "gone.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [0, 1, BATCH_SIZE, BATCH_SIZE + 1])
+def test_each_picture_is_in_one_batch_of_limited_size(count: int) -> None:
+    batches = [*in_batches(range(count))]
+    assert [item for batch in batches for item in batch] == [*range(count)]
+    assert all(0 < len(batch) <= BATCH_SIZE for batch in batches)

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from jobs.retrain.__main__ import main
-from jobs.retrain.status import sentence_of
+from jobs.retrain.status import events_of, sentence_of
 from mnist_lib.data.request import Growth
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
@@ -97,3 +97,10 @@ def test_a_schedule_without_entries_is_reported_as_not_started(
 ) -> None:
     assert main([subcommand, f"--storage={storage}", "--name=weekly"]) == 0
     assert capsys.readouterr().out.startswith("schedule weekly has not been started")
+
+
+def test_a_run_of_which_one_model_is_refused_is_a_promotion_and_a_rejection() -> None:
+    row = ENTRIES[-1].results["keras"]
+    models = {"keras": row, "scratch": structs.replace(row, champion=False)}
+    entry = replace(ENTRIES[-1], exit_code=0, results=models)
+    assert events_of(entry) == ["success", "promotion", "rejection"]

@@ -19,6 +19,13 @@ def test_d8_classes_are_the_folders_in_natural_order(tmp_path: Path) -> None:
     assert (dataset.name, dataset.image_shape, total(dataset)) == ("numbers", (8, 8, 1), 120)
 
 
+def test_the_pixels_decide_about_the_test_if_there_is_a_train_folder_alone(tmp_path: Path) -> None:
+    alone = classes("train/a", "train/b", pictures=2)
+    assert {file.split for file in list_folder(write_folder(tmp_path / "f", alone)).files} == {""}
+    both = {**alone, "test/a/9.png": noise(9)}
+    assert {file.split for file in list_folder(write_folder(tmp_path / "g", both)).files} == {"train", "test"}
+
+
 def test_d8_hidden_files_are_ignored_and_other_non_pictures_are_counted_and_named(tmp_path: Path) -> None:
     ignored = dict.fromkeys(("a/.DS_Store", "a/Thumbs.db", ".git/x.png", "a/._1.png", "__MACOSX/a/1.png"), b"")
     skipped = dict.fromkeys(("a/photo.HEIC", "a/note.pdf", "b/more.pdf", "b/old.zip", "outside.png"), b"x")

@@ -52,6 +52,13 @@ def test_p5_a_disqualified_version_cannot_become_champion_by_a_roll_back(objects
     assert champion_verified(objects) == 3
 
 
+def test_s8_a_damaged_version_cannot_become_champion_by_a_roll_back(objects: LocalObjects, keras: Path) -> None:
+    (keras / "versions/2/model.keras").write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match=r"^keras@2: model\.keras: expected "):
+        rollback(objects, "keras", "mnist", to=2)
+    assert champion_verified(objects) == 3
+
+
 def folder(path: Path) -> None:
     path.mkdir(parents=True)
 

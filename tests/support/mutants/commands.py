@@ -1,0 +1,159 @@
+"""Faults in what commands do: recording, options, reviews and predictions."""
+
+from tests.support.mutants.mutant import Mutant
+
+QUEUE, RECORDER = "jobs/train/write_queue.py", "jobs/train/recorder.py"
+OPTIONS, TRAIN_OPTIONS = "jobs/console/options.py", "jobs/train/options.py"
+ACCESS, LABELS, SESSION = "jobs/review/access.py", "jobs/review/labels.py", "jobs/review/session.py"
+ANSWERS, REJECTING = "jobs/predict/answers.py", "mnist_lib/pictures/rejecting.py"
+OUTSIDE = "jobs/train/test_hostile_configurations.py"
+
+MUTANTS = (
+    Mutant(
+        name="two threads make writes of one key at once",
+        file=QUEUE,
+        old="for key in self._waiting if key not in self._in_progress)",
+        new="for key in self._waiting)",
+        why="An older checkpoint could replace a newer one.",
+        tests=("jobs/train/test_write_queue.py",),
+    ),
+    Mutant(
+        name="writes go on after one has failed",
+        file=QUEUE,
+        old="        self._waiting.clear()\n        self._count = 0\n",
+        new="",
+        why="A record could be stored whose files are missing.",
+        tests=("jobs/train/test_write_queue.py",),
+    ),
+    Mutant(
+        name="checkpoints fill the memory of the driver",
+        file=QUEUE,
+        old="if held > MAX_HELD_BYTES and",
+        new="if held < 0 and",
+        why="With many large models the driver would be killed.",
+        tests=("jobs/train/test_recorder.py",),
+    ),
+    Mutant(
+        name="every failure of a trial is worth a retry",
+        file=RECORDER,
+        old="isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)",
+        new="isinstance(outcome, TrialFailure)",
+        why="A schedule would train a diverging model again and again.",
+        tests=("jobs/train/test_recorder.py",),
+    ),
+    Mutant(
+        name="results on other test images are counted together",
+        file=RECORDER,
+        old="            if shape != expected:",
+        new="            if len(shape) != len(expected):",
+        why="The ensemble would add answers to different pictures.",
+        tests=("jobs/train/test_recorder.py",),
+    ),
+    Mutant(
+        name="a checkpoint is stored before the epochs that precede it",
+        file=RECORDER,
+        old="        self.write_history(flush=True)  # a trial resumes only",
+        new="        # a trial resumes only",
+        why="After a crash the learning curve would have a gap.",
+        tests=("jobs/train/test_recorder.py",),
+    ),
+    Mutant(
+        name="a file overrides the command line",
+        file=OPTIONS,
+        old="        values[name] = {**(values.get(name) or {}), **value} if isinstance(value, Mapping) else value",
+        new="        values.setdefault(name, value)",
+        why="An option that is typed would have no effect.",
+        tests=("jobs/console/test_options.py",),
+    ),
+    Mutant(
+        name="names of files are taken from the storage",
+        file=OPTIONS,
+        old='not in ("user", "command line") or value == field.default:',
+        new='not in ("command line",) or value == field.default:',
+        why="Whoever can write to the storage could read any file of the user.",
+        tests=(OUTSIDE,),
+    ),
+    Mutant(
+        name="aliases in YAML are expanded",
+        file=OPTIONS,
+        old="if isinstance(token, yaml.AliasToken):",
+        new="if isinstance(token, yaml.StreamEndToken) and depth:",
+        why="A short file could keep a command busy for hours.",
+        tests=("jobs/train/test_options.py::test_i4_an_invalid_configuration_file_gives_one_error_line",),
+    ),
+    Mutant(
+        name="of two time limits the later one counts",
+        file=TRAIN_OPTIONS,
+        old="until if self.max_seconds is None else min(until,",
+        new="until if self.max_seconds is None else max(until,",
+        why="A run would not end by the time that was asked for.",
+        tests=("jobs/train/test_limits.py", "jobs/train/test_options.py"),
+    ),
+    Mutant(
+        name="seeds begin at 0",
+        file=TRAIN_OPTIONS,
+        old="return range(self.seed, self.seed + self.seeds)",
+        new="return range(self.seeds)",
+        why="A second run with fresh seeds would repeat the first one.",
+        tests=("jobs/train/test_options.py",),
+    ),
+    Mutant(
+        name="a page of another site may send decisions",
+        file=ACCESS,
+        old='and (origin is not None or method != "GET"):',
+        new='and method == "":',
+        why="Any web page could label pictures while a review is open.",
+        tests=("jobs/review/test_access.py::test_a_decision_from_another_page_is_refused",),
+    ),
+    Mutant(
+        name="any name that leads to this machine is answered",
+        file=ACCESS,
+        old='return headers.get("Host") not in (',
+        new='return headers.get("Host") in (None, "") and "" not in (',
+        why="A domain of an attacker that resolves to 127.0.0.1 could use the page.",
+        tests=("jobs/review/test_access.py::test_a_name_that_leads_to_this_machine_is_refused",),
+    ),
+    Mutant(
+        name="a decision that is sent again is stored again",
+        file=LABELS,
+        old="if is_decided and self.count(decision.image) > decision.seen:",
+        new="if is_decided and self.count(decision.image) < 0:",
+        why="The file of labels would grow with each lost answer.",
+        tests=("jobs/review/test_labels.py",),
+    ),
+    Mutant(
+        name="a picture that is reviewed comes back",
+        file=SESSION,
+        old="return self.labels.is_reviewed(item.image, at_random=at_random)",
+        new="return not item.image",
+        why="After a restart people would label the same pictures again.",
+        tests=(
+            "jobs/review/test_server.py::test_reviewed_pictures_do_not_come_back_after_a_restart_but_skipped_and_"
+            "undone_ones_do",
+        ),
+    ),
+    Mutant(
+        name="a picture is added a second time",
+        file="jobs/review/data.py",
+        old="        if image in self.present:\n            return\n",
+        new="",
+        why="A copy would count twice in the training.",
+        tests=("jobs/review/test_additions.py",),
+    ),
+    Mutant(
+        name="a rejected picture has an answer in CSV",
+        file=ANSWERS,
+        old='            row["class"] = NOT_ONE_DIGIT\n',
+        new="            pass\n",
+        why="A program could not tell a rejected picture from a blank line.",
+        tests=("jobs/predict/test_options.py",),
+    ),
+    Mutant(
+        name="the last batch of pictures is not predicted",
+        file="jobs/predict/batches.py",
+        old="    if batch:\n        yield batch\n",
+        new="",
+        why="Up to 999 pictures would have no answer.",
+        tests=("jobs/predict/test_options.py::test_each_picture_is_in_one_batch_of_limited_size",),
+    ),
+)

@@ -1,0 +1,92 @@
+"""Small faults that are put into the code on purpose, and that tests must notice.
+
+A mutant replaces one piece of source text in a copy of the project, in which its tests are then run. What no test
+notices is not tested, however many lines tests execute.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.job import ROOT
+
+COPIED = ("benchmarks", "cluster", "jobs", "mnist_lib", "tests", "pyproject.toml")
+WORLDS = 1_000  # that are simulated at most
+# Errors by which a test fails because the mutant is no valid code, which shows nothing.
+INVALID_CODE = ("ImportError", "ModuleNotFoundError", "NameError", "SyntaxError", "UnboundLocalError")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """A fault. Either tests or simulated worlds notice it.
+
+    Args:
+        name: what the program does wrong.
+        file, old, new: in this file, `old` is replaced by `new`.
+        why: what it would mean for a user; for worlds, their invariants say so.
+        tests: the tests, below `tests/`, that are run until one of them fails.
+        invariants: one of them must be broken, see `tests.support.simulation.invariants`.
+        first_world: the seed of the first world that is simulated; the fault shows in this world or soon after.
+        excuse: why the fault changes nothing, so that no test can notice it.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    why: str = ""
+    tests: tuple[str, ...] = ()
+    invariants: tuple[str, ...] = ()
+    first_world: int = 0
+    excuse: str = ""
+
+
+def put_into_a_copy(mutant: Mutant, folder: Path) -> None:
+    """Copy the project, with its compiled files, and put the fault into the copy."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name)
+        else:
+            shutil.copy2(ROOT / name, folder / name)
+    path = folder / mutant.file
+    text = path.read_text()
+    assert text.count(mutant.old) == 1, f"{mutant.file} has {text.count(mutant.old)} times: {mutant.old}"
+    path.write_text(text.replace(mutant.old, mutant.new))
+
+
+def broken_invariant(mutant: Mutant, folder: Path) -> str:
+    """Return the invariant that the mutant breaks first, and the seed of the world; "" if it breaks none."""
+    put_into_a_copy(mutant, folder)
+    campaign = ["-m", "tests.support.simulation.campaign", str(WORLDS), str(mutant.first_world), "--first"]
+    return _run(campaign, folder).stdout
+
+
+def failed_test(mutant: Mutant, folder: Path) -> str:
+    """Return the test that notices the mutant, and its error in one line; "" if none does.
+
+    A test that cannot be run does not count.
+    """
+    put_into_a_copy(mutant, folder)
+    tests = [f"tests/{test}" for test in mutant.tests]
+    options = ["-x", "--quiet", "--no-header", "--tb=no", "-rf", "-p", "no:cacheprovider"]
+    done = _run(["-m", "pytest", *options, *tests], folder)
+    found = re.search(r"^FAILED (?P<test>\S+.*?) - (?P<error>[\w.]*).*", done.stdout, re.MULTILINE)
+    assert done.returncode in (0, 1), f"pytest ended with {done.returncode}: {done.stdout}{done.stderr}"
+    return "" if found is None or found["error"] in INVALID_CODE else found[0]
+
+
+def _run(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    # Without what pytest tells its processes about themselves, and wide, so that no error in the summary is cut.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**variables, "COLUMNS": "500"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

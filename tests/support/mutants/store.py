@@ -1,0 +1,212 @@
+"""Faults in what is stored: versions, champions, runs, and what a run is resumed from."""
+
+from tests.support.mutants.mutant import Mutant
+
+PUBLISHING, VERSIONS = "mnist_lib/store/publishing.py", "mnist_lib/store/versions.py"
+RESUMPTION, RUNS = "mnist_lib/store/resumption.py", "mnist_lib/store/runs.py"
+APPOINTMENT, LOG = "mnist_lib/store/champions/appointment.py", "mnist_lib/store/champions/log.py"
+CHALLENGE, PROMOTION = "mnist_lib/store/champions/challenge.py", "mnist_lib/store/champions/promotion.py"
+GC = "mnist_lib/store/test_garbage_collection.py"
+TESTS = "mnist_lib/store"
+
+MUTANTS = (
+    Mutant(
+        name="the number of a version whose claim is lost is used again",
+        file=PUBLISHING,
+        old="while objects.exists(commit_record(model, number)) or not log.append(",
+        new="while not log.append(",
+        why="A new run would write its files among those of an existing version.",
+        tests=(f"{TESTS}/test_hostile.py::test_a_lost_claim_does_not_let_another_run_reuse_the_number",),
+    ),
+    Mutant(
+        name="files of a killed attempt to publish stay",
+        file=PUBLISHING,
+        old="    _delete_earlier_attempts(objects, version)\n    return version",
+        new="    return version",
+        why="Each crash while a model is stored would leave a copy of the model for ever.",
+        tests=(f"{GC}::test_s2_publishing_again_deletes_the_files_of_a_killed_attempt",),
+    ),
+    Mutant(
+        name="a version may have no weights",
+        file=PUBLISHING,
+        old="if files.keys().isdisjoint(WEIGHTS_FILES):",
+        new="if not files:",
+        why="A champion could be stored that nobody can load.",
+        tests=(f"{TESTS}/test_publishing.py",),
+    ),
+    Mutant(
+        name="gc deletes the files of a publisher that is alive",
+        file=PUBLISHING,
+        old="< ABANDONED_AFTER:",
+        new="< timedelta(0):",
+        why="A collection at night would end a training that is just storing its model.",
+        tests=(f"{GC}::test_p10_a_publisher_silent_for_a_day_loses_its_files_to_gc_and_cannot_commit",),
+    ),
+    Mutant(
+        name="gc keeps the oldest versions",
+        file=PUBLISHING,
+        old="for version in existing[-keep:]}",
+        new="for version in existing[:keep]}",
+        why="The newest models would be deleted.",
+        tests=(f"{GC}::test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets",),
+    ),
+    Mutant(
+        name="gc deletes a version that is being compared",
+        file=PUBLISHING,
+        old="if state.held or version.number in needed.numbers():",
+        new="if version.number in needed.numbers():",
+        why="A promotion could appoint a version whose files are gone.",
+        tests=(f"{GC}::test_gc_keeps_a_version_that_was_a_candidate_for_promotion_in_the_last_hour",),
+    ),
+    Mutant(
+        name="gc deletes files and leaves the record of the version as it was",
+        file=PUBLISHING,
+        old="    objects.replace(commit_record(version.model, version.number), seal(replace(version, deleted=True)))\n",
+        new="",
+        why="Listings would show a version that cannot be loaded.",
+        tests=(f"{GC}::test_gc_deletes_files_and_keeps_the_record_so_that_the_number_is_not_reused",),
+    ),
+    Mutant(
+        name="gc keeps one former champion too few",
+        file=APPOINTMENT,
+        old="rollback_line(log)[-keep - 1 :]",
+        new="rollback_line(log)[-keep:]",
+        why="A roll-back would have no version to go to.",
+        tests=(f"{GC}::test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets",),
+    ),
+    Mutant(
+        name="a damaged version becomes champion by a roll-back",
+        file=APPOINTMENT,
+        old="        verify(objects, version)\n        known =",
+        new="        known =",
+        why="In an emergency, predictions would fail at once after the roll-back.",
+        tests=(f"{TESTS}/test_hostile.py::test_s8_a_damaged_version_cannot_become_champion_by_a_roll_back",),
+    ),
+    Mutant(
+        name="a second roll-back returns to the version that was left",
+        file=APPOINTMENT,
+        old="            del line[line.index(record.version) + 1 :]",
+        new="            line.append(record.version)",
+        why="Two roll-backs in a row would bring back the bad model.",
+        tests=(f"{TESTS}/champions/test_appointment.py",),
+    ),
+    Mutant(
+        name="the champion is compared with itself",
+        file=CHALLENGE,
+        old="if current is not None and current.version == challenger.number:",
+        new="if current is not None and current.version == -challenger.number:",
+        why="A repeated promotion would spend significance on nothing.",
+        tests=(f"{TESTS}/champions/test_appointment.py::test_the_champion_is_not_promoted_again",),
+    ),
+    Mutant(
+        name="images that another budget has paid for are used again",
+        file=CHALLENGE,
+        old="np.array([image not in others for image in self._images])",
+        new="np.array([True for image in self._images])",
+        why="A new budget would be spent on pictures that have already decided about a champion.",
+        tests=(
+            f"{TESTS}/champions/test_challenge.py::test_a_used_up_budget_says_what_to_do_and_begins_anew_only_with"
+            "_unused_images",
+        ),
+    ),
+    Mutant(
+        name="a comparison costs nothing",
+        file=CHALLENGE,
+        old="        budget = budget.after_comparison()\n        new =",
+        new="        new =",
+        why="In a year of nights, chance would promote a model that is no better.",
+        tests=(f"{TESTS}/champions/test_significance.py::test_the_comparisons_of_a_log_spend_what_the_budget_says",),
+    ),
+    Mutant(
+        name="a small drop of one class prevents a promotion",
+        file=PROMOTION,
+        old="if drop > self.max_class_drop and p <",
+        new="if p <",
+        why="A much better model would be refused for a class that hardly changed.",
+        tests=(f"{TESTS}/champions/test_promotion.py",),
+    ),
+    Mutant(
+        name="a class collapses by chance in one of many classes",
+        file=PROMOTION,
+        old="p < self.alpha / len(labels)",
+        new="p < self.alpha",
+        why="With many classes, one of them seems to drop in most comparisons.",
+        tests=(f"{TESTS}/champions/test_promotion.py",),
+    ),
+    Mutant(
+        name="the p-value lacks its last term",
+        file=PROMOTION,
+        old="for k in range(lost):",
+        new="for k in range(lost - 1):",
+        why="Models would be promoted that are not significantly better.",
+        tests=(f"{TESTS}/champions/test_promotion.py",),
+    ),
+    Mutant(
+        name="a deleted newest record of a champion is not noticed",
+        file=LOG,
+        old="if isinstance(head, Head) and head.number > last and not self._objects.exists(",
+        new="if isinstance(head, Head) and head.number < 0 and not self._objects.exists(",
+        why="An earlier champion would silently be in use again.",
+        tests=(f"{TESTS}/champions/test_log.py",),
+    ),
+    Mutant(
+        name="a file that was added to a version passes its verification",
+        file=VERSIONS,
+        old="extra = names - {*version.files, RECORD_COPY}",
+        new="extra = set[str]()",
+        why="A program could be hidden beside a model that users copy.",
+        tests=(
+            f"{TESTS}/test_versions.py::test_p4_s8_a_changed_missing_or_extra_file_is_named_with_what_was_expected",
+        ),
+    ),
+    Mutant(
+        name="the content of a stored file is not compared with its hash",
+        file=VERSIONS,
+        old="        if got == sha256:\n",
+        new="        if got:\n",
+        why="A disk that flips a bit would change predictions without an error.",
+        tests=(
+            f"{TESTS}/test_versions.py::test_p4_s8_a_changed_missing_or_extra_file_is_named_with_what_was_expected",
+        ),
+    ),
+    Mutant(
+        name="a hold ends at once",
+        file=VERSIONS,
+        old="HOLD_DURATION = timedelta(hours=1)",
+        new="HOLD_DURATION = timedelta(hours=0)",
+        why="gc could delete a version while it is compared.",
+        tests=(f"{GC}::test_gc_keeps_a_version_that_was_a_candidate_for_promotion_in_the_last_hour",),
+    ),
+    Mutant(
+        name="only the newest checkpoint is kept",
+        file=RESUMPTION,
+        old="_checkpoints(folder, trial)[CHECKPOINTS_PER_TRIAL:]",
+        new="_checkpoints(folder, trial)[1:]",
+        why="If the newest one is damaged, a trial would begin again.",
+        tests=(f"{TESTS}/test_resumption.py::test_all_but_the_newest_two_checkpoints_are_deleted",),
+    ),
+    Mutant(
+        name="the stored probabilities of a trial are not compared with their hash",
+        file=RESUMPTION,
+        old="if content is None or hashlib.sha256(content).hexdigest() != sha256:",
+        new="if content is None:",
+        why="A damaged file would change the accuracy that a resumed run reports.",
+        tests=(f"{TESTS}/test_resumption.py::test_a_damaged_result_is_reported_and_not_used",),
+    ),
+    Mutant(
+        name="the stored result of other settings is used",
+        file=RESUMPTION,
+        old="if record.result.spec != spec:",
+        new="if record.result.spec.seed != spec.seed:",
+        why="A report would show a trial with settings that it was not trained with.",
+        tests=(f"{TESTS}/test_resumption.py::test_a_result_of_another_spec_is_not_used",),
+    ),
+    Mutant(
+        name="the time between two drivers counts as work on the run",
+        file=RUNS,
+        old="worked, begin = worked + last - begin, entry.at - sum(entry.phases.values())",
+        new="worked, begin = worked + entry.at - begin, entry.at",
+        why="A run that was interrupted overnight would find its time limit used up.",
+        tests=(f"{TESTS}/test_runs.py::test_the_time_worked_on_a_run_leaves_out_the_time_between_two_drivers",),
+    ),
+)
