@@ -4,13 +4,15 @@ import random
 import time
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
-from benchmarks import errors, job, nights, predicting, promotion, search, store, survival
+from benchmarks import errors, groups, job, nights, predicting, promotion, search, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
+from mnist_lib.assignment import Resources
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.spec import TrialSpec
 from tests.support.results import trial_result
@@ -111,6 +113,23 @@ def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
 
 def test_simulated_years_of_promotions_are_reported() -> None:
     assert "| 2% | equally good | 0.00% |" in promotion.report(years_each=1)
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_accuracies_with_and_without_groups_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = Resources(cpus=2, cpu_replicas=2)  # as in the fixture
+    spec = TrialSpec.of("keras", dataset="pictures", epochs=1, global_batch_size=32, arguments={"hidden_units": 16})
+    report = groups.objects_report([groups.objects(0, resources, spec, count=30)])
+    assert "| --group-by folder | " in report
+    assert "n = 1 datasets" in report
+    monkeypatch.setattr(groups, "DRAWN", 1)
+    for file in Path(matplotlib.get_data_path(), "fonts/ttf").glob("*.ttf"):
+        for part in ("calibration", "evaluation"):
+            family = tmp_path / part / "fonts" / file.stem
+            family.mkdir(parents=True)
+            (family / file.name).symlink_to(file)
+    report = groups.letters_report([groups.letters(0, tmp_path, resources, spec, fonts=(12, 1))])
+    assert "| on other fonts | " in report
 
 
 def test_both_sides_of_every_ratio_are_contenders() -> None:
