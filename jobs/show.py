@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options.check()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve the memory of GPUs that other processes use
     with step(f"loading {options.dataset}") as progress:
-        dataset = load_dataset(options.data(), open_storage(options.storage), progress)
+        dataset = load_dataset(options.data(), open_storage(options.storage), progress, near_copies=True)
     from rich.text import Text
 
     from mnist_lib.report.dataset import dataset_tables, describe, draw_examples, examples_as_text

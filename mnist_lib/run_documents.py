@@ -47,6 +47,23 @@ class ChangesSummary(Document, frozen=True, kw_only=True):
     unusual: Annotated[dict[ClassName, Growth], Meta(max_length=MAX_CLASSES)] = field(default_factory=dict)
 
 
+class NearCopyFiles(Document, frozen=True, kw_only=True):
+    """A near-copy and what it resembles, as paths in the folder of pictures."""
+
+    test: Text
+    train: Text
+
+
+class NearCopiesSummary(Document, frozen=True, kw_only=True):
+    """The test images that resemble a training image."""
+
+    count: Count  # number of test images that resemble a training image
+    compared: Count  # number of test images that were compared: those with enough contrast
+    # The first of them, the most similar first, as files in the test split (`test`) and the train split (`train`);
+    # empty unless the dataset is a folder.
+    first: tuple[NearCopyFiles, ...] = written(())
+
+
 class DatasetSummary(Document, frozen=True, kw_only=True):
     name: Name  # the name, as in `--dataset`, or the name of the folder
     version: Text  # the version of the TFDS builder; for a folder, the beginning of the fingerprint
@@ -66,6 +83,8 @@ class DatasetSummary(Document, frozen=True, kw_only=True):
     # The numbers of [groups](../pictures.md#groups) of images; only with `--group-by`.
     groups: GroupCounts | None = None
     changes: ChangesSummary | None = None  # what has changed since the last run; only if the storage has one
+    # The test images that [resemble a training image](../pictures.md#near-copies); not for datasets of the catalog.
+    near_copies: NearCopiesSummary | None = None
 
 
 class Significance(Document, frozen=True, kw_only=True):
@@ -99,6 +118,10 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     reviewed_test: Accuracy | None = None
     reviewed_test_accuracy: Share | None = None  # the accuracy on them
     reviewed_test_ci95: Interval | None = None  # lower and upper limit of its 95% interval over test images
+    # The same on the test images that resemble no training image; only if some do.
+    distinct_test: Accuracy | None = None
+    distinct_test_accuracy: Share | None = None  # the accuracy on them
+    distinct_test_ci95: Interval | None = None  # its 95% interval over these test images (Wilson)
     version: Number  # the number of the stored version
     champion: bool  # whether that version is the champion for the dataset after this run
     promotion: Text = ""  # why it is or is not the champion

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from benchmarks import errors, groups, job, nights, predicting, promotion, search, store, survival
+from benchmarks import errors, groups, job, near_copies, nights, predicting, promotion, search, store, survival
 from benchmarks.digits import write_digits
 from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
@@ -130,6 +130,17 @@ def test_accuracies_with_and_without_groups_are_reported(tmp_path: Path, monkeyp
             (family / file.name).symlink_to(file)
     report = groups.letters_report([groups.letters(0, tmp_path, resources, spec, fonts=(12, 1))])
     assert "| on other fonts | " in report
+
+
+def test_near_copies_of_digits_letters_and_objects_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["near_copies", "--copies=10", "--datasets=1"])
+    near_copies.main()
+    printed = capsys.readouterr().out
+    assert "| digits | saved again | 10 | 100.00% |" in printed
+    assert "| letters | all of these | 10 |" in printed
+    assert "n = 1 datasets" in printed
 
 
 def test_both_sides_of_every_ratio_are_contenders() -> None:

@@ -60,6 +60,7 @@ SECTIONS: Sequence[tuple[str, str, str, type]] = (
     ("`dataset`", "", "dataset.", run_documents.DatasetSummary),
     ("", "Of groups:", "dataset.groups.", GroupCounts),
     ("", "Of corrections, as numbers of images:", "dataset.corrections.", CorrectionCounts),
+    ("", "Of near-copies:", "dataset.near_copies.", run_documents.NearCopiesSummary),
     ("", "Of changes:", "dataset.changes.", run_documents.ChangesSummary),
     ("", "", "dataset.changes.unusual.*.", Growth),
     ("`models`", "", "models.*.", run_documents.ModelSummary),

@@ -215,14 +215,17 @@ def load_dataset(
     objects: Objects,
     progress: Callable[[str], object] = lambda text: None,
     used: UsedLabels | None = None,
+    near_copies: bool = False,
 ) -> "Dataset":
     """Return a dataset with corrected labels. What TFDS prints while preparing it goes to standard error.
 
     Args:
         objects: the storage, which contains the corrections of a dataset that is not a folder.
         used: the corrections to use; by default all.
+        near_copies: whether to look for test images that resemble a training image.
     """
-    from mnist_lib.data.prepare import prepare
+    from mnist_lib.data.prepare import prepare, with_near_copies
 
     with contextlib.redirect_stdout(sys.stderr):
-        return prepare(data, progress=progress, labels=labels_in_storage(data, objects), used=used)
+        dataset = prepare(data, progress=progress, labels=labels_in_storage(data, objects), used=used)
+    return with_near_copies(dataset, data) if near_copies else dataset

@@ -33,7 +33,7 @@ from mnist_lib.objects.protocol import failpoint
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
-from mnist_lib.report.texts import changes_text, groups_texts, growth_texts
+from mnist_lib.report.texts import changes_text, groups_texts, growth_texts, near_copies_texts
 from mnist_lib.results import TrialResult
 from mnist_lib.run_documents import (
     ChangesSummary,
@@ -123,7 +123,10 @@ class RunDataset:
         if self._begun is None:
             begin_with(folder, RunData(facts.used_labels, self._since))
         folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
-        changes = self.summary().changes
+        summary = self.summary()
+        for text in near_copies_texts(summary.near_copies):
+            log.warning("%s: %s", facts.name, text)
+        changes = summary.changes
         if changes:
             log.info("%s: %s", facts.name, changes_text(changes))
             for text in growth_texts(changes.unusual):
@@ -294,6 +297,7 @@ class Run(Generic[Options]):
             published=facts.published_test_labels,
             reviewed=facts.reviewed_test,
             new=facts.changes.new_test if facts.changes else None,
+            distinct=facts.near_copies.distinct(len(facts.test)) if facts.near_copies else None,
             trials=training.rows,
             timing=Timing(
                 wall_seconds=steady_time() - self.begin,

@@ -50,9 +50,10 @@ def prepare_dataset(
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     from mnist_lib.data.changes import DatasetState, changes_between
-    from mnist_lib.data.prepare import prepare
+    from mnist_lib.data.prepare import prepare, with_near_copies
 
     dataset = prepare(request, OBJECT_STORE_SHARE * _object_store_bytes(), labels=labels, used=used)
+    dataset = with_near_copies(dataset, request)
     if any(models.values()):
         import_keras()
         from mnist_lib.models.building import check_model

@@ -22,15 +22,18 @@ from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import wanted_tags
+from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.request import ClassNames, DataRequest
-from mnist_lib.data.split import COLUMNS, Dataset
+from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import IntegrityError
-from mnist_lib.objects.archives import read_npz
+from mnist_lib.objects.archives import hash_arrays, read_npz
 from mnist_lib.objects.local import LocalObjects
 
 CACHE_SCHEMA = 7
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
+NEAR_COPIES_SCHEMA = 1
+NEAR_COPIES = ("compared", "test", "train")
 SOURCE, ABOUT = "source", "about"  # arrays that hold text and JSON, as bytes
 
 log = logging.getLogger(__name__)
@@ -57,7 +60,12 @@ def write_cache(dataset: Dataset, path: Path, source: str) -> None:
     """
     arrays = {column: getattr(dataset, column) for column in COLUMNS}
     about = encode({field: getattr(dataset, field) for field in _About.__annotations__})
-    arrays |= {ABOUT: np.frombuffer(about, np.uint8), SOURCE: np.frombuffer(source.encode(), np.uint8)}
+    write_arrays(path, source, {**arrays, ABOUT: np.frombuffer(about, np.uint8)})
+
+
+def write_arrays(path: Path, source: str, arrays: dict[str, Any]) -> None:
+    """Write arrays as `write_cache` does."""
+    arrays = {**arrays, SOURCE: np.frombuffer(source.encode(), np.uint8)}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -82,6 +90,21 @@ def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
     except (OSError, IntegrityError) as error:
         log.debug("%s: %s", path, error)
         return None
+
+
+def cached_near_copies(dataset: Dataset, path: Path) -> NearCopies:
+    """Return the near-copies of a dataset: from the cache if images and splits are the same, or else computed."""
+    columns = [part.hashes for part in (dataset.train, dataset.test)]
+    source = f"{NEAR_COPIES_SCHEMA} {dataset.image_shape} {hash_arrays(columns)}"
+    try:
+        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys((*NEAR_COPIES, SOURCE), MAX_ARRAY_BYTES))
+        if arrays[SOURCE].tobytes().decode() == source:
+            return NearCopies(compared=int(arrays["compared"]), test=arrays["test"], train=arrays["train"])
+    except (OSError, IntegrityError) as error:
+        log.debug("%s: %s", path, error)
+    found = near_copies(dataset)
+    write_arrays(path, source, {name: np.asarray(getattr(found, name)) for name in NEAR_COPIES})
+    return found
 
 
 def pictures_hash(listing: Listing, request: DataRequest) -> str:

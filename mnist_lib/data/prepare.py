@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mnist_lib.data.availability import check_source, default_data_dir, describe_availability
-from mnist_lib.data.cache import cache_path, pictures_hash, read_cache, source_hash, write_cache
+from mnist_lib.data.cache import cache_path, cached_near_copies, pictures_hash, read_cache, source_hash, write_cache
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.embedded import read_embedded
-from mnist_lib.data.listing import list_folder
+from mnist_lib.data.listing import MAX_NAMED, list_folder
 from mnist_lib.data.mirror import with_local_files
+from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
@@ -60,6 +61,25 @@ def prepare(
     if used is not None:
         labels = used.part_of(labels, where)
     return with_corrections(dataset, labels, where, published=request.folder is None)
+
+
+def with_near_copies(dataset: Dataset, request: DataRequest) -> Dataset:
+    """Return a prepared dataset with its near-copies. Datasets of the catalog are published, so none are sought there.
+
+    They are cached beside the prepared dataset, so that a resumed run does not compute them again.
+    """
+    if request.entry is not None:
+        return dataset
+    try:
+        found = cached_near_copies(
+            dataset, cache_path(request.data_dir or default_data_dir(), f"{request.name}-copies")
+        )
+    except DataFolderError:  # no folder can be written
+        found = near_copies(dataset)
+    first = zip(found.test[:MAX_NAMED], found.train[:MAX_NAMED], strict=True)
+    files = ((dataset.test.file(test), dataset.train.file(train)) for test, train in first)
+    named = tuple((test, train) for test, train in files if test and train)
+    return dataclasses.replace(dataset, near_copies=found, near_copy_files=named)
 
 
 def _read_other(request: DataRequest, max_bytes: float) -> Dataset:

@@ -89,6 +89,21 @@ class Changes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NearCopies:
+    """The test images that resemble a training image, the most similar first; see `data.near_copies`."""
+
+    compared: int  # test images that have enough contrast
+    test: NDArray[np.int64]  # [n], their indices in the test split
+    train: NDArray[np.int64]  # [n], the index in the train split of the training image that each resembles most
+
+    def distinct(self, test_images: int) -> NDArray[np.bool_]:
+        """Return whether each test image is another one than these: [test images]."""
+        distinct = np.ones(test_images, bool)
+        distinct[self.test] = False
+        return distinct
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A table with a row for each image: those of the train split, then those of the test split.
 
@@ -120,6 +135,9 @@ class Dataset:
     reviewed_test: NDArray[np.bool_] | None = None
     used_labels: UsedLabels = NO_LABELS
     changes: Changes | None = None  # None: there was no earlier run, or it is not known what its images were
+    near_copies: NearCopies | None = None  # None: not looked for
+    # The files of the first near-copies in the test split, and of the training images that they resemble.
+    near_copy_files: tuple[tuple[str, str], ...] = ()
     # By model: why a user's model cannot be trained on the dataset.
     refused: Mapping[str, str] = field(default_factory=dict)
 

@@ -19,7 +19,8 @@ from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.report.texts import corrections_texts, groups_texts
+from mnist_lib.report.summary import near_copies_summary
+from mnist_lib.report.texts import corrections_texts, groups_texts, near_copies_texts
 from mnist_lib.wording import counted, printable, short_name
 
 BAR_WIDTH, MAX_NAME = 20, 30  # characters
@@ -58,6 +59,7 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
         "notices": list(dataset.notices),
         "corrections": dataset.corrections,
         "groups": dataset.group_counts,
+        "near_copies": near_copies_summary(dataset),
     }
 
 
@@ -82,7 +84,7 @@ def dataset_tables(description: dict[str, Any]) -> Group:
     ]
     folder = description["prepared_in"] or "none can be written, so the dataset is prepared again for every run"
     groups, corrections = groups_texts(description["groups"]), corrections_texts(description["corrections"])
-    texts = [*groups, *corrections, *description["notices"]]
+    texts = [*groups, *corrections, *near_copies_texts(description["near_copies"]), *description["notices"]]
     return Group(
         Text(f"{description['name']} {description['version']}: {description['about']}\n", "bold"),
         *counts,

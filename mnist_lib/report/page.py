@@ -73,7 +73,7 @@ class Report:
 def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
-    folder, dataset = run.folder, run.summary.dataset
+    folder, dataset, near = run.folder, run.summary.dataset, run.dataset.near_copies
     search, course = ReportedSearch.of(folder.search(), run.summary), Course.of(folder.history(), run.summary)
     drawn = [plots.accuracy_of_trials(run.summary), plots.calibration(stored)] if stored else []
     if course.curves:
@@ -100,6 +100,7 @@ def report(run: ReportedRun) -> Report:
         train=run.dataset.train,
         folds_text=folds_text(run.summary.folds) if run.summary.folds else None,
         label_errors=shown_errors(run.summary.folds, run.dataset, evidence.MAX_PICTURES),
+        near_copies=[*zip(near.test, near.train, strict=True)][: evidence.MAX_PICTURES // 2] if near else [],
         link=functools.partial(_link, run.pictures),
         left_out=[notice for notice in dataset.notices if notice.startswith("left out")],
         classes=run.dataset.classes,

@@ -20,6 +20,8 @@ from mnist_lib.run_documents import (
     FailedTrial,
     FoldsSummary,
     ModelSummary,
+    NearCopiesSummary,
+    NearCopyFiles,
     SearchSummary,
     Significance,
     SuccessfulTrial,
@@ -59,6 +61,7 @@ def summarize(
     published: Labels | None = None,  # [test images]: before corrections, if these differ
     reviewed: NDArray[np.bool_] | None = None,  # [test images]: those whose label was reviewed at random
     new: NDArray[np.bool_] | None = None,  # [test images]: those that the last run did not have
+    distinct: NDArray[np.bool_] | None = None,  # [test images]: those that resemble no training image
     earlier: Sequence[Summary] = (),  # the last runs of the dataset
     search: SearchSummary | None = None,
     folds: FoldsSummary | None = None,
@@ -84,7 +87,7 @@ def summarize(
             champion=stored[model].champion,
             promotion=stored[model].why,
             significance=stored[model].significance,
-            **_partial_tests(chosen, labels, published, reviewed, new, before),
+            **_partial_tests(chosen, labels, published, reviewed, new, before, distinct),
         )
     return Summary(
         run=run,
@@ -117,7 +120,16 @@ def dataset_summary(info: Dataset, validation_percent: int, changes: ChangesSumm
         corrections=info.corrections,
         groups=info.group_counts,
         changes=changes,
+        near_copies=near_copies_summary(info),
     )
+
+
+def near_copies_summary(info: Dataset) -> NearCopiesSummary | None:
+    """Return what a summary says about near-copies, or None if they were not looked for."""
+    if info.near_copies is None:
+        return None
+    first = tuple(NearCopyFiles(test=test, train=train) for test, train in info.near_copy_files)
+    return NearCopiesSummary(count=len(info.near_copies.test), compared=info.near_copies.compared, first=first)
 
 
 def _partial_tests(
@@ -127,8 +139,9 @@ def _partial_tests(
     reviewed: NDArray[np.bool_] | None,
     new: NDArray[np.bool_] | None,
     before: Sequence[Accuracy],
+    distinct: NDArray[np.bool_] | None,
 ) -> dict[str, Any]:
-    """Return the accuracy of the stored trial on published labels, on reviewed and on new test images alone."""
+    """Return the accuracy of the stored trial on published labels, and on reviewed, new and distinct images alone."""
     answers, fields = chosen.probabilities.argmax(axis=1), dict[str, Any]()
     if published is not None:
         test = Accuracy(int((answers == published).sum()), len(published))
@@ -139,6 +152,9 @@ def _partial_tests(
     if new is not None and new.any():
         test = Accuracy(int((answers == labels)[new].sum()), int(new.sum()))
         fields |= {"new_test": test, "new_test_accuracy": test.value, "new_test_before": fall(test, before)}
+    if distinct is not None and distinct.any() and not distinct.all():
+        test = Accuracy(int((answers == labels)[distinct].sum()), int(distinct.sum()))
+        fields |= {"distinct_test": test, "distinct_test_accuracy": test.value, "distinct_test_ci95": test.interval()}
     return fields
 
 

@@ -11,7 +11,14 @@ from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
-from mnist_lib.run_documents import ChangesSummary, FoldsSummary, ModelSummary, SuccessfulTrial, Summary
+from mnist_lib.run_documents import (
+    ChangesSummary,
+    FoldsSummary,
+    ModelSummary,
+    NearCopiesSummary,
+    SuccessfulTrial,
+    Summary,
+)
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -201,12 +208,23 @@ def groups_texts(groups: GroupCounts | None) -> list[str]:
     return [f"Groups by {groups.by}: {groups.train:,} for training and validation, {groups.test:,} for the test."]
 
 
+def near_copies_texts(found: NearCopiesSummary | None) -> list[str]:
+    """Return a sentence that counts the test images that resemble a training image; none if there are none."""
+    if found is None or not found.count:
+        return []
+    such = "".join(f", such as {files.test} ({files.train})" for files in found.first[:1])
+    resemble = "resembles" if found.count == 1 else "resemble"
+    images = counted(found.compared, "test image")
+    return [f"Near-copies: {found.count:,} of {images} {resemble} a training image{such}."]
+
+
 def data_texts(summary: Summary) -> list[str]:
     """Return sentences about the data of a run, and about accuracies on a part of the test images."""
     dataset, texts = summary.dataset, []
     if dataset.changes:
         texts.append(f"Data: {changes_text(dataset.changes)}.")
     texts += [*groups_texts(dataset.groups), *corrections_texts(dataset.corrections), *unusual_texts(summary)]
+    texts += near_copies_texts(dataset.near_copies)
     for name, model in summary.models.items():
         texts += [f"{name}: test accuracy {text}." for text in partial_accuracies(model)]
     return texts
@@ -224,4 +242,7 @@ def partial_accuracies(model: ModelSummary) -> list[str]:
         low, high = map(percent, model.reviewed_test_ci95)
         images = counted(reviewed.total, "image")
         phrases.append(f"{percent(reviewed.value)} (95% interval {low} to {high}) on {images} reviewed at random")
+    if (distinct := model.distinct_test) and (limits := model.distinct_test_ci95):
+        others = f"{percent(distinct.value)} ({' to '.join(map(percent, limits))})"
+        phrases.append(f"{others} on the {counted(distinct.total, 'image')} that resemble no training image")
     return phrases

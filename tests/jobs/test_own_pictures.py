@@ -32,6 +32,9 @@ def icon(name: str, seed: int) -> Image.Image:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures = {f"{name}/{name}-{seed // 3}/{seed}.png": icon(name, seed) for name in COLOURS for seed in range(60)}
+    # Two files of one picture, in groups of which only the second is for the test.
+    original = icon("leaf 2", 1_000)
+    pictures |= {"leaf 2/x2/original.png": original, "leaf 2/x5/copy.png": original.point(lambda level: 0.9 * level)}
     return write_folder(tmp_path_factory.mktemp("own") / "icons", {**pictures, "leaf 2/leaf 2-0/broken.png": b"broken"})
 
 
@@ -54,7 +57,10 @@ def storage(folder: Path, data_dir: Path) -> Path:
     )
     assert code == 9, stderr
     assert "icons: left out: leaf 2/leaf 2-0/broken.png: expected a picture" in stderr
-    assert json.loads(stdout)["dataset"]["damaged"] == 1
+    dataset = json.loads(stdout)["dataset"]
+    assert dataset["damaged"] == 1
+    assert dataset["near_copies"]["first"] == [{"test": "leaf 2/x5/copy.png", "train": "leaf 2/x2/original.png"}]
+    assert "resembles a training image, such as leaf 2/x5/copy.png (leaf 2/x2/original.png)." in stderr
     return home / "results"
 
 
@@ -81,8 +87,9 @@ def test_it_is_described_with_the_names_of_its_classes(folder: Path, data_dir: P
     rows = [line.split()[:2] for line in shown.splitlines() if line.strip().startswith(("leaf ", "cherry"))]
     assert rows == [["cherry", "red"], ["leaf", "2"], ["leaf", "10"]]
     assert "left out: leaf 2/leaf 2-0/broken.png" in shown
+    assert "resembles a training image, such as leaf 2/x5/copy.png (leaf 2/x2/original.png)." in shown
     (groups,) = re.findall("Groups by folder: ([0-9]+) for training and validation, ([0-9]+) for the test", shown)
-    assert sum(map(int, groups)) == 60
+    assert sum(map(int, groups)) == 62
     with Image.open(tmp_path / "seen.png") as drawn:
         assert drawn.mode == "RGB"
 
@@ -90,7 +97,8 @@ def test_it_is_described_with_the_names_of_its_classes(folder: Path, data_dir: P
 def test_every_model_learns_it_and_the_report_names_its_classes(storage: Path, summary: dict[str, Any]) -> None:
     assert summary["dataset"]["classes"] == ["cherry red", "leaf 2", "leaf 10"]
     assert summary["dataset"]["image_shape"] == [5, 7, 4]
-    assert sum(summary["dataset"][split] for split in ("train", "validation", "test")) == 180
+    assert sum(summary["dataset"][split] for split in ("train", "validation", "test")) == 182
+    assert summary["models"]["keras"]["distinct_test"]["total"] == summary["dataset"]["test"] - 1
     assert summary["dataset"]["groups"]["by"] == "folder"
     assert 3 * summary["dataset"]["groups"]["test"] == summary["dataset"]["test"]
     assert summary["models"]["keras"]["mean_test_accuracy"] > 0.9

@@ -83,6 +83,7 @@ def made_run(
             for number, name in enumerate(sorted(tallies))
         },
         labels=dataset.test.labels,
+        distinct=dataset.near_copies.distinct(len(dataset.test)) if dataset.near_copies else None,
         trials=rows,
         timing=TIMING,
         ended="2026-11-25T03:00:31Z",

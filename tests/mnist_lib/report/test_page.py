@@ -14,10 +14,12 @@ from msgspec import structs
 from playwright.sync_api import Browser
 
 from mnist_lib.data.embedded import FOLDER
+from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.documents import builtins_of
 from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.report.page import Report, ReportedRun, report
+from mnist_lib.results import Accuracy
 from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.made_run import NAUGHTY, made_run, with_news, with_search
@@ -51,6 +53,24 @@ def with_wrong_labels(run: ReportedRun) -> ReportedRun:
     return replace(run, dataset=dataset)
 
 
+def with_near_copies(digits: Dataset) -> Dataset:
+    """Return a folder of digits whose test split begins with darker copies of 30 training pictures."""
+    train, test = digits.train.take(slice(0, 600, 5)), digits.test.take(slice(0, 100))
+    copies = [(train.images[:30] * 0.7).astype(np.uint8), train.labels[:30]]
+    files = [
+        np.array([f"{name}/{n:05}.png".encode() for n in range(count)]) for name, count in (("a", 120), ("b", 130))
+    ]
+    train, test = (
+        Split(images, labels, files=paths.view(np.uint8).reshape(len(paths), -1))
+        for images, labels, paths in (
+            (train.images, train.labels, files[0]),
+            (*map(np.concatenate, ((copies[0], test.images), (copies[1], test.labels))), files[1]),
+        )
+    )
+    dataset = Dataset.of("letters", "1a2b3c4d", train, test)
+    return replace(dataset, near_copies=near_copies(dataset), near_copy_files=(("b/00000.png", "a/00000.png"),))
+
+
 RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
     "six": lambda digits: made_run(digits, seeds=3),
     "a failed one": lambda digits: made_run(digits, seeds=3, failed=1),
@@ -60,6 +80,7 @@ RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
     "eight by eight": lambda _: made_run(sklearn_digits(), seeds=3),
     "a hundred classes": lambda _: made_run(many_classes(), seeds=2),
     "changed data": lambda digits: with_news(made_run(digits, seeds=1)),
+    "near-copies": lambda digits: made_run(with_near_copies(digits), seeds=2),
     "a search": lambda digits: with_search(made_run(digits, seeds=2, models=("keras",))),
     "questioned labels": lambda digits: with_wrong_labels(made_run(digits, seeds=2, margin=12, epochs=40)),
 }
@@ -105,6 +126,22 @@ def test_the_page_says_what_has_changed_in_the_data(report_of: Callable[[str], R
     assert [re.findall(r">([^<]+)</td>", row) for row in rows if "for the test" in row] == [
         ["8", "1,234", "-", "-", "8", "1,234"]
     ]
+
+
+def test_near_copies_are_shown_beside_what_they_resemble_with_the_accuracy_without_them(
+    report_of: Callable[[str], Reported],
+) -> None:
+    run, made = report_of("near-copies")
+    text = " ".join(re.sub("<[^>]*>", " ", made.page.decode()).split())
+    assert "30 of 130 test images resemble a training image" in text
+    assert "The 12 most similar pairs are shown." in text
+    pairs = re.findall(r"Test: (\d) ([ab]/\d+\.png) Training: (\d) ([ab]/\d+\.png)", text)
+    assert len(pairs) == 12
+    assert all((label, file.replace("b/", "a/")) == (other, original) for label, file, other, original in pairs)
+    keras = run.summary.models["keras"]
+    answers = run.tallies["keras"].chosen.probabilities.argmax(axis=1)
+    assert keras.distinct_test == Accuracy(int((answers == run.dataset.test.labels)[30:].sum()), 100)
+    assert f"{keras.distinct_test_accuracy:.2%} (" in text
 
 
 def test_each_figure_equals_the_summary_and_no_main_accuracy_is_missing(reported: Reported) -> None:
