@@ -8,7 +8,19 @@ import matplotlib
 import numpy as np
 import pytest
 
-from benchmarks import errors, groups, job, near_copies, nights, predicting, promotion, search, store, survival
+from benchmarks import (
+    errors,
+    few_pictures,
+    groups,
+    job,
+    near_copies,
+    nights,
+    predicting,
+    promotion,
+    search,
+    store,
+    survival,
+)
 from benchmarks.digits import write_digits
 from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
@@ -141,6 +153,16 @@ def test_near_copies_of_digits_letters_and_objects_are_counted(
     assert "| digits | saved again | 10 | 100.00% |" in printed
     assert "| letters | all of these | 10 |" in printed
     assert "n = 1 datasets" in printed
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_few_pictures_are_trained_on_without_validation_images() -> None:
+    train, test = few_pictures.splits_of(None)
+    found = few_pictures.accuracies("keras", 100, train, test, [0, 1], Resources(cpus=2), epochs=10)
+    assert len(found) == 2
+    assert all(0.5 < accuracy < 0.9 for accuracy in found)
+    assert few_pictures.row("keras", 300, [0.84, 0.86], 84.5) == "| keras | 300 | 85.00% | 1.41 | 84.5% |"
+    assert [few_pictures.batch_size(pictures) for pictures in (100, 300, 512, 2_048, 60_000)] == [16, 16, 32, 128, 128]
 
 
 def test_both_sides_of_every_ratio_are_contenders() -> None:
