@@ -55,6 +55,7 @@ bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.predicting $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.survival $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.promotion $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.label_errors $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.search $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.intervals
 	$(BIN)/python -m benchmarks.groups

@@ -13,6 +13,7 @@ from benchmarks import (
     few_pictures,
     groups,
     job,
+    label_errors,
     near_copies,
     nights,
     predicting,
@@ -158,11 +159,19 @@ def test_near_copies_of_digits_letters_and_objects_are_counted(
 @pytest.mark.usefixtures("tensorflow")
 def test_few_pictures_are_trained_on_without_validation_images() -> None:
     train, test = few_pictures.splits_of(None)
-    found = few_pictures.accuracies("keras", 100, train, test, [0, 1], Resources(cpus=2), epochs=10)
+    found = few_pictures.accuracies("keras", 100, train, test, [0, 1], Resources(cpus=2, cpu_replicas=2), epochs=10)
     assert len(found) == 2
     assert all(0.5 < accuracy < 0.9 for accuracy in found)
     assert few_pictures.row("keras", 300, [0.84, 0.86], 84.5) == "| keras | 300 | 85.00% | 1.41 | 84.5% |"
     assert [few_pictures.batch_size(pictures) for pictures in (100, 300, 512, 2_048, 60_000)] == [16, 16, 32, 128, 128]
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_the_first_reviews_find_more_wrong_labels_than_random_ones(digits: Dataset) -> None:
+    shares = label_errors.shares_found(digits.train, 1, (3,), Resources(cpus=2, cpu_replicas=2))
+    assert shares.keys() == {(3, "none"), (3, "5")}
+    assert all(0.2 < found[0] <= 1 for found in shares.values())  # of 50 random reviews: 5%
+    assert label_errors.report({(3, "5"): [0.6, 0.8]})[-1] == "| 5 | 3 | 2 | 70% | 60% to 80% | 65% |"
 
 
 def test_both_sides_of_every_ratio_are_contenders() -> None:
