@@ -261,9 +261,8 @@ class Training(Recorder):
     ) -> None:
         super().__init__(folder, RunProgress(trials), files, writes)
         self.tallies: dict[str, Tally] = {}  # of the trials on all images or, if there are none, of those of folds
-        self.of_folds: dict[
-            TrialSpec, NDArray[np.float32]
-        ] = {}  # probabilities that a trial of a fold has for its fold
+        # Probabilities that the trial of a fold has for the images of its fold.
+        self.of_folds: dict[TrialSpec, NDArray[np.float32]] = {}
         self._refits = any(spec.fold is None for spec in trials)
         self.rows: list[SuccessfulTrial | FailedTrial] = []
         self.unfinished: list[TrialSpec] = []
