@@ -127,7 +127,7 @@ def test_requests_to_a_bucket_run_at_once_those_to_a_disk_one_after_the_other_an
     used: set[str] = set()
 
     def request(item: int) -> int:
-        time.sleep(0.01)
+        time.sleep(0.05)  # so that no thread is idle again before all of them have begun
         used.add(threading.current_thread().name)
         return item
 
