@@ -146,7 +146,8 @@ class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
     learning_rate: float  # the peak learning rate
     schedule: Name  # how the learning rate changes
     precision: Name  # number format in training
-    validation_percent: Count  # share of the training images used for validation
+    # Share of the training images used for validation, as asked for; `null`: 10, or 0 if these are too few.
+    validation_percent: Count | None
     # Arguments of the function that builds the model, by name.
     arguments: Annotated[dict[Name, bool | float | int | str], Meta(max_length=MAX_ARGUMENTS)] = written({})
     hidden_units: Count | None = None  # the same as the argument of this name; only for models that have it

@@ -92,14 +92,14 @@ class ReviewedData:
     Args:
         folder: the folder of its pictures on this machine, a copy if they are in a bucket; None for arrays.
         listing: what is in that folder, or None.
-        validation_percent: share of the training images that the model was validated on.
+        validation_percent: percentage of the training images for validation of the model, as in its spec.
     """
 
     request: DataRequest
     dataset: "Dataset"
     folder: Path | None = None
     listing: Listing | None = None
-    validation_percent: int = 0
+    validation_percent: int | None = 0
 
     @functools.cached_property
     def known(self) -> dict[str, KnownImage]:
@@ -128,7 +128,8 @@ class ReviewedData:
         return "validation" if split == "training" and self._is_validated(self.dataset.ranks[index]) else split
 
     def _is_validated(self, rank: float) -> bool:
-        return self.validation_percent > 0 and rank < self.validation_percent / 100
+        percent = self.dataset.percent_for_validation(self.validation_percent)
+        return percent > 0 and rank < percent / 100
 
     def file_item(self, path: Path, image: str) -> ReviewItem:
         """Return the picture in a file. One that is not in the dataset has no label. `image`: the hash of its pixels"""
@@ -154,7 +155,7 @@ def read_data(
     request: DataRequest,
     objects: Objects,
     progress: Callable[[str], object] = lambda text: None,
-    validation_percent: int = 0,
+    validation_percent: int | None = 0,
 ) -> ReviewedData:
     """Read a dataset and correct its labels. Raises the errors of `prepare`, and DataError if a class is named `NONE`.
 

@@ -23,7 +23,7 @@ from mnist_lib.search.halving import Halving, Ladder
 from mnist_lib.search.proposals import LAG, Propose, proposals, require_optuna
 from mnist_lib.search.space import Space, Value
 from mnist_lib.settings import MAX_SEED, Positive, Seed, defaults_of, one_of, option, options_of, values_of
-from mnist_lib.spec import WITH_MOMENTUM, Epochs, TrialSettings, TrialSpec, entry_of, trial_grid
+from mnist_lib.spec import VALIDATION_PERCENT, WITH_MOMENTUM, Epochs, TrialSettings, TrialSpec, entry_of, trial_grid
 from mnist_lib.store.runs import Command
 from mnist_lib.wording import one_line
 
@@ -95,6 +95,11 @@ class SearchOptions(TrainOptions, without=["seeds", "folds", "refit", "calibrate
         for example in self.variation.examples():
             self.trial(example, 0)
         self.halving()
+
+    @property
+    def percent_for_validation(self) -> int:
+        """The percentage of training images for validation, which decide."""
+        return VALIDATION_PERCENT if self.validation_percent is None else self.validation_percent
 
     @functools.cached_property
     def variation(self) -> Space:
@@ -181,6 +186,7 @@ class SearchOptions(TrainOptions, without=["seeds", "folds", "refit", "calibrate
         given = {name: given[name] for name in (*options_of(DataOptions), *options_of(TrialSettings), "storage")}
         given |= {name: value for name, value in settings.items() if name in SETTINGS}
         given["momentum"] = spec.momentum  # 0 for an optimizer that has none
+        given["validation_percent"] = spec.validation_percent  # as in the search, also for few images
         arguments = {**self.arguments, **settings}
         given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
         given["models"] = [model for model in self.models if name_of(model) == spec.model]

@@ -80,7 +80,7 @@ class RunProgress:
 
     def add(self, spec: TrialSpec, epochs: int) -> None:
         """Show a trial that is to be trained up to this number of epochs."""
-        self.trials[spec.id] = TrialProgress(spec.id, spec.model, epochs, spec.validation_percent > 0)
+        self.trials[spec.id] = TrialProgress(spec.id, spec.model, epochs, spec.validation_percent != 0)
         self._costs[spec.model] = spec.cost / spec.epochs
 
     def restore(self, rows: Sequence[SuccessfulTrial | FailedTrial]) -> None:
@@ -111,6 +111,7 @@ class RunProgress:
             case EpochDone():
                 trial.epoch, trial.loss = event.epoch, event.loss
                 trial.accuracy = (event.validation or event.train).value
+                trial.validates = event.validation is not None
                 trial.images_per_second = event.images_per_second
                 count, seconds = self._epochs.get(trial.model, (0.0, 0.0))
                 self._epochs[trial.model] = (count + 1, seconds + event.seconds)

@@ -21,7 +21,7 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.settings import MAX_SEED, Positive, Seconds, Seed, option, options_of, part_of, values_of
-from mnist_lib.spec import Folds, TrialSettings, TrialSpec, trial_grid
+from mnist_lib.spec import VALIDATION_PERCENT, Folds, TrialSettings, TrialSpec, trial_grid
 from mnist_lib.store.champions.promotion import WHEN, Rule, Thresholds, When
 from mnist_lib.store.runs import Command
 
@@ -196,9 +196,15 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         return {"dataset": self.data().name, **settings, "validation_percent": self.percent_for_validation}
 
     @property
-    def percent_for_validation(self) -> int:
-        """The percentage of training images for validation: none with folds, each of which is held out once."""
-        return self.validation_percent if self.folds is None else 0
+    def percent_for_validation(self) -> int | None:
+        """The percentage of training images for validation; None: as the number of images allows.
+
+        It is 0 with folds, each of which is held out once. A time limit needs images to choose an epoch.
+        """
+        if self.folds is not None:
+            return 0
+        limited = self.max_seconds is not None or self.finish_by is not None
+        return VALIDATION_PERCENT if self.validation_percent is None and limited else self.validation_percent
 
     @functools.cached_property
     def model_files(self) -> Mapping[str, ModelFile]:

@@ -24,10 +24,14 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import EpochDone, Started, TrialFailure
-from mnist_lib.spec import TrialSpec, by_cost
+from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec, by_cost
 from mnist_lib.wording import counted
 
 CALIBRATION_EPOCHS = 6
+VALIDATION_TEXT = (
+    f"{VALIDATION_PERCENT}% of the training images; if that is fewer than {MIN_VALIDATION}, none are held out, and the"
+    " last epoch is stored"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,7 @@ class Forecast:
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             f"order: {', '.join(self.order)}",
+            *([] if self.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
         ]
         if self.expected:
@@ -191,4 +196,5 @@ def images_per_epoch(options: TrainOptions, measured: int) -> int:
     entry = options.data().entry
     if entry is None or entry.embedded:
         return measured
-    return int(entry.train * (1 - options.percent_for_validation / 100))  # measured with another dataset
+    percent = VALIDATION_PERCENT if options.percent_for_validation is None else options.percent_for_validation
+    return int(entry.train * (1 - percent / 100))  # measured with another dataset

@@ -45,7 +45,7 @@ from mnist_lib.run_documents import (
     Summary,
     Timing,
 )
-from mnist_lib.spec import TrialSpec
+from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.log import datasets_with_logs
@@ -118,6 +118,12 @@ class RunDataset:
                 "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
             )
         facts.check_use(options.percent_for_validation, options.folds)
+        if options.percent_for_validation is None and not facts.validation_size(None):
+            log.info(
+                "%s: trains on all %s training images and stores the last epoch, since %d%% are fewer than %d; hold"
+                " some out with --validation-percent",
+                *(facts.name, f"{len(facts.train):,}", VALIDATION_PERCENT, MIN_VALIDATION),
+            )
         for notice in facts.notices:
             log.warning("%s: %s", facts.name, notice)
         if self._begun is None:

@@ -21,6 +21,7 @@ from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import CountsBySplit
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
+from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT
 from mnist_lib.wording import counted
 
 # One split for all trials and runs, so that their validation accuracies can be compared.
@@ -233,7 +234,7 @@ class Dataset:
             if len(constant):
                 raise DataError(f"{name}: image {constant[0]} is blank: all its pixels are {flat[constant[0], 0]}")
 
-    def check_use(self, validation_percent: int, folds: int | None = None) -> None:
+    def check_use(self, validation_percent: int | None, folds: int | None = None) -> None:
         """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
         if folds is not None:
             self._check_folds(np.bincount(self.folds(folds), minlength=folds))
@@ -263,11 +264,23 @@ class Dataset:
                 f" largest of {len(sizes)} folds; use more --folds"
             )
 
-    def validation_size(self, validation_percent: int) -> int:
-        """Return how many train images are for validation: those with a rank below the share."""
-        return int((self.ranks[: len(self.train)] < validation_percent / 100).sum()) if validation_percent else 0
+    def percent_for_validation(self, validation_percent: int | None) -> int:
+        """Return the percentage of train images for validation, also if none is given.
 
-    def train_and_validation(self, validation_percent: int) -> tuple[Split, Split | None]:
+        It is then 0 if too few images would be for validation, unless the folder says which are.
+        """
+        if validation_percent is not None:
+            return validation_percent
+        given = bool((self.ranks[: len(self.train)] < 0).any())
+        enough = self.validation_size(VALIDATION_PERCENT) >= MIN_VALIDATION
+        return VALIDATION_PERCENT if given or enough else 0
+
+    def validation_size(self, validation_percent: int | None) -> int:
+        """Return how many train images are for validation: those with a rank below the share."""
+        percent = self.percent_for_validation(validation_percent)
+        return int((self.ranks[: len(self.train)] < percent / 100).sum()) if percent else 0
+
+    def train_and_validation(self, validation_percent: int | None) -> tuple[Split, Split | None]:
         """Split the train images into those to train on and those for validation; these are None if there are none."""
         train, held_out = self.train, self.validation_size(validation_percent)
         if not held_out:

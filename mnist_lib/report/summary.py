@@ -102,7 +102,9 @@ def summarize(
     )
 
 
-def dataset_summary(info: Dataset, validation_percent: int, changes: ChangesSummary | None = None) -> DatasetSummary:
+def dataset_summary(
+    info: Dataset, validation_percent: int | None, changes: ChangesSummary | None = None
+) -> DatasetSummary:
     """Return what a summary says about a dataset."""
     validation = info.validation_size(validation_percent)
     return DatasetSummary(

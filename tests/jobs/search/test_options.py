@@ -69,7 +69,12 @@ def test_an_argument_of_the_users_model_may_have_the_name_of_another_option(tmp_
     (tmp_path / "mine.py").write_text("def net(image_shape, num_classes, channels=8):\n    return []\n")
     given = options(f"--models={tmp_path}/mine.py:net", "--vary=channels=16,32")
     model = f"--models={tmp_path}/mine.py:net"
-    assert given.train_flags({"channels": 32}) == ["--epochs=9", "--model-arg=channels=32", model]
+    assert given.train_flags({"channels": 32}) == [
+        "--epochs=9",
+        "--validation-percent=10",
+        "--model-arg=channels=32",
+        model,
+    ]
 
 
 def test_models_vary_and_have_their_own_arguments() -> None:

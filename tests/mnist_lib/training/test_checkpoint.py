@@ -169,7 +169,7 @@ def test_no_epoch_begins_whose_validation_would_end_after_the_deadline(
 
     monkeypatch.setattr(trial, "_validate", validate_slowly)
     monkeypatch.setattr(trial, "steady_time", lambda: now)
-    (spec,) = trial_grid(["scratch"], [0], epochs=9, hidden_units=8)
+    (spec,) = trial_grid(["scratch"], [0], epochs=9, hidden_units=8, validation_percent=10)
     (result,) = results(events([Assignment(spec, deadline=3_500.0)], few))
     assert len(result.history) == 3
 

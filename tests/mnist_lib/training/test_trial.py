@@ -48,7 +48,7 @@ def results_of(events: Sequence[TrialEvent]) -> dict[str, TrialResult]:
 
 
 def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result(digits: Dataset) -> None:
-    (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
+    (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8, validation_percent=10)
     begun, started, *epochs, trained, result = events_of([spec], few_digits(digits))
     assert isinstance(begun, Begun)
     assert isinstance(started, Started)
@@ -90,7 +90,7 @@ def test_a_trial_of_a_fold_predicts_its_images_without_having_been_trained_on_th
 @pytest.mark.usefixtures("compiled_once")
 def test_the_result_has_the_weights_of_the_epoch_that_validation_chooses(digits: Dataset) -> None:
     """A trial with only that many epochs ends with the same weights."""
-    (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02)
+    (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02, validation_percent=10)
     events = events_of([spec], few_digits(digits))
     result = results_of(events)[spec.id]
     validation = [event.validation.correct for event in events if isinstance(event, EpochDone) and event.validation]
@@ -102,10 +102,10 @@ def test_the_result_has_the_weights_of_the_epoch_that_validation_chooses(digits:
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_without_validation_the_result_is_of_the_last_epoch(digits: Dataset) -> None:
-    (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8, validation_percent=0)
+def test_few_images_are_all_trained_on_by_default_and_the_result_is_of_the_last_epoch(digits: Dataset) -> None:
+    (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
     result = results_of(events_of([spec], few_digits(digits)))[spec.id]
-    assert (result.best_epoch, result.validation) == (3, None)
+    assert (result.best_epoch, result.validation, result.history[0].train.total) == (3, None, 120)
 
 
 @pytest.mark.usefixtures("compiled_once")
@@ -129,7 +129,7 @@ def test_a_trial_has_the_same_weights_in_whatever_order_a_lane_trains(digits: Da
 
 @pytest.mark.usefixtures("compiled_once")
 def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_not(digits: Dataset) -> None:
-    (trial,) = trial_grid(["keras"], [0], epochs=4, hidden_units=8, schedule="one-cycle")
+    (trial,) = trial_grid(["keras"], [0], epochs=4, hidden_units=8, schedule="one-cycle", validation_percent=10)
     spec = replace(trial, configuration=0)  # of a search
     small = few_digits(digits)
 
@@ -186,7 +186,7 @@ def test_w3_an_attempt_that_validates_and_evaluates_for_minutes_is_not_silent(
 ) -> None:
     monkeypatch.setattr(trial, "configure_process", lambda resources: None)
     clock = SlowEvaluation(monkeypatch)
-    (spec,) = trial_grid(["keras"], [0], epochs=2, hidden_units=8)
+    (spec,) = trial_grid(["keras"], [0], epochs=2, hidden_units=8, validation_percent=10)
     attempt = Attempt(lane=1, state_since=0)
     attempt.start(WorkerProcess(node="n", host="h", pid=1), 0)
     attempt.assign(SimpleNamespace(id=spec.id, kind=spec.model, cost=spec.cost), 0)
@@ -239,7 +239,7 @@ def test_i3_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Dat
     (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
     events = events_of([spec], few_digits(digits))
     assert isinstance(events[1], Started)
-    assert events[1].notices == ("limited the global batch of 1000 to all 108 training images",)
+    assert events[1].notices == ("limited the global batch of 1000 to all 120 training images",)
     assert isinstance(events[-1], TrialResult)
 
 
