@@ -115,6 +115,7 @@ def test_a_dataset_that_cannot_be_obtained_is_a_fault(tmp_path: Path) -> None:
     assert "/nowhere" in fault(found, "dataset")["found"]
 
 
+@pytest.mark.slow
 def test_a_token_that_other_users_can_read_is_a_warning(tmp_path: Path) -> None:
     home = Path(tempfile.mkdtemp())  # other users cannot enter pytest's own folders
     home.chmod(0o755)

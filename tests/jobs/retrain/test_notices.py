@@ -69,6 +69,7 @@ def test_the_standardwebhooks_library_verifies_the_signature_of_a_notice(
         Webhook(SECRET).verify(body + b" ", headers)
 
 
+@pytest.mark.slow
 def test_after_a_500_a_notice_is_sent_again_with_the_same_id(start_receiver: Callable[..., Receiver]) -> None:
     receiver = start_receiver(500, 503, 200)
     notifier = Notifier(receiver.url, SECRET)
@@ -78,6 +79,7 @@ def test_after_a_500_a_notice_is_sent_again_with_the_same_id(start_receiver: Cal
     assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 1  # lets the receiver ignore repetitions
 
 
+@pytest.mark.slow
 def test_a_notice_is_abandoned_after_its_deadline_and_the_next_one_is_sent(
     start_receiver: Callable[..., Receiver], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_notice_that_is_refused_is_not_sent_again(
     assert "HTTP 401" in caplog.text
 
 
+@pytest.mark.slow
 def test_without_a_server_a_notice_is_abandoned_without_an_error(caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier("http://127.0.0.1:1/canary-of-a-secret", None, deadline=5)
     notifier.send(NOTICE)
@@ -176,6 +179,7 @@ HEADERS = b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(10
 
 
 @pytest.mark.parametrize("answer", [b"", HEADERS], ids=["nothing", "one byte at a time"])
+@pytest.mark.slow
 def test_a_server_that_does_not_complete_its_answer_holds_a_notice_up_to_the_deadline_only(
     answer: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,6 +206,7 @@ def test_a_notice_is_accepted_although_the_body_of_the_answer_never_ends(caplog:
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_holds_a_notice_up_to_the_deadline_only_and_is_killed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_receiver_of_notices_is_in_the_environment_and_not_in_the_command() ->
 
 @pytest.mark.fuzz
 @hypothesis.given(WORDS, FREE_TEXT.map(str.strip).filter(bool), FREE_TEXT)
+@pytest.mark.slow
 def test_u9_any_argument_comes_back_from_each_file(words: list[str], notify: str, other: str) -> None:
     """`other` is the image for Kubernetes, and the name of the working folder for systemd."""
     made = hostile(words, f"/{other}", notify)

@@ -25,6 +25,7 @@ def search_document(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(data_dir: Path, tmp_path: Path) -> None:
     options = ("--trials=4", "--epochs=3", "--final-seeds=2", "--cpus-per-trial=1", "--run-name=r")
     at = ("--data-dir", data_dir, "--storage", tmp_path / "results")

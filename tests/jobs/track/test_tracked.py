@@ -122,6 +122,7 @@ def test_a_damaged_document_is_an_integrity_error(
         tracked_run(folder)
 
 
+@pytest.mark.slow
 def test_the_files_of_a_run_are_copied_one_at_a_time(tmp_path: Path) -> None:
     for number in range(8):
         path = tmp_path / f"runs/r/plots/{number}.png"

@@ -68,6 +68,7 @@ worker.run_lane = run_lane
 """
 
 
+@pytest.mark.long
 def test_f2_if_one_trial_dies_the_others_are_stored_and_the_exit_code_is_9(
     ray_address: str, data_dir: Path, tmp_path: Path
 ) -> None:

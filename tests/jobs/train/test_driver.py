@@ -102,6 +102,7 @@ def check(objects: MemoryObjects, summary: Summary) -> None:
 
 
 @pytest.mark.parametrize(("error", "late"), FAULTS)
+@pytest.mark.slow
 def test_f6_s1_s2_an_error_or_kill_at_any_operation_of_a_run_changes_no_result(
     error: type[BaseException], late: bool
 ) -> None:
@@ -189,6 +190,7 @@ def take_lease(objects: Objects, number: int, clock: VirtualClock, through: Obje
 
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0], ids=["has just asked for its lease", "asks before each write"])
+@pytest.mark.slow
 def test_u8_a_driver_whose_run_is_taken_over_at_any_operation_changes_no_result(seconds: float) -> None:
     for at in range(1, MAX_OPERATIONS):
         objects, clock = MemoryObjects(), VirtualClock()

@@ -158,6 +158,7 @@ def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_di
     assert len(stderr.splitlines()) == 1
 
 
+@pytest.mark.long
 def test_f5_f10_the_same_command_resumes_a_run_whose_driver_was_killed(data_dir: Path, tmp_path: Path) -> None:
     """The newest checkpoint is damaged, so the one before it is used.
 

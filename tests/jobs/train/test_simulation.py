@@ -21,6 +21,7 @@ def test_p8_in_simulated_worlds_every_trial_ends_once_with_the_right_weights(fir
 
 
 @pytest.mark.parametrize("offset", [0, pytest.param(PER_TEST, marks=pytest.mark.long)])
+@pytest.mark.slow
 def test_p8_worlds_of_a_fresh_seed_keep_the_same_invariants(offset: int) -> None:
     first = int(os.environ["FRESH_SEED"]) + offset
     for seed in range(first, first + PER_TEST):

@@ -75,6 +75,7 @@ def test_u8_of_two_drivers_of_one_run_in_a_bucket_one_stores_the_model_and_the_o
     assert all_verified(open_storage(s3), "scratch") == [1]
 
 
+@pytest.mark.long
 def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
     ray_address: str, data_dir: Path, tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

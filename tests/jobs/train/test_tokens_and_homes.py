@@ -29,6 +29,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.long
 def test_f20_a_wrong_token_is_explained_and_never_printed(guarded: Cluster, data_dir: Path, tmp_path: Path) -> None:
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "canary-of-another"}
     where = ("--address", guarded.address, "--data-dir", data_dir, "--storage", tmp_path / "results", "-v")

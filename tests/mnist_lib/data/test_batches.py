@@ -37,6 +37,7 @@ def orders(n: int, seed: int, first: int, last: int) -> list[list[int]]:
 
 @settings(deadline=None, max_examples=40)
 @given(n=st.integers(1, 300), batch=st.integers(1, 310), replicas=st.integers(1, 3), steps_per_chunk=st.integers(1, 9))
+@pytest.mark.slow
 def test_each_epoch_has_every_image_once_with_equal_weights_in_a_batch(
     n: int, batch: int, replicas: int, steps_per_chunk: int
 ) -> None:

@@ -48,6 +48,7 @@ def test_digits_are_accepted_by_every_layout(layout: Layout) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_drawn_digits_are_accepted() -> None:
     reasons = [rejection(read_picture(drawn(DIGITS[n], n), MNIST).likeness, SURE) for n in range(0, 1_000, 21)]
     assert share(reasons) <= 0.03

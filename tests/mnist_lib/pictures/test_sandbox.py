@@ -41,6 +41,7 @@ def sandbox() -> Iterator[Sandbox]:
     sandbox.close()
 
 
+@pytest.mark.slow
 def test_i6_a_picture_that_takes_minutes_to_decode_is_given_up_and_the_others_are_read(sandbox: Sandbox) -> None:
     slow = many_scans()
     assert len(slow) < 500_000

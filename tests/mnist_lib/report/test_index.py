@@ -135,6 +135,7 @@ def test_only_the_newest_of_very_many_runs_are_listed(summary: Summary) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_index_is_legible_and_accessible_in_every_size_and_colour_scheme(
     browser: Browser, summary: Summary, tmp_path: Path
 ) -> None:

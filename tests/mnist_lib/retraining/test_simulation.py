@@ -25,6 +25,7 @@ ZONES = ["Europe/Berlin", "America/New_York", "UTC", "Australia/Lord_Howe"]
 @pytest.mark.parametrize(
     "seeds", [range(300), pytest.param(range(300, 1_000), marks=pytest.mark.long)], ids=["first 300", "next 700"]
 )
+@pytest.mark.long
 def test_no_random_week_breaks_a_promise(
     seeds: range, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ def five(objects: Objects) -> list[Version]:
 
 
 @pytest.mark.parametrize("keeps", [(99, 5, 3, 2), (1,)])
+@pytest.mark.slow
 def test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets(
     objects: Objects, keeps: tuple[int, ...]
 ) -> None:

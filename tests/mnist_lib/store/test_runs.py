@@ -107,6 +107,7 @@ def test_w12_a_run_that_another_process_holds_is_not_begun_anew(tmp_path: Path) 
         assert folder.begun().terms == TERMS
 
 
+@pytest.mark.slow
 def test_w12_without_a_name_no_other_run_is_begun_anew(objects: Objects) -> None:
     with opened(objects, None) as first:
         pass
