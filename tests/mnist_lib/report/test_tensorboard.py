@@ -19,7 +19,7 @@ from tests.support.results import epochs_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
-SPEC = TrialSpec.of("keras", epochs=4, hidden_units=8, schedule="one-cycle")
+SPEC = TrialSpec.of("keras", epochs=4, hidden_units=8, schedule="one-cycle", validation_percent=10)
 STEPS = 3  # of an epoch: 360 images
 
 
