@@ -23,7 +23,7 @@ MUTANTS = (
         file=PUBLISHING,
         old="    _delete_earlier_attempts(objects, version)\n    return version",
         new="    return version",
-        why="Each crash while a model is stored would leave a copy of the model for ever.",
+        why="Each crash while a model is stored would leave a copy of the model behind.",
         tests=(f"{GC}::test_s2_publishing_again_deletes_the_files_of_a_killed_attempt",),
     ),
     Mutant(
