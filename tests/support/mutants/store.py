@@ -59,6 +59,22 @@ MUTANTS = (
         tests=(f"{GC}::test_gc_keeps_a_version_that_was_a_candidate_for_promotion_in_the_last_hour",),
     ),
     Mutant(
+        name="gc does not look at the champions again after it has condemned a version",
+        file=PUBLISHING,
+        old="    if version.number in needed.numbers():  # it was promoted, and its hold",
+        new="    if False:  # it was promoted, and its hold",
+        why="With clocks an hour apart, gc could delete a version that has just become the champion.",
+        tests=(f"{GC}::test_gc_keeps_a_version_that_is_promoted_just_before_gc_condemns_it",),
+    ),
+    Mutant(
+        name="a version that gc condemned during its promotion stays champion",
+        file=APPOINTMENT,
+        old="read_hold_state(objects, record.model, record.version).condemned:",
+        new="False:",
+        why="With clocks an hour apart, the files of a champion could be deleted.",
+        tests=(f"{GC}::test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps",),
+    ),
+    Mutant(
         name="gc deletes files and leaves the record of the version as it was",
         file=PUBLISHING,
         old="    objects.replace(commit_record(version.model, version.number), seal(replace(version, deleted=True)))\n",
