@@ -202,8 +202,11 @@ class SearchSummary(Document, frozen=True, kw_only=True):
     settings: dict[Name, Setting]  # the settings of the winner, by name
     configurations: Number  # number of configurations that were tried
     epochs: Number  # epochs of all their completed stages together, without the final trials
-    validation: Accuracy  # validation images predicted correctly by the winner in the search, and their total
+    # Validation images predicted correctly by the winner in the search, and their total. With folds, these are all
+    # images of training and validation, each predicted by a trial that was not trained on it.
+    validation: Accuracy
     train: tuple[Text, ...]  # the options of `jobs.train` for these settings
+    folds: Number | None = None  # the number of folds; only with `--folds`
 
 
 class OutOfFold(Document, frozen=True, kw_only=True):
@@ -320,7 +323,7 @@ class TrialEnded(HistoryEntry, frozen=True, kw_only=True, tag="ended"):
 
 
 class RungScored(HistoryEntry, frozen=True, kw_only=True, tag="rung"):
-    """A configuration of a search has ended a rung."""
+    """A configuration of a search has ended a rung; with folds, one of its trials has."""
 
     epoch: Number
     validation: Accuracy | None  # None if its training has failed

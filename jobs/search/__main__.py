@@ -42,6 +42,7 @@ def plan_document(options: SearchOptions) -> dict[str, Any]:
     return {
         "configurations": halving.configurations,
         "brackets": halving.brackets,
+        "folds": options.folds,
         "rungs": list(halving.ladder.rungs),
         "epochs": {"search": epochs, "final": options.final_seeds * options.epochs},
     }
@@ -52,7 +53,8 @@ def plan_lines(options: SearchOptions) -> list[str]:
     halving = options.halving()
     ladder, count = halving.ladder, halving.configurations
     epochs = ladder.epochs_of(count) + options.final_seeds * options.epochs
-    lines = [f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"]
+    folds = "" if options.folds is None else f", each trained without each of {options.folds} folds"
+    lines = [f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}{folds}"]
     left = min(ladder.bracket, count)
     for rung in ladder.rungs:
         lines.append(f"  {left} of a full bracket: up to epoch {rung}")
@@ -74,11 +76,12 @@ def search_lines(summary: Summary) -> list[str]:
     finals = mean_accuracy(trial.validation for trial in trials)
     test = mean_accuracy(trial.test for trial in trials)
     fresh = "" if finals is None else f", {percent(finals)} on average with fresh seeds"
+    measure = "Validation accuracy" if search.folds is None else f"Out-of-fold accuracy, {search.folds} folds"
     lost = "" if test is None else f"; on test {percent(test)}, {100 * (test - score):+.2f} points from the search"
     return [
         f"Search: {counted(search.configurations, 'configuration')}, {counted(search.epochs, 'epoch')} in total;"
         f" the best has {settings_text(search.settings)}",
-        f"  Validation accuracy: {percent(score)} in the search{fresh}{lost}",
+        f"  {measure}: {percent(score)} in the search{fresh}{lost}",
         f"  To train with these settings: python -m jobs.train {shlex.join(search.train)}",
     ]
 

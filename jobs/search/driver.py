@@ -51,7 +51,8 @@ def search(run: Run[SearchOptions]) -> Summary:
     """
     options = run.options
     with run.connected():
-        plan = run.plan(options.halving().configurations)
+        halving = options.halving()
+        plan = run.plan(halving.configurations * halving.ladder.folds)
         with Search(options, run.folder, plan.lanes, run.deadline) as search:
             if not search.is_over:
                 run.drive(search, plan)
@@ -65,20 +66,21 @@ class SearchProgress(RunProgress):
 
     is_tested = False
 
-    def __init__(self, configurations: int) -> None:
+    def __init__(self, configurations: int, folds: int) -> None:
         super().__init__()
-        self._configurations = configurations
-        self.tried: set[int] = set()
+        self._configurations, self._folds = configurations, folds
+        self.tried: set[tuple[int, int]] = set()  # configurations and folds
         self.best: Accuracy | None = None
 
     def end(self, trial: TrialProgress, state: State) -> None:
-        number = configuration_of(trial.id)
-        assert number is not None
-        self.tried.add(number)
+        part = part_of_search(trial.id)
+        assert part is not None
+        self.tried.add(part)
         del self.trials[trial.id]
 
     def totals(self) -> list[str]:
-        parts = [f"{len(self.tried)} of {counted(self._configurations, 'configuration')} tried"]
+        folds = "" if self._folds == 1 else f"{self._folds * self._configurations} folds of "
+        parts = [f"{len(self.tried)} of {folds}{counted(self._configurations, 'configuration')} tried"]
         return parts if self.best is None else [*parts, f"best so far {percent(self.best.value)}"]
 
 
@@ -102,11 +104,12 @@ class Search(Recorder):
         wall: Callable[[], float] = steady_time,
     ) -> None:
         self._options, self.halving = options, options.halving()
-        self._shown = SearchProgress(self.halving.configurations)
+        self._shown = SearchProgress(self.halving.configurations, self.halving.ladder.folds)
         super().__init__(folder, self._shown, options.model_files, writes)
         self.settings = options.proposals(self.halving)
         self.cut: Cut | None = None
-        self._so_far: dict[int, Accuracy] = {}  # the highest score of each configuration after any epoch
+        # The highest score of each configuration after any epoch; with folds, on those that are known so far.
+        self._so_far: dict[int, Accuracy] = {}
         self._failures: list[str] = []
         self._lanes, self._time = lanes, TimeLimit(options, lanes, deadline, wall)
         self._steps: dict[str, Step] = {}  # of each trial that was submitted and has no score yet
@@ -121,36 +124,36 @@ class Search(Recorder):
         """
         if document := self.folder.search():
             self.cut = document.cut
-        scores: dict[tuple[int, int], Accuracy | None] = {}  # by configuration and epoch
+        scores: dict[tuple[int, int, int], Accuracy | None] = {}  # by configuration, fold and epoch
         for entry in self.folder.history():
-            number = configuration_of(entry.trial)
-            if number is not None and isinstance(entry, RungScored):
+            part = part_of_search(entry.trial)
+            if part is not None and isinstance(entry, RungScored):
                 score = entry.validation if entry.validation and entry.validation.total else None
-                scores[number, entry.epoch] = score
-            elif number is not None and isinstance(entry, EpochDone):
+                scores[*part, entry.epoch] = score
+            elif part is not None and isinstance(entry, EpochDone):
                 self._time.restore(entry)
-                self._note_epoch(entry)
-        numbers = [*self._so_far, *(number for number, _ in scores)]
+                self._note(part[0], entry.validation)
+        numbers = [*self._so_far, *(number for number, *_ in scores)]
         unknown = [number for number in numbers if number >= self.halving.configurations]
         if unknown:
             got = f"configurations 0 to {self.halving.configurations - 1}, got {max(unknown)}"
             raise IntegrityError(f"{self.folder.where}/{HISTORY}: expected {got}; restore the file from a copy")
-        for (number, _), score in scores.items():
-            if score is None:
-                self._so_far.pop(number, None)
+        failed = {number for (number, *_), score in scores.items() if score is None}
         if not any(scores.values()):
             scores.clear()  # if every configuration has failed, for example on a broken node, try them again
         steps: list[Step] = []
         while step := self.halving.next_step():
-            key = step.configuration, self.halving.epochs_of(step)
+            key = step.configuration, step.fold, self.halving.epochs_of(step)
             if key in scores:
-                self.halving.record(step, scores[key])
+                self._score(step, scores[key])
+                self._shown.tried.add((step.configuration, step.fold))
             else:
                 steps.append(step)
         self.halving.put_back(steps)
+        for number in failed:
+            self._so_far.pop(number, None)
         if self.cut is not None:
             self.halving.restrict(self.cut.brackets)
-        self._shown.tried |= self._tried
         if best := self.halving.best():
             self._shown.best = best[1]
         self._look_at_the_clock()
@@ -171,14 +174,17 @@ class Search(Recorder):
         """The configurations that have been trained for at least an epoch, or have failed."""
         return self.halving.tried | self._so_far.keys()
 
-    def trial(self, number: int) -> TrialSpec:
-        """Return the trial of a configuration."""
-        return self._options.trial(self.settings(number), number)
+    def trial(self, number: int, fold: int = 0) -> TrialSpec:
+        """Return the trial of a configuration or, with folds, that of one of its folds."""
+        spec, folds = self._options.trial(self.settings(number), number), self._options.folds
+        return spec if folds is None else spec.in_folds(folds)[fold]
 
     def best(self) -> tuple[int, Accuracy] | None:
         """Return the best configuration and its score; before the first rung is complete, the best one so far."""
         so_far = max(self._so_far.items(), key=lambda item: (item[1].value, -item[0]), default=None)
-        return self.halving.best() or so_far
+        # With folds, the first configurations with all of them would otherwise win against all others.
+        begun = self.halving.ladder.folds > 1 and not self.halving.decisions
+        return so_far if begun else self.halving.best() or so_far
 
     def _best_trial(self) -> str | None:
         best = self.best()
@@ -196,8 +202,9 @@ class Search(Recorder):
             raise TrainingError(message, *(codes if len(codes) == 1 else ()))
         number, score = best
         settings = self.settings(number)
+        measure = "validation" if self._options.folds is None else "out-of-fold"
         log.info(
-            "the best of the search: %s, with %s validation accuracy", settings_text(settings), percent(score.value)
+            "the best of the search: %s, with %s %s accuracy", settings_text(settings), percent(score.value), measure
         )
         return SearchSummary(
             settings=dict(settings),
@@ -205,6 +212,7 @@ class Search(Recorder):
             epochs=self.halving.epochs,
             validation=score,
             train=tuple(self._options.train_flags(settings)),
+            folds=self._options.folds,
         )
 
     def document(self) -> SearchDocument:
@@ -226,7 +234,7 @@ class Search(Recorder):
     def delete_checkpoints(self) -> None:
         """Delete what is left of configurations that the search did not complete."""
         for trial in {name.split("/")[1] for name in self.folder.names("trials")}:
-            if configuration_of(trial) is not None:
+            if part_of_search(trial) is not None:
                 self.folder.delete_below(f"trials/{trial}")
 
     # Lanes
@@ -235,7 +243,7 @@ class Search(Recorder):
         """Return as many steps as there are lanes, so that none is idle while there is something to train."""
         trials: list[TrialSpec] = []
         while queued + len(trials) < self._lanes and (step := self.halving.next_step()):
-            spec = self.trial(step.configuration)
+            spec = self.trial(step.configuration, step.fold)
             self._steps[spec.id] = step
             self.progress.add(spec, self._epochs_of(spec.id))
             if self.folder.resumed and spec.id not in self.checkpoints:
@@ -274,17 +282,24 @@ class Search(Recorder):
         match event:
             case EpochDone():
                 self._time.note(event)
-                self._note_epoch(event)
+                if part := part_of_search(event.trial):
+                    self._note(part[0], event.validation)
             case RungDone():
                 self._time.note(event)
                 self._end_step(event.trial, event.validation, event.epoch)
         self._look_at_the_clock()
 
-    def _note_epoch(self, epoch: EpochDone) -> None:
-        """Record the score of an epoch. If no rung is completed in time, these scores decide."""
-        number, score = configuration_of(epoch.trial), epoch.validation
-        if number is not None and score and score.value >= self._so_far.get(number, score).value:
+    def _note(self, number: int, score: Accuracy | None) -> None:
+        """Note a score of a configuration. If no rung is completed in time, these scores decide."""
+        if score and _rank(score) >= _rank(self._so_far.get(number, score)):
             self._so_far[number] = score
+
+    def _score(self, step: Step, score: Accuracy | None) -> RungDecision | None:
+        """Record the score of a step, and return the decision if it completes its rung."""
+        decision = self.halving.record(step, score)
+        if self.halving.ladder.folds > 1:
+            self._note(step.configuration, self.halving.score(step))
+        return decision
 
     def end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
         assert isinstance(outcome, TrialFailure), "only the final trials are measured on the test images"
@@ -303,7 +318,7 @@ class Search(Recorder):
         self._time.forget(trial)
         status = "failed" if score is None else "rung"
         self.append(RungScored(trial=trial, epoch=epoch, validation=score, status=status))
-        decision = self.halving.record(self._steps.pop(trial), score)
+        decision = self._score(self._steps.pop(trial), score)
         if decision is not None:
             self._decided(decision)
 
@@ -312,14 +327,15 @@ class Search(Recorder):
         if self.is_over or len(self.halving.decisions) > MIN_GROWTH * self._written:
             self._write_decisions()
         for number in decision.scores.keys() - {*decision.survivors}:
-            trial = self.trial(number).id
-            self.checkpoints.forget(trial)
-            self.writes.put(partial(self._delete, trial), trial)
+            for fold in range(self.halving.ladder.folds):
+                trial = self.trial(number, fold).id
+                self.checkpoints.forget(trial)
+                self.writes.put(partial(self._delete, trial), trial)
         best = self.halving.best()
         self._shown.best = best[1] if best else None
         trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
         go_on = f", {len(decision.survivors)} of them go on" if decision.survivors else ""
-        most = "none" if best is None else f"{percent(best[1].value)} ({self.trial(best[0]).id})"
+        most = "none" if best is None else f"{percent(best[1].value)} (configuration {best[0]})"
         log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
 
     def _delete(self, trial: str) -> None:
@@ -335,7 +351,11 @@ class Search(Recorder):
         self.folder.write_json(SEARCH, document)
 
 
-def configuration_of(trial: str) -> int | None:
-    """Return the number of the configuration that a trial belongs to, or None for a final trial."""
-    match = re.search(r"-c([0-9]{1,9})$", trial)
-    return int(match[1]) if match else None
+def part_of_search(trial: str) -> tuple[int, int] | None:
+    """Return the configuration and the fold of a trial, by its name: 0 without folds, and None for a final trial."""
+    match = re.search(r"-c([0-9]{1,9})(?:-f([0-9]{1,9}))?$", trial)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def _rank(score: Accuracy) -> tuple[int, float]:
+    return score.total, score.value  # a score on more folds replaces one on fewer

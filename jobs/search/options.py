@@ -40,7 +40,7 @@ MAX_SPACE_BYTES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(TrainOptions, without=["seeds", "folds", "refit", "calibrate"]):
+class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
     """Find good settings of a model: train many configurations for a few epochs, continue the best ones, and train the
     winner again with fresh seeds. Only these last trials are measured on the test images."""
 
@@ -98,7 +98,9 @@ class SearchOptions(TrainOptions, without=["seeds", "folds", "refit", "calibrate
 
     @property
     def percent_for_validation(self) -> int:
-        """The percentage of training images for validation, which decide."""
+        """The percentage of training images for validation, which decide; 0 with folds, which then decide."""
+        if self.folds is not None:
+            return 0
         return VALIDATION_PERCENT if self.validation_percent is None else self.validation_percent
 
     @functools.cached_property
@@ -127,6 +129,7 @@ class SearchOptions(TrainOptions, without=["seeds", "folds", "refit", "calibrate
             if self.strategy == "halving"
             else Ladder((self.epochs,), BRACKET_WITHOUT_HALVING)  # all epochs at once
         )
+        ladder = replace(ladder, folds=self.folds or 1)
         combinations = self.variation.combinations()
         count = len(self.variation.grid()) if self.strategy == "grid" else min(self.trials, combinations)
         if self.max_epochs_total is not None:
@@ -162,7 +165,7 @@ class SearchOptions(TrainOptions, without=["seeds", "folds", "refit", "calibrate
         """Return everything that the result of a search depends on. `code`: the result of `code_version`."""
         of_train, of_search = options_of(TrainOptions), values_of(self, "run")
         search = {name: value for name, value in of_search.items() if name not in of_train}
-        search["space"] = self.variation.document()
+        search |= {"space": self.variation.document(), "folds": self.folds}
         if self.propose == "tpe":
             search["optuna"] = metadata.version("optuna")
         return {**super().terms(code), "search": search}

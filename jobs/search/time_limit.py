@@ -63,6 +63,8 @@ class TimeLimit:
         median, rounds = statistics.median(self._epoch_seconds), math.ceil(self._options.final_seeds / self._lanes)
         best_trial = best()
         epoch = max(median, self._seconds_per_epoch.get(best_trial or "", 0.0))
+        if self._options.folds is not None:
+            epoch *= self._options.folds / (self._options.folds - 1)  # final trials are trained on all folds
         finals = START_SECONDS + MARGIN * rounds * self._options.epochs * epoch
         left = self._deadline - self.wall() - finals  # until the final trials have to begin
         if left <= 0 and best_trial is not None:

@@ -73,7 +73,7 @@ def tracked_run(folder: RunFolder) -> Part:
     at = moment_of(begun.begun).timestamp()
     ended = moment_of(summary.ended).timestamp()
     rows: dict[str, Row] = {trial.id: builtins_of(trial) for trial in summary.trials}
-    rows |= _configurations(folder, terms["trials"])
+    rows |= _configurations(folder, terms["trials"], summary.search.folds if summary.search else None)
     versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
     failed = {trial.id for trial in summary.failed}
     metrics: dict[str, list[Metric]] = {}
@@ -124,8 +124,8 @@ def tracked_run(folder: RunFolder) -> Part:
     )
 
 
-def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, Row]:
-    """Return a row for each configuration in `search.json`, by the name of its trial.
+def _configurations(folder: RunFolder, trials: Mapping[str, Row], folds: int | None) -> dict[str, Row]:
+    """Return a row for each configuration in `search.json`, and for each of its folds, by the name of the trial.
 
     Args:
         trials: a trial of each model, with the settings that do not vary.
@@ -148,7 +148,8 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row]) -> dict[str, R
                 arguments[name] = value
         if row.get("optimizer") not in WITH_MOMENTUM:
             row.pop("momentum", None)
-        rows[f"{model}-c{number}"] = {**row, "arguments": arguments}
+        for fold in [""] if folds is None else [f"-f{fold}" for fold in range(folds)]:
+            rows[f"{model}-c{number}{fold}"] = {**row, "arguments": arguments}
     return rows
 
 

@@ -284,7 +284,8 @@ class ReportedSearch:
     settings: Sequence[str]
     ranges: frozenset[str]  # settings that were drawn from a range
     logarithmic: frozenset[str]  # of these, the ones whose range was logarithmic
-    in_search: float  # validation accuracy of the winner
+    in_search: float  # accuracy of the winner: on validation or, with folds, out of fold
+    folds: int | None  # number of folds; None without folds
     train: Sequence[str]  # the options of `jobs.train` for the winner's settings
     # Mean accuracies of the final trials; None if none succeeded. Fresh seeds are compared on the validation images of
     # the search, so only the test images show how much of its score was luck.
@@ -313,10 +314,16 @@ class ReportedSearch:
             logarithmic=frozenset(name for name, given in document.space.items() if str(given).endswith(":log")),
             winner=best.configuration,
             in_search=best.validation.value,
+            folds=summary.search.folds if summary.search else None,
             train=summary.search.train if summary.search else (),
             with_fresh_seeds=mean_accuracy(trial.validation for trial in summary.successful),
             on_test=mean_accuracy(trial.test for trial in summary.successful),
         )
+
+    @property
+    def measure(self) -> str:
+        """The name of the accuracy by which configurations were compared."""
+        return "out-of-fold" if self.folds else "validation"
 
     @property
     def is_complete(self) -> bool:

@@ -299,6 +299,6 @@ def rungs_plot(search: ReportedSearch) -> Plot:
     axes.set_xticks(search.rungs, [str(epochs) for epochs in search.rungs])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="epochs")
-    axes.set_title("validation accuracy", loc="left")
+    axes.set_title(f"{search.measure} accuracy", loc="left")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     return plot("search-rungs", figure)

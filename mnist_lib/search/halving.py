@@ -3,12 +3,15 @@
 Configurations form brackets in the order of their numbers. All of a bracket are trained up to its first rung; the best
 third goes on to the next one, from where it stopped. A rung is decided only when all its scores are known, so decisions
 depend on the scores alone, not on the number of lanes, the order of events, or deaths. (Jamieson and Talwalkar, 2016;
-https://arxiv.org/abs/1502.07943)
+https://arxiv.org/abs/1502.07943) With folds, a configuration is trained once for each fold, and its score is the sum of
+the counts of all folds.
 """
 
 import bisect
 import heapq
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +28,7 @@ class Ladder:
 
     rungs: tuple[int, ...]
     bracket: int
+    folds: int = 1  # how many trials a configuration has on each rung
 
     @classmethod
     def halving(cls, epochs: int) -> "Ladder":
@@ -40,7 +44,8 @@ class Ladder:
     def epochs_of(self, configurations: int) -> int:
         """Return the total number of epochs of a search of this many configurations."""
         whole, rest = divmod(configurations, self.bracket)
-        return whole * self._epochs_of_bracket(self.bracket) + (self._epochs_of_bracket(rest) if rest else 0)
+        epochs = whole * self._epochs_of_bracket(self.bracket) + (self._epochs_of_bracket(rest) if rest else 0)
+        return self.folds * epochs
 
     def fitting(self, epochs: int, max_configurations: int) -> int:
         """Return the largest number of configurations that can be searched in this number of epochs."""
@@ -55,10 +60,14 @@ class Ladder:
 
 @dataclass(frozen=True, order=True)
 class Step:
-    """A configuration to be trained up to a rung. Steps are ordered by bracket, the last rung first, then by number."""
+    """A configuration to be trained up to a rung, without the images of a fold.
+
+    Steps are ordered by bracket, the last rung first, then by fold, since trials of a fold share what a lane compiles.
+    """
 
     bracket: int
     rungs_left: int
+    fold: int  # 0 without folds
     configuration: int
 
 
@@ -77,12 +86,19 @@ class Halving:
         self.decisions: list[RungDecision] = []
         size, last = ladder.bracket, len(ladder.rungs) - 1
         self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
-        self._scores: dict[tuple[int, int], Accuracy | None] = {}  # by configuration and rung
+        self._scores: dict[tuple[int, int], Accuracy | None] = {}  # of all folds, by configuration and rung
+        # By configuration and rung, then by fold.
+        self._of_folds = defaultdict[tuple[int, int], dict[int, Accuracy | None]](dict)
         self._returned, self._scored = set[int](), set[int]()  # brackets with a step that was returned or scored
         self._brackets = [range(i, min(i + size, configurations)) for i in range(0, configurations, size)]
         for bracket, numbers in enumerate(self._brackets):
             self._running[bracket, 0] = tuple(numbers)
-        self._waiting = [Step(bracket, last, n) for bracket, numbers in enumerate(self._brackets) for n in numbers]
+        self._waiting = [
+            Step(bracket, last, fold, number)
+            for bracket, numbers in enumerate(self._brackets)
+            for fold in range(ladder.folds)
+            for number in numbers
+        ]
 
     @property
     def is_complete(self) -> bool:
@@ -94,14 +110,14 @@ class Halving:
 
     @property
     def tried(self) -> set[int]:
-        """The configurations that have a score or have failed."""
-        return {number for number, _ in self._scores}
+        """The configurations that have a score or have failed, in one fold at least."""
+        return {number for number, _ in self._of_folds}
 
     @property
     def epochs(self) -> int:
         """The total number of epochs of all scored steps."""
-        last = dict(sorted(self._scores))  # the highest rung of each configuration
-        return sum(self.ladder.rungs[rung] for rung in last.values())
+        before = (0, *self.ladder.rungs)
+        return sum(len(folds) * (before[rung + 1] - before[rung]) for (_, rung), folds in self._of_folds.items())
 
     def rung_of(self, step: Step) -> int:
         return len(self.ladder.rungs) - 1 - step.rungs_left
@@ -116,7 +132,7 @@ class Halving:
         # If a bracket must wait, so must all later ones.
         while self._waiting and (self._lag is None or self._waiting[0].bracket < running + self._lag):
             step = heapq.heappop(self._waiting)
-            if (step.configuration, self.rung_of(step)) not in self._scores:
+            if step.fold not in self._of_folds.get((step.configuration, self.rung_of(step)), ()):
                 self._returned.add(step.bracket)
                 return step
         return None
@@ -128,8 +144,12 @@ class Halving:
             score: None if its training failed.
         """
         rung = self.rung_of(step)
-        self._scores[step.configuration, rung] = score
+        folds = self._of_folds[step.configuration, rung]
+        folds[step.fold] = score
         self._scored.add(step.bracket)
+        if len(folds) < self.ladder.folds:
+            return None
+        self._scores[step.configuration, rung] = self.score(step)
         numbers = self._running.get((step.bracket, rung), ())
         if not numbers or any((number, rung) not in self._scores for number in numbers):
             return None
@@ -142,8 +162,8 @@ class Halving:
             survivors = survivors[: self.ladder.survivors(len(numbers))]
             if survivors:
                 self._running[step.bracket, rung + 1] = tuple(sorted(survivors))
-            for number in survivors:
-                heapq.heappush(self._waiting, Step(step.bracket, step.rungs_left - 1, number))
+            for fold, number in itertools.product(range(self.ladder.folds), survivors):
+                heapq.heappush(self._waiting, Step(step.bracket, step.rungs_left - 1, fold, number))
         decision = RungDecision(
             bracket=step.bracket,
             rung=rung,
@@ -154,6 +174,15 @@ class Halving:
         self.decisions.append(decision)
         self.decisions.sort(key=lambda made: (made.bracket, made.rung))
         return decision
+
+    def score(self, step: Step) -> Accuracy | None:
+        """Return the counts of a configuration on the rung of a step, summed over the folds that are known so far.
+
+        None if its training failed in one of them.
+        """
+        folds = self._of_folds[step.configuration, self.rung_of(step)].values()
+        known = [score for score in folds if score is not None]
+        return sum(known, Accuracy(0, 0)) if len(known) == len(folds) else None
 
     def put_back(self, steps: Iterable[Step]) -> None:
         """Let `next_step` return these steps again."""
@@ -179,7 +208,7 @@ class Halving:
         One whose training failed on a later rung is not considered, since it would fail again. So a dropped
         configuration is returned only if all configurations that went on from its rung have failed.
         """
-        failed = {number for (number, _), score in self._scores.items() if score is None}
+        failed = {number for (number, _), folds in self._of_folds.items() if None in folds.values()}
         scores = [(number, score) for (number, _), score in self._scores.items() if number not in failed]
         found = [(number, score) for number, score in scores if score is not None]
         return min(found, key=lambda item: _preference(item[1], item[0]), default=None)

@@ -40,7 +40,7 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.loop import Trainer, accuracy_of
-from mnist_lib.training.steps import Values, learning_rates
+from mnist_lib.training.steps import learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
 
@@ -218,7 +218,7 @@ class _Lane:
             history = assignment.epochs.first(spec.id, state.epoch) if state and assignment.until is None else []
             state = yield from train(compiled, assignment, state, history, self._checkpoint_seconds)
             if assignment.until is not None and spec.configuration is not None:
-                yield _rung_done(spec, state, compiled.trainer.values)
+                yield from _rung_done(compiled, spec, state)
             else:
                 yield from self._result(compiled, assignment, state, history, setup_seconds)
         finally:
@@ -381,9 +381,12 @@ def _validate(trainer: Trainer, split: Split, heartbeat: Heartbeat) -> Generator
     return accuracy_of(probabilities, split.labels)
 
 
-def _rung_done(spec: TrialSpec, state: TrainingState, values: Values) -> RungDone:
-    validation = state.best.validation
+def _rung_done(compiled: Compiled, spec: TrialSpec, state: TrainingState) -> Iterator[TrialEvent]:
+    """Measure the trial of a fold on its fold, and yield the score of the rung."""
+    trainer, validation = compiled.trainer, state.best.validation
+    if compiled.fold is not None:
+        validation = yield from _validate(trainer, compiled.fold, Heartbeat(trial=spec.id, epoch=state.epoch))
     if validation is None:
         raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
-    content = pack(state, values, spec) if state.epoch < spec.epochs else b""
-    return RungDone(trial=spec.id, epoch=state.epoch, validation=validation, seconds=state.seconds, content=content)
+    content = pack(state, trainer.values, spec) if state.epoch < spec.epochs else b""
+    yield RungDone(trial=spec.id, epoch=state.epoch, validation=validation, seconds=state.seconds, content=content)

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.support.bounds import at_most_processor_seconds
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
-from tests.support.simulation.trials import Durations, epoch_of
+from tests.support.simulation.trials import Durations, epoch_of, score_of, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
 
 
@@ -79,6 +80,10 @@ class SimulatedSearch:
                 self.cluster.connect()
                 self.clock.sleep(10.0)
         return self.drive()
+
+    def settings(self, number: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.document["configurations"][number]
+        return found
 
     @property
     def document(self) -> dict[str, Any]:
@@ -142,6 +147,33 @@ def test_kills_of_workers_nodes_and_drivers_change_nothing(undisturbed: dict[str
         world.clock.after(chance.random() * 120, chance.choice([kill, kill, lose_node]))
     world.drive_until_it_ends([chance.randint(1, 150) for _ in range(5)])
     assert world.document == undisturbed
+
+
+def test_with_folds_neither_lanes_nor_kills_change_the_scores_which_are_sums_over_the_folds() -> None:
+    given = options(folds=3, checkpoint_seconds=0)
+    worlds = [SimulatedSearch(given, lanes) for lanes in (1, 2, 8)]
+    for world, faults in zip(worlds, ([], [40, 150], [25, 60, 90]), strict=True):
+        world.drive_until_it_ends([*faults])
+        assert world.document == worlds[0].document
+        assert not [name for name in world.storage.content if "/checkpoints/" in name]
+    decision = worlds[0].document["decisions"][0]
+    for number, score in decision["scores"].items():
+        trials = [replace(given.trial(worlds[0].settings(number), int(number)), fold=n, folds=3) for n in range(3)]
+        assert Accuracy(**score) == sum(
+            (score_of(undisturbed_weights(spec, decision["epochs"])) for spec in trials), Accuracy(0, 0)
+        )
+
+
+def test_with_folds_the_winner_at_the_deadline_is_the_best_on_the_folds_that_are_known() -> None:
+    world = SimulatedSearch(options(folds=3, epochs=27), 2, deadline=1_500.0, epoch=10.0)
+    search = world.drive()
+    known = {int(number): Accuracy(**score) for number, score in world.document["unfinished"].items()}
+    assert search.is_over
+    assert (world.document["decisions"], len(known)) == ([], 23)
+    assert len({score.total for score in known.values()}) == 2  # some are known on two folds, some on one or three
+    assert winner(search) == max(known, key=lambda number: known[number].value)
+    world.deadline = float("inf")
+    assert winner(world.drive()) == winner(search)
 
 
 def test_checkpoints_of_configurations_that_do_not_go_on_are_deleted() -> None:
@@ -213,14 +245,25 @@ def test_data_that_cannot_be_read_end_the_search() -> None:
         search.record(TrialFailure(trial="keras-c0", code="E-DATA", message="the data are damaged"), first)
 
 
-def test_the_live_table_has_the_configurations_in_progress_up_to_their_next_rung() -> None:
-    search = Search(options(), RunFolder(MemoryObjects(), "run"), 2, writes=SimulatedWrites(VirtualClock(), 0.0))
+@pytest.mark.parametrize(
+    ("folds", "trials", "tried"),
+    [
+        (None, ["keras-c0", "keras-c1"], "1 of 23 configurations tried, "),
+        (3, ["keras-c0-f0", "keras-c1-f0"], "1 of 69 folds of 23 configurations tried, "),
+    ],
+)
+def test_the_live_table_has_the_configurations_in_progress_up_to_their_next_rung(
+    folds: int | None, trials: list[str], tried: str
+) -> None:
+    search = Search(
+        options(folds=folds), RunFolder(MemoryObjects(), "run"), 2, writes=SimulatedWrites(VirtualClock(), 0.0)
+    )
     console = Console(width=100, height=24, color_system=None)
     first_two = search.next_trials(queued=0)
-    assert [spec.id for spec in first_two] == ["keras-c0", "keras-c1"]
+    assert [spec.id for spec in first_two] == trials
     for event in (
-        Started(trial="keras-c0", pid=1, node="host", devices=(), gpus=()),
-        RungDone(trial="keras-c1", epoch=1, validation=Accuracy(9, 10), seconds=1.0, content=b""),
+        Started(trial=trials[0], pid=1, node="host", devices=(), gpus=()),
+        RungDone(trial=trials[1], epoch=1, validation=Accuracy(9, 10), seconds=1.0, content=b""),
     ):
         search.record(event, first)
         search.progress.update(event, first)
@@ -228,8 +271,8 @@ def test_the_live_table_has_the_configurations_in_progress_up_to_their_next_rung
         console.print(drawing(search.progress, console))
     _, *headings, row, totals = capture.get().splitlines()
     assert "test" not in "".join(headings)
-    assert row.split()[:3] == ["keras-c0", "running", "0/1"]
-    assert totals.startswith("1 of 23 configurations tried, ")
+    assert row.split()[:3] == [trials[0], "running", "0/1"]
+    assert totals.startswith(tried)
 
 
 def test_the_documentation_names_the_file_of_decisions() -> None:

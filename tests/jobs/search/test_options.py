@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jobs.console.options import parse
-from jobs.search.__main__ import main, plan_lines, search_lines
+from jobs.search.__main__ import main, plan_document, plan_lines, search_lines
 from jobs.search.options import SearchOptions, is_search
 from jobs.train.__main__ import configuration
 from jobs.train.options import TrainOptions
@@ -44,6 +44,14 @@ def test_the_result_names_the_drop_from_the_search_to_the_test() -> None:
     _, line, _ = search_lines(summary_of(small_summary(search=search, trials=[trial, small_trial(1)])))
     expected = "89.10% in the search, 86.40% on average with fresh seeds; on test 79.70%, -9.40 points from the search"
     assert line == f"  Validation accuracy: {expected}"
+
+
+def test_the_result_of_folds_says_that_its_score_is_out_of_fold() -> None:
+    search = {"settings": {}, "configurations": 9, "epochs": 27, "train": [], "folds": 5}
+    search["validation"] = {"correct": 210, "total": 280}
+    trial = successful_trial(0, validation=None, test={"correct": 797, "total": 1_000})
+    _, line, _ = search_lines(summary_of(small_summary(search=search, trials=[trial])))
+    assert line == "  Out-of-fold accuracy, 5 folds: 75.00% in the search; on test 79.70%, +4.70 points from the search"
 
 
 def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
@@ -120,6 +128,20 @@ def test_a_plan_says_how_long_configurations_are_trained() -> None:
     ]
 
 
+def test_with_folds_each_configuration_is_trained_without_each_fold_and_the_winner_on_all_images() -> None:
+    given = options(RATE, "--trials=18", "--folds=5")
+    lines = plan_lines(given)
+    assert lines[0] == "18 configurations in 2 brackets, each trained without each of 5 folds"
+    assert lines[4] == "then the best one with 3 fresh seeds; 237 epochs in total"  # 5 times 42, and 27
+    assert plan_document(given)["epochs"] == {"search": 210, "final": 27}
+    settings = given.variation.configuration(0, seed=0)
+    assert {(spec.fold, spec.validation_percent) for spec in given.finals(settings)} == {(None, 0)}
+    trained = parse("jobs.train", TrainOptions, [*given.train_flags(settings), "--seeds=1,"])
+    assert trained.grid() == given.finals(settings)[:1]
+    assert given.terms({"sha256": "x"}) != options(RATE, "--trials=18", "--folds=4").terms({"sha256": "x"})
+    assert options(RATE, "--folds=5", "--max-epochs-total=132").halving().configurations == 9  # 5 times 21, and 27
+
+
 def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("learning_rate: 1e-4..1e-1:log\nhidden_units: [16, 32]\n")
     given = options(f"--space={tmp_path}/space.yaml", "--vary=hidden_units=64,128")
@@ -152,6 +174,8 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         ([RATE, "--trials=0"], "trials: expected a whole number from 1 to 10000, got 0"),
         ([RATE, "--final-seeds=0"], "final_seeds: expected a whole number from 1 to 1000, got 0"),
         ([RATE, "--validation-percent=0"], "validation_percent: expected 1 or more"),
+        ([RATE, "--folds=5", "--validation-percent=20"], "validation_percent: expected none with --folds"),
+        ([RATE, "--folds=5", "--max-epochs-total=30"], "max_epochs_total: expected at least 72, got 30"),
         ([RATE, "--max-epochs-total=30"], "max_epochs_total: expected at least 36, got 30"),
         ([RATE, "--space=/nowhere.yaml"], "space: /nowhere.yaml: expected a YAML file"),
         (

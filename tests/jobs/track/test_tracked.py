@@ -13,7 +13,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry
-from mnist_lib.run_documents import RungScored, Summary
+from mnist_lib.run_documents import RungScored, SearchSummary, Summary
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
 from tests.support.made_run import made_run
@@ -80,6 +80,17 @@ def test_a_search_has_its_configurations_with_what_is_known_of_them(summary: Sum
     # The learning rate of Adam follows from the optimizer; it has no momentum.
     assert adam.parameters == shared | {"optimizer": "adam", "hidden_units": "64"}
     assert sgd.parameters == shared | {"optimizer": "sgd", "learning_rate": "0.5", "hidden_units": "32"}
+
+
+def test_each_fold_of_a_configuration_has_the_settings_of_the_configuration(summary: Summary, tmp_path: Path) -> None:
+    search = SearchSummary(settings={}, configurations=2, epochs=4, validation=Accuracy(8, 10), train=(), folds=2)
+    terms, epoch = {"trials": {"keras-s0": TRIAL}}, structs.replace(EPOCH, trial="keras-c0-f1")
+    folder = run_with(tmp_path / "results", structs.replace(summary, trials=(), search=search), terms, epoch)
+    folder.write_json("search.json", SEARCH)
+    parts = {part.name: part for part in tracked_run(folder).parts}
+    assert [*parts] == ["keras-c0-f0", "keras-c0-f1", "keras-c1-f0", "keras-c1-f1"]
+    assert parts["keras-c0-f1"].parameters["optimizer"] == "adam"
+    assert parts["keras-c0-f1"].metrics
 
 
 def test_an_argument_with_the_name_of_a_setting_is_told_apart(summary: Summary, tmp_path: Path) -> None:

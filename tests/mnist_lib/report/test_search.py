@@ -1,5 +1,7 @@
 """What a report says about a search, also about an odd one."""
 
+from dataclasses import replace
+
 import pytest
 from msgspec import structs
 
@@ -39,6 +41,20 @@ def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digit
     assert "partly luck" not in page
     assert "python -m jobs.train --learning-rate=0.0001<" in page
     assert "search-rungs" not in made.plots
+
+
+def test_the_page_says_that_configurations_were_compared_out_of_fold(digits: Dataset) -> None:
+    run = with_search(made_run(digits, seeds=2, models=("keras",)))
+    assert run.summary.search is not None
+    search = structs.replace(run.summary.search, folds=5)
+    trials = [structs.replace(trial, validation=None) for trial in run.summary.successful]
+    made = report(replace(run, summary=structs.replace(run.summary, search=search, trials=trials)))
+    page = " ".join(made.page.decode().split())
+    test = mean_accuracy(trial.test for trial in run.summary.successful)
+    assert "each predicted by a trial that was not trained on it (5 folds). The best one reached 80.00%" in page
+    assert f"and {test:.2%} on average on the test images, trained on all of these images with fresh seeds." in page
+    assert "partly luck" not in page
+    assert '<th scope="col">out-of-fold</th>' in page
 
 
 def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Successive halving: its rungs, and decisions that depend on the scores alone."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,9 @@ def test_the_epochs_of_a_search_are_those_of_its_steps() -> None:
     ladder = Ladder.halving(9)
     assert ladder.epochs_of(9) == 9 * 1 + 3 * 2 + 1 * 6
     assert ladder.epochs_of(11) == 21 + 2 * 1 + 1 * 2 + 1 * 6
+    assert replace(ladder, folds=5).epochs_of(11) == 5 * ladder.epochs_of(11)
     for count in range(1, 30):
+        ladder = replace(ladder, folds=1 + count % 3)
         halving = Halving(count, ladder)
         search(halving, random.Random(count), failing=0)
         assert halving.epochs == ladder.epochs_of(count)
@@ -30,10 +33,10 @@ def test_the_epochs_of_a_search_are_those_of_its_steps() -> None:
 
 def score_of(step: Step, seed: int, failing: float) -> Accuracy | None:
     """Return a score that grows with the rung, or None for a share of the configurations."""
-    chance = random.Random(f"{seed} {step.configuration}")
+    chance = random.Random(f"{seed} {step.configuration} {step.fold}")
     if chance.random() < failing:
         return None
-    return Accuracy(chance.randint(0, 40) + chance.randint(0, 5) * (5 - step.rungs_left), 100)
+    return Accuracy(chance.randint(0, 40) + chance.randint(0, 5) * (5 - step.rungs_left), 100 + step.fold)
 
 
 def search(halving: Halving, order: random.Random, seed: int = 0, failing: float = 0.1) -> None:
@@ -48,11 +51,12 @@ def search(halving: Halving, order: random.Random, seed: int = 0, failing: float
         halving.record(chosen, score_of(chosen, seed, failing))
 
 
-def test_decisions_do_not_depend_on_the_order_of_the_scores() -> None:
+@pytest.mark.parametrize("folds", [1, 3])
+def test_decisions_do_not_depend_on_the_order_of_the_scores(folds: int) -> None:
     for seed in range(20):
         found = []
         for order in range(10):
-            halving = Halving(23, Ladder.halving(9))
+            halving = Halving(23, replace(Ladder.halving(9), folds=folds))
             search(halving, random.Random(order), seed)
             found.append((halving.decisions, halving.best()))
         assert all(one == found[0] for one in found)
@@ -71,6 +75,33 @@ def test_the_best_third_of_a_rung_goes_on_and_in_a_tie_the_lower_number() -> Non
     assert [step.configuration for step in following if step] == [1, 2, 8]
     assert [halving.epochs_of(step) for step in following if step] == [3, 3, 3]
     assert not halving.is_complete
+
+
+def test_a_configuration_goes_on_by_all_images_of_its_folds_and_not_by_the_mean_of_their_accuracies() -> None:
+    halving = Halving(3, Ladder((1, 3), 3, folds=2))
+    correct = {0: (9, 10), 1: (5, 20), 2: (5, 12)}  # of 10 images in the first fold, and of 40 in the second
+    steps = [step for _ in range(6) if (step := halving.next_step())]
+    assert [(step.fold, step.configuration) for step in steps] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert halving.next_step() is None
+    *others, last = [
+        halving.record(step, Accuracy(correct[step.configuration][step.fold], (10, 40)[step.fold])) for step in steps
+    ]
+    assert others == [None] * 5
+    assert last is not None
+    assert last.scores == {0: Accuracy(19, 50), 1: Accuracy(25, 50), 2: Accuracy(17, 50)}
+    assert last.survivors == (1,)
+    assert [halving.next_step(), halving.next_step()] == [Step(0, 0, 0, 1), Step(0, 0, 1, 1)]
+    assert halving.next_step() is None
+
+
+def test_a_configuration_that_failed_in_one_fold_neither_goes_on_nor_wins() -> None:
+    halving = Halving(3, Ladder((1, 3), 3, folds=2))
+    while step := halving.next_step():
+        failed = (step.configuration, step.fold) == (2, 1)
+        decision = halving.record(step, None if failed else Accuracy(step.configuration, 10))
+        if decision is not None and decision.rung == 0:
+            assert (decision.scores[2], decision.survivors) == (None, (1,))
+    assert halving.best() == (1, Accuracy(2, 20))
 
 
 def test_brackets_that_have_begun_come_first() -> None:

@@ -85,6 +85,12 @@ def test_a_trial_of_a_fold_predicts_its_images_without_having_been_trained_on_th
     assert len({result.weights_sha256 for result in (first, second, third)}) == 3
     assert [event.validation for event in events if isinstance(event, EpochDone)] == [None] * 9
     assert second.best_epoch == 3  # its fold does not choose the epoch, since it measures it
+    paused = replace(specs[1], configuration=0)  # of a search
+    *_, first_rung = run_trials([Assignment(paused, until=2)], lambda: dataset, TWO_REPLICAS, PLACE)
+    assert isinstance(first_rung, RungDone)
+    *_, last_rung = run_trials([Assignment(paused, first_rung.content, until=3)], lambda: dataset, TWO_REPLICAS, PLACE)
+    assert isinstance(last_rung, RungDone)
+    assert last_rung.validation == second.validation
 
 
 @pytest.mark.usefixtures("compiled_once")

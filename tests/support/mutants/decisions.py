@@ -65,6 +65,14 @@ MUTANTS = (
         tests=("mnist_lib/search/test_proposals.py::test_a_bracket_waits_for_the_one_two_places_before_it",),
     ),
     Mutant(
+        name="a configuration is scored by its last fold alone",
+        file=HALVING,
+        old="rung] = self.score(step)",
+        new="rung] = score",
+        why="A fifth of the images would decide instead of all.",
+        tests=("mnist_lib/search/test_halving.py",),
+    ),
+    Mutant(
         name="a logarithmic range is drawn linearly",
         file="mnist_lib/search/space.py",
         old="        if self.log:\n            value =",

@@ -122,6 +122,7 @@ def undisturbed_weights(spec: TrialSpec, epochs: int | None = None) -> str:
 
 
 def epoch_of(spec: TrialSpec, epoch: int, seconds: float = 1.0) -> EpochDone:
+    validation = Accuracy(1, 2) if spec.validation_percent else None
     return EpochDone(
-        trial=spec.id, epoch=epoch, loss=1.0 / epoch, train=Accuracy(1, 2), validation=Accuracy(1, 2), seconds=seconds
+        trial=spec.id, epoch=epoch, loss=1.0 / epoch, train=Accuracy(1, 2), validation=validation, seconds=seconds
     )
