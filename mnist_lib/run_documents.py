@@ -121,7 +121,7 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     # The same on the test images that resemble no training image; only if some do.
     distinct_test: Accuracy | None = None
     distinct_test_accuracy: Share | None = None  # the accuracy on them
-    distinct_test_ci95: Interval | None = None  # its 95% interval over these test images (Wilson)
+    distinct_test_ci95: Interval | None = None  # lower and upper limit of its 95% interval over test images
     version: Number  # the number of the stored version
     champion: bool  # whether that version is the champion for the dataset after this run
     promotion: Text = ""  # why it is or is not the champion

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.changes import fall
 from mnist_lib.data.split import Dataset, Labels
 from mnist_lib.environment import package_versions
-from mnist_lib.intervals import VARYING
+from mnist_lib.intervals import VARYING, accuracy_interval
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import Accuracy, Measurements, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
@@ -87,7 +87,7 @@ def summarize(
             champion=stored[model].champion,
             promotion=stored[model].why,
             significance=stored[model].significance,
-            **_partial_tests(chosen, labels, published, reviewed, new, before, distinct),
+            **_partial_tests(chosen, labels, groups, published, reviewed, new, before, distinct),
         )
     return Summary(
         run=run,
@@ -137,6 +137,7 @@ def near_copies_summary(info: Dataset) -> NearCopiesSummary | None:
 def _partial_tests(
     chosen: TrialResult,
     labels: Labels,
+    groups: NDArray[np.int32] | None,
     published: Labels | None,
     reviewed: NDArray[np.bool_] | None,
     new: NDArray[np.bool_] | None,
@@ -145,19 +146,26 @@ def _partial_tests(
 ) -> dict[str, Any]:
     """Return the accuracy of the stored trial on published labels, and on reviewed, new and distinct images alone."""
     answers, fields = chosen.probabilities.argmax(axis=1), dict[str, Any]()
+    correct = answers == labels
     if published is not None:
         test = Accuracy(int((answers == published).sum()), len(published))
         fields |= {"published_test": test, "published_test_accuracy": test.value}
     if reviewed is not None:
-        test = Accuracy(int((answers == labels)[reviewed].sum()), int(reviewed.sum()))
-        fields |= {"reviewed_test": test, "reviewed_test_accuracy": test.value, "reviewed_test_ci95": test.interval()}
+        fields |= _partial_test("reviewed", correct, groups, reviewed)
     if new is not None and new.any():
-        test = Accuracy(int((answers == labels)[new].sum()), int(new.sum()))
+        test = Accuracy(int(correct[new].sum()), int(new.sum()))
         fields |= {"new_test": test, "new_test_accuracy": test.value, "new_test_before": fall(test, before)}
     if distinct is not None and distinct.any() and not distinct.all():
-        test = Accuracy(int((answers == labels)[distinct].sum()), int(distinct.sum()))
-        fields |= {"distinct_test": test, "distinct_test_accuracy": test.value, "distinct_test_ci95": test.interval()}
+        fields |= _partial_test("distinct", correct, groups, distinct)
     return fields
+
+
+def _partial_test(
+    name: str, correct: NDArray[np.bool_], groups: NDArray[np.int32] | None, inside: NDArray[np.bool_]
+) -> dict[str, Any]:
+    test = Accuracy(int(correct[inside].sum()), int(inside.sum()))
+    interval = accuracy_interval(correct[inside], groups=None if groups is None else groups[inside])
+    return {f"{name}_test": test, f"{name}_test_accuracy": test.value, f"{name}_test_ci95": interval}
 
 
 def trial_summary(

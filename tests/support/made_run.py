@@ -225,8 +225,12 @@ def tally_of(first: TrialResult, *others: TrialResult) -> Tally:
     return tally
 
 
-def small_summary(*predicted: list[int], failed: int = 0) -> Summary:
-    """Return the summary of keras trials with these predictions for FOUR_LABELS, and of `failed` failed trials."""
+def small_summary(*predicted: list[int], failed: int = 0, **tests: Any) -> Summary:
+    """Return the summary of keras trials with these predictions for FOUR_LABELS, and of `failed` failed trials.
+
+    Args:
+        tests: what `summarize` is told about the test images.
+    """
     results = [small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)]
     tallies = {"keras": tally_of(*results)} if results else {}
     rows = [trial_summary(result.spec, result, attempts=1) for result in results]
@@ -252,4 +256,5 @@ def small_summary(*predicted: list[int], failed: int = 0) -> Summary:
         trials=rows,
         timing=TIMING,
         ended="2026-11-25T03:00:00Z",
+        **tests,
     )

@@ -1,7 +1,11 @@
 """The summary of a run."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
+from mnist_lib.intervals import accuracy_interval
 from mnist_lib.report.summary import settings_of
 from mnist_lib.results import Accuracy
 from tests.support.made_run import small_summary
@@ -25,6 +29,17 @@ def test_the_interval_says_what_varies_and_is_not_0_wide_if_all_seeds_agree() ->
     assert one.ci95_over == "another test set of this size"
     assert one.ci95 == pytest.approx(Accuracy(4, 4).interval())
     assert (two.ci95_over, two.ci95) == ("another seed and another test set of this size", one.ci95)
+
+
+def test_a_group_of_reviewed_or_distinct_test_images_is_one_unit_in_their_interval() -> None:
+    groups, most = np.array([5, 5, 7, 7], np.int32), np.array([True, True, True, False])
+    tests: dict[str, Any] = {"reviewed": np.full(4, True), "distinct": most}
+    alone = small_summary(HALF, **tests).models["keras"]
+    grouped = small_summary(HALF, **tests, groups=groups).models["keras"]
+    assert alone.reviewed_test_ci95 == pytest.approx(Accuracy(2, 4).interval())
+    assert alone.distinct_test_ci95 == pytest.approx(Accuracy(2, 3).interval())
+    assert grouped.reviewed_test_ci95 == grouped.ci95 != alone.ci95
+    assert grouped.distinct_test_ci95 == accuracy_interval(most[[0, 1, 3]], groups=groups[:3])
 
 
 def test_settings_are_text_for_each_name_and_model_even_without_results() -> None:
