@@ -50,3 +50,14 @@ def test_there_are_many_different_faults_and_few_are_excused() -> None:
 
 def test_every_invariant_is_broken_by_a_mutant() -> None:
     assert {*INVARIANTS} == {name for mutant in OF_WORLDS for name in mutant.invariants}
+
+
+def test_a_seed_draws_the_same_faults_again() -> None:
+    from tests.support.mutants.drawn import draw
+
+    drawn = draw(3, seed=1)
+    assert drawn == draw(3, seed=1)
+    assert {*drawn}.isdisjoint(draw(3, seed=2))
+    for mutant in drawn:
+        assert mutant.old == (ROOT / mutant.file).read_text() != mutant.new
+        compile(mutant.new, mutant.file, "exec")

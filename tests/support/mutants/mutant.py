@@ -14,8 +14,10 @@ from pathlib import Path
 
 from tests.support.job import ROOT
 
-COPIED = ("benchmarks", "cluster", "jobs", "mnist_lib", "tests", "pyproject.toml")
+COPIED = ("benchmarks", "cluster", "docs", "jobs", "mnist_lib", "requirements", "tests", "README.md", "pyproject.toml")
 WORLDS = 1_000  # that are simulated at most
+OPTIONS = ("-x", "--quiet", "--no-header", "--tb=no", "-rfE", "-p", "no:cacheprovider")
+LIMITED = ("prlimit", "--cpu=600")  # seconds of processor time, since a fault may let a process run forever
 # Errors by which a test fails because the mutant is no valid code, which shows nothing.
 INVALID_CODE = ("ImportError", "ModuleNotFoundError", "NameError", "SyntaxError", "UnboundLocalError")
 
@@ -72,18 +74,24 @@ def failed_test(mutant: Mutant, folder: Path) -> str:
     """
     put_into_a_copy(mutant, folder)
     tests = [f"tests/{test}" for test in mutant.tests]
-    options = ["-x", "--quiet", "--no-header", "--tb=no", "-rf", "-p", "no:cacheprovider"]
-    done = _run(["-m", "pytest", *options, *tests], folder)
+    done = _run(["-m", "pytest", *OPTIONS, *tests], folder)
     found = re.search(r"^FAILED (?P<test>\S+.*?) - (?P<error>[\w.]*).*", done.stdout, re.MULTILINE)
     assert done.returncode in (0, 1), f"pytest ended with {done.returncode}: {done.stdout}{done.stderr}"
     return "" if found is None or found["error"] in INVALID_CODE else found[0]
+
+
+def run_fast_tests(tests: list[str], folder: Path) -> str:
+    """Run the fast tests in a copy until one fails, and return what failed; "" if nothing did."""
+    done = _run(["-m", "pytest", *OPTIONS, "-m", "not slow and not long", *tests], folder)
+    found = re.search(r"^(FAILED|ERROR) .*", done.stdout, re.MULTILINE)
+    return found[0] if found else f"pytest ended with {done.returncode}" if done.returncode else ""
 
 
 def _run(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     # Without what pytest tells its processes about themselves, and wide, so that no error in the summary is cut.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
-        [sys.executable, *arguments],
+        [*LIMITED, sys.executable, *arguments],
         cwd=folder,
         env={**variables, "COLUMNS": "500"},
         capture_output=True,
