@@ -27,7 +27,7 @@ import pytest
 from mnist_lib.assignment import Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
-from tests.support.job import summary_of
+from tests.support.job import ROOT, summary_of
 from tests.support.shared import made_once
 
 if TYPE_CHECKING:
@@ -209,11 +209,11 @@ def gpu_run(request: pytest.FixtureRequest, data_dir: Path, shared_folder: Path)
 
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a moto server that runs in its own process, on a free port."""
+    """The URL of an S3 server that runs in its own process, on a free port."""
     log = tmp_path_factory.mktemp("s3") / "log"
     with log.open("w") as output:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-m", "tests.support.s3_server", "-H", "127.0.0.1", "-p", "0"]
+        server = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
     try:
         yield wait_for_s3(server, log)
     finally:
