@@ -1,10 +1,9 @@
-"""Accuracy of models that are trained on a few hundred pictures: 40 epochs, small batches, and no validation images.
+"""Accuracy of models that are trained on a few hundred pictures with the default options.
 
 Each draw takes other pictures of MNIST's training set, for training and validation together, and another seed. All are
 measured on MNIST's 10,000 test images.
 """
 
-import math
 import os
 import statistics
 import sys
@@ -21,7 +20,7 @@ from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import TrialFailure, TrialResult
-from mnist_lib.spec import TrialSpec
+from mnist_lib.spec import TrialSpec, defaults_for
 
 # Accuracy in percent that the mean of the draws has to reach, by model and number of pictures.
 BOUNDS: Mapping[tuple[str, int], float] = {
@@ -30,7 +29,7 @@ BOUNDS: Mapping[tuple[str, int], float] = {
     ("keras-cnn", 300): 95.0,
     ("keras-cnn", 1_000): 97.6,
 }
-DRAWS, EPOCHS = 10, 40
+DRAWS = 10
 
 
 def main() -> None:
@@ -44,18 +43,13 @@ def main() -> None:
     configure_process(resources)
     train, test = splits_of(options.source)
     head = "| model | pictures | mean accuracy | std, points | bound |"
-    n = f"n = {options.draws} draws, {EPOCHS} epochs, no validation images."
+    n = f"n = {options.draws} draws, default options."
     lines = [setting(threads), n, "", head, "|---|---|---|---|---|"]
     for (model, pictures), bound in BOUNDS.items():
         found = accuracies(model, pictures, train, test, range(options.draws), resources)
         lines.append(row(model, pictures, found, bound))
         print(lines[-1], file=sys.stderr)
     print("\n".join(lines))
-
-
-def batch_size(pictures: int) -> int:
-    """Return a batch size that makes at least 16 steps per epoch, as far as batches of 16 to 128 images can."""
-    return int(max(16, min(128, 2 ** int(math.log2(pictures / 16)))))
 
 
 def splits_of(source: Path | None) -> tuple[Split, Split]:
@@ -74,12 +68,12 @@ def accuracies(
     test: Split,
     draws: Sequence[int],
     resources: Resources,  # of the process, which takes its number of threads only once
-    epochs: int = EPOCHS,
+    **settings: Any,
 ) -> list[float]:
     """Return the test accuracy of the model for each draw of so many training pictures."""
     from mnist_lib.training.trial import WorkerPlace, run_trials  # loads TensorFlow
 
-    settings: dict[str, Any] = {"epochs": epochs, "global_batch_size": batch_size(pictures), "validation_percent": 0}
+    settings = defaults_for(pictures) | settings
     found = []
     for draw in draws:
         rows = np.random.default_rng(draw).permutation(len(train))[:pictures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,16 @@ MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would beco
 # on 300 pictures, training on all and storing the last epoch is 3 points better than choosing an epoch by 25 images.
 VALIDATION_PERCENT, MIN_VALIDATION = 10, 100
 
+# Defaults for many images, and for few: 5 epochs of 300 pictures in batches of 128 are 15 steps, with which `keras-cnn`
+# has 11% on digits, and 96% with 40 epochs in batches of 16 (benchmarks/few_pictures.py).
+MIN_EPOCHS, MAX_BATCH_SIZE = 5, 128
+FEW_EPOCHS, FEW_BATCH_SIZE = 40, 16
+MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as far as the limits above allow
+BY_IMAGES_TEXT = (
+    f"epochs and batch size, if not given: {MIN_EPOCHS} and {MAX_BATCH_SIZE}; for few images, up to {FEW_EPOCHS} epochs"
+    f" in batches down to {FEW_BATCH_SIZE}"
+)
+
 Epochs = Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
 Folds = Annotated[int, Meta(ge=2, le=1_000)]
 
@@ -41,9 +52,18 @@ class TrialSettings(CheckedFields):
 
     GROUP = "training"
 
-    epochs: Epochs = option(5, "passes over the training images", scope="trial")
+    epochs: Epochs = option(
+        None,
+        f"passes over the training images (default: {MIN_EPOCHS}; more for fewer than"
+        f" {MIN_TRAINED_IMAGES // MIN_EPOCHS:,} images, up to {FEW_EPOCHS})",
+        scope="trial",
+    )
     global_batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = option(
-        128, "images per training step, over all replicas of a trial", name="batch_size", scope="search"
+        None,
+        f"images per training step, over all replicas of a trial (default: {MAX_BATCH_SIZE}; less for fewer than"
+        f" {MIN_STEPS * MAX_BATCH_SIZE:,} images, down to {FEW_BATCH_SIZE})",
+        name="batch_size",
+        scope="search",
     )
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = option(
         None, f"optimizer: {', '.join(OPTIMIZERS)} (default: that of the model)", scope="search"
@@ -136,11 +156,11 @@ class TrialSpec(TrialSettings):
         source_sha256: str | None = None,
         **settings: Any,
     ) -> TrialSpec:
-        """Return a spec with the defaults of its model. `hidden_units` is the argument of that name."""
+        """Return a spec with the defaults of its model for many images. `hidden_units`: the argument of that name."""
         if source_sha256 is None:
             require_known("model", model, MODELS)
         entry = entry_of(model)
-        settings = {name: value for name, value in settings.items() if value is not None}
+        settings = defaults_for(math.inf) | {name: value for name, value in settings.items() if value is not None}
         optimizer = settings.setdefault("optimizer", entry.optimizer)
         require_known("optimizer", optimizer, OPTIMIZERS)
         default = entry.learning_rate if optimizer == entry.optimizer else None
@@ -180,6 +200,14 @@ class TrialSpec(TrialSettings):
     def cost(self) -> float:
         """Roughly how long the trial takes, compared with other trials of the run."""
         return entry_of(self.model).cost * self.epochs
+
+
+def defaults_for(images: float) -> dict[str, int]:
+    """Return the settings whose defaults depend on the number of training images, including those for validation."""
+    epochs = max(MIN_EPOCHS, min(FEW_EPOCHS, int(MIN_TRAINED_IMAGES / images)))
+    largest = min(MAX_BATCH_SIZE, images / MIN_STEPS)
+    batch_size = max(FEW_BATCH_SIZE, 2 ** int(math.log2(max(1, largest))))
+    return {"epochs": epochs, "global_batch_size": batch_size}
 
 
 def is_unused(name: str, value: object) -> bool:

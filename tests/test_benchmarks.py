@@ -163,7 +163,6 @@ def test_few_pictures_are_trained_on_without_validation_images() -> None:
     assert len(found) == 2
     assert all(0.5 < accuracy < 0.9 for accuracy in found)
     assert few_pictures.row("keras", 300, [0.84, 0.86], 84.5) == "| keras | 300 | 85.00% | 1.41 | 84.5% |"
-    assert [few_pictures.batch_size(pictures) for pictures in (100, 300, 512, 2_048, 60_000)] == [16, 16, 32, 128, 128]
 
 
 @pytest.mark.usefixtures("tensorflow")

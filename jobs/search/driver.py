@@ -49,8 +49,8 @@ def search(run: Run[SearchOptions]) -> Summary:
         TrainingError: no configuration could be trained.
         Also raises what `Run.train` raises.
     """
-    options = run.options
     with run.connected():
+        options = run.options
         halving = options.halving()
         plan = run.plan(halving.configurations * halving.ladder.folds)
         with Search(options, run.folder, plan.lanes, run.deadline) as search:

@@ -97,6 +97,11 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         self.halving()
 
     @property
+    def unset(self) -> list[str]:
+        varied = {SETTINGS.get(name) for name in self.variation.dimensions}
+        return [name for name in super().unset if name not in varied]
+
+    @property
     def percent_for_validation(self) -> int:
         """The percentage of training images for validation, which decide; 0 with folds, which then decide."""
         if self.folds is not None:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         with step("loading Ray", shown=not options.quiet):
             from cluster.session import in_submitted_job
             from jobs.train.planning import forecast
-        plan = forecast(options, options.grid())
+        plan = forecast(options)
         return CommandResult(plan.document(), plan.lines(), json=options.json, marked=in_submitted_job())
     return run_job(options, begin, lambda run: run.train())
 

@@ -3,7 +3,7 @@
 import copy
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Self
 
@@ -21,7 +21,7 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.settings import MAX_SEED, Positive, Seconds, Seed, option, options_of, part_of, values_of
-from mnist_lib.spec import VALIDATION_PERCENT, Folds, TrialSettings, TrialSpec, trial_grid
+from mnist_lib.spec import VALIDATION_PERCENT, Folds, TrialSettings, TrialSpec, defaults_for, trial_grid
 from mnist_lib.store.champions.promotion import WHEN, Rule, Thresholds, When
 from mnist_lib.store.runs import Command
 
@@ -220,6 +220,24 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         vars(copied).update(values)
         return copied
 
+    def settled(self, images: Callable[[], int] | None = None) -> Self:
+        """Return a copy in which the defaults are set that depend on the number of training images.
+
+        Args:
+            images: returns that number, if the catalog does not know it; None leaves the defaults unset in this case.
+        """
+        unset, entry = self.unset, self.data().entry
+        known = images if entry is None else lambda: entry.train
+        if not unset or known is None:
+            return self
+        defaults = defaults_for(known())
+        return self.changed(**{name: defaults[name] for name in unset})
+
+    @property
+    def unset(self) -> list[str]:
+        """The settings that were not given and whose defaults depend on the number of training images."""
+        return [name for name in defaults_for(math.inf) if getattr(self, name) is None]
+
     def require_trusted(self, arguments: Sequence[str]) -> None:
         """Raise ModelError if a configuration file names Python files that the user has not asked to run.
 
@@ -266,7 +284,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
         return {
-            "trials": {trial.id: asdict(trial) for trial in self.grid()},
+            "trials": {trial.id: asdict(trial) | dict.fromkeys(self.unset) for trial in self.grid()},
             **{name: getattr(self, field.name) for name, field in options_of(TrainOptions, "run").items()},
             "code": code["sha256"],
             "versions": package_versions(),

@@ -24,7 +24,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import EpochDone, Started, TrialFailure
-from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec, by_cost
+from mnist_lib.spec import BY_IMAGES_TEXT, MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec, by_cost
 from mnist_lib.wording import counted
 
 CALIBRATION_EPOCHS = 6
@@ -93,6 +93,7 @@ class Forecast:
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             f"order: {', '.join(self.order)}",
+            *([BY_IMAGES_TEXT] if self.options.unset else []),
             *([] if self.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
         ]
@@ -105,14 +106,15 @@ class Forecast:
         return lines
 
 
-def forecast(options: TrainOptions, trials: Sequence[TrialSpec]) -> Forecast:
+def forecast(options: TrainOptions) -> Forecast:
     """Return what would run where.
 
     Raises:
         ResourcesError: not even one trial fits on the nodes.
         TrainingError: a model failed while it was measured.
     """
-    begin, expected = time.monotonic(), None
+    begin, expected, options = time.monotonic(), None, options.settled()
+    trials = options.grid()
     if address_of(options.address) is None and not options.calibrate:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
         plan = plan_of(options, len(trials), nodes)
@@ -120,7 +122,7 @@ def forecast(options: TrainOptions, trials: Sequence[TrialSpec]) -> Forecast:
         with connected(options):
             nodes = live_nodes()
             plan = plan_of(options, len(trials), nodes)
-            expected = _measure(options, trials, plan, begin) if options.calibrate else None
+            expected = _measure(options, plan, begin) if options.calibrate else None
     return Forecast(options=options, trials=trials, nodes=nodes, plan=plan, expected=expected)
 
 
@@ -151,14 +153,17 @@ def connected(options: TrainOptions) -> Iterator[float]:
         yield time.monotonic() - begin
 
 
-def _measure(options: TrainOptions, trials: Sequence[TrialSpec], plan: LanePlan, begin: float) -> Expected:
+def _measure(options: TrainOptions, plan: LanePlan, begin: float) -> Expected:
     """Train each model for a few epochs, one after the other in one lane."""
-    models = {trial.model: trial for trial in trials}
     data = options.data()
     if data.entry is not None and not data.entry.embedded:
         data = DataRequest(dataset="mnist-mini", data_dir=options.data_dir)  # its images have the same shape
+    checked = models_to_check(options, options.grid())
+    images, info, _ = start_beside_driver(worker.prepare_dataset, data, checked, num_returns=3)
+    options = options.settled(lambda: len(result_of(info, "the preparation of the dataset").train))
+    trials = options.grid()
+    models = {trial.model: trial for trial in trials}
     specs = [replace(trial, dataset=data.name, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
-    images, info, _ = start_beside_driver(worker.prepare_dataset, data, models_to_check(options, specs), num_returns=3)
     limits, one_lane = options.limits(), replace(plan, lanes=1)
     resources = options.resources(plan.cpus, plan.gpus)
     lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, CHECKPOINT_SECONDS)

@@ -221,7 +221,10 @@ class Run(Generic[Options]):
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """Join or start the cluster, and begin to prepare the dataset there."""
+        """Join or start the cluster, and begin to prepare the dataset there.
+
+        If the number of images decides defaults that were not given, it is waited for, and they are set in `options`.
+        """
         if self.options.report:
             load_in_background()
         self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked())
@@ -230,7 +233,16 @@ class Run(Generic[Options]):
             start = steady_time() - self.begin - cluster_seconds
             phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
             self.folder.append_history(DriverConnected(phases=phases))
+            self._settle()
             yield
+
+    def _settle(self) -> None:
+        given, self.options = self.options, self.options.settled(lambda: len(self.data.facts().train))
+        if self.options is not given:
+            log.info(
+                "%s: by its number of images, %s in batches of %d; choose others with --epochs and --batch-size",
+                *(given.dataset, counted(self.options.epochs, "epoch"), self.options.global_batch_size),
+            )
 
     def train(self) -> Summary:
         """Train all trials of the options on a cluster, store the results, and return the summary.

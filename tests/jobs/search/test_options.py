@@ -63,6 +63,11 @@ def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
     assert {spec.configuration for spec in finals} == {None}
 
 
+def test_a_batch_size_that_varies_does_not_follow_from_the_number_of_images() -> None:
+    assert options(RATE).settled().global_batch_size == 128
+    assert options("--vary=batch_size=32,64").settled().global_batch_size is None
+
+
 def test_jobs_train_trains_with_the_settings_that_a_search_has_found() -> None:
     vary = ("--vary=learning_rate=1e-4..1e-1:log", "--vary=width=8,16", "--vary=momentum=0.1..0.9")
     models = "--models=keras,keras-resnet"

@@ -59,6 +59,36 @@ def test_impossible_seeds_are_refused(seeds: str) -> None:
         options(f"--seeds={seeds}").grid()
 
 
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch_size"),
+    [(1, 40, 16), (300, 40, 16), (511, 40, 16), (512, 40, 32), (2_048, 39, 128), (4_000, 20, 128), (60_000, 5, 128)],
+)
+def test_few_images_are_trained_on_for_more_epochs_in_smaller_batches(
+    images: int, epochs: int, batch_size: int
+) -> None:
+    settled = options("--dataset=./pictures").settled(lambda: images)
+    assert (settled.epochs, settled.global_batch_size) == (epochs, batch_size)
+    assert {(trial.epochs, trial.global_batch_size) for trial in settled.grid()} == {(epochs, batch_size)}
+
+
+def test_epochs_and_batch_size_that_are_given_are_kept_for_any_number_of_images() -> None:
+    settled = options("--dataset=./pictures", "--batch-size=64").settled(lambda: 300)
+    assert (settled.epochs, settled.global_batch_size) == (40, 64)
+    given = options("--dataset=./pictures", "--batch-size=64", "--epochs=7")
+    assert given.settled(lambda: pytest.fail("the images were counted, though nothing depends on them")) == given
+
+
+def test_the_catalog_knows_its_numbers_of_images_and_a_folder_is_counted() -> None:
+    digits = options("--dataset=sklearn-digits").settled()
+    assert (digits.epochs, digits.global_batch_size) == (40, 64)
+    assert options("--dataset=./pictures").settled().unset == ["epochs", "global_batch_size"]
+
+
+def test_a_run_whose_epochs_follow_from_its_images_is_not_one_with_as_many_that_were_given() -> None:
+    code, folder = {"sha256": "0" * 64}, "--dataset=./pictures"
+    assert options(folder).terms(code) != options(folder, "--epochs=5", "--batch-size=128").terms(code)
+
+
 def test_folds_are_trials_and_a_refit_is_one_more_for_each_model_and_seed() -> None:
     trials = options("--models=keras", "--seeds=2", "--folds=3").grid()
     assert [trial.id for trial in trials] == [f"keras-s{seed}-f{fold}" for seed in (0, 1) for fold in (0, 1, 2)]

@@ -64,13 +64,13 @@ def test_the_report_separates_options_that_differ_from_their_defaults(digits: Da
     folder, run = RunFolder(LocalObjects(tmp_path), "a"), made_run(digits, seeds=3)
     folder.write(
         "config.yaml",
-        b"dataset: mnist-mini\nmodels:\n- keras\n- scratch\nseeds: 3\nallow_cpu: true\nreport: true\nbatch_size: 128\n",
+        b"dataset: mnist-mini\nmodels:\n- keras\n- scratch\nseeds: 3\nallow_cpu: true\nreport: true\nprecision: float32\n",
     )
     write_report(folder, run.summary, run.tallies, lambda: digits, run.code)
     page = (tmp_path / "runs/a/report.html").read_text()
     assert re.findall(r"<code>(--[^<]*)</code>", page) == [
         *("--seeds=3", "--allow-cpu"),
-        *("--dataset=mnist-mini", "--models=keras,scratch", "--report", "--batch-size=128"),
+        *("--dataset=mnist-mini", "--models=keras,scratch", "--report", "--precision=float32"),
     ]
     assert (tmp_path / "runs/a/plots/accuracy.png").exists()
 
