@@ -64,7 +64,8 @@ def test_the_report_separates_options_that_differ_from_their_defaults(digits: Da
     folder, run = RunFolder(LocalObjects(tmp_path), "a"), made_run(digits, seeds=3)
     folder.write(
         "config.yaml",
-        b"dataset: mnist-mini\nmodels:\n- keras\n- scratch\nseeds: 3\nallow_cpu: true\nreport: true\nprecision: float32\n",
+        b"dataset: mnist-mini\nmodels:\n- keras\n- scratch\nseeds: 3\nallow_cpu: true\nreport: true\n"
+        b"precision: float32\n",
     )
     write_report(folder, run.summary, run.tallies, lambda: digits, run.code)
     page = (tmp_path / "runs/a/report.html").read_text()
