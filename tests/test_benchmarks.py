@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    epochs,
     errors,
     few_pictures,
     groups,
@@ -27,6 +28,7 @@ from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
 from mnist_lib.assignment import Resources
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from tests.support.results import trial_result
 
@@ -163,6 +165,16 @@ def test_few_pictures_are_trained_on_without_validation_images() -> None:
     assert len(found) == 2
     assert all(0.5 < accuracy < 0.9 for accuracy in found)
     assert few_pictures.row("keras", 300, [0.84, 0.86], 84.5) == "| keras | 300 | 85.00% | 1.41 | 84.5% |"
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_each_rule_for_the_stored_epoch_chooses_another_one() -> None:
+    validation = [Accuracy(correct, 100) for correct in (60, 90, 80, 90, 88, 70)]
+    assert epochs.chosen(validation, [2.0, 0.9, 0.5, 1.0, 1.1, 3.0]) == [1, 3, 2, 5, 4]
+    train, test = few_pictures.splits_of(None)
+    found = epochs.accuracies("keras", 200, train, test, 0, Resources(cpus=2, cpu_replicas=2), epochs=8)
+    assert all(0.5 < accuracy < 0.9 for accuracy in found)
+    assert epochs.row("keras", 1_000, [found[:2], found[:2]]).startswith(f"| keras | 1,000 | {100 * found[0]:.2f}% |")
 
 
 @pytest.mark.usefixtures("tensorflow")

@@ -241,7 +241,7 @@ class Run(Generic[Options]):
         if self.options is not given:
             log.info(
                 "%s: by its number of images, %s in batches of %d; choose others with --epochs and --batch-size",
-                *(given.dataset, counted(self.options.epochs, "epoch"), self.options.global_batch_size),
+                *(given.data().name, counted(self.options.epochs, "epoch"), self.options.global_batch_size),
             )
 
     def train(self) -> Summary:
