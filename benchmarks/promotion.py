@@ -3,9 +3,12 @@
 No model is trained: a model is the images of a fixed hold-out that it answers wrongly. Some images are hard, and every
 model is wrong about a hard one with the same probability, so that equally good models share a part of their errors. The
 decisions and the budget are those of a promotion.
+
+The last table is about a folder that grows, where a night's model is trained on more pictures than the champion.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import time
@@ -24,6 +27,9 @@ from mnist_lib.wording import percent
 
 IMAGES, NIGHTS, TRIES = 10_000, 365, 3  # of the hold-out; of a year; nights within which a better model is to win
 CLASSES = tuple("0123456789")
+PICTURES, GROWING_YEARS = 300, 200  # of a growing folder on its first day; simulated years for each row
+# A model's error rate falls with this power of the number of pictures: tenfold pictures make it 0.39 of what it was.
+POWER, TEST_SHARE = 0.41, 0.15
 SHARED = 0.5  # share of a model's errors that an equally good one also makes
 BETTER = 2 / 3  # errors of the better challenger, as a share of the champion's
 RULE = Rule()
@@ -131,6 +137,94 @@ def years(count: int, error: float, challengers: Callable[[np.random.Generator],
         return list(pool.map(task, range(count), chunksize=10))
 
 
+@dataclass(frozen=True)
+class Growth:
+    """A folder to which pictures are added every day, and the models that are trained on it every night."""
+
+    error: float  # of a model that is trained on the first day's pictures
+    per_day: int = 20
+    power: float = POWER
+    broken: float = 0.0  # share of the nights whose model has twice the error
+    scatter: float = 0.0  # standard deviation of a model's error, as a share of it
+
+
+@dataclass(frozen=True)
+class GrowingYear:
+    deployed: float  # mean error of the champion over the nights
+    newest: float  # mean error of each night's model
+    worst: float  # highest error of a champion, over that of the first one
+    relative: float  # mean error of the champion, over that of the first one
+    worse: int  # promotions to a model with a higher error
+
+
+def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> GrowingYear:
+    """Simulate a year in which the hold-out grows, too: the share `TEST_SHARE` of all pictures."""
+    generator = np.random.default_rng(seed)
+    images = PICTURES + growth.per_day * nights
+    is_test, labels = generator.random(images) < TEST_SHARE, generator.integers(10, size=images)
+    hard = generator.random(images)  # the lowest ones are hard for every model; the better, the fewer
+
+    def model(pictures: int, broken: float = 0.0) -> tuple[int, Model]:
+        """Return the number of training images and the model of a night."""
+        error = growth.error * (pictures / PICTURES) ** -growth.power * generator.lognormal(0, growth.scatter)
+        error = min(SHARED, error * (1 + (generator.random() < broken)))
+        wrong = (hard < error / SHARED) & (generator.random(images) < SHARED)
+        return int((~is_test[:pictures]).sum()), Model(error, ~wrong)
+
+    trained, champion = model(PICTURES)
+    first, budget, errors, newest, worse = champion.error, Budget(rule.alpha), [], [], 0
+    for night in range(1, nights + 1):
+        pictures = PICTURES + growth.per_day * night
+        images_of_night, challenger = model(pictures, growth.broken)
+        tested = np.flatnonzero(is_test[:pictures])
+        right = challenger.right[tested], champion.right[tested]
+        both = Compared("challenger", "champion", *right, labels[tested], CLASSES)
+        decision = rule.decide_by_data(both, images_of_night - trained, trained)
+        if decision is None and not budget.is_used_up:
+            decision, budget = rule.decide(both, budget.next_alpha), budget.after_comparison()
+        if decision is not None and decision.promote:
+            worse += challenger.error > champion.error
+            trained, champion = images_of_night, challenger
+        errors.append(champion.error)
+        newest.append(challenger.error)
+    mean = statistics.fmean(errors)
+    return GrowingYear(mean, statistics.fmean(newest), max(errors) / first, mean / first, worse)
+
+
+GROWTHS = {
+    "20 a day, first error 5%": Growth(0.05),
+    "20 a day, first error 10%, 5% of nights broken": Growth(0.1, broken=0.05),
+    "20 a day, first error 15%": Growth(0.15),
+    "5 a day, first error 5%": Growth(0.05, per_day=5),
+    "20 a day, no gain from data, models scatter by 10%": Growth(0.05, power=0.0, scatter=0.1),
+}
+
+
+def growing_report(years_each: int) -> list[str]:
+    """Return the table of growing folders in Markdown: by data, and by significance alone."""
+    lines = [
+        f"A folder of {PICTURES} pictures that grows, {NIGHTS} nights; n = {years_each:,} years for each row.",
+        "",
+        "| pictures | `--promote` | mean error of the champion | of each night's model | highest error / first one"
+        " | mean error / first one | promotions to a worse model |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for (name, growth), when in itertools.product(GROWTHS.items(), ("if-better", "if-significant")):
+            task = partial(grow, growth=growth, rule=Rule(when=when))
+            found = list(pool.map(task, range(years_each), chunksize=5))
+            deployed, newest = (
+                percent(statistics.fmean(column))
+                for column in zip(*((y.deployed, y.newest) for y in found), strict=True)
+            )
+            worst, relative, worse = (
+                statistics.fmean(column)
+                for column in zip(*((y.worst, y.relative, y.worse) for y in found), strict=True)
+            )
+            lines.append(f"| {name} | {when} | {deployed} | {newest} | {worst:.2f} | {relative:.2f} | {worse:.1f} |")
+    return lines
+
+
 def share(found: Sequence[bool]) -> float:
     return statistics.fmean(found)
 
@@ -166,6 +260,7 @@ def report(years_each: int) -> str:
             covered = percent(share([year.covered for year in found]))
             plainly = percent(share([year.plainly_covered for year in found]))
             lines.append(f"| {100 * error:g}% | night {night} | {first} | {within} | {covered} | {plainly} |")
+    lines += ["", *growing_report(min(years_each, GROWING_YEARS))]
     return "\n".join([*lines, "", f"It took {time.monotonic() - begin:.0f} s."])
 
 

@@ -30,6 +30,7 @@ from mnist_lib.assignment import Resources
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.champions.promotion import Rule
 from tests.support.results import trial_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -128,6 +129,18 @@ def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
 
 def test_simulated_years_of_promotions_are_reported() -> None:
     assert "| 2% | equally good | 0.00% |" in promotion.report(years_each=1)
+
+
+def test_more_pictures_replace_the_champion_sooner_than_significance() -> None:
+    growth = promotion.Growth(0.1)
+    (by_data, by_chance) = (
+        [promotion.grow(seed, growth, 60, Rule(when=when)) for seed in range(5)]
+        for when in ("if-better", "if-significant")
+    )
+    assert sum(year.newest for year in by_data) < sum(year.deployed for year in by_data)
+    assert 1.2 * sum(year.deployed for year in by_data) < sum(year.deployed for year in by_chance)
+    no_gain = promotion.grow(0, promotion.Growth(0.05, power=0.0, scatter=0.1), 60)
+    assert no_gain.worst < 1.5
 
 
 @pytest.mark.usefixtures("tensorflow")

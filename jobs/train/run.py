@@ -303,6 +303,7 @@ class Run(Generic[Options]):
         for tally in training.tallies.values():
             self._require_model(tally)
         folds = folds_summary(training.of_folds, self.data.content()) if training.of_folds else None
+        store_state(self.folder.objects, facts.name, facts.fingerprint, self.data.state())  # promotions compare states
         with step("storing the models", shown=shown):
             stored = {model: self._publish(tally.chosen) for model, tally in sorted(training.tallies.items())}
         summary = summarize(
@@ -332,7 +333,6 @@ class Run(Generic[Options]):
         if self.options.report:
             with step("writing the report", shown=shown):
                 write_report(self.folder, summary, training.tallies, self.data.content, self.code, type(self.options))
-        store_state(self.folder.objects, facts.name, facts.fingerprint, self.data.state())
         failpoint("run.before_summary")
         self.folder.complete(summary)
         self.finish(summary)

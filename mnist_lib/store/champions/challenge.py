@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.data.changes import DatasetState, changes_between
 from mnist_lib.errors import IntegrityError, MnistError, SpecError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
@@ -22,6 +23,7 @@ from mnist_lib.store.champions.log import (
     store_used,
 )
 from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Compared, Decision, Rule
+from mnist_lib.store.datasets import read_state
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, hold, verify
 from mnist_lib.wording import counted
@@ -104,12 +106,6 @@ class _Challenge:
         period, budget = self._budget(current, used)
         others = used.by_others(period)
         allowed = np.array([image not in others for image in self._images])
-        if budget.is_used_up or not allowed.any():
-            why = (
-                f"not compared with {current.name}, since {budget}: label at least {MIN_FRESH_IMAGES:,} new random"
-                f" pictures for the hold-out ({allowed.sum():,} so far), or use --promote always"
-            )
-            return Decision(False, why, budget=budget)
         try:
             right = self._champion_right(current)
         except (IntegrityError, StoreError):
@@ -121,8 +117,16 @@ class _Challenge:
             *(predictions.name, current.name, predictions.correct, right),
             *(predictions.labels, predictions.classes),
         )
-        decision = self._rule.decide(both.take(allowed), budget.next_alpha)
-        budget = budget.after_comparison()
+        decision = self._rule.decide_by_data(both, *self._training_images(current))
+        if decision is None and (budget.is_used_up or not allowed.any()):
+            why = (
+                f"not compared with {current.name}, since {budget}: label at least {MIN_FRESH_IMAGES:,} new random"
+                f" pictures for the hold-out ({allowed.sum():,} so far), or use --promote always"
+            )
+            return Decision(False, why, budget=budget)
+        if decision is None:
+            decision = self._rule.decide(both.take(allowed), budget.next_alpha)
+            budget = budget.after_comparison()
         new = {image for image, is_allowed in zip(self._images, allowed, strict=True) if is_allowed}
         record = self._record("promote" if decision.promote else "keep", newest, current, decision)
         record = replace(
@@ -153,6 +157,22 @@ class _Challenge:
         others = used.by_others(period + 1)
         fresh = sum(image not in others for image in self._images)
         return period + 1, Budget(self._rule.alpha) if fresh >= MIN_FRESH_IMAGES else budget
+
+    def _training_images(self, current: Champion) -> tuple[int, int]:
+        """Return how many training images are new or corrected since the champion was trained, and how many it had.
+
+        Both are 0 if the images of one of the two are not known.
+        """
+        versions = pinned_version(self._objects, current), self._challenger
+        fingerprints = [version.facts.dataset.fingerprint for version in versions]
+        stored = [read_state(self._objects, self._dataset, fingerprint) for fingerprint in fingerprints]
+        try:
+            before, after = (DatasetState.read(content or b"", "the state of a dataset") for content in stored)
+        except IntegrityError:
+            return 0, 0
+        changes = changes_between(before, after)
+        changed = changes.added["train"], changes.relabelled["train"]
+        return sum(sum(of_classes.values()) for of_classes in changed), int((before.split == 0).sum())
 
     def _champion_right(self, current: Champion) -> NDArray[np.bool_]:
         """Return whether the champion is right about each image of the challenger's hold-out."""

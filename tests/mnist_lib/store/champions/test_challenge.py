@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mnist_lib.data.changes import DatasetState
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions.appointment import champion, history, trained_last
 from mnist_lib.store.champions.challenge import Predict, promote
 from mnist_lib.store.champions.log import ChampionLog
 from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Rule
+from mnist_lib.store.datasets import store_state
 from mnist_lib.store.versions import Version
 from tests.support.store.answering import TEN, answering, first
 from tests.support.store.invariants import champions
@@ -107,6 +109,35 @@ def test_a_champion_that_cannot_answer_stays_with_the_reason_and_nothing_is_spen
         decision = promote(objects, better, Rule(), predict)
         assert (decision.promote, decision.why) == (False, why)
     assert len(champions(objects, dataset="digits")) == 1
+
+
+def with_training_images(objects: LocalObjects, version: Version, numbers: range, corrected: int = 0) -> Version:
+    """Store the dataset of a version: training images, the first of which have another label than usual."""
+    images = np.array(numbers, np.uint64)
+    labels = (images % 10).astype(np.uint8)
+    labels[:corrected] = (labels[:corrected] + 1) % 10
+    hashes, split = np.stack([images, images], axis=1), np.zeros(len(images), np.uint8)
+    state = DatasetState(hashes, labels, split, TEN)
+    store_state(objects, "digits", version.facts.dataset.fingerprint, state.content())
+    return version
+
+
+@pytest.mark.parametrize(
+    ("added", "corrected", "promoted"), [(100, 0, True), (60, 40, True), (99, 0, False), (60, 39, False)]
+)
+def test_a_version_with_a_tenth_more_or_corrected_training_images_is_promoted_if_it_is_not_worse(
+    objects: LocalObjects, added: int, corrected: int, promoted: bool
+) -> None:
+    promote(objects, with_training_images(objects, answering(objects, first(90, 100)), range(5_000, 6_000)), Rule())
+    newer = answering(objects, first(92, 101))  # of one more image, so the fingerprint is another
+    newer = with_training_images(objects, newer, range(5_000, 6_000 + added), corrected)
+    predict, _ = answers(lambda positions: positions < 0)
+    decision = promote(objects, newer, Rule(), predict)
+    assert decision.promote == promoted
+    record = champion(objects, "keras", "digits")
+    assert record is not None
+    assert (record.version, record.comparisons, record.compared) == ((2, 0, 1) if promoted else (1, 1, 1))
+    assert record.selected_from == (2 if promoted else 1)
 
 
 def test_each_data_set_has_a_champion_of_its_own(objects: LocalObjects) -> None:

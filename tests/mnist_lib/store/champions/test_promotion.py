@@ -73,6 +73,43 @@ def test_p5_a_challenger_is_promoted_only_if_it_is_significantly_better(challeng
     assert decision.statistics["gained"] - decision.statistics["lost"] == challenger - 180
 
 
+def compared(right: dict[int, int], champion: dict[int, int]) -> Compared:
+    """Return the comparison of two versions, given by their right answers in each class, of 100 images each."""
+    challenger, other = by_class("keras@2", right), by_class("keras@1", champion)
+    answers = challenger.correct, other.right_for(challenger)
+    return Compared(challenger.name, other.name, *answers, challenger.labels, challenger.classes)
+
+
+@pytest.mark.parametrize(
+    ("right", "champion", "new", "rule", "promoted"),
+    [
+        ({0: 90, 1: 90}, {0: 90, 1: 90}, 20, Rule(), True),
+        ({0: 90, 1: 90}, {0: 90, 1: 90}, 19, Rule(), False),  # 9.5% of 200
+        ({0: 89, 1: 90}, {0: 90, 1: 90}, 200, Rule(), False),
+        ({0: 90, 1: 90}, {0: 90, 1: 90}, 200, Rule(when="if-significant"), False),
+        ({0: 100, 1: 60}, {0: 60, 1: 95}, 200, Rule(), False),  # class 1 collapses
+        ({0: 100, 1: 60}, {0: 60, 1: 95}, 200, Rule(max_class_drop=0.4), True),
+    ],
+)
+def test_more_data_promote_a_challenger_that_is_not_worse(
+    right: dict[int, int], champion: dict[int, int], new: int, rule: Rule, promoted: bool
+) -> None:
+    decision = rule.decide_by_data(compared(right, champion), new, before=200)
+    assert (decision is not None and decision.promote) == promoted
+
+
+def test_a_promotion_by_more_data_names_the_images_and_the_data() -> None:
+    decision = Rule().decide_by_data(compared({0: 92, 1: 90}, {0: 90, 1: 90}), new=42, before=350)
+    assert decision is not None
+    assert decision.why == (
+        "keras@2 has 91.00%, keras@1 90.00%; 2 images gained, 0 lost: not worse, with 42 new or corrected training"
+        " images, 12.00% of those of the champion"
+    )
+    assert decision.statistics == {
+        **{"test": "more data", "images": 200, "gained": 2, "lost": 0, "new_train": 42, "champion_train": 350},
+    }
+
+
 def test_the_first_champion_needs_the_minimum_accuracy() -> None:
     assert decide(predictions("keras@1", 180), None).promote
     assert decide(predictions("keras@1", 180), None, Rule(min_accuracy=0.9)).promote

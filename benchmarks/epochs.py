@@ -1,0 +1,114 @@
+"""Which epoch to store: the test accuracy of six rules that choose one by the images held out for validation.
+
+Each draw takes other pictures of MNIST's training set, and another seed; a tenth of the pictures is held out. All rules
+see the same training, with the default options of so many pictures, and are measured on MNIST's 10,000 test images.
+"""
+
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.digits import parser_with_source
+from benchmarks.few_pictures import splits_of
+from benchmarks.record import setting
+from mnist_lib.assignment import Resources
+from mnist_lib.catalog import MODELS
+from mnist_lib.data.split import Dataset, Split
+from mnist_lib.results import Accuracy, EpochDone
+from mnist_lib.spec import VALIDATION_PERCENT, TrialSpec, defaults_for
+
+RULES = ("first maximum", "last maximum", "lowest loss", "last epoch", "latest close to the maximum", "mean weights")
+DRAWS, PICTURES = 5, (300, 1_000, 5_000, 60_000)
+AVERAGED = 4  # one of so many epochs, the last ones, are averaged by the last rule
+
+
+def main() -> None:
+    parser = parser_with_source(__doc__)
+    parser.add_argument("--draws", type=int, default=DRAWS, help=f"number of draws (default: {DRAWS})")
+    parser.add_argument("--models", nargs="+", default=[*MODELS], help="models of the catalog (default: all)")
+    parser.add_argument("--pictures", nargs="+", type=int, default=PICTURES, help="numbers of pictures")
+    options = parser.parse_args()
+    from mnist_lib.training.strategy import configure_process
+
+    threads = len(os.sched_getaffinity(0))
+    configure_process(resources := Resources(cpus=threads))
+    train, test = splits_of(options.source)
+    lines = [setting(threads), f"n = {options.draws} draws.", "", f"| model | pictures | {' | '.join(RULES)} |"]
+    lines.append("|---" * (2 + len(RULES)) + "|")
+    for model in options.models:
+        for pictures in options.pictures:
+            found = [accuracies(model, pictures, train, test, draw, resources) for draw in range(options.draws)]
+            lines.append(row(model, pictures, found))
+            print(lines[-1], file=sys.stderr)
+    print("\n".join(lines))
+
+
+def accuracies(
+    model: str, pictures: int, train: Split, test: Split, draw: int, resources: Resources, epochs: int | None = None
+) -> list[float]:
+    """Return the test accuracy of each of `RULES`. `epochs`: by default, those of so many pictures."""
+    import tensorflow as tf
+
+    from mnist_lib.data.batches import Plan
+    from mnist_lib.models.building import build_model
+    from mnist_lib.models.model import Weights
+    from mnist_lib.training.loop import Trainer, accuracy_of
+    from mnist_lib.training.steps import learning_rates
+    from mnist_lib.training.strategy import mirrored_strategy
+
+    rows = np.random.default_rng(draw).permutation(len(train))[:pictures]
+    dataset = Dataset.of("few", str(draw), train.take(rows), test)
+    trained, held_out = dataset.train_and_validation(VALIDATION_PERCENT)
+    assert held_out is not None
+    settings: dict[str, Any] = defaults_for(pictures) | ({} if epochs is None else {"epochs": epochs})
+    spec = TrialSpec.of(model, seed=draw, **settings)
+    network = build_model(spec, dataset.image_shape, len(dataset.classes), None)
+    trainer = Trainer(network, spec, mirrored_strategy(resources))
+    plan = Plan(
+        len(trained), min(spec.global_batch_size, len(trained)), trainer.replicas, int(np.prod(dataset.image_shape))
+    )
+    trainer.compile(trained, plan)
+    trainer.start(draw)
+
+    validation: list[Accuracy] = []
+    losses: list[float] = []
+    tested: list[float] = []
+    averaged: list[Weights] = []
+    events = trainer.train(trained, plan, seed=draw, learning_rates=learning_rates(spec, plan.steps), last=spec.epochs)
+    for event in events:
+        if not isinstance(event, EpochDone):
+            continue
+        predicted = trainer.predictor.probabilities(trainer.weights, held_out.images)
+        validation.append(accuracy_of(predicted, held_out.labels))
+        true = predicted[np.arange(len(held_out)), held_out.labels]
+        losses.append(float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()))
+        tested.append(accuracy_of(trainer.predictor.probabilities(trainer.weights, test.images), test.labels).value)
+        if event.epoch > spec.epochs - max(1, spec.epochs // AVERAGED):
+            averaged.append(trainer.weights)
+    mean = partial(tf.nest.map_structure, lambda *values: sum(values) / len(values))
+    weights = Weights(mean(*(w.trainable for w in averaged)), mean(*(w.state for w in averaged)))
+    of_mean = accuracy_of(trainer.predictor.probabilities(weights, test.images), test.labels).value
+    return [*(tested[epoch] for epoch in chosen(validation, losses)), of_mean]
+
+
+def chosen(validation: Sequence[Accuracy], losses: Sequence[float]) -> list[int]:
+    """Return the epoch, from 0, that each of `RULES` stores, but for the last one, which stores none of them."""
+    correct = [accuracy.correct for accuracy in validation]
+    last, highest = len(correct) - 1, max(correct)
+    first_maximum, last_maximum = correct.index(highest), last - correct[::-1].index(highest)
+    close = max(epoch for epoch, accuracy in enumerate(validation) if accuracy.is_close_to(highest))
+    return [first_maximum, last_maximum, int(np.argmin(losses)), last, close]
+
+
+def row(model: str, pictures: int, found: Sequence[Sequence[float]]) -> str:
+    means = (f"{100 * statistics.mean(column):.2f}%" for column in zip(*found, strict=True))
+    return f"| {model} | {pictures:,} | {' | '.join(means)} |"
+
+
+if __name__ == "__main__":
+    main()
