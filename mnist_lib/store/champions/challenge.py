@@ -22,7 +22,7 @@ from mnist_lib.store.champions.log import (
     pinned_version,
     store_used,
 )
-from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Compared, Decision, Rule
+from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Compared, Decision, Rule, missing_images
 from mnist_lib.store.datasets import read_state
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, hold, verify
@@ -117,7 +117,8 @@ class _Challenge:
             *(predictions.name, current.name, predictions.correct, right),
             *(predictions.labels, predictions.classes),
         )
-        decision = self._rule.decide_by_data(both, *self._training_images(current))
+        data = self._training_images(current)
+        decision = self._rule.decide_by_data(both, *data)
         if decision is None and (budget.is_used_up or not allowed.any()):
             why = (
                 f"not compared with {current.name}, since {budget}: label at least {MIN_FRESH_IMAGES:,} new random"
@@ -125,7 +126,7 @@ class _Challenge:
             )
             return Decision(False, why, budget=budget)
         if decision is None:
-            decision = self._rule.decide(both.take(allowed), budget.next_alpha)
+            decision = self._rule.decide(both.take(allowed), budget.next_alpha, missing_images(*data))
             budget = budget.after_comparison()
         new = {image for image, is_allowed in zip(self._images, allowed, strict=True) if is_allowed}
         record = self._record("promote" if decision.promote else "keep", newest, current, decision)

@@ -12,8 +12,10 @@ better model, and a few hundred test images could show that only for much better
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mnist_lib.documents import Share
@@ -32,13 +34,13 @@ TOTAL = 0.05  # by default
 SHARE = 0.01  # of what is left, for one comparison: the 30th is still made at three quarters of the first one's level
 # Share of the total below which it counts as used up: after 391 comparisons, more than a year of nights.
 MIN_LEFT = 0.02
-# New and corrected training images, as a share of those of the champion, that count as clearly more data. In simulated
+# New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
 # years it hardly matters between 5 and 20% (benchmarks/promotion.py).
-MORE_DATA = 0.1
+MORE_DATA_PERCENT = 10
 MIN_FRESH_IMAGES = 500  # for a new budget; fewer could hardly show a difference at the level of one comparison
 WHEN = {
     "if-better": "promote a stored model if it is significantly better than the champion, or if it is not worse and the"
-    f" training images that are new or corrected since then are at least {100 * MORE_DATA:.0f}% of the champion's",
+    f" training images that are new or corrected since then are at least {MORE_DATA_PERCENT}% of the champion's",
     "if-significant": "promote a stored model only if it is significantly better than the champion",
     "always": "promote a stored model regardless of its accuracy",
     "never": "do not promote a stored model",
@@ -186,7 +188,7 @@ class Rule(Thresholds):
             new: training images that the champion was not trained on, or with another label.
             before: all training images of the champion.
         """
-        if self.when != "if-better" or not 0 < MORE_DATA * before <= new:
+        if self.when != "if-better" or not before or missing_images(new, before):
             return None
         if compared.gained < compared.lost or self._collapse(compared) is not None:
             return None
@@ -194,19 +196,37 @@ class Rule(Thresholds):
         data = f"{counted(new, 'new or corrected training image')}, {percent(new / before)} of those of the champion"
         return Decision(True, f"{compared}: not worse, with {data}", statistics)
 
-    def decide(self, compared: Compared, alpha: float) -> Decision:
-        """Decide whether the challenger is better with p < alpha and not much worse in any class."""
+    def decide(self, compared: Compared, alpha: float, missing: int = 0) -> Decision:
+        """Decide whether the challenger is better with p < alpha and not much worse in any class.
+
+        Args:
+            missing: new training images without which `decide_by_data` cannot promote; a refusal names them.
+        """
         gained, lost = compared.gained, compared.lost
         p = mcnemar(gained, lost)
         statistics = {"test": "exact McNemar, one-sided", **compared.counts, "p": p, "alpha": alpha}
         why = f"{compared}, p = {p:.2g}"
         if not p < alpha:
-            reason = f"may be chance, since p is not below {alpha:.2g}" if gained > lost else "not better"
-            return Decision(False, f"{why}: {reason}", statistics)
+            return Decision(False, f"{why}: {self._advice(compared, alpha, missing) or 'not better'}", statistics)
         collapse = self._collapse(compared)
         if collapse is not None:
             return Decision(False, f"{why}; {collapse['why']}", {**statistics, "collapse": collapse})
         return Decision(True, why, statistics)
+
+    def _advice(self, compared: Compared, alpha: float, missing: int) -> str:
+        """Say what would have shown that the challenger is better, or return "" if it is not better on these images."""
+        gained, lost = compared.gained, compared.lost
+        if gained <= lost:
+            return ""
+        chance = f"may be chance, since p is not below {alpha:.2g}"
+        if not alpha:
+            return chance
+        needed = len(compared.labels) * NormalDist().inv_cdf(1 - alpha) ** 2 * (gained + lost) / (gained - lost) ** 2
+        needed = max(len(compared.labels) + 1, float(f"{needed:.1e}"))
+        advice = f"{chance}; at these rates, about {needed:,.0f} test images would tell: label random new pictures"
+        if not missing or self.when != "if-better":
+            return advice
+        return f"{advice}, or add {counted(missing, 'training image')}, with which it has only to be as good"
 
     def _collapse(self, compared: Compared) -> Mapping[str, Any] | None:
         """Return the class whose accuracy drops most, if it drops too much and significantly, or None."""
@@ -221,6 +241,11 @@ class Rule(Thresholds):
                 why = f"class {compared.classes[label]} drops from {_share(before)} to {_share(after)}, p = {p:.2g}"
                 found.append({"class": label, "drop": drop, "p": p, "why": why})
         return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
+
+
+def missing_images(new: int, before: int) -> int:
+    """Return how many new training images are missing to clearly more data. The arguments are as in `Rule`."""
+    return max(0, math.ceil(before * MORE_DATA_PERCENT / 100) - new)
 
 
 def _share(right: NDArray[np.bool_]) -> str:

@@ -63,7 +63,8 @@ def test_promotions_and_a_rollback_change_the_champion_and_are_in_its_history(co
     assert not_better.code == 10
     assert not_better.out == (
         "keras@3 is not promoted: keras@3 has 75.50%, keras@2 75.00%; 1 image gained, 0 lost, p = 0.5: may be chance,"
-        " since p is not below 0.00049; to promote it all the same, add --always\n"
+        " since p is not below 0.00049; at these rates, about 2,200 test images would tell: label random new pictures;"
+        " to promote it all the same, add --always\n"
         "Chance: 4.9% is left of the 5% that chance may decide (2 comparisons so far).\n"
     )
     assert command("promote", "keras@latest").out == not_better.out  # the same comparison is not paid for twice

@@ -138,6 +138,10 @@ def test_a_version_with_a_tenth_more_or_corrected_training_images_is_promoted_if
     assert record is not None
     assert (record.version, record.comparisons, record.compared) == ((2, 0, 1) if promoted else (1, 1, 1))
     assert record.selected_from == (2 if promoted else 1)
+    assert promoted or decision.why.endswith(
+        "2 images gained, 0 lost, p = 0.25: may be chance, since p is not below 0.0005; at these rates, about 550 test"
+        " images would tell: label random new pictures, or add 1 training image, with which it has only to be as good"
+    )
 
 
 def test_each_data_set_has_a_champion_of_its_own(objects: LocalObjects) -> None:
