@@ -20,7 +20,7 @@ test-all: .venv/dev
 	$(BIN)/$(PYTEST) -m "not mutants"
 
 test-fast: .venv/dev
-	$(BIN)/$(PYTEST) -m "not slow and not long"
+	$(BIN)/$(PYTEST) -m "not slow and not long" --hypothesis-profile fast
 
 # A long campaign of simulated worlds; `make check` simulates 500.
 simulate: .venv/dev

@@ -1,5 +1,6 @@
 """Fixtures: TensorFlow on two logical CPU devices, digits, a Ray cluster of two nodes, an S3 endpoint and a browser."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,6 +17,9 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # log errors only; TensorFlow reads th
 os.environ["TERM"] = "xterm-256color"  # a dumb terminal shows no steps and no live table
 # Parallel test processes inherit the seed. `make test` simulates worlds from it beside those that are always the same.
 FRESH_SEED = os.environ.setdefault("FRESH_SEED", str(int.from_bytes(os.urandom(4))))
+# Container images often set this. Each process would then compile the project and rewrite the assertions of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["RAY_AUTH_MODE"] = "disabled"  # else the first cluster writes a token to the home directory
 for name in ("RAY_ADDRESS", "TFDS_DATA_DIR"):
     os.environ.pop(name, None)
@@ -27,6 +31,7 @@ import pytest
 from mnist_lib.assignment import Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.pictures.sandbox import Sandbox
 from tests.support.job import ROOT, summary_of
 from tests.support.shared import made_once
 
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=100)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=25)  # `make test-fast`
 # For tests with the mark `fuzz`, which set no number of examples themselves.
 hypothesis.settings.register_profile(
     "campaign",
@@ -205,6 +211,13 @@ def gpu_run(request: pytest.FixtureRequest, data_dir: Path, shared_folder: Path)
     home = made_once(shared_folder / "gpu-run", make)
     (path,) = home.glob("results/runs/*/summary.json")
     return json.loads(path.read_text()), home
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    """A process that reads pictures. To start one takes longer than to read the pictures of a test."""
+    with contextlib.closing(Sandbox()) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ A test compares the pages with the code.
 import argparse
 import ast
 import contextlib
+import functools
 import inspect
 import io
 import itertools
@@ -79,6 +80,7 @@ SECTIONS: Sequence[tuple[str, str, str, type]] = (
 FOLDER_OF_CLUSTER = f"{tempfile.gettempdir()}/mnist-cluster-{os.getuid()}"
 
 
+@functools.cache
 def parsers() -> Mapping[str, argparse.ArgumentParser]:
     """Return the parser of each command by its name, such as "jobs.models list"."""
     retraining: dict[str, type[ScheduleOptions]] = {"": RetrainOptions}

@@ -6,6 +6,7 @@ type of the field. argparse only splits the command line.
 
 import argparse
 import difflib
+import functools
 import os
 import re
 import shutil
@@ -346,6 +347,7 @@ def split_subcommand(program: str, about: Mapping[str, str | None], arguments: S
     return name, others
 
 
+@functools.cache
 def _version() -> str:
     try:
         return f"mnist-jobs {metadata.version('mnist-jobs')}"

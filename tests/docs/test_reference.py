@@ -38,9 +38,8 @@ def test_the_page_of_options_lists_the_same_options_as_help(command: str, capsys
     with contextlib.suppress(SystemExit):
         main([*words, "--help"])
     in_help = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
-    (section,) = re.findall(
-        rf"^## {re.escape(command)}\n(.*?)(?=^## |\Z)", PAGES["options.md"](), re.DOTALL | re.MULTILINE
-    )
+    page = (FOLDER / "options.md").read_text()
+    (section,) = re.findall(rf"^## {re.escape(command)}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
     in_page = set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE))
     assert in_page == in_help - {"--help", "--version", "--config"}
 

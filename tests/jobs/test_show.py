@@ -181,6 +181,7 @@ def test_a_dataset_that_cannot_be_obtained_gives_exit_code_3(command: Any, tmp_p
     assert stderr.splitlines()[-1].startswith("error[E-DATA-MISSING] kmnist: ")
 
 
+@pytest.mark.slow
 def test_a_picture_for_which_there_is_no_space_is_an_error_and_leaves_no_file(data_dir: Path, tmp_path: Path) -> None:
     prepare(DataRequest(data_dir=data_dir))
     code = (

@@ -9,7 +9,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return an empty storage of each kind, in the form that `--storage` takes."""
     if request.param == "s3":

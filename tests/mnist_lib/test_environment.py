@@ -26,6 +26,7 @@ def test_keras_is_imported_without_the_optional_packages_that_it_looks_for(tmp_p
     assert (tmp_path / "imported").exists(), "Keras no longer imports these packages: delete the list"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_hidden_packages_can_be_imported_afterwards() -> None:
     code = (

@@ -41,7 +41,9 @@ def objects(tmp_path: Path) -> LocalObjects:
     return LocalObjects(tmp_path / "store")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "keras-best" else ()) for name in MODELS]
+)
 def test_a_loaded_version_predicts_what_the_stored_file_does(name: str, objects: LocalObjects, digits: Dataset) -> None:
     version = publish_untrained(objects, name)
     images = digits.train.images[:3_003:3]  # 1,001, one more than a batch

@@ -61,6 +61,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.slow
 def test_on_a_machine_without_faults_every_finding_is_ok(tmp_path: Path, home: Path) -> None:
     code, found = doctor("--storage", tmp_path / "s", HOME=str(home))
     assert code == 0
@@ -93,6 +94,7 @@ def test_a_token_that_the_head_refuses_is_a_fault(guarded: Cluster, tmp_path: Pa
     assert "canary" not in json.dumps(found)
 
 
+@pytest.mark.slow
 def test_a_storage_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     code, found = doctor("--storage", tmp_path / "s", within=f"mount -t tmpfs -o ro none {tmp_path}/s")
@@ -100,6 +102,7 @@ def test_a_storage_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     assert "--storage" in fault(found, "storage")["fix"]
 
 
+@pytest.mark.slow
 def test_a_storage_that_is_almost_full_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     code, found = doctor("--storage", tmp_path / "s", within=f"mount -t tmpfs -o size=1m none {tmp_path}/s")
@@ -107,6 +110,7 @@ def test_a_storage_that_is_almost_full_is_a_fault(tmp_path: Path) -> None:
     assert fault(found, "storage")["fix"] == "free some space, or choose another folder with --storage"
 
 
+@pytest.mark.slow
 def test_a_dataset_that_cannot_be_obtained_is_a_fault(tmp_path: Path) -> None:
     code, found = doctor(
         "--storage", tmp_path / "s", "--dataset=mnist", "--data-source=/nowhere", "--data-dir", tmp_path
@@ -133,6 +137,7 @@ def test_a_token_that_other_users_can_read_is_a_warning(tmp_path: Path) -> None:
         shutil.rmtree(home)
 
 
+@pytest.mark.slow
 def test_an_address_where_no_head_listens_is_a_fault(tmp_path: Path) -> None:
     impatient = "from cluster import session\nsession.CONNECT_SECONDS = 0.5"
     code, found = doctor("--storage", tmp_path / "s", "--address=127.0.0.1:1", prelude=impatient)

@@ -77,6 +77,7 @@ def run(command: list[str], objects: LocalObjects, capsys: pytest.CaptureFixture
     return code, captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: "/".join((place[0], *place[1])))
 def test_no_command_fails_on_a_value_that_does_not_belong_into_a_record(
     place: tuple[str, tuple[str, ...]], objects: LocalObjects, capsys: pytest.CaptureFixture[str]

@@ -87,6 +87,7 @@ def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
         assert caption.min() < 150
 
 
+@pytest.mark.long
 def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
     storage: Path, digits: Dataset, tmp_path: Path
 ) -> None:

@@ -178,7 +178,9 @@ class SlowServer:
 HEADERS = b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(1000))
 
 
-@pytest.mark.parametrize("answer", [b"", HEADERS], ids=["nothing", "one byte at a time"])
+@pytest.mark.parametrize(
+    "answer", [pytest.param(b"", id="nothing", marks=pytest.mark.long), pytest.param(HEADERS, id="one byte at a time")]
+)
 @pytest.mark.slow
 def test_a_server_that_does_not_complete_its_answer_holds_a_notice_up_to_the_deadline_only(
     answer: bytes, caplog: pytest.LogCaptureFixture

@@ -1,6 +1,7 @@
 """Fixtures: a storage with a version that needs no TensorFlow, its process, digits as pictures."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mnist_lib.data.listing import real_folders
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import NO_FOLDERS
+from mnist_lib.pictures.sandbox import Sandbox
 from mnist_lib.store.contents import StoredModel
 from tests.support.clusters import wait_until
 from tests.support.linear import load_linear, publish_linear
@@ -49,6 +51,30 @@ def folder(digits: Dataset, tmp_path: Path) -> Path:
 def new(digits: Dataset, tmp_path: Path) -> Path:
     """60 digits that the dataset does not contain, with their classes in their names."""
     return write_digits(tmp_path / "new", digits, range(120, 180), sorted_by_class=False)
+
+
+class Running:
+    """Stands for a sandbox that stays open for the next test: to start some for each would take most of the time."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.call = sandbox.call
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def two_sandboxes(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, other_sandbox: Sandbox) -> None:
+    running = itertools.cycle([sandbox, other_sandbox])  # one to show pictures, one to decide about them
+    monkeypatch.setattr("jobs.review.data.Sandbox", lambda: Running(next(running)))
+    for module in ("jobs.review.pictures", "mnist_lib.data.folder"):
+        monkeypatch.setattr(f"{module}.Sandboxes", lambda files: contextlib.nullcontext(sandbox))
+
+
+@pytest.fixture(scope="session")
+def other_sandbox() -> Iterator[Sandbox]:
+    with contextlib.closing(Sandbox()) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture

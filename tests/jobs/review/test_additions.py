@@ -102,6 +102,7 @@ def test_a_file_is_never_replaced_and_a_picture_is_added_once(tmp_path: Path) ->
     assert found(folder) == [f"b/{HASH}.png", f"b/{HASH[:-1]}d.jpg"]
 
 
+@pytest.mark.slow
 def test_a_new_picture_is_in_the_bucket_of_its_dataset(tmp_path: Path, s3: str) -> None:
     bucket = BucketObjects(f"{s3}/letters")
     folder = write_folder(tmp_path / "letters", classes("a", "b"))
@@ -111,6 +112,7 @@ def test_a_new_picture_is_in_the_bucket_of_its_dataset(tmp_path: Path, s3: str) 
     assert bucket.read(f"b/{HASH}.png") == b"new"
 
 
+@pytest.mark.slow
 def test_a_class_whose_name_a_bucket_does_not_allow_is_refused_at_the_start(tmp_path: Path, s3: str) -> None:
     folder = write_folder(tmp_path / "letters", classes("a", "b b"))
     store = from_url(f"{s3}/letters", client_options={"allow_http": True})

@@ -113,6 +113,7 @@ def test_a_table_is_written_edited_and_applied_unless_a_row_is_bad(
     assert known[rows[1]["hash"]].label == "4"
 
 
+@pytest.mark.slow
 def test_the_labels_of_a_dataset_are_reviewed_and_those_that_folds_find_come_first(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_dataset_without_a_folder_refuses_new_pictures_in_one_line(dataset: st
         options.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # the browser's tests send SIGTERM
 def test_a_signal_ends_the_review_with_a_summary(
     number: signal.Signals, folder: Path, new: Path, storage: Path, tmp_path: Path

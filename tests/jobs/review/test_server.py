@@ -78,6 +78,7 @@ def test_a_malformed_request_is_refused(serve_page: Serve, body: bytes) -> None:
     run(test)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_hostile_drawing_is_an_error_and_the_next_one_is_answered(serve_page: Serve, digits: Dataset) -> None:
     drawing = png(np.kron(255 - digits.test.images[0, ..., 0], np.ones((4, 4), np.uint8))[..., None])

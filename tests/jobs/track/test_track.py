@@ -7,13 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Run
 from msgspec import structs
 
 from jobs.track.__main__ import main
@@ -25,6 +23,10 @@ from mnist_lib.store.runs import RunFolder
 from tests.support.job import ROOT, history_of, train
 from tests.support.made_run import made_run
 from tests.support.tracking import mlflow_server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 pytestmark = pytest.mark.slow
 
@@ -85,9 +87,15 @@ def copy(*arguments: str | Path, uri: str, experiment: str) -> list[dict[str, An
     return found
 
 
-def runs_of(uri: str, experiment: str) -> dict[str, Run]:
+def mlflow_client(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient  # takes more than a second, which a run of the fast tests saves
+
+    return MlflowClient(uri)
+
+
+def runs_of(uri: str, experiment: str) -> dict[str, "Run"]:
     """Return the runs of an experiment by their names, of which none may occur twice."""
-    client = MlflowClient(uri)
+    client = mlflow_client(uri)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     runs = client.search_runs([found.experiment_id])
@@ -96,8 +104,8 @@ def runs_of(uri: str, experiment: str) -> dict[str, Run]:
     return by_name
 
 
-def steps(uri: str, run: Run, metric: str) -> list[tuple[int, float]]:
-    return sorted((value.step, value.value) for value in MlflowClient(uri).get_metric_history(run.info.run_id, metric))
+def steps(uri: str, run: "Run", metric: str) -> list[tuple[int, float]]:
+    return sorted((value.step, value.value) for value in mlflow_client(uri).get_metric_history(run.info.run_id, metric))
 
 
 @pytest.mark.long
@@ -121,7 +129,7 @@ def test_a_search_is_copied_once_with_its_trials_report_and_model(uri: str, sear
     epochs = [row for row in history_of(searched / "runs/r") if row["event"] == "epoch" and row["trial"] == "keras-s1"]
     assert steps(uri, final, "train_loss") == [(row["epoch"], row["loss"]) for row in epochs]
 
-    client = MlflowClient(uri)
+    client = mlflow_client(uri)
     artifacts = {file.path for file in client.list_artifacts(copied["run_id"])}
     assert artifacts == {"config.yaml", "plots", "report.html", "search.json", "summary.json"}
     stored = Path(client.download_artifacts(final.info.run_id, "model", str(tmp_path)))
@@ -161,9 +169,10 @@ def test_an_interrupted_copy_is_continued(
     uri: str, searched: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["r", "--storage", str(searched), "--tracking-uri", uri, "--experiment", "interrupted"]
+    kind = type(mlflow_client(uri))
     for name, calls in (("log_artifacts", 0), ("set_terminated", 2), ("create_run", 0)):
         with monkeypatch.context() as interrupted:
-            interrupted.setattr(MlflowClient, name, interrupted_after(calls, getattr(MlflowClient, name)))
+            interrupted.setattr(kind, name, interrupted_after(calls, getattr(kind, name)))
             assert main(options) == 130
     assert main(options) == 0
     assert "r: 1 trial copied, 3 already in MLflow" in capsys.readouterr().out

@@ -189,7 +189,13 @@ def take_lease(objects: Objects, number: int, clock: VirtualClock, through: Obje
     return FencedObjects(through or objects, LEASE, number, clock)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("seconds", [0.0, 2.0], ids=["has just asked for its lease", "asks before each write"])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(0.0, id="has just asked for its lease", marks=pytest.mark.long),
+        pytest.param(2.0, id="asks before each write"),
+    ],
+)
 @pytest.mark.slow
 def test_u8_a_driver_whose_run_is_taken_over_at_any_operation_changes_no_result(seconds: float) -> None:
     for at in range(1, MAX_OPERATIONS):

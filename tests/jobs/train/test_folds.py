@@ -14,6 +14,7 @@ from tests.support.job import train
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_a_run_with_folds_stores_a_model_of_all_pictures_and_names_wrong_labels(
     digits: Dataset, data_dir: Path, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse, parser
 from jobs.search.options import SearchOptions
-from jobs.train.__main__ import configuration, require_time_left, resumed_options
+from jobs.train.__main__ import configuration, main, require_time_left, resumed_options
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
@@ -192,20 +192,26 @@ def test_i4_an_invalid_configuration_file_gives_one_error_line(
         ),
     ],
 )
-def test_i1_i2_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(
-    arguments: list[str], message: str
+def test_i1_an_invalid_option_is_refused_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()
+    assert line.startswith("error[E-USAGE] ")
+    assert message in line
+
+
+@pytest.mark.parametrize("argument", ["--epoch=3", "--data-dir=/nowhere/tfds"])  # found by the parser, and by a check
+def test_i2_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(argument: str) -> None:
     code = (
         "import sys; from jobs.train.__main__ import main; status = main(sys.argv[1:]);"
         "assert not {'ray', 'tensorflow', 'numpy'} & set(sys.modules); sys.exit(status)"
     )
     with at_most_processor_seconds(2):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error[E-USAGE] ")
-    assert message in line
+        done = subprocess.run([sys.executable, "-c", code, argument], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
 
 
 @pytest.mark.parametrize("name", [None, "nightly"])

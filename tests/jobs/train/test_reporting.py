@@ -60,6 +60,7 @@ def test_the_index_leaves_out_a_damaged_summary_and_names_its_run(
     assert "leaves out run odd" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_report_separates_options_that_differ_from_their_defaults(digits: Dataset, tmp_path: Path) -> None:
     folder, run = RunFolder(LocalObjects(tmp_path), "a"), made_run(digits, seeds=3)
     folder.write(

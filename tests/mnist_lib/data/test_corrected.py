@@ -256,6 +256,7 @@ def test_corrections_of_the_catalog_are_those_in_the_storage(data_dir: Path) -> 
     assert prepare(request).fingerprint == before.fingerprint  # the cache holds no corrections
 
 
+@pytest.mark.slow
 def test_corrections_in_a_bucket_are_mirrored_with_the_pictures(s3: str, tmp_path: Path) -> None:
     local, url = write_folder(tmp_path / "local", classes("a", "b")), f"{s3}/digits"
     store = bucket._open(url)

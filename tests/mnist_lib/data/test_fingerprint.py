@@ -30,6 +30,7 @@ def test_a_folder_has_another_fingerprint_after_a_new_picture_or_a_correction(tm
         fingerprint_of_files(DataRequest(dataset=f"{tmp_path}/none"))
 
 
+@pytest.mark.slow
 def test_a_bucket_has_another_fingerprint_after_a_new_picture_or_a_correction(s3: str) -> None:
     store, request, found = bucket._open(s3), DataRequest(dataset=s3), []
     for name in ("a/1.png", "b/2.png", "a/3.png"):

@@ -1,15 +1,13 @@
 """Groups of pictures: how each is found, and that a group is in one split and stays there."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_lib.data import folder
 from mnist_lib.data.cache import fingerprint_of_files
 from mnist_lib.data.groups import BY_FILE, groups_of, hash_of_group
 from mnist_lib.data.request import DataRequest
@@ -19,27 +17,6 @@ from tests.support.corrections import correct, correction
 from tests.support.pictures import classes, noise, read, total, write_folder
 
 NIGHTS = 10
-
-
-class InProcess:
-    """Reads pictures in this process: starting a sandbox for each folder would take most of the time."""
-
-    def __init__(self, tasks: int) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(self, function: Callable[[Path], Any], paths: Iterable[Path]) -> Iterator[Any]:
-        return map(function, paths)
-
-
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "Sandboxes", InProcess)
 
 
 def objects(*names: str, count: int = 30, pictures: int = 2) -> dict[str, Image.Image | bytes]:

@@ -76,6 +76,7 @@ def test_an_interrupted_copy_is_repeated_and_a_name_cannot_leave_the_folder(s3: 
         mirror.mirror("s3://no-such-bucket/folder", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_an_object_too_large_to_be_a_picture_is_named_but_not_copied(s3: str, tmp_path: Path) -> None:
     send(write_folder(tmp_path / "local", {**classes("a", "b"), "a/large.png": bytes(11_000_000)}), s3)
     request = DataRequest(dataset=s3, data_dir=tmp_path / "data")

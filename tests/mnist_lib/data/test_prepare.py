@@ -97,6 +97,7 @@ def test_a_host_that_never_answers_is_abandoned_after_the_timeout(monkeypatch: p
     abandoned.set()
 
 
+@pytest.mark.slow
 def test_another_version_on_disk_is_not_mistaken_for_the_requested_one(request_of_trees: DataRequest) -> None:
     prepare(request_of_trees)
     versions = Path(str(request_of_trees.data_dir), "trees")

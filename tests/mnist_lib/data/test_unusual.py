@@ -42,6 +42,7 @@ def test_w16_a_night_in_which_100_pictures_come_into_a_wrong_class_names_the_cla
     assert growth(added(a=100), [added(a=3), added()]).keys() == {"a"}
 
 
+@pytest.mark.slow
 def test_w16_ordinary_nights_seldom_name_a_class() -> None:
     chance = np.random.default_rng(0)
     years = chance.poisson(4.0, size=(3_000, 31)).tolist()

@@ -28,6 +28,7 @@ def test_images_are_augmented_in_training_only() -> None:
     assert (first.numpy() != other.numpy()).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["keras-cnn", "keras-best", "keras-resnet"])
 def test_each_augmentation_draws_anew_at_each_step_and_in_each_replica(name: str) -> None:
     changes: list[np.ndarray] = []
@@ -73,6 +74,7 @@ def test_replicas_draw_different_random_numbers_and_end_with_the_same_state() ->
     assert states[0] != [value.numpy().tolist() for value in weights.state]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("keras-cnn", 28), ("keras-resnet", 28), ("keras-best", 72)])
 def test_a_model_is_stored_with_layers_of_keras_only_and_predicts_as_the_trained_one(
     name: str, size: int, tmp_path: Path

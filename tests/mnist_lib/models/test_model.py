@@ -16,7 +16,10 @@ from tests.support.stored import small_spec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
-each_model = pytest.mark.parametrize("name", MODELS)
+# The others are larger, and built in seconds.
+each_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("keras", "scratch") else pytest.mark.slow) for name in MODELS]
+)
 
 
 @each_model
@@ -31,7 +34,13 @@ SHAPES = [((8, 8, 1), 10), ((5, 7, 4), 3), ((64, 48, 3), 1_000)]
 
 @pytest.mark.parametrize(
     ("name", "image_shape", "classes"),
-    [*((name, *SHAPES[number % 3]) for number, name in enumerate(MODELS)), ("keras-best", (5, 7, 4), 3)],
+    [
+        *(
+            pytest.param(name, *SHAPES[number % 3], marks=[] if number < 2 else pytest.mark.slow)
+            for number, name in enumerate(MODELS)
+        ),
+        pytest.param("keras-best", (5, 7, 4), 3, marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_takes_the_image_shape_and_the_classes_of_its_dataset(
     name: str, image_shape: tuple[int, int, int], classes: int

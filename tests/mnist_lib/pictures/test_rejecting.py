@@ -61,6 +61,7 @@ def test_a_number_of_several_digits_a_letter_and_a_word_are_rejected(text: str, 
     assert answer(255 - written(text), layout) == NOT_ONE_DIGIT
 
 
+@pytest.mark.slow
 def test_printed_digits_are_accepted_and_letters_are_not() -> None:
     letters = [letter for letter in map(chr, [*range(65, 91), *range(97, 123)]) if letter not in AMBIGUOUS]
     assert share([answer(written(letter, font)) for font in FONTS for letter in letters]) >= 0.9

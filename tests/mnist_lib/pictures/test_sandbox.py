@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +33,6 @@ GOOD = png(np.eye(20, dtype=np.uint8) * 200)
 SEEDS = seeds()
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    sandbox = Sandbox()
-    yield sandbox
-    sandbox.close()
-
-
 @pytest.mark.slow
 def test_i6_a_picture_that_takes_minutes_to_decode_is_given_up_and_the_others_are_read(sandbox: Sandbox) -> None:
     slow = many_scans()
@@ -62,6 +54,7 @@ def test_the_limit_of_time_is_set_for_each_file(sandbox: Sandbox) -> None:
     assert os.times().children_user - begin < module.MAX_PROCESSOR_SECONDS + 3
 
 
+@pytest.mark.slow
 def test_a_file_that_needs_too_much_memory_gets_an_error_and_the_others_do_not(sandbox: Sandbox) -> None:
     found = sandbox.map(allocate, [1, MAX_BYTES, MAX_BYTES // 2])
     assert (found[0], found[2]) == (1, 1)

@@ -57,6 +57,7 @@ def test_the_page_says_that_configurations_were_compared_out_of_fold(digits: Dat
     assert '<th scope="col">out-of-fold</th>' in page
 
 
+@pytest.mark.slow
 def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [r"$\frac{$", "<script>alert(1)</script>", "a" * 200, "\x1b[31m"]
     run, configurations = with_search(made_run(digits, seeds=2)), {n: dict.fromkeys(names, n) for n in range(5)}
@@ -68,6 +69,7 @@ def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset, monkeypatch:
     assert "\x1b" not in page
 
 
+@pytest.mark.slow
 def test_the_page_shows_how_much_of_the_score_of_a_search_was_lost_on_the_test_images(digits: Dataset) -> None:
     run = with_search(made_run(digits, seeds=2, models=("keras",)))
     validation = mean_accuracy(trial.validation for trial in run.summary.successful)

@@ -130,7 +130,13 @@ def test_cron_can_start_runs_after_a_clock_that_was_ahead_is_corrected() -> None
 
 @pytest.mark.parametrize("end", [Machine.terminate, Machine.die])
 @pytest.mark.parametrize("overlap", OVERLAP)
-@pytest.mark.parametrize("policy", [{}, {"starting_deadline": 600.0}, {"jitter": 3000.0}, {"max_attempts": 1}])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"starting_deadline": 600.0},
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ({}, {"jitter": 3000.0}, {"max_attempts": 1})),
+    ],
+)
 def test_w8_a_requested_run_trains_once_after_the_end_of_a_daemon(
     end: Callable[[Machine], None], overlap: str, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,11 @@ def prepared(tmp_path: Path) -> Callable[[Scenario, str], Path]:
     return prepare
 
 
-@pytest.mark.parametrize(("error", "late"), FAULTS)
+# A retry after a kill whose operation took effect is the hardest: the others are slow, since all are alike.
+@pytest.mark.parametrize(
+    ("error", "late"),
+    [pytest.param(*fault, marks=[] if fault == (KilledError, True) else pytest.mark.slow) for fault in FAULTS],
+)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_p1_s1_s2_an_error_or_kill_at_any_operation_loses_no_version(
     prepared: Callable[[Scenario, str], Path], name: str, error: type[BaseException], late: bool
@@ -72,7 +76,9 @@ def test_p1_s1_s2_an_error_or_kill_at_any_operation_loses_no_version(
     assert (2 if late else 8) < at < MAX_OPERATIONS - 1
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "publish" else pytest.mark.slow) for name in SCENARIOS]
+)
 def test_s1_a_disk_error_at_any_call_is_a_store_error_and_loses_no_version(
     prepared: Callable[[Scenario, str], Path], name: str
 ) -> None:

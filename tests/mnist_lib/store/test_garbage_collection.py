@@ -150,7 +150,14 @@ def test_s2_publishing_again_deletes_the_files_of_a_killed_attempt(
 
 @pytest.mark.parametrize("hold_duration", [timedelta(hours=1), timedelta(0)], ids=["equal clocks", "gc an hour ahead"])
 @pytest.mark.parametrize(
-    ("one", "other"), [("promote", "gc"), ("gc", "promote"), ("rollback", "gc"), ("gc", "rollback"), ("gc", "gc")]
+    ("one", "other"),
+    [
+        ("promote", "gc"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("gc", "promote"), ("rollback", "gc"), ("gc", "rollback"), ("gc", "gc"))
+        ),
+    ],
 )
 def test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps(
     tmp_path: Path, one: str, other: str, hold_duration: timedelta

@@ -97,6 +97,7 @@ def test_s9_a_record_of_a_newer_schema_is_a_schema_error(objects: LocalObjects, 
         find(objects, "keras", 1)
 
 
+@pytest.mark.slow
 def test_a_copied_version_is_verified_against_its_own_record(objects: LocalObjects, tmp_path: Path, s3: str) -> None:
     version = publish(objects, "keras", "r", FILES, {})
     original, copy, bucket = tmp_path / version_folder("keras", 1), tmp_path / "copy", open_storage(s3)

@@ -55,7 +55,9 @@ def keras_twin(spec: TrialSpec) -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(name, marks=() if name == "adam" else pytest.mark.long) for name in OPTIMIZERS]
+)
 def test_the_loop_gives_the_weights_of_keras_fit_on_equal_batches(
     digits: Dataset, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +141,10 @@ def test_the_number_of_steps_per_chunk_does_not_change_the_weights(
 
 
 # Batches of one image, of even and odd sizes, and larger than the dataset; last batches that are full, even or odd.
-@pytest.mark.parametrize(("n", "batch"), [(97, 1), (98, 32), (97, 32), (99, 33), (101, 200)])
+@pytest.mark.parametrize(
+    ("n", "batch"),
+    [(97, 1), (97, 32), *(pytest.param(*sizes, marks=pytest.mark.long) for sizes in ((98, 32), (99, 33), (101, 200)))],
+)
 def test_f24_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, n)
     runs: list[tuple[EpochDone, Accuracy, np.ndarray]] = []

@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "compile_gradients"), [*((name, False) for name in OPTIMIZERS), ("rmsprop", True)]
+    ("optimizer", "compile_gradients"),
+    [*((name, False) for name in OPTIMIZERS), pytest.param("rmsprop", True, marks=pytest.mark.long)],
 )
 def test_step_by_step_gives_the_result_of_the_whole_chunk(
     digits: Dataset, optimizer: str, compile_gradients: bool

@@ -103,6 +103,7 @@ def test_s5_the_best_of_three_concurrent_promotions_becomes_champion(tmp_path: P
         assert all("keras@2 90.00%" in decision.why for decision in losers) or len(log) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["promotion", "roll-back"])
 def test_s5_concurrent_promotion_and_roll_back_act_as_if_one_ran_after_the_other(tmp_path: Path, first: str) -> None:
     def act(what: str, objects: Objects) -> None:
