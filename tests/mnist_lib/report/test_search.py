@@ -24,6 +24,8 @@ def test_configurations_are_listed_by_their_scores_without_those_that_failed() -
     ]
     assert (found.in_search, found.with_fresh_seeds, found.on_test) == (0.8, 0.78, 0.7)
     assert {*found.ranges} == {*found.logarithmic} == {"learning_rate"}
+    assert found.is_complete
+    assert not replace(found, rungs=[*found.rungs, 9]).is_complete
     assert settings_plot(found).png.startswith(b"\x89PNG")
     assert rungs_plot(found).png.startswith(b"\x89PNG")
 

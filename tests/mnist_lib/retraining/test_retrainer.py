@@ -4,10 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mnist_lib.clock import moment_of
 from mnist_lib.errors import StoreError
 from mnist_lib.retraining import retrainer
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.retraining.slots import Policy
+from tests.support.retraining.fakes import SCHEDULE
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world, kinds
 from tests.support.retraining.world import TIME_TO_LIVE, Settings, World
 
@@ -165,6 +167,22 @@ def test_the_starting_deadline_counts_time_in_the_queue_but_not_jitter() -> None
     due = late.due(world.timetable, last, last.due, slot + timedelta(minutes=50))
     assert due is not None
     assert due.skip == "0:50:00 late, past the starting deadline of 60 s"
+
+
+def test_a_slot_begins_after_its_jitter_and_a_requested_run_at_once() -> None:
+    world, policy = hourly_world(jitter=1800.0), Policy(jitter=1800.0)
+    world.advance(DAY)
+    done = [entry for entry in world.journal() if entry.kind == "done"]
+    assert len(done) >= 23
+    for entry in done:
+        slot, begun = moment_of(entry.slot), moment_of(entry.begun)
+        assert abs(begun - slot - policy.delay(SCHEDULE, slot)) < timedelta(seconds=5)
+    world.advance(HOUR - 60)
+    requested = world.time()
+    world.machines[0].die()
+    world.machines[0].boot(on_request=True)
+    world.advance(HOUR)
+    assert abs(moment_of(world.journal()[-1].begun) - requested) < timedelta(seconds=2 * TIME_TO_LIVE)
 
 
 def test_the_jitter_of_a_slot_is_the_same_on_every_machine() -> None:

@@ -22,7 +22,7 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 from tests.support.job import ROOT
 from tests.support.mutants import OF_TESTS, OF_WORLDS
-from tests.support.mutants.mutant import Mutant, put_into_a_copy, run_fast_tests
+from tests.support.mutants.mutant import Mutant, put_into_a_copy, run_tests
 
 FILES = sorted({mutant.file for mutant in (*OF_TESTS, *OF_WORLDS)})
 # `|` joins types nearly everywhere, equal objects are mostly identical, and these operations fail for most operands.
@@ -33,7 +33,7 @@ OPERATORS = {
     if not get_operator(name).arguments() and not any(part in name for part in LEFT_OUT)
 }
 
-ALL = ["tests/cluster", "tests/jobs", "tests/mnist_lib"]
+ALL, FAST = [Path("tests", name) for name in ("cluster", "jobs", "mnist_lib")], "not slow and not long"
 
 # Why a fault changes nothing, by a regular expression for the fault.
 EXCUSED = {
@@ -71,13 +71,15 @@ def draw(count: int, seed: int) -> list[Mutant]:
 
 
 def noticed(mutant: Mutant) -> str:
-    """Return the fast test that notices a fault, those of its own folder first; "" if none does."""
+    """Return the test that notices a fault, of the file's own tests or the fast ones; "" if none does."""
     folder = Path("tests", mutant.file).parent
     own = folder / f"test_{Path(mutant.file).stem}.py"
     with tempfile.TemporaryDirectory() as copy:
         put_into_a_copy(mutant, Path(copy))
-        near = [str(path) for path in (own, folder) if (ROOT / path).exists()]
-        return run_fast_tests(near, Path(copy)) or run_fast_tests(ALL, Path(copy))
+        for tests, marks in (([own], "not long"), ([folder], FAST), (ALL, FAST)):
+            if (ROOT / tests[0]).exists() and (failed := run_tests([*map(str, tests)], marks, Path(copy))):
+                return failed
+    return ""
 
 
 def main() -> int:
