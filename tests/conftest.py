@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -32,6 +31,7 @@ from mnist_lib.assignment import Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.pictures.sandbox import Sandbox
+from tests.support.bounds import wait_until
 from tests.support.job import ROOT, summary_of
 from tests.support.shared import made_once
 
@@ -256,14 +256,14 @@ def browser() -> Iterator["Browser"]:
 
 
 def wait_for_s3(server: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        found = [word for word in log.read_text().split() if word.startswith("http://127.0.0.1:")]
-        if found:
-            try:
-                with urllib.request.urlopen(found[0], timeout=5):
-                    return found[0]
-            except (urllib.error.URLError, ConnectionError):
-                pass
-        time.sleep(0.1)
-    pytest.fail(f"the S3 server did not start: {log.read_text()}")
+    def address() -> str:
+        assert server.poll() is None, log.read_text()
+        return next((word for word in log.read_text().split() if word.startswith("http://127.0.0.1:")), "")
+
+    def answers() -> bool:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError), urllib.request.urlopen(address(), timeout=5):
+            return True
+        return False
+
+    wait_until(lambda: address() and answers(), lambda: f"the S3 server did not start: {log.read_text()}")
+    return address()

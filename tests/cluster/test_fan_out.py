@@ -19,7 +19,8 @@ from cluster.errors import ResourcesError
 from cluster.fan_out import FanOut, LostAttempt
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes, lane_death
-from tests.support.clusters import every_cpu_taken, wait_until
+from tests.support.bounds import wait_until
+from tests.support.clusters import every_cpu_taken
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from cluster.local import cluster_processes, main, temporary_cluster
 from cluster.nodes import lost_nodes
 from cluster.ray_private import LOOPBACK
 from cluster.session import require_head
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 from tests.support.intruder import USER, listening, processes_below
 from tests.support.local_cluster import ROOT, Cluster, local_cluster
 

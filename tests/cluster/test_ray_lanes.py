@@ -20,7 +20,7 @@ from cluster.attempts import WorkerProcess
 from cluster.deadlines import KILL_SECONDS, Limits
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]

@@ -23,8 +23,7 @@ from ray.core.generated import gcs_pb2, gcs_service_pb2
 from ray.job_submission import JobSubmissionClient
 
 from cluster import ray_private
-from tests.support.bounds import assert_at_most
-from tests.support.clusters import wait_until
+from tests.support.bounds import assert_at_most, wait_until
 
 VERSION = "2.60.0"
 ROOT = Path(__file__).parents[2]

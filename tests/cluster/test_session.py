@@ -20,8 +20,7 @@ from cluster.errors import ClusterError
 from cluster.ray_private import LOOPBACK, connect
 from cluster.session import require_head, session, token_advice
 from cluster.tasks import result_of, start_beside_driver
-from tests.support.bounds import assert_at_most
-from tests.support.clusters import wait_until
+from tests.support.bounds import assert_at_most, wait_until
 from tests.support.intruder import PUBLIC, listening, processes_below, tried_by_another_user
 from tests.support.job import ROOT
 

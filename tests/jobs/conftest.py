@@ -1,14 +1,13 @@
 """Fixtures for tests that disturb runs: a check that no process is left, and a schedule."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 from tests.support.job import describe, processes_of, tasks_of_clusters
 from tests.support.schedule import Schedule
 
@@ -27,15 +26,16 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
 
 def _require_no_tasks(seconds: float) -> None:
     """Fail if a task still runs after that time, and kill it, since it would let all following tests fail as well."""
-    deadline = time.monotonic() + seconds
-    while left := tasks_of_clusters():
-        if time.monotonic() > deadline:
-            described = "; ".join(map(describe, left))
-            for process in left:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            pytest.fail(f"tasks still run, and were killed: {described}")
-        time.sleep(0.1)
+
+    def kill_tasks() -> str:
+        left = tasks_of_clusters()
+        described = "; ".join(map(describe, left))
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        return f"tasks still run, and were killed: {described}"
+
+    wait_until(lambda: not tasks_of_clusters(), kill_tasks, seconds)
 
 
 @pytest.fixture

@@ -12,9 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 
 REFERENCE_SECONDS = 0.0097  # of `_reference_work` on a quiet Intel Xeon with Python 3.11, 2026-11-27, minimum of 40
+JOB_SECONDS = 250  # until a job must have ended; after 300 s, pytest ends the process with all its tests
 _DOCUMENT = {
     "models": [{"name": f"keras-s{seed}", "accuracy": seed / 100, "epochs": [*range(20)]} for seed in range(50)]
 }
+
+
+def wait_until(condition: Callable[[], object], failure: str | Callable[[], str], seconds: float = 150) -> None:
+    """Wait until the condition is true; after `seconds`, fail with a message.
+
+    Only what never happens takes that long, even on a machine that is ten times slower.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, failure if isinstance(failure, str) else failure()
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
-"""Real clusters of several nodes on this machine, and functions that wait for their state."""
+"""Real clusters of several nodes on this machine."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import ray
 
 from cluster.local import LocalCluster, cluster_processes, temporary_cluster
+from tests.support.bounds import wait_until
 
 
 @contextlib.contextmanager
@@ -46,14 +47,3 @@ def every_cpu_taken(seconds: float) -> Iterator[None]:
 
 def free_cpus() -> float:
     return float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-
-
-def wait_until(condition: Callable[[], object], failure: str | Callable[[], str], seconds: float = 150) -> None:
-    """Wait until the condition is true; after `seconds`, fail with a message.
-
-    Only what never happens takes that long, even on a machine that is ten times slower.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, failure if isinstance(failure, str) else failure()
-        time.sleep(0.02)

@@ -19,6 +19,7 @@ from typing import IO
 
 from cluster.local import HEALTH_CHECKS
 from cluster.ray_private import STARTED
+from tests.support.bounds import wait_until
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.213.77"
@@ -124,11 +125,12 @@ def start_ray(host: Host, head: Host, environment: dict[str, str]) -> None:
     log = host.folder / "ray.log"
     with log.open("w") as output:
         process = host.start("ray", "start", *role, *own, "--disable-usage-stats", log=output, environment=environment)
-    deadline = time.monotonic() + 200
-    while STARTED not in log.read_text():
+
+    def has_started() -> bool:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+        return STARTED in log.read_text()
+
+    wait_until(has_started, log.read_text)
 
 
 def available() -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from tests.support.clusters import wait_until
+from tests.support.bounds import JOB_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +39,7 @@ from jobs.train.options import TrainOptions
 limits = TrainOptions.limits
 TrainOptions.limits = lambda self: dataclasses.replace(limits(self), **{changed})
 """
+UNHANDLED = re.compile("Traceback|Exception ignored in|exception was never retrieved")
 MARK = "MNIST_TEST_PROCESS"  # environment variable of a driver and of all processes that it starts
 
 
@@ -89,10 +90,20 @@ def train(
     *arguments: str | Path, home: Path, prelude: str = "", module: str = "jobs.train.__main__", **environment: str
 ) -> tuple[int, str, str]:
     process = start(*arguments, home=home, prelude=prelude, module=module, terminal=None, **environment)
-    stdout, stderr = process.communicate(timeout=280)
+    code, stdout, stderr = end_of(process)
     assert "\x1b" not in stdout + stderr  # no colours, since neither is a terminal
-    assert "Warning: " not in stderr
     assert not re.search("the (report|index) could not be written", stderr)
+    return code, stdout, stderr
+
+
+def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait until a job has ended, and return its exit code, standard output and standard error.
+
+    No job may log a warning, and none that succeeds an exception that nobody has handled.
+    """
+    stdout, stderr = process.communicate(timeout=JOB_SECONDS)
+    assert "Warning: " not in stderr
+    assert process.returncode or not UNHANDLED.search(stderr), stderr
     return process.returncode, stdout, stderr
 
 

@@ -28,7 +28,7 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import NO_FOLDERS, Layout, Shape
-from tests.support.job import DRIVER, ROOT
+from tests.support.job import DRIVER, ROOT, end_of
 from tests.support.linear import LINEAR
 
 LAYOUT = Layout.of("mnist-mini", Shape(28, 28, 1))
@@ -150,8 +150,7 @@ class Command:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
         self.process.send_signal(number)
-        stdout, stderr = self.process.communicate(timeout=200)
-        return self.process.returncode, stdout, stderr
+        return end_of(self.process)
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from cluster.nodes import lost_nodes
 from jobs.doctor.__main__ import exit_code
 from jobs.doctor.checks import Finding
 from tests.jobs.train.test_waiting import OTHER_VERSION
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 from tests.support.job import ROOT
 from tests.support.local_cluster import Cluster, local_cluster
 from tests.support.store.mounts import NAMESPACE

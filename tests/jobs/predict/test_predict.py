@@ -17,6 +17,7 @@ from PIL import Image
 
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.split import Dataset
+from tests.support.bounds import wait_until
 from tests.support.drawing import KINDS, drawn, header_only, png
 from tests.support.hostile import HOSTILE, is_harmless
 from tests.support.hostile_pictures import many_scans, of_numbers
@@ -295,14 +296,10 @@ def test_no_process_outlives_a_killed_command(storage: Path, digits: Dataset, tm
         (tmp_path / f"{number}.png").write_bytes(png(digits.test.images[number, ..., 0]))
     command = [sys.executable, "-m", "jobs.predict", str(tmp_path), "--storage", str(storage)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(below := processes_below(process.pid)) < len(os.sched_getaffinity(0)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+    cpus = len(os.sched_getaffinity(0))
+    wait_until(lambda: len(processes_below(process.pid)) >= cpus, lambda: f"no readers: exit code {process.poll()}")
     time.sleep(0.5)
+    below = processes_below(process.pid)
     process.kill()
     process.wait()
-    while any(map(psutil.pid_exists, below)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(psutil.pid_exists, below)), "the readers outlive their command")

@@ -23,7 +23,7 @@ from jobs.retrain.notices import Notifier, check_receiver
 from jobs.retrain.status import notice_of
 from mnist_lib.results import Accuracy
 from mnist_lib.retraining.journal import DataOfRun, Entry, ModelResult
-from tests.support.bounds import assert_at_most
+from tests.support.bounds import assert_at_most, wait_until
 from tests.support.receiver import Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # example in the Standard Webhooks specification
@@ -190,9 +190,7 @@ def test_a_server_that_does_not_complete_its_answer_holds_a_notice_up_to_the_dea
     begin = time.monotonic()
     notifier.send(NOTICE)
     notifier.send(NOTICE)
-    while caplog.text.count("a notice to 127.0.0.1 was abandoned") < 2:
-        assert_at_most(10, since=begin)
-        time.sleep(0.05)
+    wait_until(lambda: caplog.text.count("a notice to 127.0.0.1 was abandoned") == 2, "no notice was abandoned", 10)
     assert time.monotonic() - begin >= 2
     notifier.close()
     server.close()

@@ -11,8 +11,7 @@ import pytest
 from mnist_lib.clock import moment_of
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.split import Dataset
-from tests.support.bounds import at_most_processor_seconds
-from tests.support.clusters import wait_until
+from tests.support.bounds import at_most_processor_seconds, wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
 from tests.support.job import processes_of

@@ -16,7 +16,7 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE, AttemptResult
 from mnist_lib.store.runs import RunFolder
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.pictures import classes, noise, write_folder
 from tests.support.store.summaries import small_model, small_summary, small_trial, successful_trial, summary_of

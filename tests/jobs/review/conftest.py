@@ -16,7 +16,7 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import NO_FOLDERS
 from mnist_lib.pictures.sandbox import Sandbox
 from mnist_lib.store.contents import StoredModel
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 from tests.support.linear import load_linear, publish_linear
 from tests.support.reviewing import LAYOUT, Serve, data_of, serving, session_of, write_digits
 

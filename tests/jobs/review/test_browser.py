@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Page
 
 from jobs.review.access import Access
 from mnist_lib.data.split import Dataset
+from tests.support.bounds import wait_until
 from tests.support.browser import CUT_OFF, LETTERS, LOOKS, MIN_LETTER_HEIGHT, WIDE
-from tests.support.clusters import wait_until
 from tests.support.reviewing import TOKEN, Command, free_port, lines_of, write_digits
 
 pytestmark = pytest.mark.slow  # starts Chromium, and the command for each test

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 from tests.support.job import hashes, history_of, processes_of, start, train
 
 pytestmark = pytest.mark.slow

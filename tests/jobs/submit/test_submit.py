@@ -18,10 +18,9 @@ from jobs.search.options import SearchOptions
 from jobs.submit.__main__ import SENT, _check, _own_files, main, words_of_job
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import IntegrityError, ModelError
-from tests.support.bounds import assert_at_most
-from tests.support.clusters import wait_until
+from tests.support.bounds import assert_at_most, wait_until
 from tests.support.corrections import correct, correction
-from tests.support.job import ROOT, TRAINING, hashes, pid_of, starts_of
+from tests.support.job import ROOT, TRAINING, end_of, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
 from tests.support.pictures import classes, noise, write_folder
 from tests.support.relay import relay_to
@@ -44,9 +43,7 @@ def start(*arguments: str | Path) -> "subprocess.Popen[str]":
 
 
 def submit(*arguments: str | Path) -> tuple[int, str, str]:
-    process = start(*arguments)
-    stdout, stderr = process.communicate(timeout=250)
-    return process.returncode, stdout, stderr
+    return end_of(start(*arguments))
 
 
 def ray_job(*arguments: str) -> str:

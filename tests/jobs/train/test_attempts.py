@@ -14,6 +14,7 @@ from cluster.local import temporary_cluster
 from mnist_lib.objects.local import LocalObjects
 from tests.support.job import (
     ROOT,
+    end_of,
     hashes,
     options_for,
     pid_of,
@@ -34,8 +35,8 @@ def test_f1_f9_a_trial_resumes_after_its_worker_is_killed_with_the_weights_of_an
     run = tmp_path / "runs/r"
     driver = start(*options_for(ray_address, data_dir, tmp_path), "--cpu-replicas=2", home=tmp_path)
     os.kill(pid_of("scratch-s0", run, epoch=5), signal.SIGKILL)
-    stdout, stderr = driver.communicate(timeout=200)
-    assert driver.returncode == 0, stderr
+    code, stdout, stderr = end_of(driver)
+    assert code == 0, stderr
     _, resumed_after = starts_of("scratch-s0", run)
     assert resumed_after >= 4
     assert f"attempt 1 of scratch-s0 died (worker killed); resuming at epoch {resumed_after + 1}" in stderr
@@ -113,8 +114,8 @@ def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(data_dir: Path, tmp
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
         cluster.kill(node)
         cluster.add_nodes(cpus=1)
-        stdout, stderr = driver.communicate(timeout=200)
-    assert driver.returncode == 0, stderr
+        code, stdout, stderr = end_of(driver)
+    assert code == 0, stderr
     # The worker ends with its node, and either may be noticed first.
     assert re.search(r"attempt 1 of scratch-s0 died \((node lost|worker killed)\); resuming at epoch", stderr)
     assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}

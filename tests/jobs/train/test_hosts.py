@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 from tests.support.hosts import Host, available, hosts, start_ray
 from tests.support.job import ROOT, SETTINGS, hashes, history_of
 from tests.support.pictures import classes, write_folder

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.clusters import wait_until
-from tests.support.job import hashes, history_of, options_for, pid_of, start, starts_of, train
+from tests.support.bounds import wait_until
+from tests.support.job import end_of, hashes, history_of, options_for, pid_of, start, starts_of, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
 
@@ -37,8 +37,8 @@ def test_a_group_whose_processes_are_killed_ends_with_the_weights_of_two_replica
     os.kill(other_pid(), signal.SIGKILL)
     wait_until(lambda: len(starts_of("keras-s0", run)) == 2, "the trial has not been resumed")
     os.kill(pid_of("keras-s0", run, epoch=10), signal.SIGKILL)
-    stdout, stderr = driver.communicate(timeout=250)
-    assert driver.returncode == 0, stderr
+    code, stdout, stderr = end_of(driver)
+    assert code == 0, stderr
     assert "1 lane of 1 CPU on each of 2 nodes" in stderr
     (started, *_) = [event for event in history_of(run) if event["event"] == "started"]
     assert started["devices"] == ["0/CPU:0", "1/CPU:0"]

@@ -19,7 +19,7 @@ import yaml
 from jobs.models import __main__ as models
 from jobs.train import __main__ as training
 from mnist_lib.model_file import ModelFile
-from tests.support.job import ROOT, pid_of, start, starts_of, train
+from tests.support.job import ROOT, end_of, pid_of, start, starts_of, train
 
 pytestmark = pytest.mark.slow
 
@@ -100,8 +100,8 @@ def test_checkpoints_of_25_million_weights_do_not_fill_the_memory_of_the_driver(
     process = start(*options, "--storage", tmp_path, home=tmp_path)
     peak = Peak(process.pid)
     os.kill(pid_of("large-s0", tmp_path / "runs/r", 2), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=200)
-    assert process.returncode == 0, stderr
+    code, _, stderr = end_of(process)
+    assert code == 0, stderr
     assert peak.bytes < 1e9
     (trial,) = summary_of(tmp_path / "runs/r")["trials"]
     assert (trial["attempts"], len(starts_of("large-s0", tmp_path / "runs/r"))) == (2, 2)

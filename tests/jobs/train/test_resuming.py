@@ -12,11 +12,12 @@ import pytest
 
 from cluster.local import temporary_cluster
 from mnist_lib.objects.local import LocalObjects
-from tests.support.bounds import assert_at_most
-from tests.support.clusters import kill_gcs, wait_until
+from tests.support.bounds import JOB_SECONDS, assert_at_most, wait_until
+from tests.support.clusters import kill_gcs
 from tests.support.job import (
     IMPATIENT,
     TRAINING,
+    end_of,
     hashes,
     history_of,
     options_for,
@@ -67,9 +68,9 @@ def test_f7_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
         kill_gcs(cluster)
         begin = time.monotonic()
-        _, stderr = driver.communicate(timeout=200)
+        code, _, stderr = end_of(driver)
         assert_at_most(40, since=begin)  # IMPATIENT waits 5 s for the head, not 30 s
-    assert driver.returncode == 8, stderr
+    assert code == 8, stderr
     assert "error[E-CLUSTER-LOST] the head of the cluster has not answered for" in stderr
     command = (*options_for(ray_address, data_dir, tmp_path), "--models=scratch", "--epochs=160")
     code, _, stderr = train(*command, home=tmp_path, prelude=UNTRAINED)
@@ -84,9 +85,9 @@ def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(data_dir: Path,
     pid_of("scratch-s0", tmp_path / "results/runs/r", epoch=5)
     begin = time.monotonic()
     os.killpg(driver.pid, signal.SIGINT)
-    stdout, stderr = driver.communicate(timeout=200)
+    code, stdout, stderr = end_of(driver)
     assert_at_most(5, since=begin)  # a process ends only when the file system has finished its write
-    assert (driver.returncode, stdout) == (130, ""), stderr
+    assert (code, stdout) == (130, ""), stderr
     last = stderr.splitlines()[-1]
     assert last.startswith("interrupted; resume with: python -m jobs.train --resume r --storage ")
     assert "Traceback" not in stderr
@@ -107,9 +108,9 @@ def test_f17_two_interrupts_end_a_run_at_once_and_leave_no_process(data_dir: Pat
     for _ in range(2):
         os.killpg(driver.pid, signal.SIGINT)
         time.sleep(0.01)
-    stdout, stderr = driver.communicate(timeout=200)
+    code, stdout, stderr = end_of(driver)
     assert_at_most(5, since=begin)
-    assert (driver.returncode, stdout) == (130, ""), stderr
+    assert (code, stdout) == (130, ""), stderr
     assert stderr.splitlines()[-1].startswith("interrupted; resume with: python -m jobs.train --resume r ")
     assert "Traceback" not in stderr
 
@@ -126,7 +127,7 @@ def test_f18_a_terminated_run_ends_even_if_its_stderr_is_closed(data_dir: Path, 
         driver.stderr.close()
         os.killpg(driver.pid, signal.SIGTERM)
         begin = time.monotonic()
-        assert driver.wait(timeout=200) == 143
+        assert driver.wait(JOB_SECONDS) == 143
         assert_at_most(3, since=begin)
 
 
@@ -139,7 +140,7 @@ def test_u7_closing_the_terminal_ends_the_run_with_exit_code_129(data_dir: Path,
     pid_of("scratch-s0", tmp_path / "results/runs/r", epoch=5)
     os.close(ours)
     begin = time.monotonic()
-    assert driver.wait(timeout=200) == 129
+    assert driver.wait(JOB_SECONDS) == 129
     assert_at_most(5, since=begin)
 
 
@@ -152,8 +153,8 @@ def test_u7_a_run_whose_own_node_dies_ends_with_one_line_and_exit_code_8(data_di
     assert not any(service in line for service in ("monitor.py", "dashboard.py") for line in running)  # not needed
     (node,) = [line.split()[0] for line in running if "raylet/raylet" in line]
     os.kill(int(node), signal.SIGKILL)
-    stdout, stderr = driver.communicate(timeout=200)
-    assert (driver.returncode, stdout) == (8, ""), stderr
+    code, stdout, stderr = end_of(driver)
+    assert (code, stdout) == (8, ""), stderr
     assert stderr.startswith("error[E-CLUSTER-LOST] Ray's process on this node has died; resume with: ")
     assert len(stderr.splitlines()) == 1
 

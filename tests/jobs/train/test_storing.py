@@ -9,7 +9,7 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import open_storage
-from tests.support.job import TRAINING, start, train
+from tests.support.job import TRAINING, end_of, start, train
 from tests.support.store.invariants import all_verified
 from tests.support.store.mounts import require_namespaces, run_with_mount
 from tests.support.untrained import UNTRAINED
@@ -68,9 +68,9 @@ def test_u8_of_two_drivers_of_one_run_in_a_bucket_one_stores_the_model_and_the_o
 ) -> None:
     command = ("--address", ray_address, "--data-dir", data_dir, "--storage", s3, *TRAINING, "--models=scratch")
     drivers = [start(*command, home=tmp_path, prelude=UNTRAINED) for _ in range(2)]
-    ends = [(*driver.communicate(timeout=200), driver.returncode) for driver in drivers]
-    assert sorted(code for *_, code in ends) == [0, 75], ends
-    (refused,) = [stderr for _, stderr, code in ends if code == 75]
+    ends = [end_of(driver) for driver in drivers]
+    assert sorted(code for code, *_ in ends) == [0, 75], ends
+    (refused,) = [stderr for code, _, stderr in ends if code == 75]
     assert refused.splitlines()[-1].startswith("error[E-")
     assert all_verified(open_storage(s3), "scratch") == [1]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from cluster.local import temporary_cluster
-from tests.support.clusters import wait_until
+from tests.support.bounds import wait_until
 from tests.support.job import (
+    end_of,
     hashes,
     history_of,
     options_for,
@@ -28,8 +29,8 @@ def test_f15_a_run_starts_when_a_late_node_joins(data_dir: Path, tmp_path: Path)
         driver = start(*command, "--wait-for-resources=150", home=tmp_path, prelude=UNTRAINED)
         wait_until((tmp_path / "unfinished/r.lock").exists, "the run has not begun")
         cluster.add_nodes(cpus=1)
-        stdout, stderr = driver.communicate(timeout=200)
-    assert driver.returncode == 0, stderr
+        code, stdout, stderr = end_of(driver)
+    assert code == 0, stderr
     assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
 
 

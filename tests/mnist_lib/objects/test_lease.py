@@ -14,6 +14,7 @@ from mnist_lib.objects.lease import Lease, LeaseLostError, LeaseTerm, lease_fold
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.objects.storage import open_storage
+from tests.support.bounds import wait_until
 from tests.support.simulation.memory import MemoryObjects
 from tests.support.store.faulty import Interrupted
 from tests.support.store.leases import Clock, lease_of, pass_time
@@ -120,7 +121,4 @@ def test_a_lease_that_is_lost_during_work_is_known_to_be_lost_afterwards(objects
     assert lease.acquire()
     assert RecordLog(objects, "lease/terms").append(2, asdict(term))
     with lease.renewed():
-        end = time.monotonic() + 10.0
-        while lease.number is not None and time.monotonic() < end:
-            time.sleep(0.01)
-    assert lease.number is None
+        wait_until(lambda: lease.number is None, "the lease is not known to be lost")

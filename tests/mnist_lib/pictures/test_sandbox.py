@@ -17,7 +17,7 @@ from mnist_lib.errors import ImageError
 from mnist_lib.pictures import sandbox as module
 from mnist_lib.pictures.reading import Picture, read_picture
 from mnist_lib.pictures.sandbox import MAX_BYTES, Sandbox
-from tests.support.bounds import assert_at_most
+from tests.support.bounds import assert_at_most, wait_until
 from tests.support.drawing import png
 from tests.support.hostile_pictures import (
     COLOUR,
@@ -71,8 +71,7 @@ def test_i6_each_file_that_ends_the_process_is_named_and_the_others_are_read(san
 
 def test_the_file_that_is_decoded_while_the_process_is_killed_is_named(sandbox: Sandbox) -> None:
     def kill() -> None:
-        while module._read(sandbox._position) != 1:
-            time.sleep(0.01)
+        wait_until(lambda: module._read(sandbox._position) == 1, "the second picture is not decoded")
         sandbox._process.kill()
 
     killer = threading.Thread(target=kill)
@@ -114,8 +113,7 @@ def test_closing_ends_a_process_that_is_decoding() -> None:
         failed.set()
 
     threading.Thread(target=read).start()
-    while module._read(sandbox._position) != 0:
-        time.sleep(0.01)
+    wait_until(lambda: module._read(sandbox._position) == 0, "the first picture is not decoded")
     sandbox.close()
     assert failed.wait(10)
     assert sandbox._process.returncode == -signal.SIGKILL
