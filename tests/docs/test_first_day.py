@@ -22,7 +22,7 @@ CLASSES = {"red circle": (200, 40, 40), "square": (40, 160, 60), "triangle": (50
 # The picture that can be decided about, by its name.
 SHOWN = """() => !document.querySelector("#classes button")?.disabled && document.querySelector("#name").textContent"""
 # How the two trainings of the page are shortened.
-TRAININGS = (("--seeds 3 --epochs 20", "--epochs 8"), ("--seeds 3 --epochs 20", "--epochs 1"))
+TRAININGS = (("--seeds 3", "--epochs 8"), ("--seeds 3", "--epochs 1"))
 
 
 class Step(NamedTuple):
