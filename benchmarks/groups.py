@@ -96,7 +96,7 @@ def letters(
         for name, part, count in zip(("letters", "others"), ("calibration", "evaluation"), fonts, strict=True):
             write_letters(Path(home, name), sources / part / "fonts", count, random)
         grouped = read(home, "letters", "folder")
-        datasets = read(home, "letters"), grouped, tested_on(grouped, read(home, "others"))
+        datasets = read(home, "letters"), grouped, tested_on(grouped, read(home, "others", "folder"))
         results = [measured(dataset, replace(spec, seed=seed), resources) for dataset in datasets]
     print(f"letters {seed}: {', '.join(map(text, results))}", file=sys.stderr)
     return results[0], results[1], results[2]
