@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bounds import JOB_SECONDS
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jobs", "mnist_lib", "cluster")
 BUILT_FROM = (*PACKAGES, "pyproject.toml", "README.md")
@@ -60,7 +62,7 @@ def test_the_installed_wheel_trains_a_model_without_the_repository(wheel: Path, 
 
     def run(*command: str | Path) -> str:
         done = subprocess.run(
-            [*map(str, command)], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=280
+            [*map(str, command)], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=JOB_SECONDS
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -275,7 +275,7 @@ class Run(Generic[Options]):
         """Wait until at least one trial fits on the nodes, and return the plan."""
         options = self.options
         plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
-        log.info("preparing %s; starting %s for %s", options.dataset, plan, counted(trials, "trial"))
+        log.info("starting %s for %s on %s", plan, counted(trials, "trial"), options.dataset)
         return plan
 
     def drive(self, recorder: Recorder, plan: LanePlan, deadline: float = math.inf) -> None:

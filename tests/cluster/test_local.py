@@ -15,7 +15,7 @@ from cluster.local import cluster_processes, main, temporary_cluster
 from cluster.nodes import lost_nodes
 from cluster.ray_private import LOOPBACK
 from cluster.session import require_head
-from tests.support.bounds import wait_until
+from tests.support.bounds import STOP_SECONDS, wait_until
 from tests.support.intruder import USER, listening, processes_below
 from tests.support.local_cluster import ROOT, Cluster, local_cluster
 
@@ -117,7 +117,7 @@ def test_a_temporary_cluster_has_a_token_and_ends_with_the_process_that_has_star
     address, folder = process.stdout.readline().split()
     with pytest.raises(AuthError):
         require_head(address, "--address")
-    process.communicate("\n", timeout=20)
+    process.communicate("\n", timeout=STOP_SECONDS)
     assert not [*tmp_path.rglob("auth_token")]
     # Two agents try for a minute to report that their cluster was killed.
     wait_until(lambda: not cluster_processes(Path(folder)), "the cluster is still there")

@@ -20,7 +20,7 @@ from cluster.attempts import WorkerProcess
 from cluster.deadlines import KILL_SECONDS, Limits
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes
-from tests.support.bounds import wait_until
+from tests.support.bounds import JOB_SECONDS, wait_until
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
@@ -71,7 +71,7 @@ def test_f5_a_worker_ends_when_its_driver_has_left_even_if_ray_leaves_it_running
     time.sleep(1.0)
     assert process.is_running()
     driver.communicate("")
-    process.wait(timeout=200)
+    process.wait(timeout=JOB_SECONDS)
 
 
 def test_a_killed_worker_of_this_machine_is_dead_at_once_even_if_it_is_suspended() -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser
 
+from tests.support.bounds import JOB_SECONDS
 from tests.support.browser import PHONE, assert_good, chromium, look_at
 from tests.support.documents import ROOT, blocks
 from tests.support.pictures import write_folder
@@ -116,7 +117,7 @@ def review(command: str, home: Path, browser: Browser) -> Step:
         label_pictures(browser, process.stdout.readline(), "more/" in command)
     finally:
         process.terminate()
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=JOB_SECONDS)
     return Step(command, process.returncode, stdout, stderr)
 
 

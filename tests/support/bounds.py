@@ -12,17 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 
 REFERENCE_SECONDS = 0.0097  # of `_reference_work` on a quiet Intel Xeon with Python 3.11, 2026-11-27, minimum of 40
-JOB_SECONDS = 250  # until a job must have ended; after 300 s, pytest ends the process with all its tests
+# Waits that only a hang exceeds, even on a machine that is ten times slower. After 300 s, pytest ends the process with
+# all its tests, unless a test has a longer limit of its own.
+WAIT_SECONDS = 150  # for what a running process does next
+JOB_SECONDS = 250  # until a job must have ended
+GROUP_SECONDS = 400  # until a job on several hosts must have ended
+STOP_SECONDS = 20  # until a process that was told to end, and has nothing left to do, must have ended
 _DOCUMENT = {
     "models": [{"name": f"keras-s{seed}", "accuracy": seed / 100, "epochs": [*range(20)]} for seed in range(50)]
 }
 
 
-def wait_until(condition: Callable[[], object], failure: str | Callable[[], str], seconds: float = 150) -> None:
-    """Wait until the condition is true; after `seconds`, fail with a message.
-
-    Only what never happens takes that long, even on a machine that is ten times slower.
-    """
+def wait_until(
+    condition: Callable[[], object], failure: str | Callable[[], str], seconds: float = WAIT_SECONDS
+) -> None:
+    """Wait until the condition is true; after `seconds`, fail with a message."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, failure if isinstance(failure, str) else failure()

@@ -19,7 +19,7 @@ from typing import IO
 
 from cluster.local import HEALTH_CHECKS
 from cluster.ray_private import STARTED
-from tests.support.bounds import wait_until
+from tests.support.bounds import GROUP_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.213.77"
@@ -93,7 +93,7 @@ class Host:
 
     def run(self, *command: str, environment: dict[str, str]) -> tuple[int, str, str]:
         process = self.start(*command, environment=environment)
-        stdout, stderr = process.communicate(timeout=400)
+        stdout, stderr = process.communicate(timeout=GROUP_SECONDS)
         return process.returncode, stdout, stderr
 
 

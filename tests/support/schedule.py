@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.bounds import JOB_SECONDS
 from tests.support.job import MARK, ROOT
 from tests.support.untrained import UNTRAINED
 
@@ -56,7 +57,7 @@ class Schedule:
 
     def run(self, *arguments: str, train: tuple[str, ...] = (), ahead: float = 0) -> tuple[int, str]:
         process = self.start(*arguments, train=train, ahead=ahead)
-        stdout, _ = process.communicate(timeout=200)
+        stdout, _ = process.communicate(timeout=JOB_SECONDS)
         return process.returncode, stdout
 
     def read(self, command: str, *arguments: str) -> Any:
@@ -85,5 +86,5 @@ def kill(daemon: subprocess.Popen[str]) -> None:
 
 def terminate(daemon: subprocess.Popen[str]) -> int:
     daemon.terminate()
-    daemon.communicate(timeout=200)
+    daemon.communicate(timeout=JOB_SECONDS)
     return daemon.returncode

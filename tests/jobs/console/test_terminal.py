@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.bounds import JOB_SECONDS, STOP_SECONDS
 from tests.support.hostile import CONTROLS
 from tests.support.job import ROOT
 
@@ -32,7 +33,7 @@ def shown_on_terminal(*command: str | Path, columns: int = 80, **environment: st
         while part := os.read(ours, 65536):
             shown += part
     os.close(ours)
-    printed, _ = process.communicate(timeout=200)
+    printed, _ = process.communicate(timeout=JOB_SECONDS)
     return process.returncode, shown.decode(), printed
 
 
@@ -141,7 +142,7 @@ def test_a_lost_terminal_does_not_end_a_step() -> None:
     os.close(its)
     os.read(ours, 100)
     os.close(ours)
-    assert process.communicate(timeout=20)[0] == "done\n"
+    assert process.communicate(timeout=STOP_SECONDS)[0] == "done\n"
     assert process.returncode == 0
 
 

@@ -27,6 +27,7 @@ from mnist_lib.store.contents import contents_of
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
+from tests.support.bounds import JOB_SECONDS
 from tests.support.job import DRIVER, ROOT
 from tests.support.linear import LINEAR, publish_linear
 from tests.support.made_run import made_run, small_summary
@@ -51,7 +52,7 @@ def review(*arguments: str | Path, home: Path, prelude: str = "") -> tuple[int, 
         *map(str, arguments),
     ]
     environment = {**os.environ, "HOME": str(home)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=JOB_SECONDS)
     return done.returncode, done.stdout, done.stderr
 
 

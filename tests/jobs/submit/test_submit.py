@@ -18,7 +18,7 @@ from jobs.search.options import SearchOptions
 from jobs.submit.__main__ import SENT, _check, _own_files, main, words_of_job
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import IntegrityError, ModelError
-from tests.support.bounds import assert_at_most, wait_until
+from tests.support.bounds import JOB_SECONDS, assert_at_most, wait_until
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT, TRAINING, end_of, hashes, pid_of, starts_of
 from tests.support.local_cluster import Cluster, local_cluster
@@ -48,7 +48,7 @@ def submit(*arguments: str | Path) -> tuple[int, str, str]:
 
 def ray_job(*arguments: str) -> str:
     command = [str(Path(sys.executable).with_name("ray")), "job", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=JOB_SECONDS).stdout
 
 
 def at(data_dir: Path, storage: Path, *more: str) -> tuple[str | Path, ...]:
@@ -93,16 +93,16 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
     begin = time.monotonic()
     assert "was stopped" in ray_job("stop", "stopped.1", url)
     assert_at_most(10, since=begin)
-    stdout, stderr = first.communicate(timeout=100)
+    stdout, stderr = first.communicate(timeout=JOB_SECONDS)
     assert (first.returncode, stdout) == (143, ""), stderr
     assert "terminated; resume with: the same submission" in stderr
-    second.communicate(timeout=100)
+    second.communicate(timeout=JOB_SECONDS)
     assert second.returncode == 143
     again = start(url, *command)
     wait_until(lambda: len(starts_of("scratch-s0", tmp_path / "runs/stopped")) == 2, "the run has not been resumed")
     assert starts_of("scratch-s0", tmp_path / "runs/stopped")[1] >= 4
     ray_job("stop", "stopped.2", url)
-    _, stderr = again.communicate(timeout=100)
+    _, stderr = again.communicate(timeout=JOB_SECONDS)
     assert "resuming run stopped" in stderr
 
 
@@ -128,7 +128,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
         relay.cut()
         time.sleep(3)
         relay.restore()
-        stdout, stderr = following.communicate(timeout=200)
+        stdout, stderr = following.communicate(timeout=JOB_SECONDS)
     assert following.returncode == 0, stderr
     assert len(hashes(stdout)) == 1
     epochs = [int(found) for found in re.findall(r"scratch-s0: epoch (\d+)", stderr)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bounds import wait_until
+from tests.support.bounds import GROUP_SECONDS, wait_until
 from tests.support.hosts import Host, available, hosts, start_ray
 from tests.support.job import ROOT, SETTINGS, hashes, history_of
 from tests.support.pictures import classes, write_folder
@@ -71,7 +71,7 @@ def test_a_host_cut_off_during_training_does_not_change_the_result(
     submitted = laptop.start(*submission(machines, "cut"), environment=TOKEN)
     wait_until(lambda: worker.name in trained_on(run), f"no trial is trained on {worker.name}")
     worker.set_link("down")
-    stdout, stderr = submitted.communicate(timeout=400)
+    stdout, stderr = submitted.communicate(timeout=GROUP_SECONDS)
     worker.set_link("up")
     assert submitted.returncode == 0, stderr
     assert "(node lost); resuming at epoch" in stderr, stderr

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.bounds import JOB_SECONDS
+
 ROOT = Path(__file__).parents[3]
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 
@@ -19,7 +21,7 @@ def run_with_mount(mount: str, *command: object) -> subprocess.CompletedProcess[
     """Run a command after the shell command `mount`, both in a mount namespace of their own."""
     script = f'{mount} && exec "$@"'
     arguments = [*NAMESPACE, "sh", "-c", script, "sh", *map(str, command)]
-    return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, timeout=200)
+    return subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, timeout=JOB_SECONDS)
 
 
 def read_only(folder: Path) -> str:
