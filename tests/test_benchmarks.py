@@ -156,7 +156,7 @@ def test_accuracies_with_and_without_groups_are_reported(tmp_path: Path, monkeyp
             family = tmp_path / part / "fonts" / file.stem
             family.mkdir(parents=True)
             (family / file.name).symlink_to(file)
-    report = groups.letters_report([groups.letters(0, tmp_path, resources, spec, fonts=(12, 1))])
+    report = groups.letters_report([groups.letters(0, tmp_path, resources, spec, fonts=(12, 12))])
     assert "| on other fonts | " in report
 
 
