@@ -147,11 +147,16 @@ def tensorflow(pytestconfig: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def tensorflow_is_configured_first(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Fail a test that uses TensorFlow without its fixture, since all later tests that request it would fail."""
+    """Fail a test that is the first to use TensorFlow without its fixture, since those that request it would fail."""
+    was_used = is_tensorflow_used()
     yield
+    is_new = is_tensorflow_used() and not was_used
+    assert not is_new or IS_CONFIGURED in pytestconfig.stash, "request the fixture `tensorflow` to use TensorFlow"
+
+
+def is_tensorflow_used() -> bool:
     module = sys.modules.get("tensorflow.python.eager.context")
-    is_used = module is not None and module._context is not None and module._context._context_handle is not None
-    assert not is_used or IS_CONFIGURED in pytestconfig.stash, "request the fixture `tensorflow` to use TensorFlow"
+    return module is not None and module._context is not None and module._context._context_handle is not None
 
 
 @pytest.fixture(scope="session")

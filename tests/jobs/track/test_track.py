@@ -109,6 +109,7 @@ def steps(uri: str, run: "Run", metric: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("tensorflow")
 def test_a_search_is_copied_once_with_its_trials_report_and_model(uri: str, searched: Path, tmp_path: Path) -> None:
     (copied,) = copy("r", "--storage", searched, uri=uri, experiment="search")
     runs, summary = runs_of(uri, "search"), json.loads((searched / "runs/r/summary.json").read_text())
