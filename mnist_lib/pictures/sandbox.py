@@ -37,14 +37,11 @@ NOT_BEGUN = 2**32 - 1  # the position of a process that has not begun the first 
 
 
 class Sandbox:
-    """A process with limits, which is replaced when a file ends it.
-
-    Several threads may use `call`, or one of them `map`.
-    """
+    """A process with limits, which is replaced when a file ends it. Threads that use it at the same time take turns."""
 
     def __init__(self) -> None:
         self._position = os.memfd_create("position")  # holds the number of the file that the process is at
-        self._lock, self._closed, self._calling = threading.Lock(), False, threading.Lock()
+        self._lock, self._closed, self._turn = threading.Lock(), False, threading.RLock()
         self._start()
 
     def map(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T | ImageError]:
@@ -53,12 +50,12 @@ class Sandbox:
         Raises:
             ImageError: the process cannot be started, or the sandbox is closed.
         """
-        return self._map(function, items, retry=True)
+        with self._turn:
+            return self._map(function, items, retry=True)
 
     def call(self, function: Callable[[Item], T], item: Item) -> T:
         """Return the result of the function for one item. Raises ImageError if it fails."""
-        with self._calling:
-            (result,) = self.map(function, [item])
+        (result,) = self.map(function, [item])
         if isinstance(result, ImageError):
             raise result
         return result

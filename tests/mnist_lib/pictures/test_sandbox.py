@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,12 @@ def test_i6_each_file_that_ends_the_process_is_named_and_the_others_are_read(san
     assert [isinstance(result, ImageError) for result in found] == [way != 0 for way in ways]
     named = [str(error).partition(";")[0].rpartition("(")[2] for error in found if error != 0]
     assert named == ["Segmentation fault)", "Killed)", "exit code 3)"]
+
+
+def test_each_of_many_threads_gets_the_results_of_its_own_items(sandbox: Sandbox) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda number: sandbox.map(abs, [-number] * 3), range(400))]
+    assert found == [[number] * 3 for number in range(400)]
 
 
 def test_the_file_that_is_decoded_while_the_process_is_killed_is_named(sandbox: Sandbox) -> None:
