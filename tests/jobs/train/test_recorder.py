@@ -114,7 +114,7 @@ def test_w6_events_wait_when_the_history_that_is_not_stored_takes_up_too_much_me
             epochs += 1
             training.record(epoch_of(trials[0], epochs), lambda trial: 1)
         objects.may_go_on.set()
-    assert 300 < epochs < 1_000
+    assert 200 < epochs < 1_000  # a line has about 330 bytes, and one write may have begun with a part of them
     assert (tmp_path / "runs/r/history.jsonl").read_bytes().count(b"\n") == epochs
     assert not training.writes.is_full
 
