@@ -133,6 +133,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="MNIST_SOURCE, a folder with the original MNIST files, is not set"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep files that a process had completed when it crashed from being given to another, which then waits for ever.
+
+    pytest-xdist 3.8 does so, https://github.com/pytest-dev/pytest-xdist/issues/1378.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def remove_node(self, node: Any) -> Any:
+            files = self.assigned_work[node]
+            for file in [file for file, tests in files.items() if all(tests.values())]:
+                del files[file]
+            return super().remove_node(node)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 IS_CONFIGURED = pytest.StashKey[bool]()
 
 
