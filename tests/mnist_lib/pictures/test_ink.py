@@ -31,7 +31,7 @@ def test_the_colours_of_ink_and_paper_make_hardly_any_difference() -> None:
 def test_uneven_light_and_dirt_are_not_ink() -> None:
     random = np.random.default_rng(0)
     differences = []
-    for digit in DIGITS[:1000:125]:
+    for digit in DIGITS[:1000:50]:
         sheet = np.zeros((500, 420), np.float32)
         sheet[120:400, 80:360] = enlarged(digit, 280) / 255
         pixels = painted(sheet, random).astype(float)
@@ -45,7 +45,7 @@ def test_uneven_light_and_dirt_are_not_ink() -> None:
 def test_a_shadow_with_an_edge_is_not_ink() -> None:
     random = np.random.default_rng(0)
     differences = []
-    for digit in DIGITS[:1000:125]:
+    for digit in DIGITS[:1000:50]:
         sheet = np.zeros((500, 420), np.float32)
         sheet[150:350, 100:300] = enlarged(digit, 200) / 255
         y, x = np.mgrid[-1:1:500j, -1:1:420j]
