@@ -162,7 +162,7 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
     generator = np.random.default_rng(seed)
     images = PICTURES + growth.per_day * nights
     is_test, labels = generator.random(images) < TEST_SHARE, generator.integers(10, size=images)
-    hard = generator.random(images)  # the lowest ones are hard for every model; the better, the fewer
+    hard = generator.random(images)  # a model is wrong only about images below twice its error rate
 
     def model(pictures: int, broken: float = 0.0) -> tuple[int, Model]:
         """Return the number of training images and the model of a night."""

@@ -111,7 +111,7 @@ def rehearse(options: RehearseOptions) -> Rehearsal:
         calm, calm_seconds = _train(options, RunFolder(objects, "calm"))
         log.info("the same run with random kills, seed %d", options.seed)
         folder = RunFolder(objects, "chaos")
-        killer = _Killer(folder, options.seed, entries=sum(trial.epochs for trial in calm.successful))
+        killer = _Killer(folder, options.seed, entries=sum(trial.epochs for trial in calm.trials))
         with killer.active(cluster, nodes):
             chaos, seconds = _train(options, folder)
         history = [*folder.history()]

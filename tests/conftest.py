@@ -135,9 +135,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep files that a process had completed when it crashed from being given to another, which then waits for ever.
+    """Make a scheduler that forgets the completed files of a process that has crashed.
 
-    pytest-xdist 3.8 does so, https://github.com/pytest-dev/pytest-xdist/issues/1378.
+    That of pytest-xdist 3.8 gives them to another process, which then waits for ever.
+    https://github.com/pytest-dev/pytest-xdist/issues/1378
     """
     from xdist.scheduler import LoadFileScheduling
 

@@ -98,6 +98,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
 
     @property
     def unset(self) -> list[str]:
+        """As for `jobs.train`, but for the settings that vary."""
         varied = {SETTINGS.get(name) for name in self.variation.dimensions}
         return [name for name in super().unset if name not in varied]
 

@@ -11,7 +11,7 @@ from mnist_lib.clock import moment_of
 from mnist_lib.documents import Json, Name, builtins_of, convert
 from mnist_lib.errors import SpecError
 from mnist_lib.results import EpochDone
-from mnist_lib.run_documents import RungScored
+from mnist_lib.run_documents import RungScored, Summary
 from mnist_lib.settings import options_of
 from mnist_lib.spec import WITH_MOMENTUM, TrialSettings
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
@@ -73,7 +73,7 @@ def tracked_run(folder: RunFolder) -> Part:
     at = moment_of(begun.begun).timestamp()
     ended = moment_of(summary.ended).timestamp()
     rows: dict[str, Row] = {trial.id: builtins_of(trial) for trial in summary.trials}
-    rows |= _configurations(folder, terms["trials"], summary.search.folds if summary.search else None)
+    rows |= _configurations(folder, terms["trials"], summary)
     versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
     failed = {trial.id for trial in summary.failed}
     metrics: dict[str, list[Metric]] = {}
@@ -124,16 +124,22 @@ def tracked_run(folder: RunFolder) -> Part:
     )
 
 
-def _configurations(folder: RunFolder, trials: Mapping[str, Row], folds: int | None) -> dict[str, Row]:
+def _configurations(folder: RunFolder, trials: Mapping[str, Row], summary: Summary) -> dict[str, Row]:
     """Return a row for each configuration in `search.json`, and for each of its folds, by the name of the trial.
 
     Args:
-        trials: a trial of each model, with the settings that do not vary.
+        trials: a trial of each model, with the settings that do not vary. One that followed from the number of images
+            is None, and has the value of the final trials.
     """
     document = folder.search()
     if document is None:
         return {}
-    of_models = {str(row.get("model")): row for row in trials.values()}
+    folds = summary.search.folds if summary.search else None
+    final: Row = builtins_of(summary.trials[0]) if summary.trials else {}
+    of_models = {
+        str(row.get("model")): {name: final.get(name) if value is None else value for name, value in row.items()}
+        for row in trials.values()
+    }
     rows: dict[str, Row] = {}
     for number, settings in document.configurations.items():
         model = str(settings.get("model", next(iter(of_models))))

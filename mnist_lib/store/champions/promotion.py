@@ -35,7 +35,7 @@ SHARE = 0.01  # of what is left, for one comparison: the 30th is still made at t
 # Share of the total below which it counts as used up: after 391 comparisons, more than a year of nights.
 MIN_LEFT = 0.02
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
-# years it hardly matters between 5 and 20% (benchmarks/promotion.py).
+# years it hardly matters between 5 and 20% (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
 MIN_FRESH_IMAGES = 500  # for a new budget; fewer could hardly show a difference at the level of one comparison
 WHEN = {
@@ -244,7 +244,7 @@ class Rule(Thresholds):
 
 
 def missing_images(new: int, before: int) -> int:
-    """Return how many new training images are missing to clearly more data. The arguments are as in `Rule`."""
+    """Return how many more new training images would be clearly more data. The arguments: see `Rule.decide_by_data`."""
     return max(0, math.ceil(before * MORE_DATA_PERCENT / 100) - new)
 
 

@@ -93,6 +93,17 @@ def test_each_fold_of_a_configuration_has_the_settings_of_the_configuration(summ
     assert parts["keras-c0-f1"].metrics
 
 
+def test_a_batch_size_that_followed_from_the_number_of_images_is_that_of_the_final_trials(
+    summary: Summary, tmp_path: Path
+) -> None:
+    folder = run_with(tmp_path / "results", summary, {"trials": {"keras-s0": {**TRIAL, "global_batch_size": None}}})
+    folder.write_json("search.json", SEARCH)
+    assert {part.name: part.parameters["batch_size"] for part in tracked_run(folder).parts if "-c" in part.name} == {
+        "keras-c0": "64",
+        "keras-c1": "64",
+    }
+
+
 def test_an_argument_with_the_name_of_a_setting_is_told_apart(summary: Summary, tmp_path: Path) -> None:
     (part,) = tracked_run(run_with(tmp_path / "results", summary, {"trials": {"keras-s0": TRIAL}})).parts
     assert (part.parameters["momentum"], part.parameters["argument momentum"]) == ("0.9", "0.99")
