@@ -15,6 +15,7 @@ from cluster.ray_lanes import RayLanes
 from cluster.session import end_children, end_of_node
 from cluster.tasks import result_of, start_beside_driver
 from jobs.console.exit_codes import TrainingError
+from jobs.console.options import flags_of
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
@@ -45,6 +46,7 @@ from mnist_lib.run_documents import (
     Summary,
     Timing,
 )
+from mnist_lib.settings import values_of
 from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
@@ -237,12 +239,10 @@ class Run(Generic[Options]):
             yield
 
     def _settle(self) -> None:
-        given, self.options = self.options, self.options.settled(lambda: len(self.data.facts().train))
-        if self.options is not given:
-            log.info(
-                "%s: by its number of images, %s in batches of %d; choose others with --epochs and --batch-size",
-                *(given.data().name, counted(self.options.epochs, "epoch"), self.options.global_batch_size),
-            )
+        given, self.options = values_of(self.options), self.options.settled(lambda: len(self.data.facts().train))
+        chosen = {name: value for name, value in values_of(self.options).items() if value != given[name]}
+        if chosen:
+            log.info("%s: default for its number of images: %s", self.options.data().name, " ".join(flags_of(chosen)))
 
     def train(self) -> Summary:
         """Train all trials of the options on a cluster, store the results, and return the summary.
