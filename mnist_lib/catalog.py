@@ -100,6 +100,12 @@ SCHEDULES = {"constant": "the same at every step", "one-cycle": "rises for a qua
 # The types in which training can compute; the weights are always float32.
 PRECISIONS = {"float32": "", "bfloat16": "faster where the hardware has it"}
 
+# What epochs, configurations and trials are compared by.
+SCORES = {
+    "accuracy": "the share of images that are right",
+    "balanced-accuracy": "the mean of the accuracies of the classes, so that small ones count as much as large ones",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FormatEntry:

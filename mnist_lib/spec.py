@@ -12,7 +12,16 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from mnist_lib.catalog import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, USER_MODEL, ModelEntry, require_known
+from mnist_lib.catalog import (
+    MODELS,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    SCORES,
+    USER_MODEL,
+    ModelEntry,
+    require_known,
+)
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import MODEL_NAME, ModelFile
 from mnist_lib.settings import CheckedFields, Seed, check_fields, one_of, option, require
@@ -47,7 +56,7 @@ class TrialSettings(CheckedFields):
     """How a trial is trained. Momentum, weight decay and clipping are those of Keras' optimizers.
 
     A further setting is one field here and its use in the training step: options, search, documents and reports follow.
-    Reports leave out a setting that is None or 0.0 and has that as its default, since it is not used.
+    Reports leave out a setting that has its default, if that is None, 0.0 or a name.
     """
 
     GROUP = "training"
@@ -96,6 +105,11 @@ class TrialSettings(CheckedFields):
         "percentage of training images held out to select the epoch and the trial to store (default:"
         f" {VALIDATION_PERCENT}, or 0 if that is fewer than {MIN_VALIDATION} images, unless a time limit or a search"
         " needs them)",
+        scope="trial",
+    )
+    score: Annotated[str, one_of(SCORES)] = option(
+        "accuracy",
+        f"what epochs, configurations and trials are compared by. {'; '.join(map(': '.join, SCORES.items()))}",
         scope="trial",
     )
     seed: Seed = option(0, "first seed, if --seeds is a number", scope="trial")
@@ -213,7 +227,7 @@ def defaults_for(images: float) -> dict[str, int]:
 def is_unused(name: str, value: object) -> bool:
     """Return whether the value of a field of a spec stands for "not used", so that reports leave it out."""
     declared = TrialSpec.__dataclass_fields__.get(name)
-    return declared is not None and value == declared.default and isinstance(declared.default, float | None)
+    return declared is not None and value == declared.default and isinstance(declared.default, float | str | None)
 
 
 def entry_of(model: str) -> ModelEntry:

@@ -27,6 +27,18 @@ LIMITS = {
 }
 
 
+def constant_answer(answers: NDArray[np.integer[Any]], labels: Labels) -> int | None:
+    """Return the class that is the answer to every image, or None if there are several, or one class of images only.
+
+    Such a model has the accuracy of that class' share, which is high if one class is much larger than the others.
+
+    Args:
+        answers, labels: [images]
+    """
+    named = np.unique(answers)
+    return int(named[0]) if len(named) == 1 and len(np.unique(labels)) > 1 else None
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a version predicted on the test split."""
@@ -78,6 +90,12 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         return float(self.correct.mean()) if len(self.labels) else 0.0
+
+    @property
+    def always_answers(self) -> str | None:
+        """The class that is the answer to every image, or None. See `constant_answer`."""
+        answer = constant_answer(self.answers, self.labels)
+        return None if answer is None else self.classes[answer]
 
     @property
     def disqualification(self) -> str | None:

@@ -162,6 +162,9 @@ class Rule(Thresholds):
             return Decision(False, f"{challenger.name} {challenger.disqualification}")
         if self.when == "always":
             return Decision(True, "promoted regardless of its accuracy, as requested")
+        if (answer := challenger.always_answers) is not None:
+            right = percent(challenger.accuracy)
+            return Decision(False, f"{challenger.name} always answers {answer}, right for {right}")
         return None
 
     def decide_first(self, challenger: Predictions) -> Decision:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mnist_lib.store.champions.promotion import Compared, Decision, Rule, mcnemar
 from mnist_lib.store.predictions import Predictions
@@ -28,6 +29,10 @@ def by_class(name: str, right: dict[int, int], images: int = 100) -> Predictions
     answers = np.concatenate(
         [np.where(np.arange(images) < count, label, (label + 1) % 10) for label, count in right.items()]
     )
+    return Predictions(name, len(labels), np.eye(10, dtype=np.float32)[answers], labels, TEN, HASHES[: len(labels)])
+
+
+def answering(name: str, answers: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Predictions:
     return Predictions(name, len(labels), np.eye(10, dtype=np.float32)[answers], labels, TEN, HASHES[: len(labels)])
 
 
@@ -142,14 +147,24 @@ def test_a_first_champion_must_be_clearly_better_than_the_most_frequent_class() 
     assert not decide(by_class("keras@1", even), None).promote  # 10% of ten equally frequent classes
     assert not decide(by_class("keras@1", dict.fromkeys(range(10), 11)), None).promote  # may be chance
     assert decide(by_class("keras@1", dict.fromkeys(range(10), 13)), None).promote
-    always_first = np.eye(10, dtype=np.float32)[np.zeros(200, np.uint8)]
-    labels = (np.arange(200) >= 180).astype(np.uint8)
-    decision = decide(Predictions("keras@1", 200, always_first, labels, TEN, HASHES[:200]), None)
+    answers, labels = (np.arange(200) == 199).astype(np.uint8), (np.arange(200) >= 180).astype(np.uint8)
+    labels[0] = 1  # answers that name two classes and are right for as many images as the most frequent class has
+    decision = decide(answering("keras@1", answers, labels), None)
     assert not decision.promote
     assert decision.why == (
         "keras@1 has 90.00% (85.06% to 93.43%): not clearly better than always answering the most frequent class,"
-        " which is right for 90.00%"
+        " which is right for 89.50%"
     )
+
+
+@pytest.mark.parametrize("champion", [None, by_class("keras@1", {0: 0, 1: 0, 2: 0})])
+def test_a_model_that_always_gives_one_answer_is_promoted_only_on_request(champion: Predictions | None) -> None:
+    constant = answering("keras@2", np.zeros(300, np.uint8), np.repeat(np.arange(3, dtype=np.uint8), 100))
+    decision = decide(constant, champion)
+    assert (decision.promote, decision.why) == (False, "keras@2 always answers 0, right for 33.33%")
+    assert decide(constant, champion, Rule(when="always")).promote
+    of_one_class = by_class("keras@1", {4: 100})
+    assert of_one_class.always_answers is None  # it is right, and nothing else could be
 
 
 @pytest.mark.parametrize("champion", [None, predictions("keras@1", 100)])
