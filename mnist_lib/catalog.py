@@ -100,6 +100,12 @@ SCHEDULES = {"constant": "the same at every step", "one-cycle": "rises for a qua
 # The types in which training can compute; the weights are always float32.
 PRECISIONS = {"float32": "", "bfloat16": "faster where the hardware has it"}
 
+# How much an image counts in the loss of a training step.
+CLASS_WEIGHTS = {
+    "none": "every image counts the same",
+    "balanced": "every class counts the same, so an image counts images / (classes * images of its class)",
+}
+
 # What epochs, configurations and trials are compared by.
 SCORES = {
     "accuracy": "the share of images that are right",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from mnist_lib.catalog import (
+    CLASS_WEIGHTS,
     MODELS,
     OPTIMIZERS,
     PRECISIONS,
@@ -96,6 +97,11 @@ class TrialSettings(CheckedFields):
     )
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = option(
         0.0, "share of each label that is spread evenly over all classes during training", scope="search"
+    )
+    class_weights: Annotated[str, one_of(CLASS_WEIGHTS)] = option(
+        "none",
+        f"how much an image counts in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",
+        scope="search",
     )
     precision: Annotated[str, one_of(PRECISIONS)] = option(
         "float32", f"number format of training: {', '.join(PRECISIONS)}", scope="search"

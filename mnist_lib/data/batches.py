@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from mnist_lib.data.split import Split
+from mnist_lib.data.split import Labels, Split
 
 # The maxima of a chunk. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take
 # 12 MB.
@@ -67,8 +69,8 @@ class Shard(NamedTuple):
 
     images: tf.Tensor  # [steps, replica batch, height, width, channels] uint8, 0-255
     labels: tf.Tensor  # [steps, replica batch] uint8 or uint16
-    # [steps, replica batch] float32: 1 / images in the global batch, so that the sum over replicas is 1; 0 for images
-    # that only fill in.
+    # [steps, replica batch] float32: 1 / images in the global batch, times the weight of the image; 0 for images that
+    # only fill in.
     weights: tf.Tensor
     replica: tf.Tensor  # [steps] int32: the number of the replica
 
@@ -87,12 +89,25 @@ def blank_chunk(split: Split, plan: Plan) -> Chunk:
     return Chunk(tf.constant(1), tuple(shards))
 
 
-def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.data.Dataset:
+def balancing_weights(labels: Labels) -> NDArray[np.float32]:
+    """Return weights of images with which every class that has images counts the same: [images], with a mean of 1."""
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float32] = (len(labels) / (len(counts) * counts)).astype(np.float32)[classes]
+    return weights
+
+
+def epochs(
+    split: Split, plan: Plan, seed: int, first: int, last: int, weights: NDArray[np.float32] | None = None
+) -> tf.data.Dataset:
     """Return the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` for each epoch.
 
     One dataset covers all epochs, so that the next epoch's first chunk is gathered during the last chunk of this one.
+
+    Args:
+        weights: [images] how much each image counts in the loss; by default 1.
     """
     images, labels = tf.constant(split.images), tf.constant(split.labels)
+    image_weights = None if weights is None else tf.constant(weights)
 
     @tf.autograph.experimental.do_not_convert
     def chunks_of(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -114,6 +129,8 @@ def epochs(split: Split, plan: Plan, seed: int, first: int, last: int) -> tf.dat
                 order, position % plan.images
             )  # pad with real images, for representative batch statistics
             weight = tf.where(real, 1.0 / tf.cast(batch_size, tf.float32), 0.0)
+            if image_weights is not None:
+                weight *= tf.gather(image_weights, index)
             number = tf.fill([plan.steps_per_chunk], replica)
             shards.append(Shard(tf.gather(images, index), tf.gather(labels, index), weight, number))
         return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(shards))

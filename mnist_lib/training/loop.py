@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.data.batches import Chunk, Plan, blank_chunk, epochs, evaluation_batch_size
+from mnist_lib.data.batches import Chunk, Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
 from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
@@ -29,6 +29,7 @@ class Trainer:
     def __init__(self, model: Model, spec: TrialSpec, strategy: tf.distribute.Strategy) -> None:
         self._model, self._optimizer, self._strategy = model, Optimizer(spec), strategy
         self.predictor = Predictor(model, strategy)
+        self._balances = spec.class_weights == "balanced"
         self._gradients = partial(gradients_of, model, spec.label_smoothing)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
         self._steps = steps_of(model, self._gradients, self._optimizer, strategy)
@@ -93,7 +94,8 @@ class Trainer:
         Raises:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
         """
-        chunks, heartbeat_at = iter(epochs(split, plan, seed, first, last)), time.monotonic()
+        weights = balancing_weights(split.labels) if self._balances else None
+        chunks, heartbeat_at = iter(epochs(split, plan, seed, first, last, weights)), time.monotonic()
         for number in range(first, last + 1):
             begin = time.perf_counter()
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]

@@ -157,9 +157,17 @@ def test_every_option_that_takes_a_path_is_outside(kind: type[Any]) -> None:
     paths = {name for name, base in bases.items() if base is Path}
     texts = {name for name, base in bases.items() if base in (str, tuple)}
     outside = {name for name, field in fields.items() if field.metadata["source"] == "user"}
-    of_catalog = {"optimizer", "schedule", "precision", "score", "promote", "strategy", "propose"}
+    of_catalog = {"optimizer", "schedule", "precision", "class_weights", "score", "promote", "strategy"}
     assert paths <= outside
-    assert texts - outside <= {*of_catalog, "train_split", "test_split", "finish_by", "image_size", "dataset_name"}
+    assert texts - outside <= {
+        *of_catalog,
+        "propose",
+        "train_split",
+        "test_split",
+        "finish_by",
+        "image_size",
+        "dataset_name",
+    }
 
 
 @pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])

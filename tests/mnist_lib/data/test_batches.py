@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_lib.data import batches
-from mnist_lib.data.batches import Plan, blank_chunk, epochs, evaluation_batch_size
+from mnist_lib.data.batches import Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
 from mnist_lib.data.split import Split
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -59,6 +59,20 @@ def test_each_epoch_has_every_image_once_with_equal_weights_in_a_batch(
                     assert (shard.labels.numpy()[real] == numbers % 10).all()
                     seen.update(numbers.tolist())
             assert seen == Counter(range(n))
+
+
+def test_balancing_weights_let_every_class_count_the_same_and_leave_equal_classes_as_they_are() -> None:
+    labels = np.array([7] * 95 + [2] * 4 + [0], np.uint8)
+    weights = balancing_weights(labels)
+    assert weights.dtype == np.float32
+    assert weights.tolist() == pytest.approx([100 / (3 * 95)] * 95 + [100 / (3 * 4)] * 4 + [100 / 3])
+    assert (balancing_weights(np.repeat(np.arange(7, dtype=np.uint8), 13)) == 1).all()
+    split, plan = numbered(101), Plan(101, 32, 2)
+    given = np.linspace(0.5, 1.5, 101).astype(np.float32)
+    (plain,), (weighted,) = (epochs(split, plan, 0, 1, 1, by) for by in (None, given))
+    for one, other in zip(plain.shards, weighted.shards, strict=True):
+        assert (one.images.numpy() == other.images.numpy()).all()
+        assert (one.weights.numpy() * given[numbers_of(one.images)] == other.weights.numpy()).all()
 
 
 def test_the_order_of_images_is_a_function_of_seed_and_epoch() -> None:

@@ -166,6 +166,33 @@ def test_f24_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: 
     np.testing.assert_allclose(two_probabilities, one_probabilities, atol=1e-4)
 
 
+@pytest.mark.parametrize("model", ["keras", "scratch"])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_balanced_class_weights_give_the_weights_of_keras_class_weight(
+    digits: Dataset, model: str, replicas: int
+) -> None:
+    ones, sevens = (np.flatnonzero(digits.train.labels == label)[:n] for label, n in ((1, 90), (7, 10)))
+    train = digits.train.take(np.concatenate([ones, sevens]))
+    spec = TrialSpec.of(model, hidden_units=8, optimizer="sgd", learning_rate=0.05, class_weights="balanced")
+    trainer = trainer_of(spec, replicas)
+    trainer.start(seed=0)
+    twin = keras_twin(spec)
+    twin.set_weights([value.numpy() for value in trainer.weights.trainable])
+    plan = Plan(100, 32, replicas)  # the last batch has 4 images
+    for chunk in epochs(train, plan, seed=3, first=1, last=2):
+        for step in range(plan.steps):
+            real = [shard.weights[step] > 0 for shard in chunk.shards]
+            images, labels = (
+                np.concatenate([part[step][mask] for part, mask in zip(parts, real, strict=True)])
+                for parts in zip(*(shard[:2] for shard in chunk.shards), strict=True)
+            )
+            weights = dict.fromkeys(range(10), 0.0) | {1: 100 / (2 * 90), 7: 100 / (2 * 10)}
+            twin.train_on_batch(images, labels, class_weight=weights)
+    list(trainer.train(train, plan, seed=3, learning_rates=constant(0.05, 8), last=2))
+    for mine, theirs in zip(trainer.weights.trainable, twin.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_p9_weights_are_equal_for_equal_seeds_and_differ_for_different_seeds(digits: Dataset, replicas: int) -> None:
     spec, train = TrialSpec.of("scratch", hidden_units=8), first(digits.train, 300)
