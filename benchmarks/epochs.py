@@ -101,7 +101,8 @@ def chosen(validation: Sequence[Accuracy], losses: Sequence[float]) -> list[int]
     correct = [accuracy.correct for accuracy in validation]
     last, highest = len(correct) - 1, max(correct)
     first_maximum, last_maximum = correct.index(highest), last - correct[::-1].index(highest)
-    close = max(epoch for epoch, accuracy in enumerate(validation) if accuracy.is_close_to(highest))
+    best = validation[first_maximum]
+    close = max(epoch for epoch, accuracy in enumerate(validation) if accuracy.is_close_to(best))
     return [first_maximum, last_maximum, int(np.argmin(losses)), last, close]
 
 

@@ -11,12 +11,11 @@ import pickle
 import statistics
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mnist_lib.documents import Count, Document, Interval, Number, Rate, Seconds, Sha256, Text, Texts, written
+from mnist_lib.documents import Count, Document, Interval, Number, Rate, Seconds, Sha256, Share, Text, Texts, written
 from mnist_lib.errors import SpecError
 from mnist_lib.spec import TrialSpec
 
@@ -25,32 +24,68 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-NUMBERS_PER_EPOCH = 6
+NUMBERS_PER_EPOCH = 9
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """A number of correct predictions among a total. `Accuracy(0, 0)` is the start value of a sum."""
+class Balanced(Document, frozen=True):
+    """The counts of an accuracy if an image counts 1 / images of its class, so that every class counts the same."""
+
+    correct: Rate  # sum of these weights over the images that are predicted correctly
+    total: Rate  # over all images; the number of classes, unless images are missing
+    squares: Rate  # sum of the squares of the weights, from which the standard error follows
+
+    def __post_init__(self) -> None:
+        if self.correct > self.total:
+            raise SpecError(f"balanced: expected at most {self.total} correct, got {self.correct}")
+
+    def __add__(self, other: Balanced) -> Balanced:
+        return Balanced(self.correct + other.correct, self.total + other.total, self.squares + other.squares)
+
+
+class Accuracy(Document, frozen=True):
+    """A number of correct predictions among a total. `Accuracy(0, 0)` is the start value of a sum.
+
+    Either all accuracies that are compared or added have balanced counts, or none.
+    """
 
     correct: Count
     total: Count
+    balanced: Balanced | None = None  # only with --score balanced-accuracy
 
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.total:
             raise SpecError(f"accuracy: expected at most {self.total} correct predictions, got {self.correct}")
 
     def __add__(self, other: Accuracy) -> Accuracy:
-        return Accuracy(self.correct + other.correct, self.total + other.total)
+        both = self.balanced + other.balanced if self.balanced and other.balanced else None
+        return Accuracy(self.correct + other.correct, self.total + other.total, both or self.balanced or other.balanced)
 
     @property
     def value(self) -> float:
         """The share of correct predictions in [0, 1], or NaN if the total is 0."""
         return self.correct / self.total if self.total else math.nan
 
-    def is_close_to(self, highest: int) -> bool:
-        """Return whether it is at most one standard error below the highest number of correct predictions."""
-        missing = max(0, highest - self.correct)
-        return missing**2 * self.total <= highest * (self.total - highest)  # missing <= sqrt(n p (1 - p)), exactly
+    @property
+    def score(self) -> float:
+        """What epochs, configurations and trials are compared by: the balanced accuracy if there is one."""
+        if self.balanced is None or not self.balanced.total:
+            return self.value
+        return round(self.balanced.correct / self.balanced.total, 12)  # equal scores stay equal whatever the rounding
+
+    @property
+    def score_name(self) -> str:
+        return "accuracy" if self.balanced is None else "balanced accuracy"
+
+    def is_close_to(self, highest: Accuracy) -> bool:
+        """Return whether the score is at most one standard error, sqrt(p (1 - p) / n), below the highest score p.
+
+        With balanced counts, n is the effective number of images, (sum of weights)^2 / sum of their squares.
+        """
+        if self.balanced is None:
+            missing = max(0, highest.correct - self.correct)
+            return missing**2 * self.total <= highest.correct * (self.total - highest.correct)  # exactly
+        low = max(0.0, highest.score - self.score) * self.balanced.total
+        return low**2 <= highest.score * (1 - highest.score) * self.balanced.squares
 
     def interval(self, selected_from: int = 1) -> Interval:
         """Return the 95% confidence interval of the accuracy (Wilson, 1927), if the images are independent.
@@ -76,10 +111,10 @@ def wilson_interval(mean: float, count: float, low: float, high: float) -> Inter
     return max(0.0, min(mean, limit(-low))), min(1.0, max(mean, limit(high)))
 
 
-def mean_accuracy(accuracies: Iterable[Accuracy | None]) -> float | None:
-    """Return the mean of accuracies, or None if there are none."""
-    values = [accuracy.value for accuracy in accuracies if accuracy and accuracy.total]
-    return statistics.fmean(values) if values else None
+def mean_score(scores: Iterable[float | None]) -> float | None:
+    """Return the mean of the scores that are known, or None if none is."""
+    known = [score for score in scores if score is not None]
+    return statistics.fmean(known) if known else None
 
 
 class TrialEvent(Document, frozen=True, kw_only=True):
@@ -155,7 +190,7 @@ class EpochDone(HistoryEntry, frozen=True, kw_only=True, tag="epoch"):
 
 
 class Epochs:
-    """The epochs of a trial from the first one on, in 48 bytes each, since a trial may have 100,000."""
+    """The epochs of a trial from the first one on, in 72 bytes each, since a trial may have 100,000."""
 
     def __init__(self) -> None:
         self._numbers = array("d")  # exact: a float holds every count up to 2^53
@@ -168,7 +203,9 @@ class Epochs:
         at = (done.epoch - 1) * NUMBERS_PER_EPOCH
         if at <= len(self._numbers):
             validation = (done.validation.correct, done.validation.total) if done.validation else (-1, -1)
-            numbers = done.loss, done.train.correct, done.train.total, *validation, done.seconds
+            balanced = done.validation.balanced if done.validation else None
+            sums = (balanced.correct, balanced.total, balanced.squares) if balanced else (-1, -1, -1)
+            numbers = done.loss, done.train.correct, done.train.total, *validation, *sums, done.seconds
             self._numbers[at : at + NUMBERS_PER_EPOCH] = array("d", numbers)
 
     def take(self, trial: str, numbers: Iterable[int]) -> list[EpochDone]:
@@ -176,10 +213,10 @@ class Epochs:
         found = []
         for number in numbers:
             at = (number - 1) * NUMBERS_PER_EPOCH
-            loss, *counts, seconds = self._numbers[at : at + NUMBERS_PER_EPOCH]
-            correct, total, validation_correct, validation_total = map(int, counts)
-            train = Accuracy(correct, total)
-            validation = None if validation_total < 0 else Accuracy(validation_correct, validation_total)
+            loss, correct, total, *counts, seconds = self._numbers[at : at + NUMBERS_PER_EPOCH]
+            train = Accuracy(int(correct), int(total))
+            balanced = None if counts[2] < 0 else Balanced(*counts[2:])
+            validation = None if counts[1] < 0 else Accuracy(int(counts[0]), int(counts[1]), balanced)
             done = EpochDone(trial=trial, epoch=number, loss=loss, train=train, validation=validation, seconds=seconds)
             found.append(done)
         return found
@@ -216,6 +253,8 @@ class Measurements(TrialEvent, frozen=True, kw_only=True):
     spec: TrialSpec
     test: Accuracy
     test_ci95: Interval
+    # The mean of the accuracies of the classes on the test images; None in documents from before there was one.
+    test_balanced_accuracy: Share | None = None
     validation: Accuracy | None  # at the epoch of the stored weights; of a trial of a fold: on the images of its fold
     best_epoch: Number  # the epoch of the stored weights, which validation chose; the last one without validation
     history: tuple[EpochDone, ...]  # every epoch of all attempts

@@ -93,6 +93,14 @@ class Significance(Document, frozen=True, kw_only=True):
     comparisons: Count  # number of comparisons so far
 
 
+class Recall(Document, frozen=True, kw_only=True):
+    """How many of the test images of a class are predicted correctly."""
+
+    correct: Count  # number of its test images that are predicted correctly
+    total: Count  # number of its test images
+    ci95: Interval  # lower and upper limit of the 95% interval of the share, for another test set of this size
+
+
 class ModelSummary(Document, frozen=True, kw_only=True):
     trials: Count  # number of successful trials
     mean_test_accuracy: Share  # mean over these trials
@@ -104,6 +112,13 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     ensemble_test_accuracy: Share  # the accuracy of these predictions
     best_trial: Name  # the trial that was stored: the best on the validation images, or without them the first
     best_trial_test_accuracy: Share  # its test accuracy
+    score: Name = "accuracy"  # what its trials were compared by; only if that is not the accuracy
+    # The mean of the accuracies of the classes, as a mean over the trials. Older runs lack it and the next three.
+    mean_test_balanced_accuracy: Share | None = None
+    best_trial_test_balanced_accuracy: Share | None = None  # the same of the stored trial
+    # The accuracy of the stored trial on each class, in the order of `dataset.classes`.
+    recall: Annotated[tuple[Recall, ...], Meta(max_length=MAX_CLASSES)] = ()
+    always_answers: ClassName | None = None  # the class that it answers for every test image; only if there is one
     # The same on the test images that the last run of the dataset did not have; only if there are any.
     new_test: Accuracy | None = None
     new_test_accuracy: Share | None = None  # the accuracy on them
@@ -170,9 +185,11 @@ class SuccessfulTrial(TrialSummary, frozen=True, kw_only=True, tag="ok"):
 
     test: Accuracy  # counts on the test images
     test_accuracy: Share  # the accuracy on them
+    # The mean of the accuracies of the classes on them; older runs lack it.
+    test_balanced_accuracy: Share | None = None
     test_ci95: Interval  # lower and upper limit of its 95% interval, for another test set of this size
     # Counts on the validation images at the chosen epoch; of a trial of a fold, on the images of its fold; `null`
-    # without validation.
+    # without validation. With the score `balanced-accuracy`, also sums of the weights of the images (`balanced`).
     validation: Accuracy | None
     # The chosen epoch, whose weights were measured and may be stored: the latest of those close to the best on
     # validation.
@@ -186,6 +203,17 @@ class SuccessfulTrial(TrialSummary, frozen=True, kw_only=True, tag="ok"):
     gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
     weights_sha256: Sha256  # SHA-256 of the weights
     node: Text  # the node that trained it
+
+    @property
+    def validation_score(self) -> float | None:
+        """The accuracy on validation that trials are compared by."""
+        return self.validation.score if self.validation and self.validation.total else None
+
+    @property
+    def test_score(self) -> float:
+        """The test accuracy to compare with that: the balanced one if the trial was compared by it."""
+        balanced = self.test_balanced_accuracy
+        return self.test_accuracy if balanced is None or self.score == "accuracy" else balanced
 
 
 class FailedTrial(TrialSummary, frozen=True, kw_only=True, tag="failed"):
@@ -217,6 +245,8 @@ class OutOfFold(Document, frozen=True, kw_only=True):
     # over the seeds. Models that are trained on all of the images are usually more accurate.
     accuracy: Share
     ci95: Interval  # lower and upper limit of its 95% interval
+    # The same as the mean of the accuracies of the classes; only if trials were compared by it.
+    balanced_accuracy: Share | None = None
 
 
 class LabelError(Document, frozen=True, kw_only=True):
@@ -235,7 +265,9 @@ class FoldsSummary(Document, frozen=True, kw_only=True):
     images: Count  # number of training and validation images, which were divided into folds
     # The accuracy of each model on them, by model name; without a model of which trials failed in every seed.
     models: Annotated[dict[Name, OutOfFold], Meta(max_length=1_000)]
-    best_model: Name | None  # the most accurate of these, which names the label errors; `null` if there is none
+    best_model: (
+        Name | None
+    )  # the best of these by the score of the trials, which names the label errors; `null` if there is none
     num_label_errors: Count  # number of labels that may be wrong
     # The first 200 of them, that of the least probable label first.
     label_errors: Annotated[tuple[LabelError, ...], Meta(max_length=MAX_LABEL_ERRORS)]

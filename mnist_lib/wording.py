@@ -17,6 +17,11 @@ def percent(share: float) -> str:
     return f"{share:.2%}"
 
 
+def and_balanced(share: float | None) -> str:
+    """Return what follows an accuracy to say its balanced one, ", balanced 61.20%", or "" if there is none."""
+    return "" if share is None else f", balanced {percent(share)}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as "45 s", "3:05" or "2:03:05"."""
     rounded = round(seconds)

@@ -43,7 +43,7 @@ from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.publishing import ABANDONED_AFTER, Collection, collect
 from mnist_lib.store.runs import INDEX, REPORT, RunFolder
 from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder
-from mnist_lib.wording import counted, percent
+from mnist_lib.wording import and_balanced, counted, percent
 
 MAX_IMAGES_SHOWN = 10  # by `diff`, without --json
 
@@ -74,9 +74,10 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
         _open_report(folder)
     about, dataset, test = version.facts, version.facts.dataset, version.facts.test
     low, high = map(percent, about.interval)
+    accuracy = f"{percent(test.value)} ({low} to {high}){and_balanced(about.test_balanced_accuracy)}"
     facts = {
         "stored": f"{version.committed_at}, by run {version.run}, trial {about.trial}",
-        "test": f"{test.correct:,} of {test.total:,} images right: {percent(test.value)} ({low} to {high})",
+        "test": f"{test.correct:,} of {test.total:,} images right: {accuracy}",
         "dataset": f"{dataset.name} {dataset.version}, fingerprint {dataset.fingerprint}",
         **_champion_facts(objects, version),
         "weights": f"sha256 {about.weights_sha256}",
@@ -305,11 +306,13 @@ def _facts(version: Version | IntegrityError) -> dict[str, Any]:
     try:
         if isinstance(version, IntegrityError):
             raise version
-        trial, test, dataset = version.facts.trial, version.facts.test, version.facts.dataset.name
+        facts = version.facts
     except IntegrityError as error:
         return {"error": str(error)}
-    about = {"dataset": dataset, "trial": trial, "run": version.run, "committed_at": version.committed_at}
-    return {"test": test, "test_accuracy": test.value, **about}
+    about = {"dataset": facts.dataset.name, "trial": facts.trial, "run": version.run}
+    balanced = {} if facts.test_balanced_accuracy is None else {"test_balanced_accuracy": facts.test_balanced_accuracy}
+    tests = {"test": facts.test, "test_accuracy": facts.test.value, **balanced}
+    return {**tests, **about, "committed_at": version.committed_at}
 
 
 def _is_of(record: Champion | IntegrityError, number: int) -> bool:
@@ -323,7 +326,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         mark = f"champion of {', '.join(row['champion_of'])}"
     if "error" in row:
         return [name, mark, "", "damaged", "", ""]
-    return [name, mark, row["dataset"], percent(row["test_accuracy"]), row["committed_at"][:10], row["run"]]
+    accuracy = percent(row["test_accuracy"]) + and_balanced(row.get("test_balanced_accuracy"))
+    return [name, mark, row["dataset"], accuracy, row["committed_at"][:10], row["run"]]
 
 
 def _comparison_lines(comparison: Comparison) -> list[str]:

@@ -21,7 +21,7 @@ from mnist_lib.retraining.slots import Timetable, missed_text
 from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.versions import model_names
-from mnist_lib.wording import counted, duration, percent
+from mnist_lib.wording import and_balanced, counted, duration, percent
 
 NOTICE_SCHEMA = 1
 # Kind of a journal entry -> event. The events of a "done" entry depend on its results.
@@ -139,10 +139,9 @@ def sentence_of(entry: Entry, schedule: str) -> str:
     parts = [f"{schedule}, slot {entry.slot}: {event}", *_causes(entry), *_data(entry)]
     for model, row in entry.results.items():
         champion = "the champion" if row.champion else "not the champion"
-        accuracy = percent(row.test_accuracy)
-        mean = _mean_text(row)
+        accuracy = f"{percent(row.test_accuracy)} test accuracy{_mean_text(row)}{and_balanced(row.balanced_accuracy)}"
         new = _on_new_pictures(row)
-        parts.append(f"{model}@{row.version} has {accuracy} test accuracy{mean}{new} and is {champion} ({row.why})")
+        parts.append(f"{model}@{row.version} has {accuracy}{new} and is {champion} ({row.why})")
     return "; ".join(parts)
 
 
@@ -179,7 +178,8 @@ def _row(entry: Entry, zone: tzinfo) -> list[str]:
     details = [*_causes(entry), *_data(entry), *([f"attempt {entry.attempt}"] if entry.attempt > 1 else [])]
     for model, row in entry.results.items():
         champion = ", the champion" if row.champion else ""
-        details.append(f"{model}@{row.version} {percent(row.test_accuracy)}{_on_new_pictures(row)}{champion}")
+        accuracy = percent(row.test_accuracy) + and_balanced(row.balanced_accuracy)
+        details.append(f"{model}@{row.version} {accuracy}{_on_new_pictures(row)}{champion}")
     return [_local(entry.slot, zone), entry.kind, took, "; ".join(details)]
 
 

@@ -185,7 +185,12 @@ def results_of(summary: Summary) -> dict[str, ModelResult]:
 
     def result(row: ModelSummary) -> ModelResult:
         same = {name: getattr(row, name) for name in ModelResult.__struct_fields__ if hasattr(row, name)}
-        return ModelResult(**same, why=row.promotion or None, test_accuracy=row.best_trial_test_accuracy)
+        return ModelResult(
+            **same,
+            why=row.promotion or None,
+            test_accuracy=row.best_trial_test_accuracy,
+            balanced_accuracy=None if row.score == "accuracy" else row.best_trial_test_balanced_accuracy,
+        )
 
     return {model: result(row) for model, row in summary.models.items()}
 

@@ -9,7 +9,7 @@ from jobs import begin_of_command
 from jobs.console.output import CommandResult, entry_point
 from jobs.search.options import SearchOptions
 from jobs.train.__main__ import checked_options, run_job
-from mnist_lib.results import mean_accuracy
+from mnist_lib.results import mean_score
 from mnist_lib.run_documents import Summary
 from mnist_lib.search.space import settings_text
 from mnist_lib.wording import counted, percent
@@ -71,12 +71,11 @@ def search_lines(summary: Summary) -> list[str]:
     search = summary.search
     if search is None:  # a run of jobs.train, or a damaged summary
         return ["Search: not known"]
-    score = search.validation.value
-    trials = summary.successful
-    finals = mean_accuracy(trial.validation for trial in trials)
-    test = mean_accuracy(trial.test for trial in trials)
+    score, name = search.validation.score, search.validation.score_name
+    finals = mean_score(trial.validation_score for trial in summary.successful)
+    test = mean_score(trial.test_score for trial in summary.successful)
     fresh = "" if finals is None else f", {percent(finals)} on average with fresh seeds"
-    measure = "Validation accuracy" if search.folds is None else f"Out-of-fold accuracy, {search.folds} folds"
+    measure = f"Validation {name}" if search.folds is None else f"Out-of-fold {name}, {search.folds} folds"
     lost = "" if test is None else f"; on test {percent(test)}, {100 * (test - score):+.2f} points from the search"
     return [
         f"Search: {counted(search.configurations, 'configuration')}, {counted(search.epochs, 'epoch')} in total;"

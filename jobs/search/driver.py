@@ -81,7 +81,7 @@ class SearchProgress(RunProgress):
     def totals(self) -> list[str]:
         folds = "" if self._folds == 1 else f"{self._folds * self._configurations} folds of "
         parts = [f"{len(self.tried)} of {folds}{counted(self._configurations, 'configuration')} tried"]
-        return parts if self.best is None else [*parts, f"best so far {percent(self.best.value)}"]
+        return parts if self.best is None else [*parts, f"best so far {percent(self.best.score)}"]
 
 
 class Search(Recorder):
@@ -181,7 +181,7 @@ class Search(Recorder):
 
     def best(self) -> tuple[int, Accuracy] | None:
         """Return the best configuration and its score; before the first rung is complete, the best one so far."""
-        so_far = max(self._so_far.items(), key=lambda item: (item[1].value, -item[0]), default=None)
+        so_far = max(self._so_far.items(), key=lambda item: (item[1].score, -item[0]), default=None)
         # With folds, the first configurations with all of them would otherwise win against all others.
         begun = self.halving.ladder.folds > 1 and not self.halving.decisions
         return so_far if begun else self.halving.best() or so_far
@@ -202,10 +202,8 @@ class Search(Recorder):
             raise TrainingError(message, *(codes if len(codes) == 1 else ()))
         number, score = best
         settings = self.settings(number)
-        measure = "validation" if self._options.folds is None else "out-of-fold"
-        log.info(
-            "the best of the search: %s, with %s %s accuracy", settings_text(settings), percent(score.value), measure
-        )
+        measure = f"{'validation' if self._options.folds is None else 'out-of-fold'} {score.score_name}"
+        log.info("the best of the search: %s, with %s %s", settings_text(settings), percent(score.score), measure)
         return SearchSummary(
             settings=dict(settings),
             configurations=len(self._tried),
@@ -335,7 +333,7 @@ class Search(Recorder):
         self._shown.best = best[1] if best else None
         trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
         go_on = f", {len(decision.survivors)} of them go on" if decision.survivors else ""
-        most = "none" if best is None else f"{percent(best[1].value)} (configuration {best[0]})"
+        most = "none" if best is None else f"{percent(best[1].score)} (configuration {best[0]})"
         log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
 
     def _delete(self, trial: str) -> None:
@@ -358,4 +356,4 @@ def part_of_search(trial: str) -> tuple[int, int] | None:
 
 
 def _rank(score: Accuracy) -> tuple[int, float]:
-    return score.total, score.value  # a score on more folds replaces one on fewer
+    return score.total, score.score  # a score on more folds replaces one on fewer

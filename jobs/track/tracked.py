@@ -20,8 +20,11 @@ NAMES = {name: field.name for name, field in options_of(TrialSettings).items()} 
 # The fields of a trial that say how it was trained. Arguments of its model are added.
 FIELDS = ("model", "dataset", *NAMES.values())
 OPTIONS = {field: name for name, field in NAMES.items()}
-RESULTS = ("test_accuracy", "train_seconds", "images_per_second")
-RESULTS_OF_MODEL = ("mean_test_accuracy", "std_test_accuracy", "ensemble_test_accuracy", "best_trial_test_accuracy")
+RESULTS = ("test_accuracy", "test_balanced_accuracy", "train_seconds", "images_per_second")
+RESULTS_OF_MODEL = (
+    *("mean_test_accuracy", "std_test_accuracy", "ensemble_test_accuracy", "best_trial_test_accuracy"),
+    *("mean_test_balanced_accuracy", "best_trial_test_balanced_accuracy"),
+)
 FILES = (REPORT, SUMMARY, SEARCH, CONFIGURATION)  # and the plots
 
 Row = Mapping[str, Any]  # a trial in the terms of a run or in its summary
@@ -164,6 +167,8 @@ def _metrics_of(epoch: EpochDone) -> Iterator[Metric]:
     for name, accuracy in (("train", epoch.train), ("validation", epoch.validation)):
         if accuracy is not None and accuracy.total:
             yield Metric(f"{name}_accuracy", accuracy.value, epoch.at, epoch.epoch)
+            if accuracy.balanced:
+                yield Metric(f"{name}_balanced_accuracy", accuracy.score, epoch.at, epoch.epoch)
 
 
 def _parameters(row: Row, where: str) -> dict[str, str]:

@@ -55,6 +55,7 @@ class TrialProgress:
     epoch: float = 0  # trained so far, with the fraction of the current one
     loss: float | None = None
     accuracy: float | None = None  # after the last epoch, on validation images or, if there are none, training images
+    score_name: str = "accuracy"  # or "balanced accuracy"
     test_accuracy: float | None = None  # None until the trial is done
     images_per_second: float | None = None
     attempt: int = 1
@@ -110,7 +111,8 @@ class RunProgress:
                 trial.epoch = max(trial.epoch, event.epoch)
             case EpochDone():
                 trial.epoch, trial.loss = event.epoch, event.loss
-                trial.accuracy = (event.validation or event.train).value
+                trial.accuracy = (event.validation or event.train).score
+                trial.score_name = (event.validation or event.train).score_name
                 trial.validates = event.validation is not None
                 trial.images_per_second = event.images_per_second
                 count, seconds = self._epochs.get(trial.model, (0.0, 0.0))
@@ -213,12 +215,13 @@ def _lines(progress: RunProgress, clock: Clock) -> Show:
         elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS and now - last_of_any >= ANY_LINE_SECONDS:
             last_line[trial.id] = last_of_any = now
             log.info(
-                "%s: epoch %s, loss %s, %s accuracy %s, %s images/s, %s left",
+                "%s: epoch %s, loss %s, %s %s %s, %s images/s, %s left",
                 *(
                     trial.id,
                     f"{trial.epoch:.1f} of {trial.epochs}".replace(".0 ", " "),
                     _text(trial.loss, ".4f") or "-",
                     _accuracy_name(trial),
+                    trial.score_name,
                 ),
                 *(_text(trial.accuracy, ".2%") or "-", _text(trial.images_per_second, ",.0f") or "-"),
                 time_left(progress.seconds_left(trial)),
@@ -251,11 +254,13 @@ def drawing(progress: RunProgress, console: Console) -> Group:
     free = console.width - _total_width(shown)
     shown["trial"] = max(MIN_TRIAL_WIDTH, shown["trial"] + min(0, free))
     bar_width = min(MAX_BAR_WIDTH, free - GAP)
+    balanced = any(trial.score_name != "accuracy" for trial in trials)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, GAP, 0, 0))
     for heading, width in shown.items():
         if heading == "epochs" and bar_width >= MIN_BAR_WIDTH:
             table.add_column(width=bar_width)
-        text = f"{heading}\naccuracy" if heading in ("validation", "training", "test") else heading
+        name = "balanced" if heading == "validation" and balanced else "accuracy"
+        text = f"{heading}\n{name}" if heading in ("validation", "training", "test") else heading
         left = heading in ("trial", "state", "node")
         table.add_column(text, justify="left" if left else "right", no_wrap=True, width=width, vertical="bottom")
     for trial, row in zip(trials, rows, strict=False):

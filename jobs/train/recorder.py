@@ -43,7 +43,7 @@ from mnist_lib.run_documents import AttemptDied, FailedTrial, SuccessfulTrial, T
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.store.runs import RunFolder, history_line
-from mnist_lib.wording import counted, percent
+from mnist_lib.wording import and_balanced, counted, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,7 +188,8 @@ class Recorder(abc.ABC):
                 self._epochs[event.trial] = event.resumed_after
                 self.append(event)
             case EpochDone():
-                score = f"validation accuracy {event.validation.value:.4f}" if event.validation else "no validation"
+                found = event.validation
+                score = f"validation {found.score_name} {found.score:.4f}" if found else "no validation"
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, score)
                 self.append(event)
             case CheckpointTaken() if len(event.content):
@@ -357,7 +358,8 @@ class Training(Recorder):
         if isinstance(outcome, TrialResult):
             early = len(outcome.history) < outcome.spec.epochs
             short = f", after {len(outcome.history)} of {outcome.spec.epochs} epochs: out of time" if early else ""
-            log.info("%s test accuracy %s%s", position, percent(outcome.test.value), short)
+            balanced = None if outcome.spec.score == "accuracy" else outcome.test_balanced_accuracy
+            log.info("%s test accuracy %s%s", position, percent(outcome.test.value) + and_balanced(balanced), short)
         else:
             log.warning("%s failed: %s %s", position, outcome.code, outcome.message)
             log.debug("%s", outcome.details)

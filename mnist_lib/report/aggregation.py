@@ -5,15 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mnist_lib.documents import Interval
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.results import Accuracy, TrialResult
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,12 @@ class Tally:
         correct = self.votes[range(len(labels)), labels]
         return accuracy_interval(correct, [test.correct for test in self._tests], groups)
 
+    def balanced_accuracy(self, labels: NDArray[np.integer[Any]]) -> float:
+        """Return the mean over the trials of the mean of the accuracies of the classes. labels: [test images]."""
+        present, number, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+        correct = np.bincount(number, self.votes[range(len(labels)), labels], len(present))
+        return float((correct / sizes).mean() / len(self._tests))
+
     @property
     def highest(self) -> float:
         """The highest test accuracy of any trial, which is partly chance."""
@@ -86,6 +91,6 @@ def _votes(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
     return votes
 
 
-def _preference(result: TrialResult) -> tuple[int, int, int]:
+def _preference(result: TrialResult) -> tuple[float, int, int]:
     validation = result.validation if result.spec.fold is None else None
-    return (validation.correct if validation else 0, -result.spec.seed, -(result.spec.fold or 0))
+    return (validation.score if validation else 0.0, -result.spec.seed, -(result.spec.fold or 0))

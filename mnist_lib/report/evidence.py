@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.split import Labels
 from mnist_lib.report.aggregation import Tally
-from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started, mean_accuracy
+from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started, mean_score
 from mnist_lib.run_documents import AttemptDied, DriverConnected, SearchDocument, Summary, TrialEnded
 
 DRIVER = "driver"  # its lane
@@ -284,10 +284,11 @@ class ReportedSearch:
     settings: Sequence[str]
     ranges: frozenset[str]  # settings that were drawn from a range
     logarithmic: frozenset[str]  # of these, the ones whose range was logarithmic
-    in_search: float  # accuracy of the winner: on validation or, with folds, out of fold
+    in_search: float  # score of the winner: on validation or, with folds, out of fold
+    score_name: str  # "accuracy" or "balanced accuracy"
     folds: int | None  # number of folds; None without folds
     train: Sequence[str]  # the options of `jobs.train` for the winner's settings
-    # Mean accuracies of the final trials; None if none succeeded. Fresh seeds are compared on the validation images of
+    # Mean scores of the final trials; None if none succeeded. Fresh seeds are compared on the validation images of
     # the search, so only the test images show how much of its score was luck.
     with_fresh_seeds: float | None  # on validation
     on_test: float | None
@@ -303,7 +304,7 @@ class ReportedSearch:
         failed = {number for _, number, score in rows if score is None}
         for epochs, number, score in rows:
             if number not in failed and score is not None and score.total:
-                scores.setdefault(number, {})[epochs] = score.value
+                scores.setdefault(number, {})[epochs] = score.score
         tried = [TriedConfiguration(n, document.configurations.get(n, {}), by_epoch) for n, by_epoch in scores.items()]
         return cls(
             rungs=document.rungs,
@@ -313,16 +314,17 @@ class ReportedSearch:
             ranges=frozenset(name for name, given in document.space.items() if ".." in str(given)),
             logarithmic=frozenset(name for name, given in document.space.items() if str(given).endswith(":log")),
             winner=best.configuration,
-            in_search=best.validation.value,
+            in_search=best.validation.score,
+            score_name=best.validation.score_name,
             folds=summary.search.folds if summary.search else None,
             train=summary.search.train if summary.search else (),
-            with_fresh_seeds=mean_accuracy(trial.validation for trial in summary.successful),
-            on_test=mean_accuracy(trial.test for trial in summary.successful),
+            with_fresh_seeds=mean_score(trial.validation_score for trial in summary.successful),
+            on_test=mean_score(trial.test_score for trial in summary.successful),
         )
 
     @property
     def measure(self) -> str:
-        """The name of the accuracy by which configurations were compared."""
+        """On what configurations were compared."""
         return "out-of-fold" if self.folds else "validation"
 
     @property

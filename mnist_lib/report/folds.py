@@ -35,13 +35,18 @@ def folds_summary(of_folds: Mapping[TrialSpec, Probabilities], dataset: Dataset)
     assert folds is not None
     labels, models, errors, best = dataset.train.labels, dict[str, OutOfFold](), list[LabelError](), None
     groups = np.unique(dataset.ranks[: len(labels)], return_inverse=True)[1].astype(np.int32)  # each is in one fold
-    predictions = out_of_fold(of_folds, dataset)
+    predictions, scores = out_of_fold(of_folds, dataset), dict[str, float]()
+    balances = next(iter(of_folds)).score == "balanced-accuracy"
     for model, by_seed in predictions.items():
         correct = by_seed.argmax(axis=2) == labels
         interval = accuracy_interval(correct.sum(axis=0), [*correct.sum(axis=1)], groups)
-        models[model] = OutOfFold(seeds=len(by_seed), accuracy=float(correct.mean()), ci95=interval)
+        accuracy, sizes = float(correct.mean()), np.bincount(labels)
+        recall = np.bincount(labels, correct.mean(axis=0))[sizes > 0] / sizes[sizes > 0]
+        scores[model] = float(recall.mean()) if balances else accuracy
+        balanced = scores[model] if balances else None
+        models[model] = OutOfFold(seeds=len(by_seed), accuracy=accuracy, ci95=interval, balanced_accuracy=balanced)
     if models:
-        best = max(models, key=lambda model: models[model].accuracy)
+        best = max(models, key=scores.__getitem__)
         probabilities = predictions[best].mean(axis=0)
         errors = [_document(error, probabilities, dataset) for error in label_errors(probabilities, labels)]
     return FoldsSummary(

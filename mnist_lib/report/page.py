@@ -44,6 +44,7 @@ MAX_CHANGED_CLASSES = 50  # rows in the table of changes
 # How templates format numbers, by the name of the format.
 NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
     "percent": percent,
+    "tenths": lambda value: f"{100 * value:.1f}",
     "points": lambda value: f"{100 * value:.2f}",
     "count": lambda value: f"{value:,}",
     "rate": lambda value: f"{value:,.0f}",
@@ -89,6 +90,7 @@ def report(run: ReportedRun) -> Report:
         configuration=(folder.read(CONFIGURATION) or b"").decode(errors="replace"),
         summary=run.summary,
         failed=run.summary.failed,
+        balanced=any(trial.score != "accuracy" for trial in run.summary.trials),
         figure=_figures(run.summary),
         notes=[*unusual_texts(run.summary), *notes(run.summary)],
         settings=settings_of(run.summary),

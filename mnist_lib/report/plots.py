@@ -155,7 +155,7 @@ def learning_curves(summary: Summary, course: Course) -> Plot:
             "alpha": min(1.0, max(0.15, MAX_DISTINCT / max(len(own), 1) / 2)),
         }
         _add_curves(above, [[(done.epoch, done.loss) for done in curve] for curve in own], **style)
-        accuracies = [[(done.epoch, (done.validation or done.train).value) for done in curve] for curve in own]
+        accuracies = [[(done.epoch, (done.validation or done.train).score) for done in curve] for curve in own]
         _add_curves(below, accuracies, **style, label=name if own else None)
     above.set_title("loss in training", loc="left")
     losses = [done.loss for curve in curves.values() for done in curve]
@@ -163,8 +163,8 @@ def learning_curves(summary: Summary, course: Course) -> Plot:
     above.yaxis.set_major_locator(LogLocator(subs=(1.0,) if max(losses) > 100 * min(losses) else (1.0, 2.0, 5.0)))
     above.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the exponent of a power would be too small to read
     above.yaxis.set_minor_formatter(NullFormatter())
-    validated = any(done.validation for curve in curves.values() for done in curve)
-    below.set_title(f"accuracy {'on validation' if validated else 'in training'}", loc="left")
+    validated = [done.validation for curve in curves.values() for done in curve if done.validation]
+    below.set_title(f"{validated[0].score_name} on validation" if validated else "accuracy in training", loc="left")
     below.yaxis.set_major_formatter(PercentFormatter(1.0))
     below.set_xlabel("epoch")
     last = max(curve[-1].epoch for curve in curves.values())
@@ -299,6 +299,6 @@ def rungs_plot(search: ReportedSearch) -> Plot:
     axes.set_xticks(search.rungs, [str(epochs) for epochs in search.rungs])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="epochs")
-    axes.set_title(f"{search.measure} accuracy", loc="left")
+    axes.set_title(f"{search.measure} {search.score_name}", loc="left")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     return plot("search-rungs", figure)

@@ -12,7 +12,7 @@ from mnist_lib.data.split import Dataset, Labels
 from mnist_lib.environment import package_versions
 from mnist_lib.intervals import VARYING, accuracy_interval
 from mnist_lib.report.aggregation import Tally
-from mnist_lib.results import Accuracy, Measurements, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, Measurements, TrialFailure, TrialResult, mean_score
 from mnist_lib.run_documents import (
     ChangesSummary,
     DatasetSummary,
@@ -22,6 +22,7 @@ from mnist_lib.run_documents import (
     ModelSummary,
     NearCopiesSummary,
     NearCopyFiles,
+    Recall,
     SearchSummary,
     Significance,
     SuccessfulTrial,
@@ -29,6 +30,7 @@ from mnist_lib.run_documents import (
     Timing,
 )
 from mnist_lib.spec import TrialSpec, is_unused
+from mnist_lib.store.predictions import constant_answer
 
 # Fields that a summary of a trial takes from its measurements:
 MEASURED = {*Measurements.__struct_fields__} & {*SuccessfulTrial.__struct_fields__}
@@ -83,6 +85,9 @@ def summarize(
             ensemble_test_accuracy=ensemble.value,
             best_trial=chosen.trial,
             best_trial_test_accuracy=chosen.test.value,
+            score=chosen.spec.score,
+            mean_test_balanced_accuracy=tally.balanced_accuracy(labels),
+            **_by_class(chosen, labels, groups, dataset.classes),
             version=stored[model].version,
             champion=stored[model].champion,
             promotion=stored[model].why,
@@ -132,6 +137,24 @@ def near_copies_summary(info: Dataset) -> NearCopiesSummary | None:
         return None
     first = tuple(NearCopyFiles(test=test, train=train) for test, train in info.near_copy_files)
     return NearCopiesSummary(count=len(info.near_copies.test), compared=info.near_copies.compared, first=first)
+
+
+def _by_class(
+    chosen: TrialResult, labels: Labels, groups: NDArray[np.int32] | None, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return the accuracy of the stored trial on each class, their mean, and its answer if it has only one."""
+    answers, recall = chosen.probabilities.argmax(axis=1), []
+    for label in range(len(classes)):
+        own = labels == label
+        correct = answers[own] == label
+        interval = accuracy_interval(correct, groups=None if groups is None else groups[own])
+        recall.append(Recall(correct=int(correct.sum()), total=len(correct), ci95=interval))
+    answer = constant_answer(answers, labels)
+    return {
+        "best_trial_test_balanced_accuracy": mean_score(row.correct / row.total for row in recall if row.total),
+        "recall": tuple(recall),
+        "always_answers": None if answer is None else classes[answer],
+    }
 
 
 def _partial_tests(

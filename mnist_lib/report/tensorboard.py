@@ -47,6 +47,8 @@ def event_file(
 
 def _scalars(epoch: EpochDone, learning_rate: float) -> dict[str, float]:
     validation = {"accuracy/validation": epoch.validation.value} if epoch.validation else {}
+    if epoch.validation and epoch.validation.balanced:
+        validation["balanced_accuracy/validation"] = epoch.validation.score
     return {
         "loss": epoch.loss,
         "accuracy/train": epoch.train.value,

@@ -19,7 +19,7 @@ from mnist_lib.run_documents import (
     SuccessfulTrial,
     Summary,
 )
-from mnist_lib.wording import counted, percent
+from mnist_lib.wording import and_balanced, counted, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # With 181 images in batches of 128, keras-cnn was right for 58% after 40 steps; in batches of 16, for 95% after 240.
 FEW_STEPS, FEW_STEPS_PER_EPOCH = 200, 10
+BALANCE = "to let every class count the same, train with --score balanced-accuracy --class-weights balanced"
 KINDS = ("added", "removed", "relabelled")
 SPLIT_NAMES = {"train": "for training", "test": "for the test"}
 
@@ -58,7 +59,14 @@ def _table(first: str, *others: str) -> "Table":
 
 
 def _models(summary: Summary) -> "Table":
-    table = _table("model", "trials", "mean ± std", "95% interval", "highest", "ensemble")
+    models = summary.models.values()
+    balanced = any(model.score != "accuracy" for model in models)
+    constant = any(model.always_answers is not None for model in models)
+    table = _table(
+        *("model", "trials", "mean ± std", "95% interval", "highest", "ensemble"),
+        *(["balanced"] if balanced else []),
+        *(["always answers"] if constant else []),
+    )
     for name, model in summary.models.items():
         std = model.std_test_accuracy
         table.add_row(
@@ -68,17 +76,26 @@ def _models(summary: Summary) -> "Table":
             " to ".join(map(percent, model.ci95)),
             percent(model.highest_test_accuracy),
             percent(model.ensemble_test_accuracy) if model.trials > 1 else "-",
+            *([_share(model.mean_test_balanced_accuracy)] if balanced else []),
+            *([model.always_answers or "-"] if constant else []),
         )
     return table
 
 
+def _share(share: float | None) -> str:
+    return "-" if share is None else percent(share)
+
+
 def _trials(summary: Summary) -> "Table":
-    table = _table("trial", "test", "chosen epoch", "seconds", "images/s", "devices")
+    balanced = any(trial.score != "accuracy" for trial in summary.trials)
+    headings = ["trial", "test", *(["balanced"] if balanced else []), "chosen epoch", "seconds", "images/s", "devices"]
+    table = _table(*headings)
     for trial in summary.trials:
         if isinstance(trial, SuccessfulTrial):
             table.add_row(
                 trial.id,
                 percent(trial.test_accuracy),
+                *([_share(trial.test_balanced_accuracy)] if balanced else []),
                 f"{trial.best_epoch} of {trial.trained_epochs}",
                 f"{trial.train_seconds:.1f}",
                 f"{trial.images_per_second:,.0f}",
@@ -92,7 +109,8 @@ def _trials(summary: Summary) -> "Table":
 def folds_text(folds: FoldsSummary) -> str:
     """Return the accuracy on the images of all folds, and how many of their labels may be wrong, as sentences."""
     accuracies = [
-        f"{name} {percent(model.accuracy)} ({percent(model.ci95[0])} to {percent(model.ci95[1])})"
+        f"{name} {percent(model.accuracy)} ({' to '.join(map(percent, model.ci95))})"
+        + and_balanced(model.balanced_accuracy)
         for name, model in folds.models.items()
     ]
     found = ", ".join(accuracies) or "no model was trained on all of them"
@@ -115,14 +133,57 @@ def notes(summary: Summary) -> list[str]:
             notes.append(f"{trial.id} trained {epochs}, as many as the time limit allowed.")
     for name, model in summary.models.items():
         trials = [trial for trial in summary.successful if trial.model == name]
-        if model.ci95[0] <= chance:
-            guessing = f"guessing, which is right for {percent(chance)}"
-            notes.append(f"{name} is not better than {guessing}; try more --epochs, if it has weights to train.")
+        if faults := _faults(model, dataset.classes, chance):
+            notes.append(f"{name} {faults}.")
         per_epoch = math.ceil(dataset.train / trials[0].global_batch_size)
         if per_epoch < FEW_STEPS_PER_EPOCH and (steps := per_epoch * trials[0].trained_epochs) < FEW_STEPS:
             few = f"{name} took only {counted(steps, 'step')}, {per_epoch} in each epoch"
             notes.append(f"{few}; try a smaller --batch-size or more --epochs.")
     return notes
+
+
+def _faults(model: ModelSummary, classes: Sequence[str], chance: float) -> str:
+    """Return what is wrong with the answers of a model, and what to do, or "".
+
+    Args:
+        chance: the share of the largest class, for which always answering it is right.
+    """
+    faults, by_accuracy = [], model.score == "accuracy"
+    neglected = neglected_class(model) if by_accuracy and model.always_answers is None else None
+    if model.always_answers is not None:
+        faults.append(f"always answers {model.always_answers}")
+    if faults or model.ci95[0] <= chance:
+        faults.append(f"is not better than guessing, which is right for {percent(chance)}")
+    if neglected is not None:
+        row = model.recall[neglected]
+        few = f"{row.correct:,} of {counted(row.total, 'test image')} ({' to '.join(map(percent, row.ci95))})"
+        accuracy = percent(model.best_trial_test_accuracy)
+        faults.append(f"neglects {classes[neglected]}: it recognises {few}, but {accuracy} of all")
+    balances = neglected is not None or (by_accuracy and model.always_answers is not None and small_classes(model))
+    remedy = BALANCE if balances else "try more --epochs, if it has weights to train"
+    return f"{' and '.join(faults)}; {remedy}" if faults else ""
+
+
+def small_classes(model: ModelSummary) -> list[int]:
+    """Return the classes with less than half as many test images as if all classes were equally large."""
+    sizes = [row.total for row in model.recall]
+    present = sum(map(bool, sizes))
+    return [label for label, size in enumerate(sizes) if 0 < 2 * present * size < sum(sizes)]
+
+
+def neglected_class(model: ModelSummary) -> int | None:
+    """Return the small class that is recognised least, if less than half as often as all images and not by chance.
+
+    Chance: if it were recognised like all images, so few would be with a probability of 5% or more in some small class.
+    """
+    from mnist_lib.data.changes import tail
+
+    recall = {label: model.recall[label].correct / model.recall[label].total for label in small_classes(model)}
+    worst, accuracy = min(recall, key=recall.__getitem__, default=0), model.best_trial_test_accuracy
+    if not recall or recall[worst] >= accuracy / 2:
+        return None
+    row = model.recall[worst]
+    return worst if len(recall) * tail(row.total - row.correct, row.total, 1 - accuracy) < 0.05 else None
 
 
 def totals(changes: ChangesSummary) -> dict[str, int]:

@@ -35,6 +35,8 @@ class ModelResult(Document, frozen=True, kw_only=True):
     trials: Count | None = None
     mean_test_accuracy: Share | None = None
     ci95: Interval | None = None
+    # The accuracy of the stored trial as the mean of its classes; only if trials were compared by it.
+    balanced_accuracy: Share | None = None
     new_test: Accuracy | None = None  # on the test images that the last run of the dataset did not have
     new_test_accuracy: Share | None = None
     new_test_before: Accuracy | None = None  # the same of earlier runs together, if it is much higher

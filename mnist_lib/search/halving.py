@@ -180,8 +180,10 @@ class Halving:
 
         None if its training failed in one of them.
         """
-        folds = self._of_folds[step.configuration, self.rung_of(step)].values()
-        known = [score for score in folds if score is not None]
+        folds = self._of_folds[step.configuration, self.rung_of(step)]
+        known = [
+            score for _, score in sorted(folds.items()) if score is not None
+        ]  # in order, as rounding depends on it
         return sum(known, Accuracy(0, 0)) if len(known) == len(folds) else None
 
     def put_back(self, steps: Iterable[Step]) -> None:
@@ -215,4 +217,4 @@ class Halving:
 
 
 def _preference(score: Accuracy | None, number: int) -> tuple[float, int]:
-    return (0.0 if score is None else -score.value, number)
+    return (0.0 if score is None else -score.score, number)

@@ -52,7 +52,7 @@ class TpeProposals:
             if made.bracket + LAG <= bracket:
                 for number, score in made.scores.items():
                     if score is not None:
-                        scores.setdefault(number, {})[made.epochs] = score.value
+                        scores.setdefault(number, {})[made.epochs] = score.score
         for number, by_epochs in sorted(scores.items()):
             is_whole = self._halving.ladder.rungs[-1] in by_epochs
             study.add_trial(

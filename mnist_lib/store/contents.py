@@ -148,7 +148,10 @@ def contents_of(
         classes=dataset.classes,
         group_by=dataset.group_by,
     )
-    about = About(result.trial, facts, result.test, result.weights_sha256, result.validation, result.test_ci95)
+    balanced = None if result.spec.score == "accuracy" else result.test_balanced_accuracy
+    about = About(
+        result.trial, facts, result.test, result.weights_sha256, result.validation, result.test_ci95, balanced
+    )
     manifest = Manifest(
         model=result.spec.model,
         run=run,

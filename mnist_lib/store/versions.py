@@ -23,7 +23,7 @@ from msgspec import Meta
 from mnist_lib.catalog import MODELS
 from mnist_lib.clock import moment_of, now_text, text_of
 from mnist_lib.data.request import ClassNames, ImageShape
-from mnist_lib.documents import Count, Document, Interval, Json, Moment, Name, Number, Sha256, Text, convert
+from mnist_lib.documents import Count, Document, Interval, Json, Moment, Name, Number, Sha256, Share, Text, convert
 from mnist_lib.errors import ConflictError, IntegrityError, SchemaError, TooLargeError
 from mnist_lib.model_file import MODEL_NAME
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, concurrently, require_size
@@ -63,6 +63,7 @@ class About:
     weights_sha256: Sha256
     validation: Accuracy | None = None
     test_ci95: Interval | None = None
+    test_balanced_accuracy: Share | None = None  # only if trials were compared by it
 
     @property
     def interval(self) -> Interval:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from mnist_lib.documents import Count, Json, Number, Seconds, decode, encode
+from mnist_lib.documents import Json, Number, Seconds, decode, encode
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
 from mnist_lib.objects.archives import read_npz
@@ -29,7 +29,7 @@ class Best:
 
     epoch: Number
     validation: Accuracy | None
-    highest: Count  # the highest number of correct predictions on validation images after any epoch so far
+    highest: Accuracy | None  # the highest on validation images after any epoch so far, by score
 
 
 @dataclass(frozen=True)

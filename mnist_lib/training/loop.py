@@ -3,9 +3,11 @@
 A `Trainer` is compiled once for a shape of data and then trains any number of trials of that shape.
 """
 
+import math
 import time
 from collections.abc import Generator, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +18,7 @@ from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
-from mnist_lib.results import Accuracy, EpochDone, Heartbeat, TrialEvent
+from mnist_lib.results import Accuracy, Balanced, EpochDone, Heartbeat, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.steps import Totals, Values, gradients_of, refused_by_xla, steps_of
 
@@ -202,6 +204,19 @@ class Predictor:
         return probabilities
 
 
-def accuracy_of(probabilities: NDArray[np.float32], labels: Labels) -> Accuracy:
-    """Return the accuracy of probabilities, [n, classes], on labels, [n]. In a tie, the lower class is predicted."""
-    return Accuracy(int((probabilities.argmax(axis=1) == labels).sum()), len(labels))
+def accuracy_of(
+    probabilities: NDArray[np.float32], labels: Labels, class_sizes: NDArray[np.integer[Any]] | None = None
+) -> Accuracy:
+    """Return the accuracy of probabilities, [n, classes], on labels, [n]. In a tie, the lower class is predicted.
+
+    Args:
+        class_sizes: [classes] the number of images of each class, among all that are compared together, for balanced
+            counts; by default without these.
+    """
+    correct = probabilities.argmax(axis=1) == labels
+    balanced = None
+    if class_sizes is not None:
+        sizes = np.maximum(class_sizes, 1)
+        right, images = (np.bincount(of, minlength=len(sizes)) for of in (labels[correct], labels))
+        balanced = Balanced(math.fsum(right / sizes), math.fsum(images / sizes), math.fsum(images / sizes**2))
+    return Accuracy(int(correct.sum()), len(labels), balanced)

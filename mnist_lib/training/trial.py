@@ -10,8 +10,10 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 from msgspec import structs
+from numpy.typing import NDArray
 
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Group, Resources
 from mnist_lib.clock import steady_time
@@ -153,6 +155,7 @@ class Compiled:
     validation: Split | None
     notices: tuple[str, ...]
     fold: Split | None = None  # the images of the trial's fold
+    class_sizes: NDArray[np.int64] | None = None  # [classes] of all images held out, if their score is balanced
 
 
 class _Lane:
@@ -239,7 +242,7 @@ class _Lane:
         of_fold, validation = None, state.best.validation
         if compiled.fold is not None:
             of_fold = yield from compiled.trainer.predictor.evaluate(state.weights, compiled.fold.images, trained)
-            validation = accuracy_of(of_fold, compiled.fold.labels)
+            validation = accuracy_of(of_fold, compiled.fold.labels, compiled.class_sizes)
         rates = learning_rates(spec, plan.steps)[plan.steps - 1 :: plan.steps]
         devices = devices_of(self._strategy)
         source = {SOURCE_FILE: assignment.source.content} if assignment.source else {}
@@ -247,6 +250,7 @@ class _Lane:
             trial=spec.id,
             spec=spec,
             test=accuracy_of(probabilities, test.labels),
+            test_balanced_accuracy=accuracy_of(probabilities, test.labels, np.bincount(test.labels)).score,
             test_ci95=accuracy_interval(probabilities.argmax(axis=1) == test.labels, groups=self._dataset.test_groups),
             validation=validation,
             best_epoch=state.best.epoch,
@@ -295,7 +299,11 @@ class _Lane:
                 notices = (*notices, refused)
             if not trainer.weights.trainable:
                 notices = (*notices, f"{spec.model} has nothing to train: none of its weights is trainable")
-            self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices, fold)
+            sizes = None
+            if held_out is not None and spec.score == "balanced-accuracy":  # together, folds hold out all train images
+                labels = held_out.labels if fold is None else self._dataset.train.labels
+                sizes = np.bincount(labels, minlength=len(self._dataset.classes))
+            self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices, fold, sizes)
         return self._compiled[shape]
 
     def _parts(self, spec: TrialSpec) -> tuple[Split, Split | None]:
@@ -331,9 +339,8 @@ def train(
 ) -> Generator[TrialEvent, None, TrainingState]:
     """Train the epochs after `state`, add them to `history`, and return the last state, with the epoch to store.
 
-    That is the latest epoch with at least max - sqrt(max (n - max) / n) correct predictions on the n validation images,
-    one standard error below the maximum: of epochs that differ only by chance, the longest trained is the best guess.
-    Without validation it is the last one.
+    That is the latest epoch whose score on the validation images is at most a standard error below the maximum: of
+    epochs that differ only by chance, the longest trained is the best guess. Without validation it is the last one.
     """
     trainer, spec, checkpoint_at = compiled.trainer, assignment.spec, time.monotonic()
     rates, last = learning_rates(spec, compiled.plan.steps), min(spec.epochs, assignment.until or spec.epochs)
@@ -351,12 +358,13 @@ def train(
             continue
         trained_at, number, validation = steady_time(), event.epoch, None
         if compiled.validation:
-            validation = yield from _validate(trainer, compiled.validation, Heartbeat(trial=spec.id, epoch=number))
-        highest = max(state.best.highest if state else 0, validation.correct if validation else 0)
+            validation = yield from _validate(compiled, compiled.validation, Heartbeat(trial=spec.id, epoch=number))
+        scores = [accuracy for accuracy in (state and state.best.highest, validation) if accuracy]
+        highest = max(scores, key=lambda accuracy: accuracy.score, default=None)
         seconds = event.seconds + (state.seconds if state else 0.0)
         longest = max(state.longest if state else 0.0, event.seconds + steady_time() - trained_at)
         # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
-        if state is None or validation is None or validation.is_close_to(highest):
+        if state is None or validation is None or highest is None or validation.is_close_to(highest):
             best, weights = Best(number, validation, highest), trainer.weights
         else:
             best, weights = state.best, state.weights
@@ -373,19 +381,20 @@ def train(
     return state
 
 
-def _validate(trainer: Trainer, split: Split, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:
+def _validate(compiled: Compiled, split: Split, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:
+    trainer = compiled.trainer
     try:
         probabilities = yield from trainer.predictor.evaluate(trainer.weights, split.images, heartbeat)
     except DivergedError as error:
         raise DivergedError(f"after epoch {heartbeat.epoch}, {error}") from error
-    return accuracy_of(probabilities, split.labels)
+    return accuracy_of(probabilities, split.labels, compiled.class_sizes)
 
 
 def _rung_done(compiled: Compiled, spec: TrialSpec, state: TrainingState) -> Iterator[TrialEvent]:
     """Measure the trial of a fold on its fold, and yield the score of the rung."""
     trainer, validation = compiled.trainer, state.best.validation
     if compiled.fold is not None:
-        validation = yield from _validate(trainer, compiled.fold, Heartbeat(trial=spec.id, epoch=state.epoch))
+        validation = yield from _validate(compiled, compiled.fold, Heartbeat(trial=spec.id, epoch=state.epoch))
     if validation is None:
         raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
     content = pack(state, trainer.values, spec) if state.epoch < spec.epochs else b""

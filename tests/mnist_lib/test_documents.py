@@ -120,7 +120,7 @@ def includes(written: Any, document: Any) -> bool:
 
 
 def as_bytes(document: Any) -> bytes:
-    return json.dumps(document).encode()
+    return json.dumps(builtins_of(document)).encode()
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

@@ -326,6 +326,9 @@ def test_the_text_of_a_notice_gives_its_slot_the_accuracy_and_the_reason() -> No
     row = structs.replace(DONE.results["keras"], trials=3, mean_test_accuracy=0.97, ci95=(0.96, 0.98))
     text = notice_of(replace(DONE, results={"keras": row}), "nightly", "results")["text"]
     assert "has 97.13% test accuracy (mean of 3 trials 97.00%, 96.00% to 98.00%) and" in text
+    balanced = structs.replace(DONE.results["keras"], balanced_accuracy=0.6125)
+    text = notice_of(replace(DONE, results={"keras": balanced}), "nightly", "results")["text"]
+    assert "has 97.13% test accuracy, balanced 61.25% and is" in text
 
 
 def test_a_notice_says_what_is_new_in_the_data_and_the_accuracy_on_new_pictures() -> None:

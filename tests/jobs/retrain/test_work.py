@@ -167,6 +167,7 @@ def test_the_journal_stores_what_is_new_in_the_data(folder: RunFolder) -> None:
     corrections = {"applied": 3, "confirmed": 1, "removed": 2, "holdout": 2, "disputed_holdout": 1, "unknown": 0}
     summary = small_summary(models={"keras": small_model(new_test={"correct": 3, "total": 4}, new_test_accuracy=0.75)})
     summary["models"]["keras"]["new_test_before"] = {"correct": 30, "total": 30}
+    summary["models"]["keras"] |= {"score": "balanced-accuracy", "best_trial_test_balanced_accuracy": 0.6}
     dataset = {**summary["dataset"], "changes": changes, "corrections": corrections}
     folder.complete(summary_of({**summary, "dataset": dataset}))
     result = result_of("exit 0", folder)
@@ -177,6 +178,7 @@ def test_the_journal_stores_what_is_new_in_the_data(folder: RunFolder) -> None:
     }
     assert result.results["keras"].new_test_before == Accuracy(30, 30)
     assert result.results["keras"].new_test_accuracy == 0.75
+    assert result.results["keras"].balanced_accuracy == 0.6
 
 
 def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

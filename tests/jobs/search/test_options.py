@@ -40,7 +40,7 @@ def test_the_result_names_the_drop_from_the_search_to_the_test() -> None:
         "validation": {"correct": 891, "total": 1_000},
         "train": [],
     }
-    trial = successful_trial(0, validation={"correct": 864, "total": 1_000}, test={"correct": 797, "total": 1_000})
+    trial = successful_trial(0, validation={"correct": 864, "total": 1_000}, test_accuracy=0.797)
     _, line, _ = search_lines(summary_of(small_summary(search=search, trials=[trial, small_trial(1)])))
     expected = "89.10% in the search, 86.40% on average with fresh seeds; on test 79.70%, -9.40 points from the search"
     assert line == f"  Validation accuracy: {expected}"
@@ -49,7 +49,7 @@ def test_the_result_names_the_drop_from_the_search_to_the_test() -> None:
 def test_the_result_of_folds_says_that_its_score_is_out_of_fold() -> None:
     search = {"settings": {}, "configurations": 9, "epochs": 27, "train": [], "folds": 5}
     search["validation"] = {"correct": 210, "total": 280}
-    trial = successful_trial(0, validation=None, test={"correct": 797, "total": 1_000})
+    trial = successful_trial(0, validation=None, test_accuracy=0.797)
     _, line, _ = search_lines(summary_of(small_summary(search=search, trials=[trial])))
     assert line == "  Out-of-fold accuracy, 5 folds: 75.00% in the search; on test 79.70%, +4.70 points from the search"
 

@@ -63,6 +63,7 @@ def test_f5_a_search_whose_processes_are_killed_equals_one_on_a_single_lane(data
     options = (
         "--trials=4",
         "--folds=2",
+        "--score=balanced-accuracy",
         "--final-seeds=1",
         "--cpus-per-trial=1",
         "--checkpoint-seconds=0",

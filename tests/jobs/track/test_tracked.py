@@ -12,7 +12,7 @@ from jobs.track.tracked import key_of, tracked_run
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.results import Accuracy, EpochDone, HistoryEntry
+from mnist_lib.results import Accuracy, Balanced, EpochDone, HistoryEntry
 from mnist_lib.run_documents import RungScored, SearchSummary, Summary
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
@@ -43,7 +43,8 @@ SEARCH = {
     "cut": None,
     "best": None,
 }
-EPOCH = EpochDone(trial="keras-c0", epoch=1, loss=0.5, train=Accuracy(5, 10), validation=None, seconds=20.0)
+VALIDATION = Accuracy(9, 10, Balanced(1.5, 2.0, 1.1))
+EPOCH = EpochDone(trial="keras-c0", epoch=1, loss=0.5, train=Accuracy(5, 10), validation=VALIDATION, seconds=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,11 @@ def test_a_search_has_its_configurations_with_what_is_known_of_them(summary: Sum
     adam, sgd = tracked.parts
     assert (adam.name, adam.failed, sgd.name, sgd.failed) == ("keras-c0", False, "keras-c1", True)
     assert adam.metrics[0].at - adam.begun == pytest.approx(20)
+    measured = {metric.name: metric.value for metric in adam.metrics}
+    assert measured == {
+        **{"train_loss": 0.5, "train_accuracy": 0.5, "validation_accuracy": 0.9},
+        "validation_balanced_accuracy": 0.75,
+    }
     shared = {"model": "keras", "dataset": "letters", "seed": "0", "epochs": "9", "batch_size": "64"}
     shared |= {"argument momentum": "0.99"}
     # The learning rate of Adam follows from the optimizer; it has no momentum.

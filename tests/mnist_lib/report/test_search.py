@@ -9,13 +9,13 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.report.evidence import ReportedSearch
 from mnist_lib.report.page import report
 from mnist_lib.report.plots import rungs_plot, settings_plot
-from mnist_lib.results import mean_accuracy
+from mnist_lib.results import mean_score
 from tests.support.made_run import made_run, search_document, with_search
 from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
 
 
 def test_configurations_are_listed_by_their_scores_without_those_that_failed() -> None:
-    good = successful_trial(0, validation={"correct": 78, "total": 100}, test={"correct": 7, "total": 10})
+    good = successful_trial(0, validation={"correct": 78, "total": 100}, test_accuracy=0.7)
     found = ReportedSearch.of(search_document(), summary_of(small_summary(trials=[good, small_trial(1)])))
     assert found is not None
     assert [(one.number, one.epochs, one.score) for one in found.tried] == [
@@ -52,7 +52,7 @@ def test_the_page_says_that_configurations_were_compared_out_of_fold(digits: Dat
     trials = [structs.replace(trial, validation=None) for trial in run.summary.successful]
     made = report(replace(run, summary=structs.replace(run.summary, search=search, trials=trials)))
     page = " ".join(made.page.decode().split())
-    test = mean_accuracy(trial.test for trial in run.summary.successful)
+    test = mean_score(trial.test_accuracy for trial in run.summary.successful)
     assert "each predicted by a trial that was not trained on it (5 folds). The best one reached 80.00%" in page
     assert f"and {test:.2%} on average on the test images, trained on all of these images with fresh seeds." in page
     assert "partly luck" not in page
@@ -74,8 +74,8 @@ def test_any_name_of_a_setting_is_text_in_the_page(digits: Dataset, monkeypatch:
 @pytest.mark.slow
 def test_the_page_shows_how_much_of_the_score_of_a_search_was_lost_on_the_test_images(digits: Dataset) -> None:
     run = with_search(made_run(digits, seeds=2, models=("keras",)))
-    validation = mean_accuracy(trial.validation for trial in run.summary.successful)
-    test = mean_accuracy(trial.test for trial in run.summary.successful)
+    validation = mean_score(trial.validation_score for trial in run.summary.successful)
+    test = mean_score(trial.test_accuracy for trial in run.summary.successful)
     assert validation is not None
     assert test is not None
     made = report(run)

@@ -8,7 +8,7 @@ import pytest
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.report.summary import settings_of
 from mnist_lib.results import Accuracy
-from tests.support.made_run import small_summary
+from tests.support.made_run import small_result, small_summary, summary_of_results
 from tests.support.store.summaries import small_summary as stored_summary
 from tests.support.store.summaries import small_trial, summary_of
 
@@ -40,6 +40,25 @@ def test_a_group_of_reviewed_or_distinct_test_images_is_one_unit_in_their_interv
     assert alone.distinct_test_ci95 == pytest.approx(Accuracy(2, 3).interval())
     assert grouped.reviewed_test_ci95 == grouped.ci95 != alone.ci95
     assert grouped.distinct_test_ci95 == accuracy_interval(most[[0, 1, 3]], groups=groups[:3])
+
+
+def test_the_recall_of_each_class_has_an_interval_in_which_a_group_is_one_unit() -> None:
+    labels = np.repeat(np.array([0, 2], np.uint8), [80, 20])
+    answers = [*[0] * 60, *[2] * 20, *[2] * 15, *[0] * 5]
+    result, other = (
+        small_result(0, predicted=answers, labels=labels),
+        small_result(1, predicted=[0] * 100, labels=labels),
+    )
+    found = summary_of_results([result, other], labels=labels).models["keras"]
+    assert [(row.correct, row.total) for row in found.recall[:4]] == [(60, 80), (0, 0), (15, 20), (0, 0)]
+    assert found.recall[0].ci95 == Accuracy(60, 80).interval()
+    assert found.recall[1].ci95 == (0.0, 1.0)
+    assert found.best_trial_test_balanced_accuracy == pytest.approx((60 / 80 + 15 / 20) / 2)
+    assert found.mean_test_balanced_accuracy == pytest.approx(((60 / 80 + 15 / 20) / 2 + 0.5) / 2)
+    assert found.always_answers is None
+    groups = (np.arange(100) // 10).astype(np.int32)
+    low, high = summary_of_results([result], labels=labels, groups=groups).models["keras"].recall[0].ci95
+    assert high - low > 2 * (found.recall[0].ci95[1] - found.recall[0].ci95[0])
 
 
 def test_settings_are_text_for_each_name_and_model_even_without_results() -> None:

@@ -2,8 +2,10 @@
 
 import re
 import sys
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec import structs
 
@@ -12,7 +14,8 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.report.texts import result_tables
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Summary
-from tests.support.made_run import made_run, small_summary
+from mnist_lib.wording import counted
+from tests.support.made_run import made_run, small_result, small_summary, summary_of_results
 
 CORRECT, HALF, WRONG = [0, 1, 2, 3], [0, 1, 0, 0], [9, 9, 9, 9]
 
@@ -44,6 +47,44 @@ def test_guessing_is_to_answer_always_the_largest_class(correct: int, guessing: 
     summary = structs.replace(summary, dataset=dataset, models=models)
     text = " ".join(text_of(summary).split())
     assert ("not better than guessing, which is right for 95.00%" in text) == guessing
+
+
+@pytest.mark.parametrize(
+    ("small", "known", "score", "neglected"),  # images of the small class, and how many of them are recognised
+    [
+        *((5, 0, "accuracy", True), (5, 2, "accuracy", True), (5, 3, "accuracy", False), (40, 10, "accuracy", False)),
+        *((1, 0, "accuracy", True), (5, 0, "balanced-accuracy", False)),  # one image says little
+    ],
+)
+def test_the_table_warns_of_a_small_class_that_is_neglected_and_says_what_to_do(
+    small: int, known: int, score: str, neglected: bool
+) -> None:
+    labels = np.repeat(np.array([0, 1], np.uint8), [100 - small, small])
+    answers = np.where(np.arange(100) < 100 - small + known, labels, 0)
+    answers[0] = 1  # so that no class is the answer to every image
+    result = small_result(0, predicted=answers.tolist(), labels=labels)
+    result = structs.replace(result, spec=replace(result.spec, score=score))
+    text = " ".join(text_of(summary_of_results([result], labels=labels)).split())
+    low, high = Accuracy(known, small).interval()
+    warning = (
+        f"neglects 1: it recognises {known} of {counted(small, 'test image')} ({low:.2%} to {high:.2%}), but"
+        f" {99 - small + known}.00% of all; to let every class count the same, train with --score balanced-accuracy"
+        " --class-weights balanced."
+    )
+    assert (warning in text) == neglected
+    assert ("neglects" in text) == neglected
+    balanced = ((99 - small) / (100 - small) + known / small) / 2
+    assert (f"{balanced:.2%}" in text) == (score == "balanced-accuracy")
+
+
+def test_a_class_of_which_chance_missed_one_image_is_not_neglected() -> None:
+    """Eight classes have one image, and 97% of all are recognised: that one of the eight is not says nothing."""
+    labels = np.array([0] * 92 + [*range(1, 9)], np.uint8)
+    answers = np.where(np.arange(100) < 2, 1, labels)
+    answers[-1] = 0
+    text = text_of(summary_of_results([small_result(0, predicted=answers.tolist(), labels=labels)], labels=labels))
+    assert "97.00%" in text
+    assert "neglects" not in text
 
 
 @pytest.mark.parametrize(("batch_size", "epochs", "few"), [(128, 20, True), (128, 400, False), (4, 2, False)])

@@ -80,7 +80,7 @@ def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
 def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -> None:
     spec = TrialSpec.of("scratch", epochs=100_000, hidden_units=8)
     values = Values([tf.zeros(3)], [], [], tf.constant(0))
-    best, weights = Best(1, None, 0), Weights([tf.zeros(3)], [])
+    best, weights = Best(1, None, None), Weights([tf.zeros(3)], [])
     states = [TrainingState(weights, best, epoch, 1e3, 1.0) for epoch in (10_000, 99_999)]
     first, last = (pack(state, values, spec) for state in states)
     assert len(first) == len(last) < 5_000

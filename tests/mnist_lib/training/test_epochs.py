@@ -1,7 +1,7 @@
 """Which epoch of a trial is stored, with a trainer that trains nothing."""
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mnist_lib.assignment import Assignment
 from mnist_lib.data.split import Split
@@ -22,12 +23,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
 class Scripted:
-    """A trainer whose weights are the number of the epoch, and a predictor that predicts a given number correctly."""
+    """A trainer whose weights are the number of the epoch, and a predictor of which given images are correct."""
 
     values = None
 
-    def __init__(self, correct: list[int], total: int) -> None:
-        self._correct, self._total, self.predictor = correct, total, self
+    def __init__(self, correct: Sequence[NDArray[np.bool_]], labels: NDArray[np.uint8]) -> None:
+        self._correct, self._labels, self.predictor = correct, labels, self  # in each epoch: [images]
 
     def train(self, *_: Any, first: int, last: int, **__: Any) -> Iterator[EpochDone]:
         for number in range(first, last + 1):
@@ -36,16 +37,22 @@ class Scripted:
 
     def evaluate(self, weights: Weights, *_: Any) -> Generator[Any, None, Any]:
         correct = self._correct[weights.trainable[0] - 1]
-        answers = np.repeat([0, 1], [correct, self._total - correct])  # the label of every image is 0
         yield from ()
-        return np.eye(2, dtype=np.float32)[answers]
+        return np.eye(2, dtype=np.float32)[np.where(correct, self._labels, 1 - self._labels)]
 
 
 def stored(correct: list[int], total: int, cut: int = 0) -> TrainingState:
     """Train in one attempt, or in two with a checkpoint after the epoch `cut`, and return what is stored."""
-    images = Split(np.zeros((total, 1, 1, 1), np.uint8), np.zeros(total, np.uint8))
-    trainer: Any = Scripted(correct, total)
-    compiled = Compiled(SimpleNamespace(), trainer, SimpleNamespace(steps=1), images, images, ())  # type: ignore[arg-type]
+    return trained([np.arange(total) < count for count in correct], np.zeros(total, np.uint8), cut)
+
+
+def trained(
+    correct: Sequence[NDArray[np.bool_]], labels: NDArray[np.uint8], cut: int = 0, *, balanced: bool = False
+) -> TrainingState:
+    images = Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
+    trainer: Any = Scripted(correct, labels)
+    plan, sizes = SimpleNamespace(steps=1), np.bincount(labels) if balanced else None
+    compiled = Compiled(SimpleNamespace(), trainer, plan, images, images, (), class_sizes=sizes)  # type: ignore[arg-type]
     spec, state = TrialSpec.of("keras", epochs=len(correct)), None
     for last in (cut, len(correct)) if cut else (len(correct),):
         events = train(compiled, Assignment(spec, until=last), state, [], math.inf)
@@ -87,6 +94,21 @@ def test_the_latest_epoch_within_one_standard_error_of_the_maximum_is_stored(
 
 def test_of_epochs_with_equal_validation_accuracy_the_last_is_stored() -> None:
     assert stored([40, 46, 46, 46], 50).best.epoch == 4
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+@pytest.mark.parametrize(("balanced", "epoch"), [(False, 3), (True, 1)])
+def test_by_balanced_accuracy_the_epoch_that_knows_the_small_class_is_stored(
+    cut: int, balanced: bool, epoch: int
+) -> None:
+    """380 of 400 images are of the large class. The epochs know 18, 2 and none of the other 20."""
+    labels = (np.arange(400) >= 380).astype(np.uint8)
+    epochs = [np.array([True] * large + [False] * (380 - large) + [True] * small + [False] * (20 - small))
+              for large, small in ((340, 18), (375, 2), (380, 0))]  # fmt: skip
+    best = trained(epochs, labels, cut, balanced=balanced).best
+    assert best.epoch == epoch
+    assert best.validation is not None
+    assert best.validation.score == pytest.approx((340 / 380 + 18 / 20) / 2 if balanced else 0.95)
 
 
 def test_an_epoch_far_below_the_maximum_is_not_stored() -> None:
