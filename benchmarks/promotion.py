@@ -4,7 +4,8 @@ No model is trained: a model is the images of a fixed hold-out that it answers w
 model is wrong about a hard one with the same probability, so that equally good models share a part of their errors. The
 decisions and the budget are those of a promotion.
 
-The last table is about a folder that grows, where a night's model is trained on more pictures than the champion.
+The other tables are about a folder that grows, where a night's model is trained on more pictures than the champion, and
+where one of the refused models, the shadow, is compared with the champion on the new pictures.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.record import setting
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.promotion import Budget, Compared, Rule
+from mnist_lib.store.champions.shadow import MAX_NIGHTS, Shadow
 from mnist_lib.wording import percent
 
 IMAGES, NIGHTS, TRIES = 10_000, 365, 3  # of the hold-out; of a year; nights within which a better model is to win
@@ -81,7 +83,7 @@ def simulate(seed: int, error: float, challengers: Callable[[np.random.Generator
     """
     generator = np.random.default_rng(seed)
     hold_out = HoldOut.draw(generator, error)
-    champion, budget, selected_from = hold_out.model(generator, error), Budget(RULE.alpha), 1
+    champion, budget, selected_from = hold_out.model(generator, error), Budget(RULE.comparisons_alpha), 1
     false, better, within = 0, 0, None
     for challenger_error in challengers(generator):
         challenger = hold_out.model(generator, challenger_error)
@@ -146,6 +148,10 @@ class Growth:
     power: float = POWER
     broken: float = 0.0  # share of the nights whose model has twice the error
     scatter: float = 0.0  # standard deviation of a model's error, as a share of it
+    better: float = 1.0  # errors of all challengers, as a share of those of a first champion
+    shared: float = SHARED  # share of a model's errors that an equally good one also makes
+    chosen: float = 0.0  # share of the new training pictures that a model chose for a review: those it is wrong about
+    small: float = 0.0  # share of one of two classes; 0 for ten classes of equal size
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,8 @@ class GrowingYear:
     worst: float  # highest error of a champion, over that of the first one
     relative: float  # mean error of the champion, over that of the first one
     worse: int  # promotions to a model with a higher error
+    no_better: int  # promotions to a model that has no lower error
+    first: int | None  # night of the first promotion
 
 
 def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> GrowingYear:
@@ -162,33 +170,55 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
     generator = np.random.default_rng(seed)
     images = PICTURES + growth.per_day * nights
     is_test, labels = generator.random(images) < TEST_SHARE, generator.integers(10, size=images)
-    hard = generator.random(images)  # a model is wrong only about images below twice its error rate
+    weights = dict[str, float]()
+    if growth.small:
+        labels = (generator.random(images) < growth.small).astype(np.int64)
+        weights = {"0": growth.small / (1 - growth.small), "1": 1.0}
+    hard = generator.random(images)  # a model is wrong only about images below its error rate / the shared share
 
-    def model(pictures: int, broken: float = 0.0) -> tuple[int, Model]:
+    def model(pictures: int, broken: float = 0.0, better: float = 1.0) -> tuple[int, Model]:
         """Return the number of training images and the model of a night."""
-        error = growth.error * (pictures / PICTURES) ** -growth.power * generator.lognormal(0, growth.scatter)
-        error = min(SHARED, error * (1 + (generator.random() < broken)))
-        wrong = (hard < error / SHARED) & (generator.random(images) < SHARED)
+        error = growth.error * better * (pictures / PICTURES) ** -growth.power * generator.lognormal(0, growth.scatter)
+        error = min(growth.shared, error * (1 + (generator.random() < broken)))
+        wrong = (hard < error / growth.shared) & (generator.random(images) < growth.shared)
         return int((~is_test[:pictures]).sum()), Model(error, ~wrong)
 
+    def compared(challenger: Model, champion: Model, rows: NDArray[np.intp]) -> Compared:
+        right = challenger.right[rows], champion.right[rows]
+        return Compared("challenger", "champion", *right, labels[rows], CLASSES, weights)
+
     trained, champion = model(PICTURES)
-    first, budget, errors, newest, worse = champion.error, Budget(rule.alpha), [], [], 0
+    start, budget, errors, newest = champion.error, Budget(rule.comparisons_alpha), [], []
+    promoted, shadow, of_shadow, shadows = list[tuple[int, float]](), None, (trained, champion), 0
+    tested = tested_of_shadow = PICTURES  # the hold-out of each is among its pictures
     for night in range(1, nights + 1):
         pictures = PICTURES + growth.per_day * night
-        images_of_night, challenger = model(pictures, growth.broken)
-        tested = np.flatnonzero(is_test[:pictures])
-        right = challenger.right[tested], champion.right[tested]
-        both = Compared("challenger", "champion", *right, labels[tested], CLASSES)
-        decision = rule.decide_by_data(both, images_of_night - trained, trained)
+        images_of_night, challenger = model(pictures, growth.broken, growth.better)
+        both, winner = compared(challenger, champion, np.flatnonzero(is_test[:pictures])), (images_of_night, challenger)
+        earlier = compared(challenger, champion, np.flatnonzero(is_test[:tested]))
+        decision = rule.decide_by_data(both, earlier, images_of_night - trained, trained)
+        if decision is None and shadow is not None:
+            new = np.arange(pictures - growth.per_day, pictures)
+            doubtful = ~is_test[new] & (~champion.right[new] | (generator.random(len(new)) < 0.1))
+            new = new[~doubtful | (generator.random(len(new)) >= growth.chosen)]
+            shadow = shadow.after(compared(of_shadow[1], champion, new).by_class, None)
+            decision = shadow.decide(rule, "model", "champion")
+            winner = of_shadow if decision else winner
         if decision is None and not budget.is_used_up:
             decision, budget = rule.decide(both, budget.next_alpha), budget.after_comparison()
         if decision is not None and decision.promote:
-            worse += challenger.error > champion.error
-            trained, champion = images_of_night, challenger
+            promoted.append((night, winner[1].error / champion.error))
+            (trained, champion), shadow = winner, None
+            tested = pictures if winner[1] is challenger else tested_of_shadow
+        elif shadow is None or shadow.nights >= MAX_NIGHTS:
+            of_shadow, tested_of_shadow, shadows = winner, pictures, shadows + 1
+            shadow = Shadow(version=night + 1, commit_sha256="0" * 64, number=shadows, weights=weights)
         errors.append(champion.error)
         newest.append(challenger.error)
     mean = statistics.fmean(errors)
-    return GrowingYear(mean, statistics.fmean(newest), max(errors) / first, mean / first, worse)
+    worse, no_better = sum(share > 1 for _, share in promoted), sum(share >= 1 for _, share in promoted)
+    first = promoted[0][0] if promoted else None
+    return GrowingYear(mean, statistics.fmean(newest), max(errors) / start, mean / start, worse, no_better, first)
 
 
 GROWTHS = {
@@ -197,11 +227,30 @@ GROWTHS = {
     "20 a day, first error 15%": Growth(0.15),
     "5 a day, first error 5%": Growth(0.05, per_day=5),
     "20 a day, no gain from data, models scatter by 10%": Growth(0.05, power=0.0, scatter=0.1),
+    "20 a day, first error 10%, one of two classes has 5%": Growth(0.1, small=0.05),
+}
+EQUAL = Growth(0.05, power=0.0)
+SHADOWS = {
+    "equal, share 76% of their errors": replace(EQUAL, shared=0.76),
+    "equal, share 92%": replace(EQUAL, shared=0.92),
+    "equal, share 84%, no new pictures": replace(EQUAL, shared=0.84, per_day=0),
+    "equal, share 84%, half of the pictures that the champion doubts are chosen by it": replace(
+        EQUAL, shared=0.84, chosen=0.5
+    ),
+    "equal, share 84%, one of two classes has 5%, balanced accuracy": replace(EQUAL, shared=0.84, small=0.05),
+    "half as many errors, 20 new pictures a day": replace(EQUAL, better=0.5),
+    "a third fewer errors, 60 new pictures a day": replace(EQUAL, better=2 / 3, per_day=60),
 }
 
 
+def simulated(growth: Growth, rule: Rule, count: int) -> list[GrowingYear]:
+    """Simulate independent growing years, on all CPUs."""
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(partial(grow, growth=growth, rule=rule), range(count), chunksize=5))
+
+
 def growing_report(years_each: int) -> list[str]:
-    """Return the table of growing folders in Markdown: by data, and by significance alone."""
+    """Return the tables of growing folders in Markdown: by data, by significance alone, and how soon."""
     lines = [
         f"A folder of {PICTURES} pictures that grows, {NIGHTS} nights; n = {years_each:,} years for each row.",
         "",
@@ -209,19 +258,27 @@ def growing_report(years_each: int) -> list[str]:
         " | mean error / first one | promotions to a worse model |",
         "|---|---|---|---|---|---|---|",
     ]
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for (name, growth), when in itertools.product(GROWTHS.items(), ("if-better", "if-significant")):
-            task = partial(grow, growth=growth, rule=Rule(when=when))
-            found = list(pool.map(task, range(years_each), chunksize=5))
-            deployed, newest = (
-                percent(statistics.fmean(column))
-                for column in zip(*((y.deployed, y.newest) for y in found), strict=True)
-            )
-            worst, relative, worse = (
-                statistics.fmean(column)
-                for column in zip(*((y.worst, y.relative, y.worse) for y in found), strict=True)
-            )
-            lines.append(f"| {name} | {when} | {deployed} | {newest} | {worst:.2f} | {relative:.2f} | {worse:.1f} |")
+    for (name, growth), when in itertools.product(GROWTHS.items(), ("if-better", "if-significant")):
+        found = simulated(growth, Rule(when=when), years_each)
+        deployed, newest, worst, relative, worse = (
+            statistics.fmean(column)
+            for column in zip(*((y.deployed, y.newest, y.worst, y.relative, y.worse) for y in found), strict=True)
+        )
+        errors = f"{percent(deployed)} | {percent(newest)} | {worst:.2f} | {relative:.2f}"
+        lines.append(f"| {name} | {when} | {errors} | {worse:.1f} |")
+    lines += [
+        "",
+        f"The same folder with models that data do not improve and `--promote if-significant`, {100 * EQUAL.error:g}%"
+        " errors; the champion and each challenger:",
+        "",
+        "| challengers | years with a false promotion | median nights to the first promotion |",
+        "|---|---|---|",
+    ]
+    for name, growth in SHADOWS.items():
+        found = simulated(growth, Rule(when="if-significant"), years_each)
+        false = percent(share([year.no_better > 0 for year in found])) if growth.better == 1 else "-"
+        nights = statistics.median(year.first or NIGHTS + 1 for year in found) if growth.better < 1 else "-"
+        lines.append(f"| {name} | {false} | {nights} |")
     return lines
 
 

@@ -182,7 +182,8 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     if is_champion:
         verdict = f"{version.name} is {'now ' if decision.promote else ''}the champion of {dataset}: {decision.why}"
     else:
-        verdict = f"{version.name} is not promoted: {decision.why}; to promote it all the same, add --always"
+        advice = "" if "--always" in decision.why else "; to promote it all the same, add --always"
+        verdict = f"{version.name} is not promoted: {decision.why}{advice}"
     lines = [verdict, *([f"Chance: {decision.budget}."] if decision.budget else [])]
     code = exit_codes.DONE if is_champion else exit_codes.REFUSED
     document = {**asdict(decision), "dataset": dataset, "champion": is_champion}

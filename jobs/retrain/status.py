@@ -90,8 +90,10 @@ def events_of(entry: Entry) -> list[str]:
     if entry.kind != "done":
         return [EVENT_OF[entry.kind]] if entry.kind in EVENT_OF else []
     events = ["success" if entry.exit_code == exit_codes.DONE else "failure"]
-    champions = [bool(row.champion) for row in entry.results.values()]
-    return [*events, *(["promotion"] if any(champions) else []), *(["rejection"] if not all(champions) else [])]
+    rows = entry.results.values()
+    promoted = any(row.champion or row.promoted_instead for row in rows)
+    refused = not all(row.champion for row in rows)
+    return [*events, *(["promotion"] if promoted else []), *(["rejection"] if refused else [])]
 
 
 def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
 
 def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
     """Return the command that the reader of a notice may want to run; None if there is nothing to do."""
-    promoted = [model for model, row in entry.results.items() if row.champion]
+    promoted = [model for model, row in entry.results.items() if row.champion or row.promoted_instead]
     final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
     if entry.kind == "failed" and entry.run and entry.exit_code not in final:
         words = ["jobs.train", "--resume", entry.run]
@@ -178,6 +180,8 @@ def _row(entry: Entry, zone: tzinfo) -> list[str]:
     details = [*_causes(entry), *_data(entry), *([f"attempt {entry.attempt}"] if entry.attempt > 1 else [])]
     for model, row in entry.results.items():
         champion = ", the champion" if row.champion else ""
+        if row.promoted_instead:
+            champion = f", {model}@{row.promoted_instead} became the champion"
         accuracy = percent(row.test_accuracy) + and_balanced(row.balanced_accuracy)
         details.append(f"{model}@{row.version} {accuracy}{_on_new_pictures(row)}{champion}")
     return [_local(entry.slot, zone), entry.kind, took, "; ".join(details)]

@@ -49,7 +49,7 @@ from mnist_lib.run_documents import (
 from mnist_lib.settings import values_of
 from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec
 from mnist_lib.store.champions.appointment import champion
-from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.challenge import Night, promote
 from mnist_lib.store.champions.log import datasets_with_logs
 from mnist_lib.store.contents import StoredModel, contents_of
 from mnist_lib.store.datasets import (
@@ -192,9 +192,13 @@ class RunDataset:
 
     def predict(self, version: Version, positions: "NDArray[np.intp]") -> "NDArray[np.float32]":
         """Predict test images, given by their positions, with a stored version in a task: [n, classes]."""
-        log.info("%s predicts %s on which it was not tested", version.name, counted(len(positions), "test image"))
+        return self.predict_rows(version, len(self.facts().train) + positions)
+
+    def predict_rows(self, version: Version, rows: "NDArray[np.intp]") -> "NDArray[np.float32]":
+        """Predict images, given by their rows in the dataset, with a stored version in a task: [n, classes]."""
+        log.info("%s predicts %s that it does not know", version.name, counted(len(rows), "image"))
         stored = StoredModel.read(self._folder.objects, version)
-        task = start_beside_driver(worker.predict_test_images, stored, self.images, positions)
+        task = start_beside_driver(worker.predict_images, stored, self.images, rows)
         try:
             probabilities: NDArray[np.float32] = result_of(task, f"the predictions of {version.name}")
         except ClusterLostError:
@@ -363,9 +367,12 @@ class Run(Generic[Options]):
         folder, model = self.folder, result.spec.model
         files, about = contents_of(result, self.data.facts(), folder.run, self.code)
         version = publish(folder.objects, model, folder.run, files, about)
-        decision = promote(folder.objects, version, self.options.rule(), self.data.predict)
+        decision = promote(
+            *(folder.objects, version, self.options.rule(), self.data.predict),
+            Night(self.data.facts(), self.data.predict_rows),
+        )
         significance = decision.budget.document() if decision.budget else None
-        return Stored(version.number, self._is_champion(version), decision.why, significance)
+        return Stored(version.number, self._is_champion(version), decision.why, significance, decision.instead)
 
     def _is_champion(self, version: Version) -> bool:
         try:

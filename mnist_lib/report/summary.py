@@ -47,6 +47,7 @@ class Stored:
     champion: bool
     why: str  # reason for `champion`
     significance: Significance | None = None  # what is left of it for this dataset
+    promoted_instead: int | None = None  # an earlier version that became the champion
 
 
 def summarize(
@@ -90,6 +91,7 @@ def summarize(
             **_by_class(chosen, labels, groups, dataset.classes),
             version=stored[model].version,
             champion=stored[model].champion,
+            promoted_instead=stored[model].promoted_instead,
             promotion=stored[model].why,
             significance=stored[model].significance,
             **_partial_tests(chosen, labels, groups, published, reviewed, new, before, distinct),

@@ -4,6 +4,7 @@ Anybody may have written these files, so the sha256 and the format of each are c
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,11 @@ class Predictions:
         return float(np.bincount(self.labels).max() / len(self.labels))
 
     @property
+    def images_by_class(self) -> dict[str, int]:
+        counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
+    @property
     def images(self) -> list[bytes]:
         """The hash of each image, 16 bytes."""
         return [row.tobytes() for row in self.hashes]
@@ -145,6 +151,15 @@ class Predictions:
         answers[rows >= 0] = self.answers[rows[rows >= 0]]
         if predicted is not None:
             answers[rows < 0] = predicted.argmax(axis=1)
-        index = {name: label for label, name in enumerate(other.classes)}
-        labels = np.array([*(index.get(name, -1) for name in self.classes), -1])  # the last: no answer
-        return np.asarray(labels[answers] == other.labels)
+        return self.is_right(answers, other.labels, other.classes)
+
+    def is_right(self, answers: NDArray[np.integer[Any]], labels: Labels, classes: Sequence[str]) -> NDArray[np.bool_]:
+        """Return whether each answer of this version is right: [n].
+
+        Args:
+            answers: [n], numbers of its classes, or -1 for no answer.
+            labels: [n], numbers of `classes`, which are those of the images.
+        """
+        index = {name: label for label, name in enumerate(classes)}
+        numbers = np.array([*(index.get(name, -1) for name in self.classes), -1])  # the last: no answer
+        return np.asarray(numbers[answers] == labels)

@@ -49,7 +49,6 @@ from mnist_lib.store.versions import (
 # A publisher stores its files within seconds. After a day it counts as dead; if it is alive, it can no longer commit.
 ABANDONED_AFTER = timedelta(days=1)
 
-FORMER = "a former champion, to which a rollback can return"
 MAX_EARLIER_ATTEMPTS = 1_000  # to look for; a forged record can have any number
 
 
@@ -219,9 +218,7 @@ class _NeededVersions:
         """Return why each of these versions is needed, by number."""
         names = [*self._objects.names(f"models/{self._model}/champions")]
         if names != self._names:
-            needed = needed_versions(self._objects, self._model, self._keep)
-            reasons = {number: f"the champion of {', '.join(of)}" if of else FORMER for number, of in needed.items()}
-            self._names, self._numbers = names, reasons
+            self._names, self._numbers = names, needed_versions(self._objects, self._model, self._keep)
         return self._numbers
 
 

@@ -22,6 +22,10 @@ from mnist_lib.store.champions.promotion import Decision
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, find, find_all, hold, read_hold_state, verify
 
+# Why `gc` keeps a version.
+FORMER = "a former champion, to which a rollback can return"
+SHADOW = "compared with the champion on new pictures"
+
 
 def champion(objects: Objects, model: str, dataset: str) -> Champion | None:
     """Return the newest record, or None. Raises IntegrityError if it is damaged; its version is not verified."""
@@ -100,22 +104,26 @@ def rollback_line(log: Sequence[Champion | IntegrityError]) -> list[int]:
     return line
 
 
-def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, list[str]]:
-    """Return the versions that `gc` must not delete, each with the datasets for which it is the champion.
+def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, str]:
+    """Return the versions that `gc` must not delete, each with the reason.
 
-    These are the champions, with up to `keep` former ones for each, to which it could be rolled back.
+    These are the champions, their shadows, and for each champion up to `keep` former ones, to which it could be rolled
+    back.
 
     Raises IntegrityError if the newest record of a log is damaged.
     """
-    needed: dict[int, list[str]] = {}
+    champion_of, others = dict[int, list[str]](), dict[int, str]()
     for dataset in datasets_with_logs(objects, model):
         log = history(objects, model, dataset)
         if log and isinstance(log[-1], IntegrityError):
             raise IntegrityError(f"{log[-1]}; the champion is unknown: roll back first")
         line = rollback_line(log)[-keep - 1 :]
-        for number in line:
-            needed.setdefault(number, []).extend([dataset] if number == line[-1] else [])
-    return needed
+        for number in line[-1:]:
+            champion_of.setdefault(number, []).append(dataset)
+        others |= dict.fromkeys(line[:-1], FORMER)
+        if log and isinstance(log[-1], Champion) and log[-1].challenged_by:
+            others[log[-1].challenged_by.version] = SHADOW
+    return others | {number: f"the champion of {', '.join(datasets)}" for number, datasets in champion_of.items()}
 
 
 def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) -> Champion:
@@ -206,6 +214,7 @@ def _with_budget_of(record: Champion, before: Champion) -> Champion:
         comparisons=before.comparisons,
         compared=before.compared,
         selected_from=before.compared + 1,
+        shadows=before.shadows,
     )
 
 

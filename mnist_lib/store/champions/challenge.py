@@ -3,43 +3,69 @@
 The rule that decides and its budget are in `promotion`.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.changes import DatasetState, changes_between
+from mnist_lib.data.changes import DatasetState, changes_between, unknown_rows
+from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, MnistError, SpecError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import append, next_record
+from mnist_lib.store.champions.evidence import balanced_weights
 from mnist_lib.store.champions.log import (
+    SHADOW_PERIOD,
     Champion,
     ChampionLog,
     LogEntry,
     UsedImages,
+    commit_sha256,
     pinned_version,
     store_used,
 )
 from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Compared, Decision, Rule, missing_images
+from mnist_lib.store.champions.shadow import MAX_NIGHTS, Shadow
+from mnist_lib.store.contents import read_manifest
 from mnist_lib.store.datasets import read_state
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, hold, verify
 from mnist_lib.wording import counted
 
-# Predicts some images of the challenger's hold-out, given by their positions, with a stored version: [n, classes].
+# Predicts some images, given by their positions, with a stored version: [n, classes].
 Predict = Callable[[Version, NDArray[np.intp]], NDArray[np.float32]]
 
+log = logging.getLogger(__name__)
 
-def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict | None = None) -> Decision:
+
+@dataclass(frozen=True)
+class Night:
+    """The dataset of a run, on whose new pictures champion and shadow are compared.
+
+    Args:
+        dataset: without images.
+        predict: predicts images of the dataset, given by their rows.
+    """
+
+    dataset: Dataset
+    predict: Predict
+
+
+def promote(
+    objects: Objects, challenger: Version, rule: Rule, predict: Predict | None = None, night: Night | None = None
+) -> Decision:
     """Make a version the champion for the dataset that it was trained on, if the rule says so.
 
     Both are compared on the challenger's hold-out, with the challenger's labels. Where the champion was tested on the
     same images, its stored answers are used. A damaged champion cannot be compared; it has to be rolled back first.
 
     Args:
-        predict: predicts images on which the champion was not tested; None if that is not possible.
+        predict: predicts images of the hold-out on which the champion was not tested; None if that is not possible.
+        night: None if no run has trained the challenger just now: the shadow stays as it is.
 
     Raises:
         ConflictError: `gc` has deleted the challenger.
@@ -48,7 +74,7 @@ def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict 
     """
     hold(objects, challenger.model, challenger.number)
     verify(objects, challenger)
-    challenge = _Challenge(objects, challenger, rule, predict)
+    challenge = _Challenge(objects, challenger, rule, predict, night)
     while True:
         try:
             decision = challenge.attempt()
@@ -62,13 +88,22 @@ def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict 
 class _Challenge:
     """A challenger, and what has been found out about it."""
 
-    def __init__(self, objects: Objects, challenger: Version, rule: Rule, predict: Predict | None) -> None:
-        self._objects, self._challenger, self._rule, self._predict = objects, challenger, rule, predict
+    def __init__(
+        self, objects: Objects, challenger: Version, rule: Rule, predict: Predict | None, night: Night | None
+    ) -> None:
+        self._objects, self._challenger, self._rule = objects, challenger, rule
+        self._predict, self._night = predict, night
         self._dataset: str = challenger.facts.dataset.name
         self._log = ChampionLog(objects, challenger.model, self._dataset)
         self._predictions = Predictions.read(objects, challenger)
         self._images = self._predictions.images
-        self._predicted: dict[int, NDArray[np.float32]] = {}  # by version
+        self._right = dict[int, NDArray[np.bool_]]()  # of each version, about the hold-out
+
+    @cached_property
+    def _weights(self) -> Mapping[str, float]:
+        """The weight of an image of each class: all equal, unless the challenger is for classes that count equally."""
+        is_balanced = read_manifest(self._objects, self._challenger).spec.get("score") == "balanced-accuracy"
+        return balanced_weights(self._predictions.images_by_class) if is_balanced else {}
 
     def attempt(self) -> Decision | None:
         """Decide, and record the decision, or return None if another one was recorded meanwhile."""
@@ -82,7 +117,8 @@ class _Challenge:
         if decision is not None and not decision.promote:
             return replace(decision, budget=current.budget if current else None)
         try:
-            used = UsedImages.read(self._objects, challenger.model, self._dataset, self._images)
+            arrived = [row.tobytes() for row in self._night.dataset.hashes] if self._night else []
+            used = UsedImages.read(self._objects, challenger.model, self._dataset, {*self._images, *arrived})
         except IntegrityError as error:
             return Decision(False, f"the images of earlier comparisons are not known ({error})")
         if decision is None and current is None:
@@ -95,41 +131,51 @@ class _Challenge:
         record = self._record("promote", newest, current, decision)
         if current is None:
             new = {*self._images} - used.by_others(0)
-            record = replace(record, period=1, total=self._rule.alpha, used=self._store(1, new))
+            record = replace(record, period=1, total=self._rule.comparisons_alpha, used=self._store(1, new))
         return replace(decision, budget=record.budget) if append(self._objects, newest, record, current) else None
 
     def _compare(self, newest: LogEntry | None, current: Champion, used: UsedImages) -> Decision | None:
         """Compare the challenger with the champion, at the expense of the budget of their dataset."""
         before = self._decided_before(current)
         if before is not None:
-            return Decision(False, before.why, before.statistics, before.budget)
+            instead = before.version if before.kind == "promote" else None
+            return Decision(False, before.why, before.statistics, before.budget, instead)
         period, budget = self._budget(current, used)
         others = used.by_others(period)
         allowed = np.array([image not in others for image in self._images])
         try:
-            right = self._champion_right(current)
+            right = self._is_right(pinned_version(self._objects, current))
         except (IntegrityError, StoreError):
             raise
         except MnistError as error:
             return Decision(False, f"{current.name} stays: it cannot answer the images of this hold-out ({error})")
-        predictions, compared = self._predictions, current.compared + 1
+        predictions, promoted, shadow = self._predictions, self._challenger, None
         both = Compared(
             *(predictions.name, current.name, predictions.correct, right),
-            *(predictions.labels, predictions.classes),
+            *(predictions.labels, predictions.classes, self._weights),
         )
         data = self._training_images(current)
-        decision = self._rule.decide_by_data(both, *data)
+        decision = self._rule.decide_by_data(both, both.take(self._tested_before(current)), *data)
+        compared = current.compared + 1
+        if decision is None:
+            shadow = self._shadow_tonight(current, used)
+            decision = shadow.decide(self._rule, current.model, current.name) if shadow else None
+            promoted = pinned_version(self._objects, current, shadow) if decision else promoted
+        new = {image for image, is_allowed in zip(self._images, allowed, strict=True) if is_allowed}
         if decision is None and (budget.is_used_up or not allowed.any()):
             why = (
                 f"not compared with {current.name}, since {budget}: label at least {MIN_FRESH_IMAGES:,} new random"
                 f" pictures for the hold-out ({allowed.sum():,} so far), or use --promote always"
             )
-            return Decision(False, why, budget=budget)
-        if decision is None:
+            decision, compared, new = Decision(False, why), current.compared, set()
+            if not self._night:
+                return replace(decision, budget=budget)
+        elif decision is None:
             decision = self._rule.decide(both.take(allowed), budget.next_alpha, missing_images(*data))
             budget = budget.after_comparison()
-        new = {image for image, is_allowed in zip(self._images, allowed, strict=True) if is_allowed}
-        record = self._record("promote" if decision.promote else "keep", newest, current, decision)
+        if shadow and not decision.promote and (text := shadow.text(self._rule, current.model)):
+            decision = replace(decision, why=f"{decision.why}; {text}")
+        record = self._record("promote" if decision.promote else "keep", newest, current, decision, promoted)
         record = replace(
             record,
             period=period,
@@ -139,63 +185,115 @@ class _Challenge:
             compared=compared,
             hold_out=predictions.hold_out,
             used=self._store(period, new - used.of.get(period, frozenset())),
+            shadow=None if decision.promote and promoted is self._challenger else shadow,
         )
         if decision.promote:
-            record = replace(record, selected_from=compared + 1)
-        else:
-            test = Accuracy(int(right.sum()), len(right))
-            record = replace(record, selected_from=current.selected_from, test=test)
-        return replace(decision, budget=budget) if append(self._objects, newest, record, current) else None
+            right = self._is_right(promoted)
+        elif self._night and self._rule.alpha and (shadow is None or shadow.nights >= MAX_NIGHTS):
+            record = replace(record, shadow=self._next_shadow(current), shadows=current.shadows + 1)
+        test = Accuracy(int(right.sum()), len(right))
+        selected_from = compared + 1 if decision.promote else current.selected_from
+        record = replace(record, selected_from=selected_from, test=test)
+        decision = replace(decision, promote=decision.promote and not decision.instead, budget=budget)
+        return decision if append(self._objects, newest, record, current) else None
+
+    def _shadow_tonight(self, current: Champion, used: UsedImages) -> Shadow | None:
+        """Return the shadow with the pictures that have arrived, or None if there is none, or it cannot answer."""
+        shadow, night = current.challenged_by, self._night
+        if shadow is None or night is None:
+            return shadow
+        dataset, known = night.dataset, used.of.get(SHADOW_PERIOD, frozenset())
+        try:
+            versions = pinned_version(self._objects, current, shadow), pinned_version(self._objects, current)
+            hold(self._objects, current.model, shadow.version)
+            verify(self._objects, versions[0])
+            states = [state for state in map(self._state, versions) if state is not None]
+            rows = unknown_rows(dataset, states, known) if len(states) == 2 else np.empty(0, np.intp)
+            ours, theirs = (self._are_right(night, version, rows) for version in versions)
+            new = Compared(versions[0].name, current.name, ours, theirs, dataset.labels[rows], dataset.classes)
+            counted = self._store(SHADOW_PERIOD, {row.tobytes() for row in dataset.hashes[rows]})
+            shadow = shadow.after(new.by_class, counted)
+            if shadow.decide(self._rule, current.model, current.name):
+                self._is_right(versions[0])  # as long as its errors concern it alone
+        except StoreError:
+            raise
+        except MnistError as error:
+            log.warning("%s@%d can no longer be compared with the champion: %s", current.model, shadow.version, error)
+            return None
+        return shadow
+
+    def _are_right(self, night: Night, version: Version, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Return whether a version is right about each of some images of tonight's dataset."""
+        if not len(rows):
+            return np.empty(0, np.bool_)
+        stored = Predictions.read(self._objects, version)
+        answers = _checked(night.predict(version, rows), len(rows), stored).argmax(axis=1)
+        return stored.is_right(answers, night.dataset.labels[rows], night.dataset.classes)
+
+    def _next_shadow(self, current: Champion) -> Shadow:
+        sha256, number = commit_sha256(self._challenger), current.shadows + 1
+        version, weights = self._challenger.number, self._weights
+        return Shadow(version=version, commit_sha256=sha256, number=number, weights=weights)
+
+    def _state(self, version: Version) -> DatasetState | None:
+        """Return the images and labels of the dataset that a version was trained on, or None if they are not known."""
+        content = read_state(self._objects, self._dataset, version.facts.dataset.fingerprint)
+        try:
+            return DatasetState.read(content or b"", "the state of a dataset")
+        except IntegrityError:
+            return None
 
     def _budget(self, current: Champion, used: UsedImages) -> tuple[int, Budget]:
         """Return the budget that pays for the next comparison, and its number.
 
         A new one begins when the last one is used up, if enough images have not been used by any decision.
         """
-        period, budget = current.period or 1, Budget(self._rule.alpha, current.spent, current.comparisons)
-        if not budget.is_used_up or not self._rule.alpha:
+        total = self._rule.comparisons_alpha
+        period, budget = current.period or 1, Budget(total, current.spent, current.comparisons)
+        if not budget.is_used_up or not total:
             return period, budget
         others = used.by_others(period + 1)
         fresh = sum(image not in others for image in self._images)
-        return period + 1, Budget(self._rule.alpha) if fresh >= MIN_FRESH_IMAGES else budget
+        return period + 1, Budget(total) if fresh >= MIN_FRESH_IMAGES else budget
 
     def _training_images(self, current: Champion) -> tuple[int, int]:
         """Return how many training images are new or corrected since the champion was trained, and how many it had.
 
         Both are 0 if the images of one of the two are not known.
         """
-        versions = pinned_version(self._objects, current), self._challenger
-        fingerprints = [version.facts.dataset.fingerprint for version in versions]
-        stored = [read_state(self._objects, self._dataset, fingerprint) for fingerprint in fingerprints]
-        try:
-            before, after = (DatasetState.read(content or b"", "the state of a dataset") for content in stored)
-        except IntegrityError:
+        before, after = map(self._state, (pinned_version(self._objects, current), self._challenger))
+        if before is None or after is None:
             return 0, 0
         changes = changes_between(before, after)
         changed = changes.added["train"], changes.relabelled["train"]
         return sum(sum(of_classes.values()) for of_classes in changed), int((before.split == 0).sum())
 
-    def _champion_right(self, current: Champion) -> NDArray[np.bool_]:
-        """Return whether the champion is right about each image of the challenger's hold-out."""
-        version = pinned_version(self._objects, current)
-        stored = Predictions.read(self._objects, version)
-        unknown = np.flatnonzero(stored.rows_for(self._predictions) < 0)
-        if not len(unknown):
-            return stored.right_for(self._predictions)
-        if version.number not in self._predicted:
-            if self._predict is None:
-                raise SpecError(f"it was not tested on {counted(len(unknown), 'image')} of them")
-            predicted = self._predict(version, unknown)
-            if predicted.shape != (len(unknown), len(stored.classes)) or not np.isfinite(predicted).all():
-                raise SpecError(f"expected finite probabilities [{len(unknown)}, {len(stored.classes)}]")
-            self._predicted[version.number] = predicted
-        return stored.right_for(self._predictions, self._predicted[version.number])
+    def _is_right(self, version: Version) -> NDArray[np.bool_]:
+        """Return whether a version is right about each image of the challenger's hold-out."""
+        if version.number not in self._right:
+            stored, predicted = Predictions.read(self._objects, version), None
+            unknown = np.flatnonzero(stored.rows_for(self._predictions) < 0)
+            if len(unknown):
+                if self._predict is None:
+                    raise SpecError(f"it was not tested on {counted(len(unknown), 'image')} of them")
+                predicted = _checked(self._predict(version, unknown), len(unknown), stored)
+            self._right[version.number] = stored.right_for(self._predictions, predicted)
+        return self._right[version.number]
+
+    def _tested_before(self, current: Champion) -> NDArray[np.bool_]:
+        """Return whether the champion was tested on each image of the challenger's hold-out."""
+        stored = Predictions.read(self._objects, pinned_version(self._objects, current))
+        return stored.rows_for(self._predictions) >= 0
 
     def _decided_before(self, current: Champion) -> Champion | None:
         """Return the record of the same comparison, so that a repeated command or a resumed run costs nothing."""
         for found in self._log.newest_first():
             record = found.record
-            if isinstance(record, IntegrityError) or record.kind != "keep" or record.version != current.version:
+            if isinstance(record, IntegrityError) or record.version != current.version:
+                break
+            if record.kind == "promote" and record.run == self._challenger.run and self._night:
+                return record  # this run has promoted the shadow
+            if record.kind != "keep":
                 break
             if record.challenger == self._challenger.number:
                 return record if record.hold_out == self._predictions.hold_out else None
@@ -203,10 +301,17 @@ class _Challenge:
                 break  # older records are about other challengers
         return None
 
-    def _record(self, kind: str, newest: LogEntry | None, current: Champion | None, decision: Decision) -> Champion:
-        predictions = self._predictions
+    def _record(
+        self,
+        kind: str,
+        newest: LogEntry | None,
+        current: Champion | None,
+        decision: Decision,
+        promoted: Version | None = None,
+    ) -> Champion:
+        """Return the record of a decision. `promoted`: by default, the challenger."""
+        predictions, version = self._predictions, promoted or self._challenger
         test = Accuracy(int(predictions.correct.sum()), len(predictions.labels))
-        version = self._challenger
         if kind == "keep":
             assert current is not None
             version = pinned_version(self._objects, current)
@@ -220,3 +325,11 @@ class _Challenge:
 
     def _store(self, period: int, images: set[bytes]) -> str | None:
         return store_used(self._objects, self._challenger.model, self._dataset, period, images)
+
+
+def _checked(probabilities: NDArray[np.float32], images: int, stored: Predictions) -> NDArray[np.float32]:
+    """Return the probabilities of a version for some images. Raises SpecError unless they are what they should be."""
+    classes = len(stored.classes)
+    if probabilities.shape != (images, classes) or not np.isfinite(probabilities).all():
+        raise SpecError(f"expected finite probabilities [{images}, {classes}]")
+    return probabilities

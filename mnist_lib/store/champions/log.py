@@ -7,7 +7,7 @@ ahead.
 
 The images that decisions have used are in `models/<model>/used/<dataset>/<n>/<sha256>.npz`, where n is the number of
 the budget of significance that the decisions share. Each file holds the hashes of the images that one decision was the
-first to use.
+first to use. Those below 0 were counted for a shadow, which has a risk of its own.
 """
 
 import hashlib
@@ -28,8 +28,10 @@ from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.records import RecordLog, read_record, seal, unseal
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.promotion import Budget
+from mnist_lib.store.champions.shadow import SHADOW_TEST, Shadow
 from mnist_lib.store.versions import Version, find, model_names, record_of
 
+SHADOW_PERIOD = 0  # in place of the number of a budget, for images that were counted for a shadow
 MAX_USED_BYTES = 16 * MAX_TEST_IMAGES + MAX_HEADER_BYTES  # of a file of used images
 Kind = Literal["promote", "keep", "rollback"]  # "keep": the champion was compared with a version that was refused
 
@@ -60,10 +62,17 @@ class Champion:
     used: Sha256 | None = None  # the file with the images that were first used in this decision
     test: Accuracy | None = None  # of the champion on the hold-out of this decision
     statistics: Mapping[str, Json] = field(default_factory=dict)
+    shadow: Shadow | None = None  # what it has shown; the champion itself, if that promoted it
+    shadows: Count = 0  # number of all shadows so far
 
     @property
     def name(self) -> str:
         return f"{self.model}@{self.version}"
+
+    @property
+    def challenged_by(self) -> Shadow | None:
+        """The shadow that is compared with the champion, or None."""
+        return self.shadow if self.shadow is not None and self.shadow.version != self.version else None
 
     @property
     def budget(self) -> Budget | None:
@@ -158,7 +167,22 @@ class ChampionLog:
                 wrong.append(self._replaced(before.number))
             elif before is None and expected is not None:
                 wrong.append(IntegrityError(f"{self._folder}: expected the record before the first one, got no file"))
-        return [*wrong, *self._damaged_references(history)]
+        return [*wrong, *self._wrong_shadows(history), *self._damaged_references(history)]
+
+    def _wrong_shadows(self, history: Sequence[LogEntry]) -> Iterator[IntegrityError]:
+        """Yield an error for each record whose shadow cannot follow from those before, or was promoted too early."""
+        before: Shadow | None = None
+        for found in history:
+            record = found.record
+            if isinstance(record, IntegrityError) or record.shadow is None:
+                continue
+            shadow, name = record.shadow, self._log.name(found.number)
+            if before is not None and not shadow.follows(before):
+                yield IntegrityError(f"{name}: expected counts that follow from the records before, got others")
+            before = shadow
+            if record.statistics.get("test") == SHADOW_TEST and not shadow.evidence >= record.statistics["needed"]:
+                needed = f"evidence of {record.statistics['needed']:.3g}"
+                yield IntegrityError(f"{name}: expected {needed} for {record.name}, got {shadow.evidence:.3g}")
 
     def _damaged_references(self, history: Sequence[LogEntry]) -> list[IntegrityError]:
         wrong: dict[str, IntegrityError] = {}
@@ -168,8 +192,10 @@ class ChampionLog:
                 continue
             try:
                 pinned_version(self._objects, record, deleted=True)
-                if record.used is not None:
-                    _read_used(self._objects, _used_name(record.model, record.dataset, record.period, record.used))
+                shadow = record.shadow.counted if record.shadow else None
+                for period, used in ((record.period, record.used), (SHADOW_PERIOD, shadow)):
+                    if used is not None:
+                        _read_used(self._objects, _used_name(record.model, record.dataset, period, used))
             except IntegrityError as error:
                 wrong[str(error)] = error
         return [*wrong.values()]
@@ -236,19 +262,24 @@ def champion_dataset(objects: Objects, dataset: str | None, model: str | None) -
     return name if any(name in datasets_with_logs(objects, each) for each in models) else None
 
 
-def pinned_version(objects: Objects, record: Champion, *, deleted: bool = False) -> Version:
+def pinned_version(
+    objects: Objects, record: Champion, shadow: Shadow | None = None, *, deleted: bool = False
+) -> Version:
     """Return the version that a record names. Raises IntegrityError if it is missing, or is not the one of that time.
 
     Args:
+        shadow: of the record, to return its version instead.
         deleted: also return it if `gc` has deleted it.
     """
-    version = find(objects, record.model, record.version, deleted=deleted)
+    pinned = shadow or record
+    name = f"{record.model}@{pinned.version}"
+    version = find(objects, record.model, pinned.version, deleted=deleted)
     if version is None:
-        raise IntegrityError(f"{record.name}: expected a commit record, got none; roll back to another version")
+        raise IntegrityError(f"{name}: expected a commit record, got none; roll back to another version")
     got = commit_sha256(version)
-    if record.commit_sha256 not in (None, got):
+    if pinned.commit_sha256 not in (None, got):
         raise IntegrityError(
-            f"{record.name}: expected the commit record with sha256 {record.commit_sha256}, which became champion"
+            f"{name}: expected the commit record with sha256 {pinned.commit_sha256}, which was recorded"
             f", got {got}; restore it from a copy, or roll back to another version"
         )
     return version
@@ -281,7 +312,7 @@ class UsedImages:
 
     def by_others(self, period: int) -> frozenset[bytes]:
         """Return the images that were used at the expense of any other budget."""
-        return frozenset().union(*(images for other, images in self.of.items() if other != period))
+        return frozenset().union(*(self.of[other] for other in self.of if other not in (SHADOW_PERIOD, period)))
 
 
 def store_used(objects: Objects, model: str, dataset: str, period: int, images: Collection[bytes]) -> str | None:

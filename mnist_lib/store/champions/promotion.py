@@ -8,13 +8,16 @@ a budget, and the sum over all comparisons of a model on a dataset, however many
 
 A challenger that was trained on clearly more data than the champion needs no such proof: data are a reason to expect a
 better model, and a few hundred test images could show that only for much better ones. It must not be worse on them.
+
+Half of the total pays for these comparisons, half for what one fixed challenger shows on new pictures: see `shadow`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +25,7 @@ from mnist_lib.documents import Share
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Significance
 from mnist_lib.settings import CheckedFields, one_of, option
+from mnist_lib.store.champions.evidence import AnswerCounts, evidence, mcnemar
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
@@ -31,12 +35,15 @@ if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
     from mnist_lib.store.predictions import Predictions
 
 TOTAL = 0.05  # by default
+COMPARISONS_SHARE = 0.5  # of the total, for comparisons on the hold-out; the rest is for shadows
 SHARE = 0.01  # of what is left, for one comparison: the 30th is still made at three quarters of the first one's level
 # Share of the total below which it counts as used up: after 391 comparisons, more than a year of nights.
 MIN_LEFT = 0.02
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
 # years it hardly matters between 5 and 20% (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
+# Probability that chance alone loses as many of the earlier images. Below it, more data are no reason to promote.
+MIN_LUCK = 0.25
 MIN_FRESH_IMAGES = 500  # for a new budget; fewer could hardly show a difference at the level of one comparison
 WHEN = {
     "if-better": "promote a stored model if it is significantly better than the champion, or if it is not worse and the"
@@ -90,6 +97,7 @@ class Decision:
     why: str  # one line, for people
     statistics: Mapping[str, Any] = field(default_factory=dict)  # the numbers behind the decision
     budget: Budget | None = None  # what is left of the significance; None if nothing was compared for this dataset
+    instead: int | None = None  # an earlier version that was promoted instead: the shadow
 
 
 @dataclass(frozen=True)
@@ -102,31 +110,62 @@ class Compared:
     champion_right: NDArray[np.bool_]  # [images]
     labels: NDArray[np.integer[Any]]  # [images]
     classes: Sequence[str]  # the names of the labels
+    weights: Mapping[str, float] = field(default_factory=dict)  # of an image of each class; 1 for others
+
+    @cached_property
+    def by_class(self) -> dict[str, AnswerCounts]:
+        """The counts of each class that has images, by its name, in the order of the labels."""
+        import numpy as np  # not above: it would delay the report of a usage error
+
+        right, before = self.challenger_right, self.champion_right
+        groups = (self.labels, self.labels[before], self.labels[right & ~before], self.labels[before & ~right])
+        columns = (np.bincount(labels, minlength=len(self.classes)).tolist() for labels in groups)
+        rows = zip(self.classes, *columns, strict=True)
+        return {name: AnswerCounts(images, *counts) for name, images, *counts in rows if images}
+
+    @cached_property
+    def total(self) -> AnswerCounts:
+        return sum(self.by_class.values(), AnswerCounts())
 
     @property
-    def gained(self) -> int:
-        """The images that only the challenger answers correctly."""
-        return int((self.challenger_right & ~self.champion_right).sum())
+    def advantage(self) -> float:
+        """What the challenger gains, less what it loses, by the weights of the classes."""
+        return sum(self.weights.get(name, 1.0) * (each.gained - each.lost) for name, each in self.by_class.items())
 
     @property
-    def lost(self) -> int:
-        """The images that only the champion answers correctly."""
-        return int((self.champion_right & ~self.challenger_right).sum())
+    def p(self) -> float:
+        """The probability of as large an advantage, or a larger one, if the challenger is no better.
+
+        With weights, an upper limit: evidence of n has a probability of at most 1/n.
+        """
+        if self.weights:
+            return min(1.0, 1 / evidence(self.by_class, self.weights))
+        return mcnemar(self.total.gained, self.total.lost)
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"images": len(self.labels), "gained": self.gained, "lost": self.lost}
+        return {"images": len(self.labels), "gained": self.total.gained, "lost": self.total.lost}
 
     def __str__(self) -> str:
-        accuracies = (
-            f"{self.challenger} has {_share(self.challenger_right)}, {self.champion} {_share(self.champion_right)}"
+        total, classes = self.total, self.by_class.values()
+        if self.weights:
+            values = (
+                sum(right / each.images for right, each in zip(column, classes, strict=True)) / len(classes)
+                for column in ([each.challenger for each in classes], [each.champion for each in classes])
+            )
+            what = "a balanced accuracy of "
+        else:
+            values, what = ((right / total.images for right in (total.challenger, total.champion)), "")
+        challenger, champion = map(percent, values)
+        return (
+            f"{self.challenger} has {what}{challenger}, {self.champion} {champion};"
+            f" {counted(total.gained, 'image')} gained, {total.lost:,} lost"
         )
-        return f"{accuracies}; {counted(self.gained, 'image')} gained, {self.lost:,} lost"
 
     def take(self, chosen: NDArray[np.bool_]) -> Compared:
         """Return the comparison on some of the images."""
         right = self.challenger_right[chosen], self.champion_right[chosen]
-        return Compared(self.challenger, self.champion, *right, self.labels[chosen], self.classes)
+        return replace(self, challenger_right=right[0], champion_right=right[1], labels=self.labels[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +176,8 @@ class Thresholds(CheckedFields):
 
     alpha: Share = option(
         TOTAL,
-        "probability that chance alone replaces the champion of a model, over all comparisons on a dataset together;"
-        " each comparison spends a hundredth of the rest",
+        "probability that chance alone replaces the champion of a model on a dataset: half for all comparisons on the"
+        " hold-out, each of which spends a hundredth of the rest, half for what new pictures show",
         "P",
         scope="run",
     )
@@ -153,6 +192,16 @@ class Rule(Thresholds):
     """The rule that decides when a version becomes the champion. Raises SpecError for a value out of range."""
 
     when: When = option("if-better", f"when to promote: {', '.join(WHEN)}", name="promote")
+
+    @property
+    def comparisons_alpha(self) -> float:
+        """The total of a budget for comparisons on the hold-out."""
+        return COMPARISONS_SHARE * self.alpha
+
+    @property
+    def shadows_alpha(self) -> float:
+        """The probability that chance alone promotes any of all shadows."""
+        return self.alpha - self.comparisons_alpha
 
     def decide_alone(self, challenger: Predictions) -> Decision | None:
         """Decide without the champion, or return None if the challenger has to be compared with it."""
@@ -184,16 +233,22 @@ class Rule(Thresholds):
             return Decision(False, why, statistics)
         return Decision(True, f"{challenger.name} is the first champion, with {percent(accuracy.value)}", statistics)
 
-    def decide_by_data(self, compared: Compared, new: int, before: int) -> Decision | None:
+    def decide_by_data(self, compared: Compared, earlier: Compared, new: int, before: int) -> Decision | None:
         """Promote a challenger that was trained on clearly more data and is not worse, or return None.
 
+        New pictures in a wrong class are in the hold-out, too, where only a model that has learned them is right. So
+        the challenger must not be worse on the earlier images, either.
+
         Args:
+            earlier: the part of the comparison on images on which the champion was tested.
             new: training images that the champion was not trained on, or with another label.
             before: all training images of the champion.
         """
         if self.when != "if-better" or not before or missing_images(new, before):
             return None
-        if compared.gained < compared.lost or self._collapse(compared) is not None:
+        if compared.advantage < 0 or self.collapse(compared.by_class) is not None:
+            return None
+        if mcnemar(earlier.total.lost, earlier.total.gained) < MIN_LUCK:
             return None
         statistics = {"test": "more data", **compared.counts, "new_train": new, "champion_train": before}
         data = f"{counted(new, 'new or corrected training image')}, {percent(new / before)} of those of the champion"
@@ -205,44 +260,44 @@ class Rule(Thresholds):
         Args:
             missing: new training images without which `decide_by_data` cannot promote; a refusal names them.
         """
-        gained, lost = compared.gained, compared.lost
-        p = mcnemar(gained, lost)
-        statistics = {"test": "exact McNemar, one-sided", **compared.counts, "p": p, "alpha": alpha}
+        p, test = compared.p, "bets weighted by class" if compared.weights else "exact McNemar, one-sided"
+        statistics = {"test": test, **compared.counts, "p": p, "alpha": alpha}
         why = f"{compared}, p = {p:.2g}"
         if not p < alpha:
             return Decision(False, f"{why}: {self._advice(compared, alpha, missing) or 'not better'}", statistics)
-        collapse = self._collapse(compared)
+        collapse = self.collapse(compared.by_class)
         if collapse is not None:
             return Decision(False, f"{why}; {collapse['why']}", {**statistics, "collapse": collapse})
         return Decision(True, why, statistics)
 
     def _advice(self, compared: Compared, alpha: float, missing: int) -> str:
         """Say what would have shown that the challenger is better, or return "" if it is not better on these images."""
-        gained, lost = compared.gained, compared.lost
-        if gained <= lost:
+        if compared.advantage <= 0:
             return ""
         chance = f"may be chance, since p is not below {alpha:.2g}"
         if not alpha:
             return chance
-        needed = len(compared.labels) * NormalDist().inv_cdf(1 - alpha) ** 2 * (gained + lost) / (gained - lost) ** 2
+        squares = sum(
+            compared.weights.get(name, 1.0) ** 2 * (each.gained + each.lost) for name, each in compared.by_class.items()
+        )
+        needed = len(compared.labels) * NormalDist().inv_cdf(1 - alpha) ** 2 * squares / compared.advantage**2
         needed = max(len(compared.labels) + 1, float(f"{needed:.1e}"))
-        advice = f"{chance}; at these rates, about {needed:,.0f} test images would tell: label random new pictures"
-        if not missing or self.when != "if-better":
-            return advice
-        return f"{advice}, or add {counted(missing, 'training image')}, with which it has only to be as good"
+        ways = ["label random new pictures"]
+        if missing and self.when == "if-better":
+            ways.append(f"add {counted(missing, 'training image')}, with which it has only to be as good")
+        ways.append(f"use jobs.models promote {compared.challenger} --always")
+        return f"{chance}; at these rates, about {needed:,.0f} test images would tell: {', or '.join(ways)}"
 
-    def _collapse(self, compared: Compared) -> Mapping[str, Any] | None:
+    def collapse(self, by_class: Mapping[str, AnswerCounts]) -> Mapping[str, Any] | None:
         """Return the class whose accuracy drops most, if it drops too much and significantly, or None."""
         found: list[dict[str, Any]] = []
-        labels = sorted({int(label) for label in compared.labels})
-        for label in labels:
-            of_class = compared.labels == label
-            before, after = compared.champion_right[of_class], compared.challenger_right[of_class]
-            drop = float(before.mean() - after.mean())
-            p = mcnemar(int((before & ~after).sum()), int((after & ~before).sum()))
-            if drop > self.max_class_drop and p < self.alpha / len(labels):  # Bonferroni: one test for each class
-                why = f"class {compared.classes[label]} drops from {_share(before)} to {_share(after)}, p = {p:.2g}"
-                found.append({"class": label, "drop": drop, "p": p, "why": why})
+        for name, counts in by_class.items():
+            drop = (counts.lost - counts.gained) / counts.images
+            p = mcnemar(counts.lost, counts.gained)
+            if drop > self.max_class_drop and p < self.alpha / len(by_class):  # Bonferroni: one test for each class
+                before, after = _share(counts.champion, counts), _share(counts.challenger, counts)
+                why = f"class {name} drops from {before} to {after}, p = {p:.2g}"
+                found.append({"class": name, "drop": drop, "p": p, "why": why})
         return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
 
 
@@ -251,22 +306,5 @@ def missing_images(new: int, before: int) -> int:
     return max(0, math.ceil(before * MORE_DATA_PERCENT / 100) - new)
 
 
-def _share(right: NDArray[np.bool_]) -> str:
-    return percent(float(right.mean()) if len(right) else 0.0)
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Return the one-sided p-value of McNemar's exact test.
-
-    Suppose that the two models are equally good. The p-value is then the probability that, of the images on which only
-    one is right, at least `gained` go to the challenger.
-    """
-    if gained <= lost:  # the other tail is shorter
-        return 1.0 - mcnemar(lost + 1, gained - 1) if gained else 1.0
-    n = gained + lost
-    # Integers, because 2**n overflows a float for n > 1023.
-    tail = ways = 1
-    for k in range(lost):
-        ways = ways * (n - k) // (k + 1)  # n choose k + 1
-        tail += ways
-    return float(tail / 2**n)
+def _share(correct: int, counts: AnswerCounts) -> str:
+    return percent(correct / counts.images if counts.images else 0.0)

@@ -22,7 +22,7 @@ from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.publishing import publish
 from tests.support.store.answering import answering, first
-from tests.support.store.fake_versions import about
+from tests.support.store.fake_versions import about, small_manifest
 from tests.support.stored import publish_trained, publish_untrained
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
@@ -149,7 +149,8 @@ def test_a_version_with_more_test_images_than_its_dataset_is_not_promoted(
         labels=labels,
         hashes=np.zeros((1_200, 2), np.uint64),
     )
-    files = {"model.keras": b"1", "manifest.json": b"{}", "predictions.npz": predictions.getvalue()}
+    manifest = json.dumps(small_manifest()).encode()
+    files = {"model.keras": b"1", "manifest.json": manifest, "predictions.npz": predictions.getvalue()}
     facts |= {"image_shape": [28, 28, 1], "classes": [*"0123456789"]}
     publish(
         objects, "keras", "forged", files, {**about(), "dataset": facts, "test": {"correct": 1_200, "total": 1_200}}

@@ -7,16 +7,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mnist_lib.clock import moment_of
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.split import Dataset
+from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import at_most_processor_seconds, wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
 from tests.support.job import processes_of
-from tests.support.pictures import noise
 from tests.support.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, terminate
+from tests.support.store.invariants import champions
 
 pytestmark = pytest.mark.slow
 
@@ -87,11 +89,10 @@ def test_a_schedule_runs_a_search(schedule: Schedule) -> None:
 
 
 @pytest.mark.long
-def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or_a_correction(
-    schedule: Schedule, digits: Dataset
-) -> None:
-    folder = add_digits(schedule.folder / "digits", digits, 0, 100)
-    train = ("--models=scratch", "--epochs=1", "--no-report", "--dataset", str(folder))
+def test_four_nights_of_a_new_user_end_with_the_model_of_the_third(schedule: Schedule, digits: Dataset) -> None:
+    schedule.trains = True
+    folder = add_digits(schedule.folder / "digits", digits, 0, 400)
+    train = ("--models=keras", "--epochs=20", "--no-report", "--dataset", str(folder))
 
     def notice(hour: int) -> dict[str, Any]:
         code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train, ahead=3600 * hour)
@@ -101,21 +102,34 @@ def test_with_skip_unchanged_a_folder_is_trained_on_again_after_a_new_picture_or
 
     first = notice(0)
     assert (first["outcome"], first["data"], notice(1)["outcome"]) == ("done", None, "unchanged")
-    add_digits(folder, digits, 100, 150)
     correct(folder, correction(digits.train.images[ORDER[0]], NONE))
     second = notice(2)
-    data = {"name": "digits", "since": first["run"], "added": 50, "removed": 1, "relabelled": 0}
-    assert second["data"].items() >= {**data, "corrected": 1}.items()
-    assert re.search(rf"digits: 50 images added.* since {first['run']}.*; scratch@2 has ", second["text"])
-    assert second["models"]["scratch"]["new_test"]["total"] > 0
-    _, text = schedule.run("status")
-    assert re.search(r"digits: 50 images\s+added", text), text
-    for index in range(60):  # other digits, into one class
-        noise(index).save(folder / f"7/noise-{index}.png")
+    assert second["events"] == ["success", "rejection"]
+    data = {"name": "digits", "since": first["run"], "added": 0, "removed": 1, "relabelled": 0, "corrected": 1}
+    assert second["data"].items() >= data.items()
+    add_digits(folder, digits, 400, 800)
     third = notice(3)
-    assert third["data"]["unusual"].keys() == {"7"}
-    assert third["data"]["unusual"]["7"]["added"] == 60
-    assert "unusual: 60 images added to class 7, where " in third["text"]
+    assert third["events"] == ["success", "promotion"]
+    assert "not worse, with" in third["models"]["keras"]["why"]
+    assert re.search(rf"digits: 400 images added.* since {second['run']}.*; keras@3 has ", third["text"])
+    assert third["models"]["keras"]["new_test"]["total"] > 0
+    assert re.search(r"digits: 400 images\s+added", schedule.run("status")[1])
+    threes = [index for index in ORDER[800:] if digits.train.labels[index] == 3][:100]
+    for index in threes:  # into a wrong class
+        Image.fromarray(digits.train.images[index, ..., 0]).save(folder / f"5/{index}.png")
+    fourth = notice(4)
+    assert fourth["events"] == ["success", "rejection"]
+    assert fourth["data"]["unusual"].keys() == {"5"}
+    assert "unusual: 100 images added to class 5, where " in fourth["text"]
+    assert "keras@4 has " in fourth["text"]
+    assert " and is not the champion (" in fourth["text"]
+    assert "keras@3 predicts " in schedule.log()  # the new test images
+    log = champions(LocalObjects(schedule.storage), "keras", "digits")
+    assert [(record.kind, record.version, record.replaced, record.shadows) for record in log] == [
+        *(("promote", 1, None, 0), ("keep", 1, 1, 1), ("promote", 3, 1, 1), ("keep", 3, 3, 2)),
+    ]
+    sizes = [record.test.total for record in log if record.test]
+    assert sizes[1] < sizes[2] < sizes[3]
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store import publishing
-from mnist_lib.store.champions.appointment import rollback
+from mnist_lib.store.champions.appointment import FORMER, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.publishing import collect, publish
@@ -64,7 +64,7 @@ def test_gc_says_why_it_keeps_a_version_and_a_dry_run_says_the_same(objects: Obj
     assert list(would.deleted) == ["keras@1", "keras@3", "keras@5"]
     assert list(would.kept) == list(would.reasons) == ["keras@2", "keras@4", "keras@6", "keras@7"]
     reasons = [reason.partition(" 20")[0] for reason in would.reasons.values()]
-    assert reasons == [publishing.FORMER, "the champion of mnist", "held until", "the newest version"]
+    assert reasons == [FORMER, "the champion of mnist", "held until", "the newest version"]
     (log,) = objects.names("models/keras/holds/00000006")
     objects.replace(log, b"damaged")
     published(objects, 197)

@@ -6,6 +6,7 @@ PUBLISHING, VERSIONS = "mnist_lib/store/publishing.py", "mnist_lib/store/version
 RESUMPTION, RUNS = "mnist_lib/store/resumption.py", "mnist_lib/store/runs.py"
 APPOINTMENT, LOG = "mnist_lib/store/champions/appointment.py", "mnist_lib/store/champions/log.py"
 CHALLENGE, PROMOTION = "mnist_lib/store/champions/challenge.py", "mnist_lib/store/champions/promotion.py"
+EVIDENCE, SHADOW = "mnist_lib/store/champions/evidence.py", "mnist_lib/store/champions/shadow.py"
 GC = "mnist_lib/store/test_garbage_collection.py"
 TESTS = "mnist_lib/store"
 
@@ -128,8 +129,8 @@ MUTANTS = (
     Mutant(
         name="a comparison costs nothing",
         file=CHALLENGE,
-        old="        budget = budget.after_comparison()\n        new =",
-        new="        new =",
+        old="            budget = budget.after_comparison()\n        if shadow",
+        new="        if shadow",
         why="In a year of nights, chance would promote a model that is no better.",
         tests=(f"{TESTS}/champions/test_significance.py::test_the_comparisons_of_a_log_spend_what_the_budget_says",),
     ),
@@ -144,17 +145,57 @@ MUTANTS = (
     Mutant(
         name="a class collapses by chance in one of many classes",
         file=PROMOTION,
-        old="p < self.alpha / len(labels)",
+        old="p < self.alpha / len(by_class)",
         new="p < self.alpha",
         why="With many classes, one of them seems to drop in most comparisons.",
         tests=(f"{TESTS}/champions/test_promotion.py",),
     ),
     Mutant(
         name="the p-value lacks its last term",
-        file=PROMOTION,
+        file=EVIDENCE,
         old="for k in range(lost):",
         new="for k in range(lost - 1):",
         why="Models would be promoted that are not significantly better.",
+        tests=(f"{TESTS}/champions/test_promotion.py",),
+    ),
+    Mutant(
+        name="a picture that was removed and added again is counted twice for a shadow",
+        file=CHALLENGE,
+        old="used.of.get(SHADOW_PERIOD, frozenset())",
+        new="frozenset[bytes]()",
+        why="A few lucky pictures, moved about, would promote a model.",
+        tests=(f"{TESTS}/champions/test_shadow.py",),
+    ),
+    Mutant(
+        name="a shadow challenges the next champion, too",
+        file=CHALLENGE,
+        old="shadow=None if decision.promote and promoted is self._challenger else shadow,",
+        new="shadow=shadow,",
+        why="What it has shown was about another champion.",
+        tests=(f"{TESTS}/champions/test_shadow.py",),
+    ),
+    Mutant(
+        name="every shadow needs as much evidence as the first one",
+        file=SHADOW,
+        old="return self.number * (self.number + 1) / alpha",
+        new="return 2 / alpha",
+        why="With a new shadow every two months, chance would promote one of them in the end.",
+        tests=(f"{TESTS}/champions/test_shadow.py",),
+    ),
+    Mutant(
+        name="pictures that a model chose for a review are counted for a shadow",
+        file="mnist_lib/data/changes.py",
+        old="        known |= dataset.chosen",
+        new="        pass",
+        why="They are hard for the champion, so that an equal shadow would seem better.",
+        tests=(f"{TESTS}/champions/test_shadow.py",),
+    ),
+    Mutant(
+        name="more data promote a model that has learned wrong labels",
+        file=PROMOTION,
+        old="if mcnemar(earlier.total.lost, earlier.total.gained) < MIN_LUCK:",
+        new="if earlier.total.images < 0:",
+        why="A folder of pictures in the wrong class would replace the champion overnight.",
         tests=(f"{TESTS}/champions/test_promotion.py",),
     ),
     Mutant(

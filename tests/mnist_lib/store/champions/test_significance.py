@@ -35,7 +35,7 @@ def test_the_budget_lasts_for_more_than_a_year_of_nights() -> None:
 
 
 def test_the_comparisons_of_a_log_spend_what_the_budget_says(tmp_path: Path) -> None:
-    objects, budget = LocalObjects(tmp_path), Budget(RULE.alpha)
+    objects, budget = LocalObjects(tmp_path), Budget(RULE.comparisons_alpha)
     promote(objects, published(objects, 100), Rule())
     for right in (99, 101, 120, 102):
         budget = budget.after_comparison()
