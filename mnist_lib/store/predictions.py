@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from mnist_lib.catalog import MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.split import ImageHashes, Labels, indices_of
+from mnist_lib.documents import Interval
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.results import Accuracy, normal_quantile, wilson_interval
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS = "predictions.npz"
@@ -107,10 +109,22 @@ class Predictions:
             return "has probabilities that are not finite numbers"
         return None
 
-    @property
-    def most_frequent_share(self) -> float:
-        """The share of the most frequent class: the accuracy of always answering it."""
-        return float(np.bincount(self.labels).max() / len(self.labels))
+    def score(self, *, balanced: bool) -> tuple[float, Interval]:
+        """Return the accuracy with its 95% interval, or the balanced accuracy with that of as many effective images."""
+        accuracy = Accuracy(int(self.correct.sum()), len(self.labels))
+        if not balanced:
+            return accuracy.value, accuracy.interval()
+        sizes = np.bincount(self.labels)
+        present = sizes > 0
+        right = np.bincount(self.labels[self.correct], minlength=len(sizes))[present] / sizes[present]
+        effective = len(right) ** 2 / (1 / sizes[present]).sum()
+        quantile = normal_quantile(0.975)
+        return float(right.mean()), wilson_interval(float(right.mean()), float(effective), quantile, quantile)
+
+    def guess(self, *, balanced: bool) -> float:
+        """Return the accuracy, or the balanced one, of always answering the most frequent class."""
+        sizes = np.bincount(self.labels)
+        return float(1 / (sizes > 0).sum() if balanced else sizes.max() / len(self.labels))
 
     @property
     def images_by_class(self) -> dict[str, int]:

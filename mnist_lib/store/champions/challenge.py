@@ -100,10 +100,14 @@ class _Challenge:
         self._right = dict[int, NDArray[np.bool_]]()  # of each version, about the hold-out
 
     @cached_property
+    def _is_balanced(self) -> bool:
+        """Whether the challenger was trained with --score balanced-accuracy."""
+        return read_manifest(self._objects, self._challenger).spec.get("score") == "balanced-accuracy"
+
+    @cached_property
     def _weights(self) -> Mapping[str, float]:
-        """The weight of an image of each class: all equal, unless the challenger is for classes that count equally."""
-        is_balanced = read_manifest(self._objects, self._challenger).spec.get("score") == "balanced-accuracy"
-        return balanced_weights(self._predictions.images_by_class) if is_balanced else {}
+        """The weight of an image of each class; empty if all images count the same."""
+        return balanced_weights(self._predictions.images_by_class) if self._is_balanced else {}
 
     def attempt(self) -> Decision | None:
         """Decide, and record the decision, or return None if another one was recorded meanwhile."""
@@ -122,7 +126,7 @@ class _Challenge:
         except IntegrityError as error:
             return Decision(False, f"the images of earlier comparisons are not known ({error})")
         if decision is None and current is None:
-            decision = self._rule.decide_first(self._predictions)
+            decision = self._rule.decide_first(self._predictions, balanced=self._is_balanced)
         if decision is None and current is not None:
             return self._compare(newest, current, used)
         assert decision is not None

@@ -22,7 +22,6 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mnist_lib.documents import Share
-from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Significance
 from mnist_lib.settings import CheckedFields, one_of, option
 from mnist_lib.store.champions.evidence import AnswerCounts, evidence, mcnemar
@@ -216,22 +215,26 @@ class Rule(Thresholds):
             return Decision(False, f"{challenger.name} always answers {answer}, right for {right}")
         return None
 
-    def decide_first(self, challenger: Predictions) -> Decision:
-        """Decide whether the challenger is good enough to be the first champion: clearly better than a guess."""
-        accuracy = Accuracy(int(challenger.correct.sum()), len(challenger.labels))
-        guess = challenger.most_frequent_share
-        statistics = {"accuracy": accuracy.value, "min_accuracy": self.min_accuracy, "guess": guess}
-        has = f"{challenger.name} has {percent(accuracy.value)}"
-        if accuracy.value < self.min_accuracy:
+    def decide_first(self, challenger: Predictions, *, balanced: bool = False) -> Decision:
+        """Decide whether the challenger is good enough to be the first champion: clearly better than a guess.
+
+        Args:
+            balanced: whether balanced accuracy decides, by which a guess is right for one divided by the classes.
+        """
+        what = "a balanced accuracy of " if balanced else ""
+        value, (low, high) = challenger.score(balanced=balanced)
+        guess = challenger.guess(balanced=balanced)
+        statistics = {"accuracy": value, "min_accuracy": self.min_accuracy, "guess": guess}
+        has = f"{challenger.name} has {what}{percent(value)}"
+        if value < self.min_accuracy:
             return Decision(False, f"{has}: the first champion needs {percent(self.min_accuracy)}", statistics)
-        low, high = accuracy.interval()
         if low <= guess:
             why = (
                 f"{has} ({percent(low)} to {percent(high)}): not clearly better than always answering the most"
-                f" frequent class, which is right for {percent(guess)}"
+                f" frequent class, which has {what}{percent(guess)}"
             )
             return Decision(False, why, statistics)
-        return Decision(True, f"{challenger.name} is the first champion, with {percent(accuracy.value)}", statistics)
+        return Decision(True, f"{challenger.name} is the first champion, with {what}{percent(value)}", statistics)
 
     def decide_by_data(self, compared: Compared, earlier: Compared, new: int, before: int) -> Decision | None:
         """Promote a challenger that was trained on clearly more data and is not worse, or return None.

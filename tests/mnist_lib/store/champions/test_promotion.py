@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mnist_lib.store.champions.evidence import mcnemar
+from mnist_lib.store.champions.evidence import balanced_weights, mcnemar
 from mnist_lib.store.champions.promotion import Compared, Decision, Rule
 from mnist_lib.store.predictions import Predictions
 from tests.support.store.answering import TEN
@@ -164,7 +164,42 @@ def test_a_first_champion_must_be_clearly_better_than_the_most_frequent_class() 
     assert not decision.promote
     assert decision.why == (
         "keras@1 has 90.00% (85.06% to 93.43%): not clearly better than always answering the most frequent class,"
-        " which is right for 89.50%"
+        " which has 89.50%"
+    )
+
+
+def skewed(name: str, common: int, rare: int) -> Predictions:
+    """Return predictions for 190 images of class 0 and 10 of class 1, of which so many are right."""
+    labels = np.repeat(np.array([0, 1], np.uint8), [190, 10])
+    numbers = np.concatenate([np.arange(190), np.arange(10)])
+    right = numbers < np.where(labels == 0, common, rare)
+    return answering(name, np.where(right, labels, 1 - labels).astype(np.uint8), labels)
+
+
+def test_by_balanced_accuracy_a_first_champion_that_knows_the_small_class_is_good_enough() -> None:
+    knows_both, knows_one = skewed("keras@1", 171, 9), skewed("keras@1", 189, 1)
+    assert not Rule().decide_first(knows_both).promote  # 90%, and always answering 0 is right for 95%
+    decision = Rule().decide_first(knows_both, balanced=True)
+    assert (decision.promote, decision.why) == (
+        *(True, "keras@1 is the first champion, with a balanced accuracy of 90.00%"),
+    )
+    decision = Rule().decide_first(knows_one, balanced=True)
+    assert not decision.promote
+    assert decision.why.startswith("keras@1 has a balanced accuracy of 54.74% (")
+    assert decision.why.endswith("always answering the most frequent class, which has a balanced accuracy of 50.00%")
+
+
+def test_by_balanced_accuracy_gains_in_the_small_class_outweigh_losses_in_the_large_one() -> None:
+    champion, challenger = skewed("keras@1", 190, 0), skewed("keras@2", 180, 10)
+    for weights, promoted in (({}, False), (balanced_weights(champion.images_by_class), True)):
+        names, right = ("keras@2", "keras@1"), (challenger.correct, champion.correct)
+        both = Compared(*names, *right, champion.labels, champion.classes, weights)
+        assert (both.advantage > 0) == promoted
+        decision = Rule().decide(both, alpha=0.05)
+        assert decision.promote == promoted
+        assert (Rule().decide_by_data(both, both, new=20, before=200) is not None) == (not weights or promoted)
+    assert decision.why.startswith(
+        "keras@2 has a balanced accuracy of 97.37%, keras@1 50.00%; 10 images gained, 10 lost, p = 0.0"
     )
 
 
