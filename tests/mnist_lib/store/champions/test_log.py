@@ -1,5 +1,6 @@
 """The chain of the log of champions: what was deleted, replaced or left by a crash is noticed or is harmless."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import pytest
 
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.records import seal
 from mnist_lib.store.champions.appointment import champion, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.log import ChampionLog
 from mnist_lib.store.champions.promotion import Rule
 from tests.support.store.faulty import Faulty, KilledError
 from tests.support.store.scenarios import published
-from tests.support.store.sealed import reseal
+from tests.support.store.sealed import fields_of, reseal
 
 
 @pytest.fixture
@@ -81,6 +83,16 @@ def test_a_process_that_dies_between_a_record_and_its_head_does_no_harm(objects:
         else:
             break
     assert 3 < at < 199
+
+
+def test_a_log_from_before_there_were_shadows_is_read_and_continued(objects: LocalObjects, log: Path) -> None:
+    (newest,) = sorted(log.glob("0*.json"))[-1:]
+    old = {name: value for name, value in fields_of(newest).items() if name not in ("shadow", "shadows")}
+    newest.write_bytes(seal({**old, "total": 0.05}))
+    reseal(log / "head.json", {"record_sha256": hashlib.sha256(newest.read_bytes()).hexdigest()})
+    assert damage(objects) == []
+    assert promote(objects, published(objects, 150), Rule()).promote
+    assert damage(objects) == []
 
 
 def test_a_lost_or_damaged_head_is_noticed_and_blocks_nothing(objects: LocalObjects, log: Path) -> None:
