@@ -159,8 +159,9 @@ def _faults(model: ModelSummary, classes: Sequence[str], chance: float) -> str:
         few = f"{row.correct:,} of {counted(row.total, 'test image')} ({' to '.join(map(percent, row.ci95))})"
         accuracy = percent(model.best_trial_test_accuracy)
         faults.append(f"neglects {classes[neglected]}: it recognises {few}, but {accuracy} of all")
-    balances = neglected is not None or (by_accuracy and model.always_answers is not None and small_classes(model))
-    remedy = BALANCE if balances else "try more --epochs, if it has weights to train"
+    remedy = "try more --epochs, if it has weights to train"
+    if neglected is not None or (model.always_answers is not None and small_classes(model)):
+        remedy = BALANCE if by_accuracy else "add images of the other classes"
     return f"{' and '.join(faults)}; {remedy}" if faults else ""
 
 
