@@ -35,8 +35,8 @@ class Balanced(Document, frozen=True):
     squares: Rate  # sum of the squares of the weights, from which the standard error follows
 
     def __post_init__(self) -> None:
-        if self.correct > self.total:
-            raise SpecError(f"balanced: expected at most {self.total} correct, got {self.correct}")
+        if self.correct > self.total or (self.total and not self.squares):
+            raise SpecError(f"balanced: expected at most {self.total} correct and weights, got {self}")
 
     def __add__(self, other: Balanced) -> Balanced:
         return Balanced(self.correct + other.correct, self.total + other.total, self.squares + other.squares)
@@ -88,7 +88,9 @@ class Accuracy(Document, frozen=True):
         return low**2 <= highest.score * (1 - highest.score) * self.balanced.squares
 
     def interval(self, selected_from: int = 1) -> Interval:
-        """Return the 95% confidence interval of the accuracy (Wilson, 1927), if the images are independent.
+        """Return the 95% confidence interval of the score (Wilson, 1927), if the images are independent.
+
+        With balanced counts, there are as many images as these weights are worth: see `is_close_to`.
 
         Args:
             selected_from: the number of models of which this one was chosen by these predictions. The best of many is
@@ -97,7 +99,15 @@ class Accuracy(Document, frozen=True):
         if not self.total:
             return 0.0, 1.0
         low, high = normal_quantile(1 - 0.025 / selected_from), normal_quantile(0.975)
-        return wilson_interval(self.value, self.total, low, high)
+        images = self.total if self.balanced is None else self.balanced.total**2 / self.balanced.squares
+        return wilson_interval(self.score, images, low, high)
+
+
+def balanced_accuracy(by_class: Iterable[tuple[int, int]]) -> Accuracy:
+    """Return the accuracy with balanced counts, from the correct and all images of each class."""
+    present = [(correct, images) for correct, images in by_class if images]
+    sums = (math.fsum(c / n for c, n in present), float(len(present)), math.fsum(1 / n for _, n in present))
+    return Accuracy(sum(c for c, _ in present), sum(n for _, n in present), Balanced(*sums))
 
 
 def wilson_interval(mean: float, count: float, low: float, high: float) -> Interval:

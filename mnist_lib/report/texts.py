@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, balanced_accuracy
 from mnist_lib.run_documents import (
     ChangesSummary,
     FoldsSummary,
@@ -152,8 +152,13 @@ def _faults(model: ModelSummary, classes: Sequence[str], chance: float) -> str:
     neglected = neglected_class(model) if by_accuracy and model.always_answers is None else None
     if model.always_answers is not None:
         faults.append(f"always answers {model.always_answers}")
-    if faults or model.ci95[0] <= chance:
-        faults.append(f"is not better than guessing, which is right for {percent(chance)}")
+    low, has = model.ci95[0], "is right for"
+    if not by_accuracy and model.recall:
+        balanced = balanced_accuracy((row.correct, row.total) for row in model.recall)
+        low, has = balanced.interval()[0], "has a balanced accuracy of"
+        chance = 1 / sum(row.total > 0 for row in model.recall)
+    if faults or low <= chance:
+        faults.append(f"is not better than guessing, which {has} {percent(chance)}")
     if neglected is not None:
         row = model.recall[neglected]
         few = f"{row.correct:,} of {counted(row.total, 'test image')} ({' to '.join(map(percent, row.ci95))})"

@@ -17,7 +17,7 @@ from mnist_lib.documents import Interval
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.results import Accuracy, normal_quantile, wilson_interval
+from mnist_lib.results import Accuracy, balanced_accuracy
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS = "predictions.npz"
@@ -112,14 +112,10 @@ class Predictions:
     def score(self, *, balanced: bool) -> tuple[float, Interval]:
         """Return the accuracy with its 95% interval, or the balanced accuracy with that of as many effective images."""
         accuracy = Accuracy(int(self.correct.sum()), len(self.labels))
-        if not balanced:
-            return accuracy.value, accuracy.interval()
-        sizes = np.bincount(self.labels)
-        present = sizes > 0
-        right = np.bincount(self.labels[self.correct], minlength=len(sizes))[present] / sizes[present]
-        effective = len(right) ** 2 / (1 / sizes[present]).sum()
-        quantile = normal_quantile(0.975)
-        return float(right.mean()), wilson_interval(float(right.mean()), float(effective), quantile, quantile)
+        if balanced:
+            right = np.bincount(self.labels[self.correct], minlength=len(self.classes)).tolist()
+            accuracy = balanced_accuracy(zip(right, self.images_by_class.values(), strict=True))
+        return accuracy.score, accuracy.interval()
 
     def guess(self, *, balanced: bool) -> float:
         """Return the accuracy, or the balanced one, of always answering the most frequent class."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.results import Accuracy, Balanced, EpochDone, Epochs
+from mnist_lib.results import Accuracy, Balanced, EpochDone, Epochs, balanced_accuracy
 
 counts = st.integers(0, 10**6).flatmap(lambda total: st.builds(Accuracy, st.integers(0, total), st.just(total)))
 
@@ -52,6 +52,7 @@ def test_equal_balanced_counts_are_as_close_as_equal_counts() -> None:
         plain = [Accuracy(n.correct, n.total) for n in accuracies]
         assert accuracies[0].score == plain[0].score
         assert accuracies[0].is_close_to(accuracies[1]) == plain[0].is_close_to(plain[1])
+        assert balanced_accuracy([(50, 50), (correct - 50, 50)]).interval() == pytest.approx(plain[0].interval())
 
 
 def test_the_accuracy_of_nothing_is_not_a_number() -> None:

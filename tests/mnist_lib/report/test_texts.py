@@ -77,6 +77,17 @@ def test_the_table_warns_of_a_small_class_that_is_neglected_and_says_what_to_do(
     assert (f"{balanced:.2%}" in text) == (score == "balanced-accuracy")
 
 
+@pytest.mark.parametrize("score", ["accuracy", "balanced-accuracy"])
+def test_a_model_that_is_compared_by_balanced_accuracy_is_not_measured_by_the_largest_class(score: str) -> None:
+    """It recognises 75 of 85 images and 15 of 15: 90% of all, where always answering the large class has 85%."""
+    labels = np.repeat(np.array([0, 1], np.uint8), [85, 15])
+    answers = np.where(np.arange(100) < 10, 1, labels)
+    result = small_result(0, predicted=answers.tolist(), labels=labels)
+    result = structs.replace(result, spec=replace(result.spec, score=score))
+    text = text_of(summary_of_results([result], labels=labels))
+    assert ("is not better than guessing" in text) == (score == "accuracy")
+
+
 def test_a_class_of_which_chance_missed_one_image_is_not_neglected() -> None:
     """Eight classes have one image, and 97% of all are recognised: that one of the eight is not says nothing."""
     labels = np.array([0] * 92 + [*range(1, 9)], np.uint8)
