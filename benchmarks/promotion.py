@@ -88,8 +88,6 @@ def simulate(seed: int, error: float, challengers: Callable[[np.random.Generator
     for challenger_error in challengers(generator):
         challenger = hold_out.model(generator, challenger_error)
         better += challenger_error < error
-        if budget.is_used_up:
-            continue
         both = Compared("challenger", "champion", challenger.right, champion.right, hold_out.labels, CLASSES)
         decision = RULE.decide(both, budget.next_alpha)
         budget = budget.after_comparison()
@@ -204,7 +202,7 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
             shadow = shadow.after(compared(of_shadow[1], champion, new).by_class, None)
             decision = shadow.decide(rule, "model", "champion")
             winner = of_shadow if decision else winner
-        if decision is None and not budget.is_used_up:
+        if decision is None:
             decision, budget = rule.decide(both, budget.next_alpha), budget.after_comparison()
         if decision is not None and decision.promote:
             promoted.append((night, winner[1].error / champion.error))

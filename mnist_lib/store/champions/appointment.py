@@ -166,8 +166,7 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
         if known and not current:  # a damaged record may have spent as much as any other
             record = _with_budget_of(record, known[-1])
             if record.budget is not None:
-                budget = record.budget.after_comparison()
-                record = replace(record, spent=budget.spent, comparisons=budget.comparisons)
+                record = replace(record, comparisons=record.comparisons + 1)
         test = Accuracy(int(predictions.correct.sum()), len(predictions.labels))
         record = replace(record, test=test, selected_from=record.compared + 1)
         if append(objects, found[-1], record, current):
@@ -208,9 +207,7 @@ def next_record(
 def _with_budget_of(record: Champion, before: Champion) -> Champion:
     return replace(
         record,
-        period=before.period,
         total=before.total,
-        spent=before.spent,
         comparisons=before.comparisons,
         compared=before.compared,
         selected_from=before.compared + 1,

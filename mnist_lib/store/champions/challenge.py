@@ -19,16 +19,15 @@ from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import append, next_record
 from mnist_lib.store.champions.evidence import balanced_weights
 from mnist_lib.store.champions.log import (
-    SHADOW_PERIOD,
     Champion,
     ChampionLog,
     LogEntry,
-    UsedImages,
     commit_sha256,
+    counted_images,
     pinned_version,
-    store_used,
+    store_counted,
 )
-from mnist_lib.store.champions.promotion import MIN_FRESH_IMAGES, Budget, Compared, Decision, Rule, missing_images
+from mnist_lib.store.champions.promotion import Budget, Compared, Decision, Rule, missing_images
 from mnist_lib.store.champions.shadow import MAX_NIGHTS, Shadow
 from mnist_lib.store.contents import read_manifest
 from mnist_lib.store.datasets import read_state
@@ -96,7 +95,6 @@ class _Challenge:
         self._dataset: str = challenger.facts.dataset.name
         self._log = ChampionLog(objects, challenger.model, self._dataset)
         self._predictions = Predictions.read(objects, challenger)
-        self._images = self._predictions.images
         self._right = dict[int, NDArray[np.bool_]]()  # of each version, about the hold-out
 
     @cached_property
@@ -120,33 +118,24 @@ class _Challenge:
         decision = self._rule.decide_alone(self._predictions)
         if decision is not None and not decision.promote:
             return replace(decision, budget=current.budget if current else None)
-        try:
-            arrived = [row.tobytes() for row in self._night.dataset.hashes] if self._night else []
-            used = UsedImages.read(self._objects, challenger.model, self._dataset, {*self._images, *arrived})
-        except IntegrityError as error:
-            return Decision(False, f"the images of earlier comparisons are not known ({error})")
         if decision is None and current is None:
             decision = self._rule.decide_first(self._predictions, balanced=self._is_balanced)
         if decision is None and current is not None:
-            return self._compare(newest, current, used)
+            return self._compare(newest, current)
         assert decision is not None
         if not decision.promote:
             return decision
         record = self._record("promote", newest, current, decision)
         if current is None:
-            new = {*self._images} - used.by_others(0)
-            record = replace(record, period=1, total=self._rule.comparisons_alpha, used=self._store(1, new))
+            record = replace(record, total=self._rule.comparisons_alpha)
         return replace(decision, budget=record.budget) if append(self._objects, newest, record, current) else None
 
-    def _compare(self, newest: LogEntry | None, current: Champion, used: UsedImages) -> Decision | None:
+    def _compare(self, newest: LogEntry | None, current: Champion) -> Decision | None:
         """Compare the challenger with the champion, at the expense of the budget of their dataset."""
         before = self._decided_before(current)
         if before is not None:
             instead = before.version if before.kind == "promote" else None
             return Decision(False, before.why, before.statistics, before.budget, instead)
-        period, budget = self._budget(current, used)
-        others = used.by_others(period)
-        allowed = np.array([image not in others for image in self._images])
         try:
             right = self._is_right(pinned_version(self._objects, current))
         except (IntegrityError, StoreError):
@@ -154,41 +143,29 @@ class _Challenge:
         except MnistError as error:
             return Decision(False, f"{current.name} stays: it cannot answer the images of this hold-out ({error})")
         predictions, promoted, shadow = self._predictions, self._challenger, None
+        budget, compared = Budget(self._rule.comparisons_alpha, current.comparisons), current.compared + 1
         both = Compared(
             *(predictions.name, current.name, predictions.correct, right),
             *(predictions.labels, predictions.classes, self._weights),
         )
         data = self._training_images(current)
         decision = self._rule.decide_by_data(both, both.take(self._tested_before(current)), *data)
-        compared = current.compared + 1
         if decision is None:
-            shadow = self._shadow_tonight(current, used)
+            shadow = self._shadow_tonight(current)
             decision = shadow.decide(self._rule, current.model, current.name) if shadow else None
             promoted = pinned_version(self._objects, current, shadow) if decision else promoted
-        new = {image for image, is_allowed in zip(self._images, allowed, strict=True) if is_allowed}
-        if decision is None and (budget.is_used_up or not allowed.any()):
-            why = (
-                f"not compared with {current.name}, since {budget}: label at least {MIN_FRESH_IMAGES:,} new random"
-                f" pictures for the hold-out ({allowed.sum():,} so far), or use --promote always"
-            )
-            decision, compared, new = Decision(False, why), current.compared, set()
-            if not self._night:
-                return replace(decision, budget=budget)
-        elif decision is None:
-            decision = self._rule.decide(both.take(allowed), budget.next_alpha, missing_images(*data))
+        if decision is None:
+            decision = self._rule.decide(both, budget.next_alpha, missing_images(*data))
             budget = budget.after_comparison()
         if shadow and not decision.promote and (text := shadow.text(self._rule, current.model)):
             decision = replace(decision, why=f"{decision.why}; {text}")
         record = self._record("promote" if decision.promote else "keep", newest, current, decision, promoted)
         record = replace(
             record,
-            period=period,
             total=budget.total,
-            spent=budget.spent,
             comparisons=budget.comparisons,
             compared=compared,
             hold_out=predictions.hold_out,
-            used=self._store(period, new - used.of.get(period, frozenset())),
             shadow=None if decision.promote and promoted is self._challenger else shadow,
         )
         if decision.promote:
@@ -201,13 +178,14 @@ class _Challenge:
         decision = replace(decision, promote=decision.promote and not decision.instead, budget=budget)
         return decision if append(self._objects, newest, record, current) else None
 
-    def _shadow_tonight(self, current: Champion, used: UsedImages) -> Shadow | None:
+    def _shadow_tonight(self, current: Champion) -> Shadow | None:
         """Return the shadow with the pictures that have arrived, or None if there is none, or it cannot answer."""
         shadow, night = current.challenged_by, self._night
         if shadow is None or night is None:
             return shadow
-        dataset, known = night.dataset, used.of.get(SHADOW_PERIOD, frozenset())
+        dataset = night.dataset
         try:
+            known = counted_images(self._objects, current.model, self._dataset, dataset.hashes)
             versions = pinned_version(self._objects, current, shadow), pinned_version(self._objects, current)
             hold(self._objects, current.model, shadow.version)
             verify(self._objects, versions[0])
@@ -215,8 +193,8 @@ class _Challenge:
             rows = unknown_rows(dataset, states, known) if len(states) == 2 else np.empty(0, np.intp)
             ours, theirs = (self._are_right(night, version, rows) for version in versions)
             new = Compared(versions[0].name, current.name, ours, theirs, dataset.labels[rows], dataset.classes)
-            counted = self._store(SHADOW_PERIOD, {row.tobytes() for row in dataset.hashes[rows]})
-            shadow = shadow.after(new.by_class, counted)
+            file = store_counted(self._objects, current.model, self._dataset, dataset.hashes[rows])
+            shadow = shadow.after(new.by_class, file)
             if shadow.decide(self._rule, current.model, current.name):
                 self._is_right(versions[0])  # as long as its errors concern it alone
         except StoreError:
@@ -246,19 +224,6 @@ class _Challenge:
             return DatasetState.read(content or b"", "the state of a dataset")
         except IntegrityError:
             return None
-
-    def _budget(self, current: Champion, used: UsedImages) -> tuple[int, Budget]:
-        """Return the budget that pays for the next comparison, and its number.
-
-        A new one begins when the last one is used up, if enough images have not been used by any decision.
-        """
-        total = self._rule.comparisons_alpha
-        period, budget = current.period or 1, Budget(total, current.spent, current.comparisons)
-        if not budget.is_used_up or not total:
-            return period, budget
-        others = used.by_others(period + 1)
-        fresh = sum(image not in others for image in self._images)
-        return period + 1, Budget(total) if fresh >= MIN_FRESH_IMAGES else budget
 
     def _training_images(self, current: Champion) -> tuple[int, int]:
         """Return how many training images are new or corrected since the champion was trained, and how many it had.
@@ -326,9 +291,6 @@ class _Challenge:
             challenger=self._challenger.number if kind == "keep" else None,
             test=test,
         )
-
-    def _store(self, period: int, images: set[bytes]) -> str | None:
-        return store_used(self._objects, self._challenger.model, self._dataset, period, images)
 
 
 def _checked(probabilities: NDArray[np.float32], images: int, stored: Predictions) -> NDArray[np.float32]:

@@ -5,34 +5,32 @@ that version and of the record before it. `head.json` contains the number and th
 `verify` notices a record that was deleted or replaced. The head is written after the record: it may be behind, never
 ahead.
 
-The images that decisions have used are in `models/<model>/used/<dataset>/<n>/<sha256>.npz`, where n is the number of
-the budget of significance that the decisions share. Each file holds the hashes of the images that one decision was the
-first to use. Those below 0 were counted for a shadow, which has a risk of its own.
+The images that were counted for a shadow are in `models/<model>/counted/<dataset>/<sha256>.npz`. Each file holds the
+hashes of the images of one night.
 """
 
 import hashlib
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.catalog import MAX_TEST_IMAGES
 from mnist_lib.data.request import stored_name
+from mnist_lib.data.split import ImageHashes
 from mnist_lib.documents import Count, Json, Moment, Name, Number, Sha256, Share, Text
 from mnist_lib.errors import IntegrityError
-from mnist_lib.objects.archives import MAX_HEADER_BYTES, read_npz
+from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.records import RecordLog, read_record, seal, unseal
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.promotion import Budget
-from mnist_lib.store.champions.shadow import SHADOW_TEST, Shadow
+from mnist_lib.store.champions.promotion import COMPARISONS_SHARE, Budget
+from mnist_lib.store.champions.shadow import Shadow
 from mnist_lib.store.versions import Version, find, model_names, record_of
 
-SHADOW_PERIOD = 0  # in place of the number of a budget, for images that were counted for a shadow
-MAX_USED_BYTES = 16 * MAX_TEST_IMAGES + MAX_HEADER_BYTES  # of a file of used images
+MAX_COUNTED_BYTES = 1 << 31  # 100 million images
 Kind = Literal["promote", "keep", "rollback"]  # "keep": the champion was compared with a version that was refused
 
 
@@ -52,14 +50,11 @@ class Champion:
     challenger: Number | None = None  # of "keep": the version that was refused
     commit_sha256: Sha256 | None = None  # of the commit record of `version`
     previous_sha256: Sha256 | None = None  # of the record before; None in a first record
-    period: Count = 0  # the number of the budget of significance, from 1; 0 if no record before can be read
-    total: Share = 0.0  # of that budget
-    spent: Share = 0.0  # of that budget, with this decision
-    comparisons: Count = 0  # from that budget, with this decision
-    compared: Count = 0  # versions that were compared for this dataset in all, whatever the budget
+    total: Share = 0.0  # of the significance of all comparisons
+    comparisons: Count = 0  # that were made at its expense, with this decision
+    compared: Count = 0  # versions that were compared for this dataset in all, also by more data
     selected_from: Number = 1  # number of versions of which the champion is the best
     hold_out: Sha256 | None = None  # identifies the images and labels of a comparison
-    used: Sha256 | None = None  # the file with the images that were first used in this decision
     test: Accuracy | None = None  # of the champion on the hold-out of this decision
     statistics: Mapping[str, Json] = field(default_factory=dict)
     shadow: Shadow | None = None  # what it has shown; the champion itself, if that promoted it
@@ -76,7 +71,7 @@ class Champion:
 
     @property
     def budget(self) -> Budget | None:
-        return Budget(self.total, self.spent, self.comparisons) if self.period else None
+        return Budget(self.total, self.comparisons) if self.total else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -180,9 +175,10 @@ class ChampionLog:
             if before is not None and not shadow.follows(before):
                 yield IntegrityError(f"{name}: expected counts that follow from the records before, got others")
             before = shadow
-            if record.statistics.get("test") == SHADOW_TEST and not shadow.evidence >= record.statistics["needed"]:
-                needed = f"evidence of {record.statistics['needed']:.3g}"
-                yield IntegrityError(f"{name}: expected {needed} for {record.name}, got {shadow.evidence:.3g}")
+            needed = shadow.needed(record.total * (1 - COMPARISONS_SHARE) / COMPARISONS_SHARE)
+            if shadow.version == record.version and shadow.evidence < needed:
+                got = f"{shadow.evidence:.3g}"
+                yield IntegrityError(f"{name}: expected evidence of {needed:.3g} for {record.name}, got {got}")
 
     def _damaged_references(self, history: Sequence[LogEntry]) -> list[IntegrityError]:
         wrong: dict[str, IntegrityError] = {}
@@ -192,10 +188,8 @@ class ChampionLog:
                 continue
             try:
                 pinned_version(self._objects, record, deleted=True)
-                shadow = record.shadow.counted if record.shadow else None
-                for period, used in ((record.period, record.used), (SHADOW_PERIOD, shadow)):
-                    if used is not None:
-                        _read_used(self._objects, _used_name(record.model, record.dataset, period, used))
+                if record.shadow and record.shadow.counted:
+                    _read_counted(self._objects, _counted_name(record.model, record.dataset, record.shadow.counted))
             except IntegrityError as error:
                 wrong[str(error)] = error
         return [*wrong.values()]
@@ -290,52 +284,38 @@ def commit_sha256(version: Version) -> str:
     return hashlib.sha256(record_of(version)).hexdigest()
 
 
-@dataclass(frozen=True)
-class UsedImages:
-    """The images that were used before, by the budget that paid for their use."""
+def counted_images(objects: Objects, model: str, dataset: str, hashes: ImageHashes) -> frozenset[bytes]:
+    """Return which of some images were counted for a shadow. Raises IntegrityError if a file is damaged."""
+    among = {row.tobytes() for row in hashes}
 
-    of: Mapping[int, frozenset[bytes]] = field(default_factory=dict)
+    def read(name: str) -> set[bytes]:
+        return {image for row in _read_counted(objects, name) if (image := row.tobytes()) in among}
 
-    @classmethod
-    def read(cls, objects: Objects, model: str, dataset: str, images: Collection[bytes]) -> "UsedImages":
-        """Return which of some images decisions have used. Raises IntegrityError if a file is damaged."""
-        among = frozenset(images)
-
-        def read(name: str) -> set[bytes]:
-            return {image for row in _read_used(objects, name) if (image := row.tobytes()) in among}
-
-        names = [name for name in objects.names(f"models/{model}/used/{dataset}") if name.endswith(".npz")]
-        of: dict[int, set[bytes]] = {}
-        for name, found in zip(names, concurrently(objects, read, names), strict=True):
-            of.setdefault(int(name.split("/")[-2]), set()).update(found)
-        return cls({period: frozenset(images) for period, images in of.items()})
-
-    def by_others(self, period: int) -> frozenset[bytes]:
-        """Return the images that were used at the expense of any other budget."""
-        return frozenset().union(*(self.of[other] for other in self.of if other not in (SHADOW_PERIOD, period)))
+    names = [name for name in objects.names(f"models/{model}/counted/{dataset}") if name.endswith(".npz")]
+    return frozenset().union(*concurrently(objects, read, names))
 
 
-def store_used(objects: Objects, model: str, dataset: str, period: int, images: Collection[bytes]) -> str | None:
-    """Store hashes of images, 16 bytes each; return the name of the file without suffix, or None if there are none."""
-    if not images:
+def store_counted(objects: Objects, model: str, dataset: str, hashes: ImageHashes) -> str | None:
+    """Store hashes of images, [n, 2]; return the name of the file without suffix, or None if there are none."""
+    if not len(hashes):
         return None
     content = io.BytesIO()
-    np.savez(content, hashes=np.frombuffer(b"".join(sorted({*images})), np.uint8).reshape(-1, 16))
+    np.savez(content, hashes=np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 16))
     sha256 = hashlib.sha256(content.getvalue()).hexdigest()
-    objects.create(_used_name(model, dataset, period, sha256), content.getvalue())
+    objects.create(_counted_name(model, dataset, sha256), content.getvalue())
     return sha256
 
 
-def _used_name(model: str, dataset: str, period: int, sha256: str) -> str:
-    return f"models/{model}/used/{dataset}/{period}/{sha256}.npz"
+def _counted_name(model: str, dataset: str, sha256: str) -> str:
+    return f"models/{model}/counted/{dataset}/{sha256}.npz"
 
 
-def _read_used(objects: Objects, name: str) -> NDArray[np.uint8]:
-    content = objects.read(name, MAX_USED_BYTES)
+def _read_counted(objects: Objects, name: str) -> NDArray[np.uint8]:
+    content = objects.read(name, MAX_COUNTED_BYTES)
     if content is None or hashlib.sha256(content).hexdigest() != name.rpartition("/")[2].removesuffix(".npz"):
         got = "no file" if content is None else "another"
         raise IntegrityError(f"{name}: expected a file with this sha256, got {got}; restore it from a copy")
-    hashes = read_npz(content, name, {"hashes": 16 * MAX_TEST_IMAGES})["hashes"]
+    hashes = read_npz(content, name, {"hashes": MAX_COUNTED_BYTES})["hashes"]
     if hashes.dtype != np.uint8 or hashes.shape[1:] != (16,):
         raise IntegrityError(f"{name}: expected uint8 [n, 16], got {hashes.dtype.name} {hashes.shape}")
     return hashes

@@ -3,8 +3,8 @@
 McNemar's test counts only the images that exactly one of the two models answers correctly: if the models are equally
 good, both are equally likely to be right. Higher accuracy alone may be chance, or may hide a class that got much worse.
 
-A test at 5% promotes one of twenty equally good challengers. So each comparison spends a fixed share of what is left of
-a budget, and the sum over all comparisons of a model on a dataset, however many follow, stays below the total.
+A test at 5% promotes one of twenty equally good challengers. So each comparison of a model on a dataset is made at a
+lower level than the one before, and the sum over all of them, however many follow, stays below a total.
 
 A challenger that was trained on clearly more data than the champion needs no such proof: data are a reason to expect a
 better model, and a few hundred test images could show that only for much better ones. It must not be worse on them.
@@ -35,15 +35,14 @@ if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
 
 TOTAL = 0.05  # by default
 COMPARISONS_SHARE = 0.5  # of the total, for comparisons on the hold-out; the rest is for shadows
-SHARE = 0.01  # of what is left, for one comparison: the 30th is still made at three quarters of the first one's level
-# Share of the total below which it counts as used up: after 391 comparisons, more than a year of nights.
-MIN_LEFT = 0.02
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
 # years it hardly matters between 5 and 20% (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
 # Probability that chance alone loses as many of the earlier images. Below it, more data are no reason to promote.
 MIN_LUCK = 0.25
-MIN_FRESH_IMAGES = 500  # for a new budget; fewer could hardly show a difference at the level of one comparison
+# The n-th comparison is made at the level total / (SUM (n + 1) ln(n + 1)^2), where SUM is the sum of
+# 1 / ((n + 1) ln(n + 1)^2) over all n, rounded up. It falls slowly enough for a year of nights, and is never used up.
+SUM = 2.11
 WHEN = {
     "if-better": "promote a stored model if it is significantly better than the champion, or if it is not worse and the"
     f" training images that are new or corrected since then are at least {MORE_DATA_PERCENT}% of the champion's",
@@ -56,27 +55,24 @@ When = Annotated[str, one_of(WHEN)]
 
 @dataclass(frozen=True)
 class Budget:
-    """What has been spent of a total, and in how many comparisons."""
+    """A total of significance, and the number of comparisons that have been made at its expense."""
 
     total: float
-    spent: float = 0.0
     comparisons: int = 0
-
-    @property
-    def left(self) -> float:
-        return max(0.0, self.total - self.spent)
-
-    @property
-    def is_used_up(self) -> bool:
-        return self.left <= MIN_LEFT * self.total
 
     @property
     def next_alpha(self) -> float:
         """The significance level of the next comparison."""
-        return SHARE * self.left
+        return self.total * _share_of_comparison(self.comparisons + 1)
+
+    @property
+    def left(self) -> float:
+        """What is left of the total, to a tenth of it after ten thousand comparisons."""
+        spent = math.fsum(map(_share_of_comparison, range(1, min(self.comparisons, 10_000) + 1)))
+        return self.total * (1 - spent)
 
     def after_comparison(self) -> Budget:
-        return Budget(self.total, self.spent + self.next_alpha, self.comparisons + 1)
+        return Budget(self.total, self.comparisons + 1)
 
     def document(self) -> Significance:
         """Return the budget for a document."""
@@ -86,6 +82,11 @@ class Budget:
         """What is left, in terms that anyone understands."""
         so_far = f"{counted(self.comparisons, 'comparison')} so far"
         return f"{100 * self.left:.3g}% is left of the {100 * self.total:.3g}% that chance may decide ({so_far})"
+
+
+def _share_of_comparison(number: int) -> float:
+    """Return the share of the total at which a comparison is made. `number`: from 1."""
+    return 1 / (SUM * (number + 1) * math.log(number + 1) ** 2)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Thresholds(CheckedFields):
     alpha: Share = option(
         TOTAL,
         "probability that chance alone replaces the champion of a model on a dataset: half for all comparisons on the"
-        " hold-out, each of which spends a hundredth of the rest, half for what new pictures show",
+        " hold-out, each of which spends a part of the rest, half for what new pictures show",
         "P",
         scope="run",
     )

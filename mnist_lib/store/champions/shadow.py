@@ -6,6 +6,7 @@ it reaches n with a probability of at most 1/n, however often one looks (Ville's
 every night would break that.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Annotated
@@ -20,7 +21,6 @@ from mnist_lib.wording import counted
 
 MAX_NIGHTS = 60  # after which the newest version takes the shadow's place
 MAX_ADVISED_NIGHTS = 1_000
-SHADOW_TEST = "e-process on new pictures"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,8 @@ class Shadow:
 
     def needed(self, alpha: float) -> float:
         """Return the evidence that promotes it, if all shadows together may do so by chance with this probability."""
-        return self.number * (self.number + 1) / alpha  # the sum of 1 / (k (k + 1)) is 1
+        # The sum of 1 / (k (k + 1)) is 1.
+        return self.number * (self.number + 1) / alpha if alpha else math.inf
 
     def after(self, new: Mapping[str, AnswerCounts], counted: str | None) -> "Shadow":
         """Return what it has shown after one more night.
@@ -79,7 +80,7 @@ class Shadow:
         if self.evidence < needed or rule.collapse(self.classes) is not None:
             return None
         counts = {"images": total.images, "gained": total.gained, "lost": total.lost}
-        statistics = {"test": SHADOW_TEST, **counts, "evidence": self.evidence, "needed": needed}
+        statistics = {"test": "evidence of new pictures", **counts, "evidence": self.evidence, "needed": needed}
         why = (
             f"{model}@{self.version} becomes the champion: it gained {total.gained:,} and lost {total.lost:,} of"
             f" {counted(total.images, 'picture')} that arrived in {counted(self.nights, 'night')}, which neither it nor"

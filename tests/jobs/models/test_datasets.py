@@ -106,7 +106,7 @@ def test_show_champion_and_history_say_what_is_left_to_chance(command: Callable[
     assert lines[1] == (
         "  950 of the 1,000 images of the newest hold-out right: 95.00% (93.22% to 96.19%, as the best of 2)"
     )
-    assert lines[2] == "  2.48% is left of the 2.5% that chance may decide (1 comparison so far)"
+    assert lines[2] == "  1.27% is left of the 2.5% that chance may decide (1 comparison so far)"
     assert lines[3].startswith("keras@3, champion of mnist since ")
     assert lines[4] == "  940 of the 1,000 images of the newest hold-out right: 94.00% (92.35% to 95.31%)"
     _, lines = command("show", "keras", "--dataset", "letters")
@@ -145,7 +145,7 @@ def test_the_status_of_a_schedule_says_what_is_left_to_chance(
     storage = objects.where("models").removesuffix("/models")
     assert retrain.main(["status", "--name", "nightly", "--storage", storage]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "keras on mnist: 2.48% is left of the 2.5% that chance may decide (1 comparison so far)" in lines
+    assert "keras on mnist: 1.27% is left of the 2.5% that chance may decide (1 comparison so far)" in lines
     assert sum("promote" in line for line in lines) == 4
     assert not any("keep" in line for line in lines)
 
@@ -156,5 +156,5 @@ def test_the_index_shows_the_champion_of_each_data_set_with_its_interval(objects
     current, _, history = page.partition("Champion history")
     assert current.count('</th>\n<td data-label="test accuracy">') == 3
     assert "94.00% (92.35% to 95.31%)" in current
-    assert "Chance: 2.48% is left of the 2.5% that chance may decide (1 comparison so far)" in current
+    assert "Chance: 1.27% is left of the 2.5% that chance may decide (1 comparison so far)" in current
     assert history.count("keras@4") == 0  # a refusal changes no champion

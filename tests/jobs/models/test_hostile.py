@@ -46,7 +46,7 @@ PLACES: list[tuple[str, tuple[str, ...]]] = [
     ("commits", ("about", "dataset", "test")),
     *(
         ("champions/mnist", (name,))
-        for name in ("at", "kind", "why", "replaced", "statistics", "period", "spent", "test")
+        for name in ("at", "kind", "why", "replaced", "statistics", "comparisons", "shadow", "test")
     ),
     *((folder, ("at",)) for folder in ("claims", "holds/00000001")),
 ]

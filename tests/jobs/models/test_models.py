@@ -63,9 +63,9 @@ def test_promotions_and_a_rollback_change_the_champion_and_are_in_its_history(co
     assert not_better.code == 10
     assert not_better.out == (
         "keras@3 is not promoted: keras@3 has 75.50%, keras@2 75.00%; 1 image gained, 0 lost, p = 0.5: may be chance,"
-        " since p is not below 0.00025; at these rates, about 2,400 test images would tell: label random new pictures,"
+        " since p is not below 0.0033; at these rates, about 1,500 test images would tell: label random new pictures,"
         " or use jobs.models promote keras@3 --always\n"
-        "Chance: 2.45% is left of the 2.5% that chance may decide (2 comparisons so far).\n"
+        "Chance: 0.94% is left of the 2.5% that chance may decide (2 comparisons so far).\n"
     )
     assert command("promote", "keras@latest").out == not_better.out  # the same comparison is not paid for twice
     assert command("promote", "keras@3", "--always").out.startswith("keras@3 is now the champion of mnist: promoted")
@@ -73,7 +73,7 @@ def test_promotions_and_a_rollback_change_the_champion_and_are_in_its_history(co
     assert command("champion", "keras").out.startswith("keras@2, champion of mnist since ")
     history = command("history", "keras").out.splitlines()
     assert [line.split("  ")[1] for line in history[:-1]] == [f"keras@{number}" for number in (1, 2, 2, 3, 2)]
-    assert history[-1] == "  keras on mnist: 2.45% is left of the 2.5% that chance may decide (2 comparisons so far)"
+    assert history[-1] == "  keras on mnist: 0.94% is left of the 2.5% that chance may decide (2 comparisons so far)"
     documents = json.loads(command("history", "--json").out)
     assert [record["kind"] for record in documents["keras"]] == ["promote", "promote", "keep", "promote", "rollback"]
     assert command("champion", "--at", "2000-01-01").out == "There was no champion.\n"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mnist_lib.catalog import MAX_TEST_IMAGES
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions.log import UsedImages, store_used
+from mnist_lib.store.champions.log import counted_images, store_counted
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.publishing import publish
 from tests.support.memory import peak_bytes
@@ -58,23 +58,24 @@ def test_a_champion_with_many_images_is_compared_in_little_memory() -> None:
     assert peak_bytes(setup, "assert many.rows_for(one).tolist() == [*range(10)]") < 80_000_000
 
 
-def test_only_the_images_of_the_challenger_are_held_of_those_that_were_used(tmp_path: Path) -> None:
+def test_of_the_images_that_were_counted_only_those_of_the_dataset_are_held(tmp_path: Path) -> None:
     objects = LocalObjects(tmp_path)
-    images = {bytes([1, number]) * 8 for number in range(9)}
-    store_used(objects, "keras", "a", 1, images)
-    store_used(objects, "keras", "a", 2, {bytes(16)})
-    assert UsedImages.read(objects, "keras", "a", [*images][:2]).of == {1: frozenset([*images][:2]), 2: frozenset()}
+    images = np.arange(18, dtype=np.uint64).reshape(-1, 2)
+    store_counted(objects, "keras", "a", images[:5])
+    store_counted(objects, "keras", "a", images[5:])
+    assert counted_images(objects, "keras", "a", images[4:6]) == {row.tobytes() for row in images[4:6]}
     content = io.BytesIO()
     np.savez(content, hashes=np.arange(1 << 24, dtype=np.uint8).reshape(-1, 16))
-    path = tmp_path / f"models/keras/used/a/1/{hashlib.sha256(content.getvalue()).hexdigest()}.npz"
+    path = tmp_path / f"models/keras/counted/a/{hashlib.sha256(content.getvalue()).hexdigest()}.npz"
     path.write_bytes(content.getvalue())
     setup = f"""
 from pathlib import Path
+import numpy as np
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.store.champions.log import UsedImages
+from mnist_lib.store.champions.log import counted_images
 objects = LocalObjects(Path({str(tmp_path)!r}))
 """
-    code = "UsedImages.read(objects, 'keras', 'a', [bytes(16)])"
+    code = "counted_images(objects, 'keras', 'a', np.zeros((1, 2), np.uint64))"
     assert peak_bytes(setup, code) < 4 * len(content.getvalue())
 
 

@@ -112,11 +112,3 @@ def test_a_replaced_commit_record_of_a_champion_is_noticed(objects: LocalObjects
     assert any("keras@2: expected the commit record with sha256" in text for text in damage(objects))
     decision = promote(objects, published(objects, 150), Rule())
     assert "the champion is damaged; roll it back first (keras@2: expected the commit record" in decision.why
-
-
-def test_lost_images_of_earlier_comparisons_are_noticed(objects: LocalObjects) -> None:
-    (used,) = Path(objects.where("models/keras/used/mnist/1")).iterdir()
-    used.write_bytes(b"damaged")
-    decision = promote(objects, published(objects, 150), Rule())
-    assert "the images of earlier comparisons are not known (models/keras/used/mnist/1/" in decision.why
-    assert any("models/keras/used/mnist/1/" in text for text in damage(objects))

@@ -295,6 +295,6 @@ def test_verify_finds_counts_that_were_changed_and_a_promotion_without_evidence(
         assert any(expected in text for text in folder.damage())
         (log / "00000004.json").write_bytes(content)
         (log / "head.json").write_bytes(head)
-    counted, _ = sorted(Path(folder.objects.where("models/keras/used/digits/0")).iterdir())
+    counted, _ = sorted(Path(folder.objects.where("models/keras/counted/digits")).iterdir())
     counted.unlink()
     assert any(counted.name in text for text in folder.damage())
