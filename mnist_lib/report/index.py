@@ -96,7 +96,11 @@ def row_of(summary: Summary, link: str | None) -> Row:
         failed=len(summary.failed),
         settings=settings_of(summary),
         accuracies={name: model.mean_test_accuracy for name, model in models.items()},
-        champions={name: model.version for name, model in models.items() if model.champion},
+        champions={
+            name: number
+            for name, model in models.items()
+            if (number := model.version if model.champion else model.promoted_instead)
+        },
         link=link,
     )
 

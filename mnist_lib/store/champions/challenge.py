@@ -142,41 +142,49 @@ class _Challenge:
             raise
         except MnistError as error:
             return Decision(False, f"{current.name} stays: it cannot answer the images of this hold-out ({error})")
-        predictions, promoted, shadow = self._predictions, self._challenger, None
-        budget, compared = Budget(self._rule.comparisons_alpha, current.comparisons), current.compared + 1
-        both = Compared(
-            *(predictions.name, current.name, predictions.correct, right),
-            *(predictions.labels, predictions.classes, self._weights),
-        )
-        data = self._training_images(current)
-        decision = self._rule.decide_by_data(both, both.take(self._tested_before(current)), *data)
-        if decision is None:
-            shadow = self._shadow_tonight(current)
-            decision = shadow.decide(self._rule, current.model, current.name) if shadow else None
-            promoted = pinned_version(self._objects, current, shadow) if decision else promoted
-        if decision is None:
-            decision = self._rule.decide(both, budget.next_alpha, missing_images(*data))
-            budget = budget.after_comparison()
-        if shadow and not decision.promote and (text := shadow.text(self._rule, current.model)):
-            decision = replace(decision, why=f"{decision.why}; {text}")
+        decision, promoted, shadow = self._decide(current, right)
+        budget, compared = decision.budget or Budget(0.0), current.compared + 1
         record = self._record("promote" if decision.promote else "keep", newest, current, decision, promoted)
         record = replace(
             record,
             total=budget.total,
             comparisons=budget.comparisons,
             compared=compared,
-            hold_out=predictions.hold_out,
-            shadow=None if decision.promote and promoted is self._challenger else shadow,
+            hold_out=self._predictions.hold_out,
         )
         if decision.promote:
-            right = self._is_right(promoted)
-        elif self._night and self._rule.alpha and (shadow is None or shadow.nights >= MAX_NIGHTS):
-            record = replace(record, shadow=self._next_shadow(current), shadows=current.shadows + 1)
-        test = Accuracy(int(right.sum()), len(right))
-        selected_from = compared + 1 if decision.promote else current.selected_from
-        record = replace(record, selected_from=selected_from, test=test)
-        decision = replace(decision, promote=decision.promote and not decision.instead, budget=budget)
+            right, selected_from = self._is_right(promoted), compared + 1
+            record = replace(record, shadow=shadow if decision.instead else None)
+        else:
+            selected_from = current.selected_from
+            if self._night and self._rule.alpha and (shadow is None or shadow.nights >= MAX_NIGHTS):
+                record, shadow = replace(record, shadows=current.shadows + 1), self._next_shadow(current)
+            record = replace(record, shadow=shadow)
+        record = replace(record, selected_from=selected_from, test=Accuracy(int(right.sum()), len(right)))
+        decision = replace(decision, promote=decision.promote and not decision.instead)
         return decision if append(self._objects, newest, record, current) else None
+
+    def _decide(self, current: Champion, right: NDArray[np.bool_]) -> tuple[Decision, Version, Shadow | None]:
+        """Return the decision, the version to promote, and the shadow with what it has shown tonight.
+
+        Args:
+            right: whether the champion is right about each image of the hold-out.
+        """
+        both = Compared(
+            *(self._predictions.name, current.name, self._predictions.correct, right),
+            *(self._predictions.labels, self._predictions.classes, self._weights),
+        )
+        budget, data = Budget(self._rule.comparisons_alpha, current.comparisons), self._training_images(current)
+        decision = self._rule.decide_by_data(both, both.take(self._tested_before(current)), *data)
+        if decision is not None:
+            return replace(decision, budget=budget), self._challenger, None
+        shadow = self._shadow_tonight(current)
+        if shadow and self._night and (decision := shadow.decide(self._rule, current.model, current.name)):
+            return replace(decision, budget=budget), pinned_version(self._objects, current, shadow), shadow
+        decision = self._rule.decide(both, budget.next_alpha, missing_images(*data))
+        if shadow and not decision.promote and (text := shadow.text(self._rule, current.model)):
+            decision = replace(decision, why=f"{decision.why}; {text}")
+        return replace(decision, budget=budget.after_comparison()), self._challenger, shadow
 
     def _shadow_tonight(self, current: Champion) -> Shadow | None:
         """Return the shadow with the pictures that have arrived, or None if there is none, or it cannot answer."""

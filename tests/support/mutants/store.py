@@ -118,8 +118,8 @@ MUTANTS = (
     Mutant(
         name="a comparison costs nothing",
         file=CHALLENGE,
-        old="            budget = budget.after_comparison()\n        if shadow",
-        new="        if shadow",
+        old="budget=budget.after_comparison()",
+        new="budget=budget",
         why="In a year of nights, chance would promote a model that is no better.",
         tests=(f"{TESTS}/champions/test_significance.py::test_the_comparisons_of_a_log_spend_what_the_budget_says",),
     ),
@@ -158,8 +158,8 @@ MUTANTS = (
     Mutant(
         name="a shadow challenges the next champion, too",
         file=CHALLENGE,
-        old="shadow=None if decision.promote and promoted is self._challenger else shadow,",
-        new="shadow=shadow,",
+        old="shadow=shadow if decision.instead else None",
+        new="shadow=shadow",
         why="What it has shown was about another champion.",
         tests=(f"{TESTS}/champions/test_shadow.py",),
     ),
