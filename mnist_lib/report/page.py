@@ -44,7 +44,7 @@ MAX_CHANGED_CLASSES = 50  # rows in the table of changes
 # How templates format numbers, by the name of the format.
 NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
     "percent": percent,
-    "tenths": lambda value: f"{100 * value:.1f}",
+    "tenths": lambda value: f"{100 * value:.1f}".removesuffix(".0"),
     "points": lambda value: f"{100 * value:.2f}",
     "count": lambda value: f"{value:,}",
     "rate": lambda value: f"{value:,.0f}",

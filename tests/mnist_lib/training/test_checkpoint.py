@@ -12,7 +12,16 @@ from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
 from mnist_lib.models.model import Weights
-from mnist_lib.results import CheckpointTaken, EpochDone, Epochs, Started, TrialEvent, TrialResult
+from mnist_lib.results import (
+    Accuracy,
+    Balanced,
+    CheckpointTaken,
+    EpochDone,
+    Epochs,
+    Started,
+    TrialEvent,
+    TrialResult,
+)
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.training import trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
@@ -80,11 +89,13 @@ def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
 def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -> None:
     spec = TrialSpec.of("scratch", epochs=100_000, hidden_units=8)
     values = Values([tf.zeros(3)], [], [], tf.constant(0))
-    best, weights = Best(1, None, None), Weights([tf.zeros(3)], [])
+    validation = Accuracy(90, 100, Balanced(1 / 3, 2.0, 0.1))
+    best, weights = Best(1, validation, validation), Weights([tf.zeros(3)], [])
     states = [TrainingState(weights, best, epoch, 1e3, 1.0) for epoch in (10_000, 99_999)]
     first, last = (pack(state, values, spec) for state in states)
     assert len(first) == len(last) < 5_000
-    assert unpack(last, spec, like=values)[0].epoch == 99_999
+    state, _ = unpack(last, spec, like=values)
+    assert (state.epoch, state.best) == (99_999, best)
 
 
 @pytest.mark.usefixtures("compiled_once")
