@@ -99,6 +99,8 @@ def seal(record: object, *, unique: bool = False) -> bytes:
 def unseal(content: bytes, name: str, kind: type[T]) -> T:
     """Return a record as a value of `kind`, a dataclass; `name` is for messages.
 
+    A kind names the fields that only earlier versions of this program wrote in `EARLIER_FIELDS`; they are ignored.
+
     Raises:
         IntegrityError: the content is not such a record, or has been changed, even if only in whitespace or the order
             of its fields.
@@ -112,7 +114,7 @@ def unseal(content: bytes, name: str, kind: type[T]) -> T:
     if int(sealed[1]) != RECORD_SCHEMA:
         raise IntegrityError(f"{name}: expected a record of schema {RECORD_SCHEMA}, got {int(sealed[1])}")
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    unknown = found.keys() - known - {"schema", "sha256", TOKEN}
+    unknown = found.keys() - known - {"schema", "sha256", TOKEN, *getattr(kind, "EARLIER_FIELDS", ())}
     if unknown:
         raise IntegrityError(f"{name}: expected a record of this kind, got another field {min(unknown)[:100]!r}")
     return decode(content, kind, name, "a record of this kind")

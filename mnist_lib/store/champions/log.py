@@ -13,7 +13,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ Kind = Literal["promote", "keep", "rollback"]  # "keep": the champion was compar
 @dataclass(frozen=True)
 class Champion:
     """A decision, and the champion since then."""
+
+    EARLIER_FIELDS: ClassVar = ("period", "spent", "used")  # of budgets that began anew, with the images they had used
 
     model: Name
     dataset: Name

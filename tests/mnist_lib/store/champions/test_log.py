@@ -88,7 +88,7 @@ def test_a_process_that_dies_between_a_record_and_its_head_does_no_harm(objects:
 def test_a_log_from_before_there_were_shadows_is_read_and_continued(objects: LocalObjects, log: Path) -> None:
     (newest,) = sorted(log.glob("0*.json"))[-1:]
     old = {name: value for name, value in fields_of(newest).items() if name not in ("shadow", "shadows")}
-    newest.write_bytes(seal({**old, "total": 0.05}))
+    newest.write_bytes(seal({**old, "total": 0.05, "period": 1, "spent": 0.0005, "used": "0" * 64}))
     reseal(log / "head.json", {"record_sha256": hashlib.sha256(newest.read_bytes()).hexdigest()})
     assert damage(objects) == []
     assert promote(objects, published(objects, 150), Rule()).promote
