@@ -2,45 +2,61 @@
 
     python -m benchmarks.sources DIR
     python -m benchmarks.rejecting --mnist MNIST --sources DIR
+    python -m benchmarks.rejecting --mnist MNIST --sources DIR --seeds 3
 
-Nothing that is measured was used to train or calibrate the detector: MNIST's test images, other fonts and other
-photographs. Each picture is read as a PNG file. The judgement does not depend on the model. The doubts of a model (a
-probability below 50%), which also make an answer unsure, are counted for the champion in --storage.
+With --seeds, models are trained on digits and on chess pieces, as if these were a user's own folder, and what they
+answer with "none of these" is counted. Each is calibrated on the test images of its dataset: about as many as a folder
+would set aside, at most 5,000 digits. The other pictures are fresh.
+
+Without it, the judgement of digits is measured, which does not depend on the model. Nothing that is measured was used
+to train or calibrate the detector: MNIST's test images, other fonts and other photographs. Each picture is read as a
+PNG file. The doubts of a model (a probability below 50%), which also make an answer unsure, are counted for the
+champion in --storage.
 """
 
 import argparse
 import io
 import itertools
 import os
+import statistics
 import string
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import mnist_lib
 from benchmarks import drawings
 from benchmarks.drawings import Pixels
 from benchmarks.record import setting
+from mnist_lib.assignment import Assignment, Resources
+from mnist_lib.catalog import DIGITS
 from mnist_lib.data.embedded import FOLDER
+from mnist_lib.data.split import TEST_SHARE, Dataset, Split
 from mnist_lib.errors import ImageError
+from mnist_lib.likeness import LIKENESS, Likeness
 from mnist_lib.pictures import rejecting
 from mnist_lib.pictures.ink import centre
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_picture
-from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, likeness_of, rejection
-from mnist_lib.results import Accuracy
+from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, REJECT_SHARE, UNSURE, likeness_of, rejection
+from mnist_lib.results import Accuracy, TrialResult
+from mnist_lib.spec import TrialSpec, defaults_for
 
 LAYOUT = Layout.of("mnist", Shape(28, 28, 1))
 FONTS_PER_FAMILY = 8
 GLYPH_SIZE = 100  # pixels
 ROWS, CROPS, NOISE = 2_000, 2_000, 500
+PIECES = [("king", "♔♚"), ("queen", "♕♛"), ("rook", "♖♜"), ("bishop", "♗♝"), ("knight", "♘♞"), ("pawn", "♙♟")]
+PIECE_SIDE = 64  # pixels
 
 
 @dataclass(frozen=True)
@@ -85,12 +101,12 @@ def kinds(mnist: Path, sources: Path, count: int | None) -> Iterator[Kind]:
     yield Kind("noise", drawings.noise(NOISE, random))
 
 
-def read(pixels: Pixels) -> Picture | None:
+def read(pixels: Pixels, layout: Layout = LAYOUT) -> Picture | None:
     """Return the picture in a PNG file of these pixels, or None if it is an error."""
     content = io.BytesIO()
     Image.fromarray(pixels.squeeze()).save(content, "PNG")
     try:
-        return read_picture(content.getvalue(), LAYOUT)
+        return read_picture(content.getvalue(), layout)
     except ImageError:
         return None
 
@@ -132,13 +148,123 @@ def row(kind: Kind, reasons: Counter[str | None]) -> str:
     return f"| {kind.name} | {total:,} | {counts} | {_share(Accuracy(total - reasons[None], total))} | {kind.claim} |"
 
 
+@dataclass(frozen=True)
+class Task:
+    """What models are trained on, and other pictures, laid out as theirs: [n, height, width, channels]."""
+
+    name: str
+    pictures: Split
+    classes: Sequence[str]
+    others: Mapping[str, Pixels]
+    trained: Sequence[tuple[str, int]]  # models, and their numbers of training pictures
+
+
+def tasks(mnist: Path, sources: Path, count: int) -> Iterator[Task]:
+    """Yield the digits of MNIST, with `count` other pictures of each kind, and chess pieces drawn from fonts."""
+    unjudged, random = Layout.of("mnist", LAYOUT.shape, accept_all=True), np.random.default_rng(7)
+    wanted = ("letters", "two handwritten digits", "parts of photographs")
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        others = {
+            kind.name: np.stack(
+                [p.image for p in processes.map(partial(read, layout=unjudged), drawn, chunksize=50) if p]
+            )
+            for kind in kinds(mnist, sources, None)
+            if kind.name in wanted and (drawn := sample([*kind.pictures], count, random))
+        }
+    parts = [drawings.mnist(mnist, part) for part in ("train", "t10k")]
+    digits = Split(np.concatenate([images for images, _ in parts])[..., None], np.concatenate([y for _, y in parts]))
+    sizes = [("keras-cnn", 60_000), ("keras-cnn", 1_000), ("keras-cnn", 300), ("keras", 60_000), ("scratch", 60_000)]
+    yield Task("digits", digits, DIGITS, others, sizes)
+    photos, side = drawings.photographs(sources / "evaluation" / "photographs"), (PIECE_SIDE, PIECE_SIDE)
+    parts_of_photos = [Image.fromarray(part).resize(side) for part in drawings.crops(photos, count, random)]
+    fonts = sorted((sources / "evaluation" / "fonts" / "fonts-dejavu-core").glob("DejaVuSans*.ttf"))
+    labels = random.integers(len(PIECES), size=5_000).astype(np.uint8)
+    drawn_pieces = [piece(PIECES[label][1][random.integers(2)], fonts, random) for label in labels]
+    signs = [piece(str(sign), fonts, random) for sign in random.choice([*string.ascii_letters], count)]
+    others = {"letters": np.stack(signs), "parts of photographs": np.stack([*map(np.asarray, parts_of_photos)])}
+    sizes = [("keras-cnn", 1_000), ("keras-cnn", 300), ("keras-resnet", 1_000), ("keras", 1_000)]
+    yield Task("chess pieces", Split(np.stack(drawn_pieces), labels), [name for name, _ in PIECES], others, sizes)
+
+
+def sample(pictures: Sequence[Pixels], count: int, random: np.random.Generator) -> list[Pixels]:
+    return [pictures[index] for index in random.permutation(len(pictures))[:count]]
+
+
+def piece(sign: str, fonts: Sequence[Path], random: np.random.Generator) -> Pixels:
+    """Return a sign in a random font, colour and place on paper: [PIECE_SIDE, PIECE_SIDE, 3]."""
+    paper, ink = (tuple(map(int, random.integers(*limits, 3))) for limits in ((190, 255), (0, 110)))
+    image = Image.new("RGB", (PIECE_SIDE, PIECE_SIDE), paper)
+    font = ImageFont.truetype(fonts[int(random.integers(len(fonts)))], int(random.integers(34, 56)))
+    x, y = (PIECE_SIDE / 2 + random.integers(-5, 6, 2)).tolist()
+    ImageDraw.Draw(image).text((x, y), sign, ink, font, anchor="mm")
+    turned = np.asarray(image.rotate(float(random.uniform(-12, 12)), fillcolor=paper), np.float32)
+    return np.clip(turned + random.normal(0, 8, turned.shape), 0, 255).astype(np.uint8)
+
+
+def model_row(task: Task, model: str, count: int, seeds: Sequence[int], resources: Resources) -> str:
+    """Return a line of the table of models: shares that are answered with "none of these", over all seeds."""
+    from mnist_lib.loading import LoadedModel, StoredPredictor
+    from mnist_lib.models.building import build_model
+    from mnist_lib.training.trial import WorkerPlace, run_trials
+
+    rejected, accuracies = dict[str, list[float]](), list[float]()
+    held_out = min(5_000, max(49, round(count * TEST_SHARE / (1 - TEST_SHARE))))
+    for seed in seeds:
+        order = np.random.default_rng(seed).permutation(len(task.pictures))
+        train, test, fresh = (task.pictures.take(rows) for rows in np.split(order, [count, count + held_out]))
+        dataset = Dataset.of("own", str(seed), train, test, task.classes)
+        settings: dict[str, Any] = {"seed": seed, **defaults_for(count)}
+        spec, load = TrialSpec.of(model, dataset="own", **settings), partial(dataset.take, slice(None))
+        *_, result = run_trials([Assignment(spec)], load, resources, WorkerPlace(node="here"))
+        if not isinstance(result, TrialResult):
+            raise SystemExit(result)
+        built = build_model(spec, dataset.image_shape, len(task.classes))
+        likeness = Likeness.read(result.files[LIKENESS], LIKENESS, len(task.classes))
+        loaded = LoadedModel(built, built.read(result.files), dataset.image_shape, dataset.classes, likeness)
+        predictor = StoredPredictor(loaded)
+        accuracies.append(result.test.value)
+        for name, images in {"fresh": fresh.images[:5_000], **task.others}.items():
+            rejected.setdefault(name, []).append(float((predictor.answers(images).likeness <= REJECT_SHARE).mean()))
+    cells = [
+        share_of(rejected.get(name)) for name in ("fresh", "letters", "two handwritten digits", "parts of photographs")
+    ]
+    return f"| {model}, {task.name} | {count:,} | {held_out:,} | {share_of(accuracies)} | {' | '.join(cells)} |"
+
+
+def report_models(mnist: Path, sources: Path, count: int, seeds: Sequence[int]) -> None:
+    from mnist_lib.training.strategy import configure_process
+
+    resources = Resources(cpus=len(os.sched_getaffinity(0)))
+    configure_process(resources)
+    print(
+        f"{setting(resources.cpus)}\nn = {len(seeds)} seeds, each with other pictures; up to {count:,} of each kind.\n"
+    )
+    print("| model | trained on | held out | test accuracy | fresh | letters | two digits | parts of photographs |")
+    print("|---|---|---|---|---|---|---|---|")
+    for task in tasks(mnist, sources, count):
+        for model, size in task.trained:
+            print(model_row(task, model, size, seeds, resources), flush=True)
+
+
+def share_of(values: Sequence[float] | None) -> str:
+    """Return the mean of shares and, of several, their range."""
+    if not values:
+        return ""
+    spread = f" ({100 * min(values):.1f} to {100 * max(values):.1f})" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}%{spread}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="the four original MNIST files")
     parser.add_argument("--sources", type=Path, required=True, metavar="DIR", help="what benchmarks.sources wrote")
     parser.add_argument("--storage", help="also count the doubts of the champion in this storage")
     parser.add_argument("--count", type=int, help="measure at most so many pictures of each kind")
+    parser.add_argument("--seeds", type=int, help="train models with so many seeds, and count what they reject")
     options = parser.parse_args()
+    if options.seeds is not None:
+        report_models(options.mnist, options.sources, options.count or 2_000, range(options.seeds))
+        return
     print(f"{setting(len(os.sched_getaffinity(0)))}\nPillow {PIL.__version__}; 95% intervals (Wilson).\n")
     print(f"| pictures | n | {NOT_ONE_DIGIT} | {UNSURE} | error | rejected in all | claim |")
     print("|---|---|---|---|---|---|---|")

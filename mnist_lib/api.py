@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mnist_lib.loading import Predict
+    from mnist_lib.loading import StoredPredictor
 
 LATEST = "latest"
 NUMBER = re.compile("[0-9]{1,8}", re.ASCII)
@@ -43,7 +43,7 @@ class Classifier:
     accuracy: Accuracy  # on the test split: correct, total, value, interval()
     classes: tuple[str, ...] = field(repr=False)  # the names of the columns of `predict`
     manifest: Mapping[str, Any] = field(repr=False)  # how it was made: spec, dataset, history, versions, ...
-    _predict: "Predict" = field(repr=False)
+    _predict: "StoredPredictor" = field(repr=False)
 
     def predict(self, images: "NDArray[np.uint8]") -> "NDArray[np.float32]":
         """Return the probabilities of the classes, [n, classes].
@@ -52,6 +52,17 @@ class Classifier:
             images: [n, height, width, channels], 0-255. Another type or shape raises SpecError.
         """
         return self._predict(images)
+
+    def likeness(self, images: "NDArray[np.uint8]") -> "NDArray[np.float64]":
+        """Return how much images look like one of the classes, [n], above 0 and up to 1.
+
+        At most a share s of real pictures has a likeness of s or less, so `jobs.predict` answers "none of these" up to
+        0.02. It is 1 for each image if the version has no held-out pictures to compare with.
+
+        Args:
+            images: as for `predict`.
+        """
+        return self._predict.answers(images).likeness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +116,15 @@ def load(
     )
 
 
-def load_stored(stored: StoredModel) -> "Predict":
+def load_stored(stored: StoredModel) -> "StoredPredictor":
     """Return a function that predicts with a stored version. TensorFlow starts without GPUs.
 
     Raises IntegrityError or ModelError as `mnist_lib.loading.build`.
     """
     import_keras(gpus=False)
-    from mnist_lib.loading import build, predictor
+    from mnist_lib.loading import StoredPredictor, build
 
-    return predictor(build(stored))
+    return StoredPredictor(build(stored))
 
 
 def read_picture(path: str | Path, model: Classifier) -> "NDArray[np.uint8]":

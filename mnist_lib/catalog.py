@@ -44,6 +44,11 @@ class DatasetEntry:
     classes: tuple[str, ...] = DIGITS
 
     @property
+    def shows_digits(self) -> bool:
+        """Whether the classes are the ten digits."""
+        return self.classes == DIGITS
+
+    @property
     def embedded(self) -> bool:
         return not self.url
 

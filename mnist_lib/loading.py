@@ -24,6 +24,7 @@ from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.split import Split
 from mnist_lib.documents import convert
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
+from mnist_lib.likeness import Answers, Likeness
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, largest_layer, load_module
 from mnist_lib.models.keras_models import KERAS_FILE
@@ -52,19 +53,28 @@ class LoadedModel:
     weights: Weights
     image_shape: ImageShape
     classes: tuple[str, ...]
+    likeness: Likeness | None = None
 
 
-def predictor(loaded: LoadedModel) -> Predict:
-    """Return a function that predicts like the evaluation after training. It raises the errors of `check_images`."""
-    predictor = Predictor(loaded.model, mirrored_strategy(Resources()))
+class StoredPredictor:
+    """A loaded model that predicts like the evaluation after training. It is a `Predict`."""
 
-    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        check_images(images, loaded.image_shape)
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded, self._predictor = loaded, Predictor(loaded.model, mirrored_strategy(Resources()))
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.answers(images).probabilities
+
+    def answers(self, images: NDArray[np.uint8]) -> Answers:
+        """Return the probabilities and the likeness of images. Raises the errors of `check_images`."""
+        check_images(images, self._loaded.image_shape)
         if not len(images):
-            return np.empty((0, len(loaded.classes)), np.float32)
-        return predictor.probabilities(loaded.weights, images)
-
-    return predict
+            return Answers(np.empty((0, len(self._loaded.classes)), np.float32), np.empty(0))
+        likeness, parts = self._loaded.likeness, []
+        for probabilities, features, logits in self._predictor.predict(self._loaded.weights, images):
+            judged = np.ones(len(logits)) if likeness is None else likeness.likeness(features, logits)
+            parts.append(Answers(probabilities, judged))
+        return Answers(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def check_images(images: Any, image_shape: ImageShape) -> None:
@@ -116,7 +126,7 @@ def build(stored: StoredModel) -> LoadedModel:
         raise IntegrityError(f"{stored.name}: {error}") from error
     if got != expected:
         raise IntegrityError(f"{stored.name}: expected weights with sha256 {expected}, got {got}")
-    return LoadedModel(model, weights, image_shape, classes)
+    return LoadedModel(model, weights, image_shape, classes, stored.likeness())
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:
@@ -211,7 +221,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint
         SpecError, OutputError: the target exists, or cannot be written.
     """
     write, run = WRITERS[form]
-    expected = predictor(stored)(images)
+    expected = StoredPredictor(stored)(images)
     with atomic_output(target) as written:
         write(serving_module(stored.model, stored.weights, stored.image_shape, PROBABILITIES), written, stored.classes)
         try:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from jobs.console.output import CommandResult, entry_point, log_to_stderr, print
 from jobs.console.terminal import step
 from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult, picture_results
-from jobs.predict.batches import layout_of, load_model, predict_here, predict_on_cluster
+from jobs.predict.batches import Answerer, layout_of, load_model, predict_here, predict_on_cluster, why_all_accepted
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version
 from mnist_lib.data.listing import find_pictures, real_folders
@@ -32,9 +31,6 @@ from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, duration, percent
-
-if TYPE_CHECKING:
-    from mnist_lib.loading import Predict
 
 MAX_RESIZED_LINES = 5  # up to this many resized pictures have a line each; more share one line
 
@@ -59,6 +55,8 @@ def main(arguments: Sequence[str]) -> CommandResult:
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:
+        if why := why_all_accepted(stored, options.reject_share):
+            log.warning("%s", why)
         results = _predict_files(options, stored, arguments)
     return _result(results, options, version, stored.manifest.dataset.classes)
 
@@ -95,7 +93,7 @@ def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequ
             layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
             read = functools.partial(read_file, layout=layout, folders=folders)
             batches = predict_here(sandboxes.map(read, paths), model)
-        results = picture_results(paths, batches, stored.manifest.dataset.classes)
+        results = picture_results(paths, batches, stored.manifest.dataset.classes, options.reject_share)
         return [*failures.values(), *_collected(results, len(paths))]
 
 
@@ -116,13 +114,13 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)
     (height, width), classes = split.images.shape[1:3], stored.manifest.dataset.classes
     results: list[PictureResult] = []
-    for index, row in zip(chosen, model(split.images[chosen]), strict=True):
+    for index, row in zip(chosen, model(split.images[chosen]).probabilities, strict=True):
         picture, label = Picture(split.images[index], (width, height)), classes[split.labels[index]]
         results.append(Answer(f"test image {index}", picture, row, classes, label))
     return results
 
 
-def _built(stored: StoredModel) -> "Predict":
+def _built(stored: StoredModel) -> Answerer:
     """Load and compile the model."""
     with step(f"loading {stored.name}"), contextlib.redirect_stdout(sys.stderr):  # what a user's model prints
         return load_model(stored)

@@ -17,9 +17,18 @@ from PIL import Image, ImageDraw, ImageFont
 from jobs.console.output import table
 from jobs.console.terminal import Drawn
 from mnist_lib.errors import ImageError
+from mnist_lib.likeness import Answers
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.pictures.reading import Picture
-from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, Rejection, rejection
+from mnist_lib.pictures.rejecting import (
+    NO_ANSWER,
+    NONE_OF_THESE,
+    NOT_ONE_DIGIT,
+    REJECT_SHARE,
+    UNSURE,
+    Rejection,
+    rejection,
+)
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, printable
 
@@ -45,6 +54,8 @@ class Answer:
     probabilities: NDArray[np.float32]  # [classes]
     classes: Sequence[str]  # their names
     label: str | None = None  # the class of the picture, if known
+    likeness: float = 1.0  # to the classes, as the model gives it
+    reject_share: float = REJECT_SHARE  # see `rejection`
 
     @functools.cached_property
     def ranking(self) -> list[tuple[str, float]]:
@@ -55,7 +66,7 @@ class Answer:
     @functools.cached_property
     def rejection(self) -> Rejection | None:
         """Why the answer is not to be relied on, or None."""
-        return rejection(self.picture.likeness, self.probabilities)
+        return rejection(self.picture.likeness, self.probabilities, self.likeness, self.reject_share)
 
     @property
     def right(self) -> bool | None:
@@ -69,21 +80,29 @@ class Failure(NamedTuple):
 
 PictureResult = Answer | Failure
 
-# Pictures or errors in the order of their files, and [n, classes] float32, a row for each picture that could be read.
-Predicted = tuple[Sequence[Picture | ImageError], NDArray[np.float32]]
+# Pictures or errors in the order of their files, and what the model answers for those that could be read.
+Predicted = tuple[Sequence[Picture | ImageError], Answers]
 
 
 def picture_results(
-    paths: Iterable[Path], batches: Iterable[Predicted], classes: Sequence[str]
+    paths: Iterable[Path],
+    batches: Iterable[Predicted],
+    classes: Sequence[str],
+    reject_share: float = REJECT_SHARE,
 ) -> Iterator[list[PictureResult]]:
     """Yield the results of each batch, which takes the next of the paths."""
     names = map(str, paths)
-    for pictures, probabilities in batches:
-        rows = iter(probabilities)
-        yield [
-            Failure(name, picture) if isinstance(picture, ImageError) else Answer(name, picture, next(rows), classes)
-            for picture, name in zip(pictures, names, strict=False)  # the other paths are of later batches
-        ]
+    for pictures, given in batches:
+        rows = zip(given.probabilities, given.likeness.tolist(), strict=True)
+
+        def result(name: str, picture: Picture | ImageError) -> PictureResult:
+            if isinstance(picture, ImageError):
+                return Failure(name, picture)
+            row, likeness = next(rows)  # noqa: B023
+            return Answer(name, picture, row, classes, likeness=likeness, reject_share=reject_share)
+
+        # The other paths are of later batches.
+        yield [result(name, picture) for picture, name in zip(pictures, names, strict=False)]
 
 
 COLUMNS = ("picture", "class", "probability", "next", "next_probability", "unsure", "resized")
@@ -96,13 +115,13 @@ def as_lines(answers: Sequence[Answer]) -> list[str]:
     headings = ["picture", "class", "probability", "next", "probability", *(["label"] if labelled else []), ""]
     rows = []
     for answer in answers:
-        cells, marks = [NOT_ONE_DIGIT, "", "", ""], list[str]()
-        if answer.rejection != NOT_ONE_DIGIT:
+        cells, marks = [str(answer.rejection), "", "", ""], list[str]()
+        if answer.rejection not in NO_ANSWER:
             cells = [cell for name, probability in answer.ranking for cell in (name, f"{probability:.1%}")]
             marks = [*([UNSURE] if answer.rejection == UNSURE else []), *(["wrong"] if answer.right is False else [])]
         rows.append([answer.name, *cells, *([answer.label or ""] if labelled else []), ", ".join(marks)])
     lines = [table(headings, rows, fold=["picture"], one_line=["picture", "class"])]
-    for reason, advice in ((UNSURE, ""), (NOT_ONE_DIGIT, "; --accept-all predicts all")):
+    for reason, advice in ((UNSURE, ""), *((reason, "; --accept-all predicts all") for reason in NO_ANSWER)):
         if count := sum(answer.rejection == reason for answer in answers):
             lines.append(f"{reason}: {count:,} of {counted(len(answers), 'picture')}{advice}.")
     if labelled:
@@ -114,7 +133,7 @@ def as_lines(answers: Sequence[Answer]) -> list[str]:
 def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
     """Return CSV as in RFC 4180, since names may hold commas and line breaks; printing adds the last line feed.
 
-    A picture that is rejected has `NOT_ONE_DIGIT` as its class, and no probabilities. A path that begins like a formula
+    A picture that is rejected has the reason as its class, and no probabilities. A path that begins like a formula
     gets "./" in front, which names the same file; such a class gets an apostrophe.
     """
     text = io.StringIO(newline="")
@@ -123,8 +142,8 @@ def as_csv(answers: Sequence[Answer], *, labelled: bool) -> str:
     writer.writeheader()
     for answer in answers:
         row = _document(answer)
-        if row["not_one_digit"]:
-            row["class"] = NOT_ONE_DIGIT
+        if answer.rejection in NO_ANSWER:
+            row["class"] = answer.rejection
         texts = {name: _cell(value) for name, value in row.items() if isinstance(value, str)}
         writer.writerow({**row, **texts, "picture": _cell(row["picture"], mark="./")})
     return Drawn(text.getvalue().removesuffix("\n"))
@@ -148,7 +167,7 @@ def as_document(
 
 
 def _document(answer: Answer) -> dict[str, Any]:
-    is_rejected, ranking = answer.rejection == NOT_ONE_DIGIT, list[Any]()
+    is_rejected, ranking = answer.rejection in NO_ANSWER, list[Any]()
     for name, probability in answer.ranking:
         ranking += [None, None] if is_rejected else [name, round(probability, 6)]
     return {
@@ -156,7 +175,8 @@ def _document(answer: Answer) -> dict[str, Any]:
         **dict(zip(COLUMNS[1:5], ranking, strict=True)),
         "probabilities": [round(float(value), 6) for value in answer.probabilities],  # of the classes in `classes`
         "unsure": answer.rejection == UNSURE,
-        "not_one_digit": is_rejected,
+        "not_one_digit": answer.rejection == NOT_ONE_DIGIT,
+        "none_of_these": answer.rejection == NONE_OF_THESE,
         "resized": answer.picture.resized,
         **({} if answer.label is None else {"label": answer.label, "right": answer.right}),
     }
@@ -191,8 +211,8 @@ def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer,
     colour = WRONG if answer.right is False else WARNING if is_unsure else TEXT
     line, name_line = top + TILE + 4, top + TILE + 4 + 2 * LINE
     drawing.text((left, name_line), _shortened(Path(answer.name).name, drawing), FAINT, _font(12))
-    if answer.rejection == NOT_ONE_DIGIT:
-        drawing.text((left, line), NOT_ONE_DIGIT, WARNING, _font(13))
+    if answer.rejection in NO_ANSWER:
+        drawing.text((left, line), answer.rejection, WARNING, _font(13))
         return
     (first, probability), (second, second_probability) = answer.ranking
     first, sure = printable(first), f"{probability:.1%}" + (" unsure" if is_unsure else "")

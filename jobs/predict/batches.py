@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +16,48 @@ from mnist_lib.api import load_stored
 from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
+from mnist_lib.likeness import Answers, min_held_out
 from mnist_lib.pictures.reading import Folders, Layout, Picture, Shape, read_content, read_picture
+from mnist_lib.pictures.rejecting import NONE_OF_THESE, REJECT_SHARE
 from mnist_lib.pictures.sandbox import FILES_PER_CALL, Sandbox
 from mnist_lib.store.contents import StoredModel
 
-if TYPE_CHECKING:
-    from mnist_lib.loading import Predict
-
 T = TypeVar("T")
+Answerer = Callable[[NDArray[np.uint8]], Answers]  # [n, height, width, channels], 0-255
 
 BATCH_SIZE = 1_000  # pictures; the evaluation of a model pads its batches to this size
 MAX_BATCH_SECONDS = 1.0  # reading time of a batch, so that a slow disk does not delay the first results
 MAX_BATCH_BYTES = 32_000_000  # size of the files that are sent to a worker together
 
 
-def load_model(stored: StoredModel) -> "Predict":
+def load_model(stored: StoredModel) -> Answerer:
     """Load and compile a model. Raises the errors of `load_stored`."""
-    predict = load_stored(stored)
+    predict = load_stored(stored).answers
     predict(np.zeros((1, *stored.manifest.dataset.image_shape), np.uint8))
     return predict
 
 
-def predict_here(pictures: Iterable[Picture | ImageError], predict: "Predict") -> Iterator[Predicted]:
+def why_all_accepted(stored: StoredModel, reject_share: float = REJECT_SHARE) -> str | None:
+    """Return why no picture is rejected by its likeness to the classes; None if some may be, or as they need not be.
+
+    Raises IntegrityError if the file of the likeness is damaged.
+    """
+    if not reject_share or Layout.of(stored.manifest.spec["dataset"], Shape(1, 1, 1)).judged:
+        return None
+    likeness, needed = stored.likeness(), min_held_out(reject_share)
+    if likeness is not None and len(likeness.held_out) >= needed:
+        return None
+    why = f"{stored.name} was stored without scores of held-out pictures; train it again"
+    if likeness is not None:
+        share, tested = f"{100 * reject_share:g}%", f"{len(likeness.held_out):,}"
+        why = f"{share} needs at least {needed:,} test images, and {stored.name} has {tested}"
+    return f'no picture is answered with "{NONE_OF_THESE}": {why}'
+
+
+def predict_here(pictures: Iterable[Picture | ImageError], predict: Answerer) -> Iterator[Predicted]:
     """Yield the predictions batch by batch. Meanwhile, the iterator of pictures may read ahead."""
     for batch in in_batches(pictures):
-        yield batch, _probabilities(batch, predict)
+        yield batch, _answers(batch, predict)
 
 
 def predict_on_cluster(
@@ -69,10 +86,10 @@ def layout_of(stored: StoredModel, *, as_is: bool = False, accept_all: bool = Fa
     return Layout.of(stored.manifest.spec["dataset"], shape, as_is=as_is, accept_all=accept_all)
 
 
-def _probabilities(pictures: Sequence[Picture | ImageError], predict: "Predict") -> NDArray[np.float32]:
-    """Return the probabilities for the n pictures that could be read: [n, classes] float32."""
+def _answers(pictures: Sequence[Picture | ImageError], predict: Answerer) -> Answers:
+    """Return the answers for the pictures that could be read."""
     images = [picture.image for picture in pictures if isinstance(picture, Picture)]
-    return predict(np.stack(images)) if images else np.empty((0, 0), np.float32)
+    return predict(np.stack(images)) if images else Answers(np.empty((0, 0), np.float32), np.empty(0))
 
 
 def in_batches(items: Iterable[T], num_bytes: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
@@ -102,7 +119,7 @@ def predict_pictures(
         contents: the bytes of each picture file, or the error of reading it, which is passed on.
 
     Returns:
-        The picture or error of each file, and the probabilities for the n pictures, [n, classes] float32.
+        The picture or error of each file, and the answers for the pictures.
 
     Raises:
         IntegrityError: the stored files are damaged, or belong to another model.
@@ -115,7 +132,7 @@ def predict_pictures(
     read, pictures = functools.partial(_read, layout=layout), list[Picture | ImageError]()
     for begin in range(0, len(contents), FILES_PER_CALL):
         pictures += sandbox.map(read, contents[begin : begin + FILES_PER_CALL])
-    return pictures, _probabilities(pictures, predict)
+    return pictures, _answers(pictures, predict)
 
 
 def _content_or_error(path: Path, folders: Folders) -> bytes | ImageError:
@@ -132,7 +149,7 @@ def _read(content: bytes | ImageError, layout: Layout) -> Picture:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(stored: Any, as_is: bool, accept_all: bool) -> tuple["Predict", Layout, Sandbox]:
+def _loaded(stored: Any, as_is: bool, accept_all: bool) -> tuple[Answerer, Layout, Sandbox]:
     """Load the model, for one CPU, once for all tasks of this process, and start a sandbox for the pictures."""
     sandbox = Sandbox()
     import_keras(gpus=False)  # Ray shows every GPU of the node to a task that asked for none

@@ -1,6 +1,9 @@
 """The options of `jobs.predict`."""
 
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from msgspec import Meta
 
 from cluster.deadlines import Limits
 from jobs.console.datasets import OriginalFiles
@@ -8,6 +11,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
 from jobs.console.values import UserPath
 from jobs.models.options import CHAMPION_DATASET_HELP, VERSION_DATASET_HELP, VERSION_HELP, ModelFileOptions
+from mnist_lib.pictures.rejecting import REJECT_SHARE
 from mnist_lib.settings import Positive, Seconds, Seed, option
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture
@@ -29,7 +33,13 @@ class PredictOptions(ModelFileOptions, OriginalFiles, StorageOptions, JsonOption
         False, "do not crop or invert pictures, which must show light digits on dark; only make them grey and resize"
     )
     accept_all: bool = option(
-        False, "give the model's answer for every picture, even for one that does not show a single digit"
+        False, "give the model's answer for every picture, even for one that shows none of the classes"
+    )
+    reject_percent: Annotated[float, Meta(ge=0, le=50)] = option(
+        100 * REJECT_SHARE,
+        'percentage of real pictures that may be answered with "none of these", as more of the others then are; 0'
+        " for none. It does not apply to models of the ten digits",
+        "PERCENT",
     )
     from_test: Positive | None = option(
         None, "predict N random test images instead of files, from --data-dir or --data-source"
@@ -44,6 +54,11 @@ class PredictOptions(ModelFileOptions, OriginalFiles, StorageOptions, JsonOption
         None, "image file to write: the pictures as the model sees them, and their predictions", "FILE.png"
     )
     csv: bool = option(False, "print CSV instead of a table")
+
+    @property
+    def reject_share(self) -> float:
+        """The share of real pictures that may be rejected, see `rejection`."""
+        return 0.0 if self.accept_all else self.reject_percent / 100
 
     def check(self) -> None:
         """Raise UsageError for options that exclude each other."""

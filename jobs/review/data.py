@@ -50,7 +50,7 @@ class ReviewItem:
         is_new: whether the dataset does not contain it yet.
         probabilities: of the model's classes; None if it has not predicted the picture (yet).
         problem: why the model cannot take the picture, or "".
-        likeness: its likeness to one digit, see `rejection`; None if the picture was not judged.
+        likeness, to_classes: its likeness to one digit, and that to the classes of the model, see `rejection`.
         is_disputed: whether it is reviewed since the models of a run dispute its label.
     """
 
@@ -63,6 +63,7 @@ class ReviewItem:
     probabilities: NDArray[Any] | None = None
     problem: str = ""
     likeness: float | None = None
+    to_classes: float = 1.0
     is_disputed: bool = False
 
     @property
@@ -77,7 +78,7 @@ class ReviewItem:
     @property
     def rejection(self) -> Rejection | None:
         """Why the model's answer is not to be relied on, if it has answered."""
-        return None if self.probabilities is None else rejection(self.likeness, self.probabilities)
+        return None if self.probabilities is None else rejection(self.likeness, self.probabilities, self.to_classes)
 
 
 class KnownImage(NamedTuple):

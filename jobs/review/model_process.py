@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.predict.batches import load_model
+from jobs.predict.batches import Answerer, load_model, why_all_accepted
 from mnist_lib.errors import MnistError, ModelError
+from mnist_lib.likeness import Answers
 from mnist_lib.pictures.sandbox import child_process
 from mnist_lib.store.contents import StoredModel
-
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # as in `mnist_lib.loading`
 
 
 class ModelProcess:
@@ -26,8 +25,8 @@ class ModelProcess:
         load: a function of a module.
     """
 
-    def __init__(self, stored: StoredModel, load: Callable[[StoredModel], Predict] = load_model) -> None:
-        self.name, self.problem = stored.name, ""
+    def __init__(self, stored: StoredModel, load: Callable[[StoredModel], Answerer] = load_model) -> None:
+        self.name, self.problem, self.notice = stored.name, "", why_all_accepted(stored) or ""
         self._process, self._connection = child_process(__name__)
         self._requests = ThreadPoolExecutor(1)  # the process answers one at a time
         self._loaded = self._requests.submit(self._answer, (load, stored), is_loading=True)
@@ -40,14 +39,14 @@ class ModelProcess:
         """Wait until the model is loaded. Raises ModelError if it cannot be."""
         self._loaded.result()
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probabilities of the classes, [n, classes], for images, [n, height, width, channels].
+    def predict(self, images: NDArray[np.uint8]) -> Answers:
+        """Return the answers for images, [n, height, width, channels].
 
         Raises ModelError if the model cannot be loaded or its process has ended.
         """
         self.wait()
-        probabilities: NDArray[np.float32] = self._requests.submit(self._answer, images).result()
-        return probabilities
+        answers: Answers = self._requests.submit(self._answer, images).result()
+        return answers
 
     def close(self) -> None:
         self._process.kill()
@@ -71,7 +70,7 @@ class ModelProcess:
 def _serve(connection: "Connection[Any, Any]") -> None:
     """Load the model that comes through the connection, then answer images until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    predict: Predict | None = None
+    predict: Answerer | None = None
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             request = connection.recv()

@@ -22,7 +22,7 @@ from mnist_lib.data.corrections import ImageHash, Reason
 from mnist_lib.data.request import ClassName
 from mnist_lib.documents import Count, decode, encode
 from mnist_lib.errors import ImageError, IntegrityError, MnistError, SpecError, StoreError
-from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, rejection
+from mnist_lib.pictures.rejecting import NO_ANSWER, rejection
 from mnist_lib.wording import printable
 
 T = TypeVar("T")
@@ -191,9 +191,10 @@ class Server:
         if examined.problem:
             fields["note"] = examined.problem
         elif self._session.model.state == "ready":
-            (probabilities,) = await self._in_thread(self._session.model.predict, examined.image[None])
-            fields["note"] = rejection(examined.likeness, probabilities) or ""
-            if fields["note"] != NOT_ONE_DIGIT:
+            answers = await self._in_thread(self._session.model.predict, examined.image[None])
+            (probabilities,), (to_classes,) = answers
+            fields["note"] = rejection(examined.likeness, probabilities, to_classes) or ""
+            if fields["note"] not in NO_ANSWER:
                 fields["answers"] = self._answers(probabilities)
         return _answer({"status": self._status(), **fields})
 
@@ -204,7 +205,12 @@ class Server:
     def _status(self) -> dict[str, Any]:
         session, model = self._session, self._session.model
         return {
-            "model": {"name": model.name, "state": model.state, "problem": model.problem},
+            "model": {
+                "name": model.name,
+                "state": model.state,
+                "problem": model.problem,
+                "notice": printable(model.notice),
+            },
             "tally": session.labels.tally(),
             "left": session.num_left(),
             "complete": session.is_complete,

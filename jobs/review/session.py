@@ -187,15 +187,15 @@ class Session:
         while waiting and not self._stopped.is_set():
             items, images = zip(*waiting.popleft(), strict=True)
             try:
-                probabilities = self.model.predict(np.stack(images))
+                answers = self.model.predict(np.stack(images))
             except ModelError as error:
                 if not self._stopped.is_set() and not self._has_failed:
                     log.warning("%s; pictures are chosen at random", error)
                 self._has_failed = True
                 continue
             with self._lock:
-                for item, row in zip(items, probabilities, strict=True):
-                    item.probabilities = row
+                for item, row, likeness in zip(items, answers.probabilities, answers.likeness.tolist(), strict=True):
+                    item.probabilities, item.to_classes = row, likeness
                     self.order.predicted(item)
 
     def add(self, item: ReviewItem) -> bool:

@@ -113,7 +113,7 @@ def check_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
         weights, again = model.initial_weights(spec.seed), model.initial_weights(spec.seed)
         _require_weights(place, sum(4 * math.prod(weight.shape) for weight in weights.trainable))
         images = tf.cast(tf.random.stateless_uniform((2, *image_shape), [0, 0], 0, 256, tf.int32), tf.uint8)
-        logits = model.logits(weights, images)
+        _, logits = model.features(weights, images)
         got = (str(getattr(logits, "dtype", type(logits).__name__)), tuple(getattr(logits, "shape", ())))
         if got != ("<dtype: 'float32'>", (2, num_classes)):
             expected = f"logits of the shape (batch, {num_classes}) and the type float32"

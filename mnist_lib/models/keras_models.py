@@ -21,7 +21,7 @@ from mnist_lib.models.layers import (
     stroked,
     to_predict,
 )
-from mnist_lib.models.model import ImageShape, Tensors, Weights, read_files, require_file
+from mnist_lib.models.model import ImageShape, Tensors, Weights, folded, read_files, require_file
 from mnist_lib.objects.archives import read_keras_weights
 from mnist_lib.wording import one_line
 
@@ -184,6 +184,11 @@ class KerasModel:
         # Keras' own augmentation acts unless `training` is False; None is not enough.
         return self._network.stateless_call(weights.trainable, self._of_layers(weights), images, training=False)[0]
 
+    def features(self, weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with _inputs_of(self._last_layer) as inputs:
+            logits = self.logits(weights, images)
+        return _features(inputs[0], logits) if inputs else logits, logits
+
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
@@ -242,6 +247,12 @@ class KerasModel:
         """Return a new network that ends in logits."""
         return self._network_of(self._new_layers())
 
+    @property
+    def _last_layer(self) -> keras.Layer | None:
+        """The last layer with weights of its own, which computes the logits in most models."""
+        with_weights = [layer for layer in _leaves(self._network) if layer.weights]
+        return with_weights[-1] if with_weights else None
+
     @functools.cached_property
     def _to_store(self) -> keras.Sequential:
         """The network as it is stored: not compiled, since an optimizer would double the size of the file."""
@@ -267,6 +278,45 @@ def restored_settings() -> Iterator[None]:
         keras.config.set_floatx(before[0])
         keras.config.set_image_data_format(before[1])
         keras.config.set_dtype_policy(before[2])
+
+
+def _leaves(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """Yield the layers that contain no others, in their order."""
+    children = [*layer._flatten_layers(include_self=False, recursive=False)]
+    for child in children:
+        yield from _leaves(child)
+    if not children:
+        yield layer
+
+
+@contextlib.contextmanager
+def _inputs_of(layer: keras.Layer | None) -> Iterator[list[tf.Tensor]]:
+    """Return a list that gets the first argument of each call of a layer within the block."""
+    inputs: list[tf.Tensor] = []
+    if layer is None:
+        yield inputs
+        return
+    call = layer.call
+
+    def recorded(*args: object, **kwargs: object) -> tf.Tensor:
+        inputs.extend(args[:1])
+        return call(*args, **kwargs)
+
+    layer.call = recorded
+    try:
+        yield inputs
+    finally:
+        del layer.call
+
+
+def _features(inputs: object, logits: tf.Tensor) -> tf.Tensor:
+    """Return the inputs of a layer as features of each image, or the logits if they are something else."""
+    shape: tuple[int | None, ...] = tuple(getattr(inputs, "shape", ()))
+    # A layer may be called in a loop, whose tensors cannot be used outside, or with other batches than the images.
+    is_usable = len(shape) > 1 and shape[0] == logits.shape[0] and None not in shape[1:]
+    if not is_usable or getattr(inputs, "graph", None) is not getattr(logits, "graph", None):
+        return logits
+    return folded(tf.reshape(tf.cast(inputs, tf.float32), [-1, math.prod(size or 0 for size in shape[1:])]))
 
 
 def _output_size(layer: keras.Layer) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_lib.errors import IntegrityError
+from mnist_lib.likeness import MAX_FEATURES
 from mnist_lib.objects.archives import hash_arrays
 
 ImageShape = tuple[int, int, int]  # height, width, channels
@@ -39,6 +40,12 @@ class Model(Protocol):
 
     def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
         """Return the logits, [batch, classes] float32, of images, [batch, height, width, channels] uint8."""
+
+    def features(self, weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what the last layer with weights receives, [batch, features] float32, `folded`, and the logits.
+
+        The features of a model whose layers are unknown are its logits.
+        """
 
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
@@ -79,6 +86,19 @@ def serving_module(model: Model, weights: Weights, image_shape: ImageShape, outp
 
     module.serve = serve
     return module
+
+
+def folded(features: tf.Tensor) -> tf.Tensor:
+    """Return at most `MAX_FEATURES` features of each image: sums of many with random signs, which keep distances.
+
+    features: [batch, features] -> [batch, at most MAX_FEATURES].
+    """
+    width = features.shape[1]
+    if width <= MAX_FEATURES:
+        return features
+    signs = np.random.RandomState(0).choice(np.array((-1, 1), np.float32), width)  # NumPy never changes these numbers
+    padded = tf.pad(features * signs, [[0, 0], [0, -width % MAX_FEATURES]])
+    return tf.reduce_sum(tf.reshape(padded, [-1, padded.shape[1] // MAX_FEATURES, MAX_FEATURES]), axis=1)
 
 
 def require_file(files: Mapping[str, bytes], name: str) -> bytes:

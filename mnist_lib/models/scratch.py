@@ -201,6 +201,10 @@ class ScratchModel:
     def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
         return self._logits(weights, images, tf.float32)
 
+    def features(self, weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = self.logits(weights, images)
+        return logits, logits
+
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:

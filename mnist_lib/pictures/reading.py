@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mnist_lib.catalog import DATASETS, DIGITS, MAX_PICTURE_BYTES, PICTURE_SUFFIXES
+from mnist_lib.catalog import DATASETS, MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures import rejecting
 from mnist_lib.pictures.ink import Levels, NoInkError, centre, find_ink
@@ -67,7 +67,7 @@ class Layout:
         if dataset not in DATASETS:
             return cls(shape=shape)
         box = None if as_is else max(1, round(DATASETS[dataset].box * min(shape.height, shape.width)))
-        return cls(shape=shape, digit=True, box=box, judged=DATASETS[dataset].classes == DIGITS and not accept_all)
+        return cls(shape=shape, digit=True, box=box, judged=DATASETS[dataset].shows_digits and not accept_all)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Reject pictures that do not show one digit: by their marks, and by a score calibrated on held-out digits.
+"""Reject pictures that show none of the classes. This module judges digits: by their marks, and by a score calibrated
+on held-out digits. Other pictures are judged by `mnist_lib.likeness`, with what their model computes for them.
 
 A model of ten digits reads each picture as one of them: "314" as a 4, an A as a 4. Its probabilities do not show that.
 
@@ -19,8 +20,12 @@ from numpy.typing import NDArray
 from mnist_lib.pictures.ink import MIN_INK, Levels, centre, resized, without_margins
 
 NOT_ONE_DIGIT: Final = "not one digit"
+NONE_OF_THESE: Final = "none of these"
 UNSURE: Final = "unsure"
-Rejection = Literal["not one digit", "unsure"]
+Rejection = Literal["not one digit", "none of these", "unsure"]
+NO_ANSWER: tuple[Rejection, ...] = (NOT_ONE_DIGIT, NONE_OF_THESE)  # these stand in place of a class
+
+REJECT_SHARE = 0.02  # of real pictures that are rejected as `NONE_OF_THESE`
 
 # Shares of held-out digits. Below the first likeness, a picture is rejected; below the second, its class is unsure.
 MIN_LIKENESS = 0.003
@@ -55,15 +60,24 @@ def likeness_of(ink: Levels, image: NDArray[np.uint8] | None = None) -> float:
     return likeness(centre(ink, SHAPE, BOX) if image is None else image)
 
 
-def rejection(likeness: float | None, probabilities: NDArray[np.float32]) -> Rejection | None:
+def rejection(
+    likeness: float | None,
+    probabilities: NDArray[np.float32],
+    to_classes: float = 1.0,
+    reject_share: float = REJECT_SHARE,
+) -> Rejection | None:
     """Return why the model's answer is not to be relied on, or None.
 
     Args:
         likeness: of a `Picture`; None if the model's classes are not the digits.
         probabilities: of the classes.
+        to_classes: the likeness that the model gives, see `mnist_lib.likeness`.
+        reject_share: the share of real pictures that may be rejected by it.
     """
     if likeness is not None and likeness < MIN_LIKENESS:
         return NOT_ONE_DIGIT
+    if to_classes <= reject_share:
+        return NONE_OF_THESE
     if probabilities.max() < MIN_PROBABILITY or (likeness is not None and likeness < MIN_SURE_LIKENESS):
         return UNSURE
     return None

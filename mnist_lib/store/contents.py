@@ -31,6 +31,7 @@ from mnist_lib.documents import (
     written,
 )
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.likeness import LIKENESS, Likeness
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
@@ -72,7 +73,7 @@ class StoredModel:
     """
 
     name: str
-    files: Mapping[str, bytes]  # those with weights
+    files: Mapping[str, bytes]  # those with weights, and that of the likeness
     manifest: Manifest
     source: ModelFile | None = None  # the file that defines the model, unless the model is in the catalog
 
@@ -94,9 +95,17 @@ class StoredModel:
             ModelError: the version contains code that is neither that of `model_file` nor trusted.
         """
         manifest = read_manifest(objects, version)
-        files = {name: read_file(objects, version, name) for name in WEIGHTS_FILES if name in version.files}
+        names = [name for name in (*WEIGHTS_FILES, LIKENESS) if name in version.files]
+        files = {name: read_file(objects, version, name) for name in names}
         source = source_of(objects, version, manifest, model_file, model_arg)
         return cls(name=version.name, files=files, manifest=manifest, source=source)
+
+    def likeness(self) -> Likeness | None:
+        """Return how pictures are judged; None for a model of digits, or a version of an earlier version of this
+        program. Raises IntegrityError if the file is damaged."""
+        if LIKENESS not in self.files:
+            return None
+        return Likeness.read(self.files[LIKENESS], f"{self.name}: {LIKENESS}", len(self.manifest.dataset.classes))
 
 
 def source_of(

@@ -5,9 +5,9 @@ A `Trainer` is compiled once for a shape of data and then trains any number of t
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -149,6 +149,14 @@ class Trainer:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
 
 
+class Outputs(NamedTuple):
+    """What a model computes for some images."""
+
+    probabilities: NDArray[np.float32]  # [n, classes]
+    features: NDArray[np.float32]  # [n, features], see `Model.features`
+    logits: NDArray[np.float32]  # [n, classes]
+
+
 class Predictor:
     """A model that predicts on the devices of a strategy. It is compiled once for a shape of images."""
 
@@ -156,23 +164,31 @@ class Predictor:
         self._model, self._strategy = model, strategy
 
     def probabilities(self, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return what `predict` yields as one array."""
-        return np.concatenate([*self.predict(weights, images)])
+        """Return the probabilities that `predict` yields as one array."""
+        return np.concatenate([outputs.probabilities for outputs in self.predict(weights, images)])
 
     def evaluate(
-        self, weights: Weights, images: NDArray[np.uint8], heartbeat: TrialEvent
-    ) -> Generator[TrialEvent, None, NDArray[np.float32]]:
-        """Return what `predict` yields as one array, and yield `heartbeat` every few seconds until then."""
+        self,
+        weights: Weights,
+        images: NDArray[np.uint8],
+        heartbeat: TrialEvent,
+        kept: Callable[[Outputs], Sequence[NDArray[Any]]] = lambda outputs: outputs[:1],
+    ) -> Generator[TrialEvent, None, list[NDArray[Any]]]:
+        """Return the arrays for all images, and yield `heartbeat` every few seconds until then.
+
+        Args:
+            kept: returns the arrays for a part of the images; by default, only the probabilities.
+        """
         parts, heartbeat_at = [], time.monotonic()
-        for part in self.predict(weights, images):
-            parts.append(part)
+        for outputs in self.predict(weights, images):
+            parts.append(kept(outputs))
             if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
                 yield heartbeat
                 heartbeat_at = time.monotonic()
-        return np.concatenate(parts)
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
-    def predict(self, weights: Weights, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-        """Yield the probabilities of images, [n, height, width, channels] uint8, 0-255, in parts, [part, classes].
+    def predict(self, weights: Weights, images: NDArray[np.uint8]) -> Iterator[Outputs]:
+        """Yield the outputs for images, [n, height, width, channels] uint8, 0-255, in parts.
 
         Raises:
             DivergedError: a probability is not a finite number.
@@ -183,25 +199,28 @@ class Predictor:
         for begin in range(0, len(images), batch_size):
             batch = images[begin : begin + batch_size]
             padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
-            predicted = self._predict(weights, tf.split(padded, replicas))
-            probabilities: NDArray[np.float32] = np.concatenate(predicted)[: len(batch)]
-            if not np.isfinite(probabilities).all():
+            predicted = zip(*self._predict(weights, tf.split(padded, replicas)), strict=True)
+            outputs = Outputs(*(np.concatenate(parts)[: len(batch)] for parts in predicted))
+            if not np.isfinite(outputs.probabilities).all():
                 raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
-            yield probabilities
+            yield outputs
 
     @tf.function(autograph=False)
-    def _predict(self, weights: Weights, images: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        """Return the probabilities of each replica's images, [batch, height, width, channels] each.
+    def _predict(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
+        """Return the outputs for each replica's images, [batch, height, width, channels] each.
 
         This runs without XLA, which is no faster here and cannot compile every user's model.
         """
         shares = self._strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % len(images)]
         )
-        probabilities: tuple[tf.Tensor, ...] = self._strategy.experimental_local_results(
-            self._strategy.run(lambda *args: tf.nn.softmax(self._model.logits(*args)), args=(weights, shares))
-        )
-        return probabilities
+
+        def outputs(weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            features, logits = self._model.features(weights, images)
+            return tf.nn.softmax(logits), features, logits
+
+        by_output = map(self._strategy.experimental_local_results, self._strategy.run(outputs, args=(weights, shares)))
+        return [*zip(*by_output, strict=True)]
 
 
 def accuracy_of(

@@ -7,8 +7,9 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -16,12 +17,14 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Group, Resources
+from mnist_lib.catalog import DATASETS
 from mnist_lib.clock import steady_time
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError, SpecError
 from mnist_lib.intervals import accuracy_interval
+from mnist_lib.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import Model
@@ -238,10 +241,10 @@ class _Lane:
         """Evaluate the best epoch on the test images and those of the trial's fold, and yield the result."""
         spec, test, plan = assignment.spec, self._dataset.test, compiled.plan
         yield (trained := Trained(trial=spec.id))
-        probabilities = yield from compiled.trainer.predictor.evaluate(state.weights, test.images, trained)
+        probabilities, judgement = yield from self._tested(compiled, spec, state, trained)
         of_fold, validation = None, state.best.validation
         if compiled.fold is not None:
-            of_fold = yield from compiled.trainer.predictor.evaluate(state.weights, compiled.fold.images, trained)
+            (of_fold,) = yield from compiled.trainer.predictor.evaluate(state.weights, compiled.fold.images, trained)
             validation = accuracy_of(of_fold, compiled.fold.labels, compiled.class_sizes)
         rates = learning_rates(spec, plan.steps)[plan.steps - 1 :: plan.steps]
         devices = devices_of(self._strategy)
@@ -266,9 +269,25 @@ class _Lane:
             versions=package_versions(),
             probabilities=probabilities,
             of_fold=of_fold,
-            files=compiled.model.files(state.weights) | source,
+            files={**compiled.model.files(state.weights), **judgement, **source},
             tensorboard=event_file(history, rates, state.best.epoch, probabilities, test, self._dataset.classes),
         )
+
+    def _tested(
+        self, compiled: Compiled, spec: TrialSpec, state: TrainingState, trained: Trained
+    ) -> Generator[TrialEvent, None, tuple[NDArray[np.float32], Mapping[str, bytes]]]:
+        """Return the probabilities for the test images, and the file of the likeness, if pictures are judged by it."""
+        evaluate, test = partial(compiled.trainer.predictor.evaluate, state.weights), self._dataset.test
+        if spec.dataset in DATASETS and DATASETS[spec.dataset].shows_digits:  # pictures of digits are judged otherwise
+            (probabilities,) = yield from evaluate(test.images, trained)
+            return probabilities, {}
+        sample = compiled.train.take(slice(None, None, -(-len(compiled.train) // MAX_FITTED)))
+        features, logits = yield from evaluate(sample.images, trained, lambda outputs: outputs[1:])
+        fitted = Likeness.fit(features, logits, sample.labels)
+        probabilities, scores = yield from evaluate(
+            test.images, trained, lambda outputs: (outputs[0], fitted.scores(*outputs[1:]))
+        )
+        return probabilities, {LIKENESS: replace(fitted, held_out=np.sort(scores)).file()}
 
     def _compile(self, spec: TrialSpec, source: ModelFile | None) -> Compiled:
         """Compile the model of a trial, unless an earlier trial of the same shape did."""
@@ -384,7 +403,7 @@ def train(
 def _validate(compiled: Compiled, split: Split, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:
     trainer = compiled.trainer
     try:
-        probabilities = yield from trainer.predictor.evaluate(trainer.weights, split.images, heartbeat)
+        (probabilities,) = yield from trainer.predictor.evaluate(trainer.weights, split.images, heartbeat)
     except DivergedError as error:
         raise DivergedError(f"after epoch {heartbeat.epoch}, {error}") from error
     return accuracy_of(probabilities, split.labels, compiled.class_sizes)

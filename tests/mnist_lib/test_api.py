@@ -20,6 +20,7 @@ from jobs.predict.batches import layout_of, predict_here
 from mnist_lib.api import choose_version, find_version
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.likeness import Answers
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import read_file
 from mnist_lib.results import Accuracy
@@ -238,9 +239,9 @@ def test_a_picture_is_read_as_the_array_that_jobs_predict_gives_the_model(
     )
     given: list[np.ndarray] = []
 
-    def predict(images: np.ndarray) -> np.ndarray:
+    def predict(images: np.ndarray) -> Answers:
         given.append(images)
-        return np.full((len(images), 2), 0.5, np.float32)
+        return Answers(np.full((len(images), 2), 0.5, np.float32), np.ones(len(images)))
 
     assert [*predict_here([read_file(tmp_path / "one.png", layout_of(stored))], predict)]
     read = mnist_lib.read_picture(str(tmp_path / "one.png"), model)

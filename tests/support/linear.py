@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.errors import IntegrityError
+from mnist_lib.likeness import Answers
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
@@ -31,14 +32,18 @@ def publish_linear(objects: Objects) -> None:
     publish(objects, "keras", "r", files, {**about(), "dataset": dataset})
 
 
-def load_linear(stored: StoredModel) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Return a function that predicts, [n, 28, 28, 1] -> [n, 10]. Raises IntegrityError for another file."""
+def load_linear(stored: StoredModel) -> Callable[[NDArray[np.uint8]], Answers]:
+    """Return a function that predicts images, [n, 28, 28, 1]; a black one is like no class.
+
+    Raises IntegrityError for another file.
+    """
     if stored.files["model.keras"] != CONTENT:
         raise IntegrityError(f"{stored.name}: expected the linear model, got another")
     weights = np.random.default_rng(0).normal(0, 0.1, (28 * 28, 10)).astype(np.float32)
 
-    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(images: NDArray[np.uint8]) -> Answers:
         exponentials = np.exp(images.reshape(len(images), -1) / np.float32(255) @ weights)
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        likeness = np.where(images.any(axis=(1, 2, 3)), 1.0, 0.01)
+        return Answers(exponentials / exponentials.sum(axis=1, keepdims=True), likeness)
 
     return predict

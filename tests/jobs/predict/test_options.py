@@ -122,7 +122,7 @@ def test_no_cell_of_csv_is_a_formula_or_acts_on_a_terminal(name: str, predicted:
     assert (row["probability"], row["next"], row["unsure"]) == ("0.75", "other", "False")
 
 
-def test_a_picture_that_is_not_one_digit_has_that_as_its_answer_and_its_probabilities_in_json_alone(
+def test_a_rejected_picture_has_the_reason_as_its_answer_and_its_probabilities_in_json_alone(
     tmp_path: Path,
 ) -> None:
     image, probabilities = np.zeros((28, 28, 1), np.uint8), np.eye(10, dtype=np.float32)[4]
@@ -130,24 +130,28 @@ def test_a_picture_that_is_not_one_digit_has_that_as_its_answer_and_its_probabil
         Answer(name, Picture(image, (28, 28), likeness=likeness), probabilities, DIGITS)
         for name, likeness in (("a.png", 0.0), ("b.png", (MIN_LIKENESS + MIN_SURE_LIKENESS) / 2), ("c.png", 0.5))
     ]
-    text, unsure, others = as_lines(results)
+    results.append(Answer("d.png", Picture(image, (28, 28)), probabilities, DIGITS, likeness=0.02))
+    text, unsure, others, none = as_lines(results)
     _, *lines = text.splitlines()
     assert [line.split() for line in lines] == [
         ["a.png", "not", "one", "digit"],
         ["b.png", "4", "100.0%", "0", "0.0%", "unsure"],
         ["c.png", "4", "100.0%", "0", "0.0%"],
+        ["d.png", "none", "of", "these"],
     ]
-    assert unsure == "unsure: 1 of 3 pictures."
-    assert others == "not one digit: 1 of 3 pictures; --accept-all predicts all."
+    assert unsure == "unsure: 1 of 4 pictures."
+    assert others == "not one digit: 1 of 4 pictures; --accept-all predicts all."
+    assert none == "none of these: 1 of 4 pictures; --accept-all predicts all."
     rows = list(csv.DictReader(io.StringIO(as_csv(results, labelled=False), newline="")))
-    assert [row["class"] for row in rows] == ["not one digit", "4", "4"]
-    assert [row["probability"] for row in rows] == ["", "1.0", "1.0"]
-    assert [row["unsure"] for row in rows] == ["False", "True", "False"]
+    assert [row["class"] for row in rows] == ["not one digit", "4", "4", "none of these"]
+    assert [row["probability"] for row in rows] == ["", "1.0", "1.0", ""]
+    assert [row["unsure"] for row in rows] == ["False", "True", "False", "False"]
     version = SimpleNamespace(name="keras@1", about={"dataset": "mnist"})
     pictures = as_document(results, [], cast(Version, version), DIGITS)["pictures"]
-    assert [row["class"] for row in pictures] == [None, "4", "4"]
-    assert [row["not_one_digit"] for row in pictures] == [True, False, False]
-    assert [row["unsure"] for row in pictures] == [False, True, False]
+    assert [row["class"] for row in pictures] == [None, "4", "4", None]
+    assert [row["not_one_digit"] for row in pictures] == [True, False, False, False]
+    assert [row["none_of_these"] for row in pictures] == [False, False, False, True]
+    assert [row["unsure"] for row in pictures] == [False, True, False, False]
     assert all(row["probabilities"] == probabilities.tolist() for row in pictures)
     draw(results, tmp_path / "seen.png")
 

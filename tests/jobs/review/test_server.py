@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import time
+from collections import deque
 from pathlib import Path
 
 import aiohttp
@@ -107,6 +108,15 @@ def test_a_blank_drawing_has_a_note_instead_of_an_answer(serve_page: Serve) -> N
             assert "single colour" in found["note"] or "expected" in found["note"]
 
     run(test)
+
+
+def test_a_picture_that_is_like_no_class_of_the_model_has_that_as_its_note(session: Session) -> None:
+    session.wait()
+    items = [item for item in session.items.values() if item.split == "training"][:2]
+    images = np.zeros((28, 28, 1), np.uint8), np.full((28, 28, 1), 9, np.uint8)
+    session._predict(deque([[*zip(items, images, strict=True)]]))
+    assert items[0].note == "none of these"
+    assert items[1].note in ("", "unsure")
 
 
 def test_a_decision_is_on_the_disk_before_it_is_confirmed(serve: Serve, folder: Path) -> None:

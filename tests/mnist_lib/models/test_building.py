@@ -108,6 +108,22 @@ def test_the_stored_files_of_a_user_model_contain_its_weights(name: str, digits:
     np.testing.assert_array_equal(model.logits(read, images), model.logits(weights, images))
 
 
+@pytest.mark.parametrize("name", ["small_resnet", "residual", "sequential", "list_of_layers", "frozen", "Subclass"])
+def test_the_features_of_a_model_are_what_its_last_layer_receives(name: str, digits: Dataset) -> None:
+    model = build_model(own(name), digits.image_shape, 10, OWN)
+    weights, images = model.initial_weights(3), tf.constant(digits.test.images[:20])
+    kernel = next(
+        value
+        for value in reversed([*weights.trainable, *weights.state])
+        if len(value.shape) == 2 and value.shape[1] == 10
+    )
+    features, logits = tf.function(model.features)(weights, images)
+    np.testing.assert_allclose(logits, model.logits(weights, images), atol=1e-5)
+    assert features.shape == (20, min(kernel.shape[0], 256))
+    if kernel.shape[0] <= 256:  # the bias starts at 0
+        np.testing.assert_allclose(features @ kernel, logits, atol=1e-4)
+
+
 def test_augmentation_of_keras_acts_in_training_only(digits: Dataset) -> None:
     model = build_model(own("small_resnet", dropout=0.0), digits.image_shape, 10, OWN)
     weights, images = model.initial_weights(0), tf.constant(digits.test.images[:20])

@@ -20,6 +20,7 @@ from mnist_lib.data.folder import read_folder
 from mnist_lib.data.listing import find_pictures, list_folder, real_folders
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import ImageError
+from mnist_lib.likeness import Answers
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import Layout, Shape, read_content
 from tests.support.pictures import classes, noise, write_folder
@@ -101,9 +102,11 @@ def test_w11_predict_reads_no_picture_that_has_become_a_link_out(
         (folder.parent / "private/b/0.png").write_bytes((folder.parent / "private/b/3.png").read_bytes())
         return [path for path in found if path.name in ("0.png", "3.png")]
 
+    no_answers = Answers(np.empty((0, 2), np.float32), np.empty(0))
+
     def in_order(task: Any, calls: Iterator[Any], *_: Any) -> Iterator[Any]:
         for call in calls:
-            yield [each if isinstance(each, ImageError) else ImageError("sent") for each in call[-1]], np.empty((0, 2))
+            yield [each if isinstance(each, ImageError) else ImageError("sent") for each in call[-1]], no_answers
 
     options = PredictOptions(pictures=(folder,))
     if address:
@@ -113,7 +116,11 @@ def test_w11_predict_reads_no_picture_that_has_become_a_link_out(
         results = [each for batch in picture_results(found, batches, ("a", "b")) for each in batch]
     else:
         monkeypatch.setattr(predict, "find_pictures", find_and_swap)
-        monkeypatch.setattr(predict, "_built", lambda stored: lambda images: np.full((len(images), 2), 0.5))
+        monkeypatch.setattr(
+            predict,
+            "_built",
+            lambda stored: lambda images: Answers(np.full((len(images), 2), 0.5, np.float32), np.ones(len(images))),
+        )
         monkeypatch.setattr(predict, "layout_of", lambda stored, **options: Layout(shape=Shape(8, 8, 1)))
         stored = mock.Mock()
         stored.manifest.dataset.classes = ("a", "b")

@@ -38,7 +38,7 @@ class Scripted:
     def evaluate(self, weights: Weights, *_: Any) -> Generator[Any, None, Any]:
         correct = self._correct[weights.trainable[0] - 1]
         yield from ()
-        return np.eye(2, dtype=np.float32)[np.where(correct, self._labels, 1 - self._labels)]
+        return [np.eye(2, dtype=np.float32)[np.where(correct, self._labels, 1 - self._labels)]]
 
 
 def stored(correct: list[int], total: int, cut: int = 0) -> TrainingState:

@@ -143,10 +143,18 @@ MUTANTS = (
     Mutant(
         name="a rejected picture has an answer in CSV",
         file=ANSWERS,
-        old='            row["class"] = NOT_ONE_DIGIT\n',
+        old='            row["class"] = answer.rejection\n',
         new="            pass\n",
         why="A program could not tell a rejected picture from a blank line.",
         tests=("jobs/predict/test_options.py",),
+    ),
+    Mutant(
+        name="the picture itself does not count among those it is compared with",
+        file="mnist_lib/likeness.py",
+        old="(lower + 1) / (len(self.held_out) + 1)",
+        new="lower / max(len(self.held_out), 1)",
+        why="More real pictures would be rejected than is said, all of them with few held-out ones.",
+        tests=("mnist_lib/test_likeness.py",),
     ),
     Mutant(
         name="the last batch of pictures is not predicted",
