@@ -158,7 +158,7 @@ def _faults(model: ModelSummary, classes: Sequence[str], chance: float) -> str:
         low, has = balanced.interval()[0], "has a balanced accuracy of"
         chance = 1 / sum(row.total > 0 for row in model.recall)
     if faults or low <= chance:
-        faults.append(f"is not better than guessing, which {has} {percent(chance)}")
+        faults.append(f"is not clearly better than guessing, which {has} {percent(chance)}")
     if neglected is not None:
         row = model.recall[neglected]
         few = f"{row.correct:,} of {counted(row.total, 'test image')} ({' to '.join(map(percent, row.ci95))})"

@@ -35,7 +35,7 @@ def test_the_table_says_not_better_than_guessing_only_if_the_model_may_be(
     predicted: list[list[int]], guessing: bool
 ) -> None:
     text = " ".join(text_of(small_summary(*predicted)).split())
-    assert ("not better than guessing" in text) == guessing
+    assert ("not clearly better than guessing" in text) == guessing
     assert "needs more steps" not in text  # nobody knows: it may have nothing to train
 
 
@@ -46,7 +46,7 @@ def test_guessing_is_to_answer_always_the_largest_class(correct: int, guessing: 
     models = {"keras": structs.replace(summary.models["keras"], ci95=Accuracy(correct, 1_000).interval())}
     summary = structs.replace(summary, dataset=dataset, models=models)
     text = " ".join(text_of(summary).split())
-    assert ("not better than guessing, which is right for 95.00%" in text) == guessing
+    assert ("not clearly better than guessing, which is right for 95.00%" in text) == guessing
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_model_that_is_compared_by_balanced_accuracy_is_not_measured_by_the_la
     result = small_result(0, predicted=answers.tolist(), labels=labels)
     result = structs.replace(result, spec=replace(result.spec, score=score))
     text = text_of(summary_of_results([result], labels=labels))
-    assert ("is not better than guessing" in text) == (score == "accuracy")
+    assert ("is not clearly better than guessing" in text) == (score == "accuracy")
 
 
 def test_a_class_of_which_chance_missed_one_image_is_not_neglected() -> None:
