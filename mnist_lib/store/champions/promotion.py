@@ -139,7 +139,7 @@ class Compared:
         With weights, an upper limit: evidence of n has a probability of at most 1/n.
         """
         if self.weights:
-            return min(1.0, 1 / evidence(self.by_class, self.weights))
+            return 1 / max(1.0, evidence(self.by_class, self.weights))
         return mcnemar(self.total.gained, self.total.lost)
 
     @property
@@ -284,7 +284,7 @@ class Rule(Thresholds):
         squares = sum(
             compared.weights.get(name, 1.0) ** 2 * (each.gained + each.lost) for name, each in compared.by_class.items()
         )
-        needed = len(compared.labels) * NormalDist().inv_cdf(1 - alpha) ** 2 * squares / compared.advantage**2
+        needed = len(compared.labels) * NormalDist().inv_cdf(alpha) ** 2 * squares / compared.advantage**2
         needed = max(len(compared.labels) + 1, float(f"{needed:.1e}"))
         ways = ["label random new pictures"]
         if missing and self.when == "if-better":
@@ -296,10 +296,10 @@ class Rule(Thresholds):
         """Return the class whose accuracy drops most, if it drops too much and significantly, or None."""
         found: list[dict[str, Any]] = []
         for name, counts in by_class.items():
-            drop = (counts.lost - counts.gained) / counts.images
+            drop = (counts.lost - counts.gained) / max(1, counts.images)
             p = mcnemar(counts.lost, counts.gained)
             if drop > self.max_class_drop and p < self.alpha / len(by_class):  # Bonferroni: one test for each class
-                before, after = _share(counts.champion, counts), _share(counts.challenger, counts)
+                before, after = (percent(right / counts.images) for right in (counts.champion, counts.challenger))
                 why = f"class {name} drops from {before} to {after}, p = {p:.2g}"
                 found.append({"class": name, "drop": drop, "p": p, "why": why})
         return max(found, key=lambda collapse: float(collapse["drop"]), default=None)
@@ -308,7 +308,3 @@ class Rule(Thresholds):
 def missing_images(new: int, before: int) -> int:
     """Return how many more new training images would be clearly more data. The arguments: see `Rule.decide_by_data`."""
     return max(0, math.ceil(before * MORE_DATA_PERCENT / 100) - new)
-
-
-def _share(correct: int, counts: AnswerCounts) -> str:
-    return percent(correct / counts.images if counts.images else 0.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mnist_lib.store.champions.evidence import balanced_weights, mcnemar
+from mnist_lib.store.champions.evidence import AnswerCounts, balanced_weights, mcnemar
 from mnist_lib.store.champions.promotion import Compared, Decision, Rule
 from mnist_lib.store.predictions import Predictions
 from tests.support.store.answering import TEN
@@ -67,6 +67,12 @@ def test_p_does_not_overflow_for_ten_thousand_images() -> None:
     assert 0 <= mcnemar(6_000, 4_000) < 1e-80
     assert mcnemar(4_000, 6_000) == 1.0
     assert mcnemar(5_000, 5_000) == pytest.approx(0.504, abs=0.001)
+
+
+def test_p_of_very_many_images_is_found_at_once_and_close_to_the_exact_one() -> None:
+    assert mcnemar(10**12, 10**12) == pytest.approx(0.5, abs=1e-3)
+    assert mcnemar(10**12, 10**11) == 0
+    assert mcnemar(50_400, 49_601) == pytest.approx(mcnemar(50_400, 49_600), rel=0.02)  # n is 100,001 and 100,000
 
 
 @pytest.mark.parametrize(
@@ -201,6 +207,15 @@ def test_by_balanced_accuracy_gains_in_the_small_class_outweigh_losses_in_the_la
     assert decision.why.startswith(
         "keras@2 has a balanced accuracy of 97.37%, keras@1 50.00%; 10 images gained, 10 lost, p = 0.0"
     )
+
+
+def test_a_tiny_alpha_and_a_huge_loss_are_refused_as_any_others() -> None:
+    both = compared({0: 92, 1: 90}, {0: 90, 1: 90})
+    assert "test images would tell" in Rule().decide(both, alpha=1e-17).why
+    names, images = ("keras@2", "keras@1"), 300_000  # so that the evidence is 0 as a float
+    right = np.zeros(images, bool), np.ones(images, bool)
+    assert Compared(*names, *right, np.zeros(images, np.uint8), TEN, {"0": 1.0}).p == 1.0
+    assert Rule().collapse({"0": AnswerCounts()}) is None
 
 
 @pytest.mark.parametrize("champion", [None, by_class("keras@1", {0: 0, 1: 0, 2: 0})])
