@@ -199,7 +199,7 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
             new = np.arange(pictures - growth.per_day, pictures)
             doubtful = ~is_test[new] & (~champion.right[new] | (generator.random(len(new)) < 0.1))
             new = new[~doubtful | (generator.random(len(new)) >= growth.chosen)]
-            shadow = shadow.after(compared(of_shadow[1], champion, new).by_class, None)
+            shadow = shadow.after(compared(of_shadow[1], champion, new).by_class)
             decision = shadow.decide(rule, "model", "champion")
             winner = of_shadow if decision else winner
         if decision is None:

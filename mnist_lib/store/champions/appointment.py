@@ -166,7 +166,7 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
         if known and not current:  # a damaged record may have spent as much as any other
             record = _with_budget_of(record, known[-1])
             if record.budget is not None:
-                record = replace(record, comparisons=record.comparisons + 1)
+                record = replace(record, comparisons=record.comparisons + 1, shadows=record.shadows + 1)
         test = Accuracy(int(predictions.correct.sum()), len(predictions.labels))
         record = replace(record, test=test, selected_from=record.compared + 1)
         if append(objects, found[-1], record, current):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.changes import DatasetState, changes_between, unknown_rows
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import IntegrityError, MnistError, SpecError, StoreError
+from mnist_lib.errors import ConflictError, IntegrityError, MnistError, SpecError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import append, next_record
@@ -194,6 +194,10 @@ class _Challenge:
         dataset = night.dataset
         try:
             known = counted_images(self._objects, current.model, self._dataset, dataset.hashes)
+        except IntegrityError as error:
+            log.warning("no new picture is counted for %s@%d: %s", current.model, shadow.version, error)
+            return shadow  # another shadow would need the file, too
+        try:
             versions = pinned_version(self._objects, current, shadow), pinned_version(self._objects, current)
             hold(self._objects, current.model, shadow.version)
             verify(self._objects, versions[0])
@@ -201,16 +205,16 @@ class _Challenge:
             rows = unknown_rows(dataset, states, known) if len(states) == 2 else np.empty(0, np.intp)
             ours, theirs = (self._are_right(night, version, rows) for version in versions)
             new = Compared(versions[0].name, current.name, ours, theirs, dataset.labels[rows], dataset.classes)
-            file = store_counted(self._objects, current.model, self._dataset, dataset.hashes[rows])
-            shadow = shadow.after(new.by_class, file)
+            shadow = shadow.after(new.by_class)
             if shadow.decide(self._rule, current.model, current.name):
                 self._is_right(versions[0])  # as long as its errors concern it alone
-        except StoreError:
-            raise
         except MnistError as error:
+            if isinstance(error, StoreError) and not isinstance(error, ConflictError):
+                raise
             log.warning("%s@%d can no longer be compared with the champion: %s", current.model, shadow.version, error)
             return None
-        return shadow
+        file = store_counted(self._objects, current.model, self._dataset, dataset.hashes[rows])
+        return replace(shadow, counted=file)
 
     def _are_right(self, night: Night, version: Version, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Return whether a version is right about each of some images of tonight's dataset."""

@@ -50,18 +50,17 @@ class Shadow:
         # The sum of 1 / (k (k + 1)) is 1.
         return self.number * (self.number + 1) / alpha if alpha else math.inf
 
-    def after(self, new: Mapping[str, AnswerCounts], counted: str | None) -> "Shadow":
-        """Return what it has shown after one more night.
+    def after(self, new: Mapping[str, AnswerCounts]) -> "Shadow":
+        """Return what it has shown after one more night, without the file of its pictures.
 
         Args:
             new: by class, the counts of the pictures that arrived since the last one.
-            counted: the file with their hashes, or None if there were none.
         """
         classes = {
             name: self.classes.get(name, AnswerCounts()) + new.get(name, AnswerCounts())
             for name in sorted({*self.classes, *new})
         }
-        return replace(self, nights=self.nights + 1, classes=classes, counted=counted)
+        return replace(self, nights=self.nights + 1, classes=classes, counted=None)
 
     def follows(self, before: "Shadow") -> bool:
         """Return whether a later record of the log may hold this, after one that holds `before`."""
@@ -91,7 +90,7 @@ class Shadow:
     def text(self, rule: Rule, model: str) -> str:
         """Return what it has shown in one sentence, with the nights that are missing at this rate; "" if nothing."""
         needed, total = self.needed(rule.shadows_alpha), self.total
-        if not total.images:
+        if not total.images or not rule.alpha:
             return ""
         nights = self._missing_nights(needed)
         more = f"; at this rate, {counted(nights, 'more night')} would do" if nights else ""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mnist_lib.data.changes import DatasetState
 from mnist_lib.data.split import NO_GROUP, Dataset, Split
 from mnist_lib.errors import ModelError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.champions.appointment import champion as newest
 from mnist_lib.store.champions.appointment import rollback
 from mnist_lib.store.champions.challenge import Night, promote
 from mnist_lib.store.champions.evidence import AnswerCounts, balanced_weights, evidence
@@ -22,8 +24,9 @@ from mnist_lib.store.champions.promotion import Decision, Rule
 from mnist_lib.store.champions.shadow import Shadow
 from mnist_lib.store.datasets import store_state
 from mnist_lib.store.publishing import collect
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import Version, condemn, read_hold_state
 from tests.support.store.answering import answering
+from tests.support.store.faulty import KilledError
 from tests.support.store.invariants import champions
 from tests.support.store.sealed import reseal
 
@@ -88,6 +91,7 @@ def test_the_advice_names_the_nights_that_are_missing_at_this_rate() -> None:
     assert shadow(classes=counts(9, 0), nights=9).evidence > 80 > shadow(classes=counts(8, 0), nights=8).evidence
     assert shadow(classes=counts(1, 1), nights=4).text(RULE, "keras").endswith("(evidence 0.667 of 80)")
     assert shadow(nights=4).text(RULE, "keras") == ""
+    assert shadow(classes=counts(4, 0), nights=4).text(Rule(alpha=0.0), "keras") == ""  # no evidence would suffice
 
 
 # Nights of a folder: pictures are numbers, which are their labels modulo 10.
@@ -268,6 +272,48 @@ def test_a_shadow_that_cannot_answer_gives_way_to_the_newest_version(
     assert not folder.night(champion, range(2_000, 2_020)).promote
     assert (folder.shadow().version, folder.shadow().number) == (3, 2)
     assert "keras@2 can no longer be compared with the champion: its code is not trusted" in caplog.text
+
+
+def test_a_damaged_file_of_counted_pictures_ends_no_shadow_and_is_named(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.night(champion, range(2_000, 2_020))
+    (path,) = Path(folder.objects.where("models/keras/counted/digits")).iterdir()
+    content = path.read_bytes()
+    path.write_bytes(b"damaged")
+    folder.night(champion, range(2_020, 2_030))
+    assert f"no new picture is counted for keras@2: models/keras/counted/digits/{path.name}" in caplog.text
+    path.write_bytes(content)
+    assert (folder.shadow().version, folder.shadow().total.images) == (2, 20)
+    folder.night(champion)
+    assert (folder.shadow().version, folder.shadow().total.images, folder.shadow().nights) == (2, 30, 2)
+
+
+def test_a_shadow_that_gc_was_about_to_delete_gives_way_to_the_newest_version(folder: Folder) -> None:
+    assert condemn(folder.objects, "keras", 2, read_hold_state(folder.objects, "keras", 2))
+    assert not folder.night(champion, range(2_000, 2_020)).promote
+    assert (folder.shadow().version, folder.shadow().number) == (3, 2)
+
+
+def test_pictures_of_a_night_whose_process_dies_in_a_prediction_count_when_it_is_resumed(folder: Folder) -> None:
+    folder.test += range(2_000, 2_200)
+    version, predict = folder.publish(champion), folder.predict
+
+    def dying(numbers: list[int], version: Version, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        if len(folder.asked) == 3:  # the new pictures by both, before the shadow answers the hold-out
+            raise KilledError
+        return predict(numbers, version, rows)
+
+    with mock.patch.object(folder, "predict", dying), pytest.raises(KilledError):
+        folder.promote(version)
+    assert folder.promote(version).instead == 2
+
+
+def test_a_shadow_in_a_damaged_record_is_counted(folder: Folder) -> None:
+    folder.objects.replace("models/keras/champions/digits/00000002.json", b"damaged")
+    assert rollback(folder.objects, "keras", "digits").shadows == 1
+    assert not folder.night(champion).promote
+    assert newest(folder.objects, "keras", "digits").shadow.number == 2  # type: ignore[union-attr]
 
 
 def test_gc_keeps_the_shadow_and_says_why(folder: Folder) -> None:
