@@ -2,8 +2,8 @@
 
 Both were stored before a picture arrives, so neither was trained on it, nor chosen by it. The evidence is what a
 gambler holds who began with 1 and bet on the shadow wherever only one of the two was right. If the shadow is no better,
-it reaches n with a probability of at most 1/n, however often one looks (Ville's inequality). A challenger that changes
-every night would break that.
+the evidence reaches n with a probability of at most 1/n, however often one looks (Ville's inequality). That holds for
+one fixed shadow, not for a challenger that changes every night.
 """
 
 import math
@@ -83,20 +83,24 @@ class Shadow:
         why = (
             f"{model}@{self.version} becomes the champion: it gained {total.gained:,} and lost {total.lost:,} of"
             f" {counted(total.images, 'picture')} that arrived in {counted(self.nights, 'night')}, which neither it nor"
-            f" {champion} was trained on (evidence {self.evidence:.3g} of {needed:.3g})"
+            f" {champion} was trained on (evidence {self.evidence:.3g}; it needed {needed:.3g})"
         )
         return Decision(True, why, instead=self.version, statistics=statistics)
 
     def text(self, rule: Rule, model: str) -> str:
-        """Return what it has shown in one sentence, with the nights that are missing at this rate; "" if nothing."""
+        """Return what it has shown in one sentence, with what is missing; "" if nothing."""
         needed, total = self.needed(rule.shadows_alpha), self.total
         if not total.images or not rule.alpha:
             return ""
-        nights = self._missing_nights(needed)
-        more = f"; at this rate, {counted(nights, 'more night')} would do" if nights else ""
+        if collapse := rule.collapse(self.classes):
+            more = f"; {collapse['why']}"
+        else:
+            nights = self._missing_nights(needed)
+            more = f"; at this rate, {counted(nights, 'more night')} would do" if nights else ""
         return (
             f"meanwhile, {model}@{self.version} gained {total.gained:,} and lost {total.lost:,} of"
-            f" {counted(total.images, 'new picture')} (evidence {self.evidence:.3g} of {needed:.3g}{more})"
+            f" {counted(total.images, 'new picture')}"
+            f" (evidence {self.evidence:.3g} of the {needed:.3g} that it needs{more})"
         )
 
     def _missing_nights(self, needed: float) -> int:

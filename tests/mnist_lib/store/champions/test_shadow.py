@@ -80,16 +80,21 @@ def test_evidence_that_suffices_does_not_promote_if_a_class_collapses() -> None:
     assert shadow(classes=better, nights=9).decide(RULE, "keras", "keras@1") is not None
     assert shadow(classes={**better, **rare}, nights=9).evidence > shadow().needed(RULE.shadows_alpha)
     assert shadow(classes={**better, **rare}, nights=9).decide(RULE, "keras", "keras@1") is None
+    assert "that it needs; class rare drops from 100.00% to 50.00%, p = " in shadow(
+        classes={**better, **rare}, nights=9
+    ).text(RULE, "keras")
 
 
 def test_the_advice_names_the_nights_that_are_missing_at_this_rate() -> None:
     text = shadow(classes=counts(4, 0), nights=4).text(RULE, "keras")
     assert text == (
-        "meanwhile, keras@2 gained 4 and lost 0 of 4 new pictures (evidence 6.2 of 80; at this rate, 5 more nights"
-        " would do)"
+        "meanwhile, keras@2 gained 4 and lost 0 of 4 new pictures (evidence 6.2 of the 80 that it needs; at this rate,"
+        " 5 more nights would do)"
     )
     assert shadow(classes=counts(9, 0), nights=9).evidence > 80 > shadow(classes=counts(8, 0), nights=8).evidence
-    assert shadow(classes=counts(1, 1), nights=4).text(RULE, "keras").endswith("(evidence 0.667 of 80)")
+    assert (
+        shadow(classes=counts(1, 1), nights=4).text(RULE, "keras").endswith("(evidence 0.667 of the 80 that it needs)")
+    )
     assert shadow(nights=4).text(RULE, "keras") == ""
     assert shadow(classes=counts(4, 0), nights=4).text(Rule(alpha=0.0), "keras") == ""  # no evidence would suffice
 
@@ -187,14 +192,14 @@ def test_a_refused_version_becomes_the_shadow_and_is_promoted_by_new_pictures_of
     assert folder.asked[-2:] == [(number, [*range(2_000, 2_060), *range(3_000, 3_020)]) for number in (2, 1)]
     assert (folder.shadow().total, folder.shadow().nights) == (AnswerCounts(80, 72, 8, 0), 1)
     assert decision.why.endswith(
-        "meanwhile, keras@2 gained 8 and lost 0 of 80 new pictures (evidence 56.8 of 80; at this rate, 1 more night"
-        " would do)"
+        "meanwhile, keras@2 gained 8 and lost 0 of 80 new pictures (evidence 56.8 of the 80 that it needs; at this"
+        " rate, 1 more night would do)"
     )
     decision = folder.night(champion, range(2_060, 2_080))
     assert not decision.promote  # the version of this night
     assert decision.why == (
         "keras@2 becomes the champion: it gained 10 and lost 0 of 100 pictures that arrived in 2 nights, which"
-        " neither it nor keras@1 was trained on (evidence 186 of 80)"
+        " neither it nor keras@1 was trained on (evidence 186; it needed 80)"
     )
     record = champions(folder.objects, dataset="digits")[-1]
     assert (record.version, record.kind, record.challenged_by) == (2, "promote", None)
