@@ -108,7 +108,7 @@ PRECISIONS = {"float32": "", "bfloat16": "faster where the hardware has it"}
 # How much an image counts in the loss of a training step.
 CLASS_WEIGHTS = {
     "none": "every image counts the same",
-    "balanced": "every class counts the same, so an image counts images / (classes * images of its class)",
+    "balanced": "every class counts the same, so the weight is images / (classes * images of its class)",
 }
 
 # What epochs, configurations and trials are compared by.

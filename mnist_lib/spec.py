@@ -100,7 +100,7 @@ class TrialSettings(CheckedFields):
     )
     class_weights: Annotated[str, one_of(CLASS_WEIGHTS)] = option(
         "none",
-        f"how much an image counts in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",
+        f"weight of an image in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",
         scope="search",
     )
     precision: Annotated[str, one_of(PRECISIONS)] = option(
@@ -115,7 +115,7 @@ class TrialSettings(CheckedFields):
     )
     score: Annotated[str, one_of(SCORES)] = option(
         "accuracy",
-        f"what epochs, configurations and trials are compared by. {'; '.join(map(': '.join, SCORES.items()))}",
+        f"measure by which epochs, configurations and trials are compared. {'; '.join(map(': '.join, SCORES.items()))}",
         scope="trial",
     )
     seed: Seed = option(0, "first seed, if --seeds is a number", scope="trial")

@@ -196,7 +196,7 @@ class RunDataset:
 
     def predict_rows(self, version: Version, rows: "NDArray[np.intp]") -> "NDArray[np.float32]":
         """Predict images, given by their rows in the dataset, with a stored version in a task: [n, classes]."""
-        log.info("%s predicts %s that it does not know", version.name, counted(len(rows), "image"))
+        log.info("%s predicts %s that are new to it", version.name, counted(len(rows), "image"))
         stored = StoredModel.read(self._folder.objects, version)
         task = start_beside_driver(worker.predict_images, stored, self.images, rows)
         try:

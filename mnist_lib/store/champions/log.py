@@ -53,13 +53,13 @@ class Champion:
     commit_sha256: Sha256 | None = None  # of the commit record of `version`
     previous_sha256: Sha256 | None = None  # of the record before; None in a first record
     total: Share = 0.0  # of the significance of all comparisons
-    comparisons: Count = 0  # that were made at its expense, with this decision
+    comparisons: Count = 0  # number of comparisons at its expense so far, with this decision
     compared: Count = 0  # versions that were compared for this dataset in all, also by more data
     selected_from: Number = 1  # number of versions of which the champion is the best
     hold_out: Sha256 | None = None  # identifies the images and labels of a comparison
     test: Accuracy | None = None  # of the champion on the hold-out of this decision
     statistics: Mapping[str, Json] = field(default_factory=dict)
-    shadow: Shadow | None = None  # what it has shown; the champion itself, if that promoted it
+    shadow: Shadow | None = None  # with its evidence; the champion itself if that promoted it in this record
     shadows: Count = 0  # number of all shadows so far
 
     @property

@@ -38,7 +38,7 @@ COMPARISONS_SHARE = 0.5  # of the total, for comparisons on the hold-out; the re
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
 # years it hardly matters between 5 and 20% (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
-# Probability that chance alone loses as many of the earlier images. Below it, more data are no reason to promote.
+# If chance alone loses as many of the earlier images with a smaller probability, more data are no reason to promote.
 MIN_LUCK = 0.25
 # The n-th comparison is made at the level total / (SUM (n + 1) ln(n + 1)^2), where SUM is the sum of
 # 1 / ((n + 1) ln(n + 1)^2) over all n, rounded up. It falls slowly enough for a year of nights, and is never used up.
@@ -67,7 +67,7 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """What is left of the total, to a tenth of it after ten thousand comparisons."""
+        """What is left of the total, without the 5% of it that all comparisons after the first 10,000 spend."""
         spent = math.fsum(map(_share_of_comparison, range(1, min(self.comparisons, 10_000) + 1)))
         return self.total * (1 - spent)
 
@@ -176,8 +176,8 @@ class Thresholds(CheckedFields):
 
     alpha: Share = option(
         TOTAL,
-        "probability that chance alone replaces the champion of a model on a dataset: half for all comparisons on the"
-        " hold-out, each of which spends a part of the rest, half for what new pictures show",
+        "probability that chance alone replaces the champion of a model on a dataset: half of it for all comparisons"
+        " on the hold-out together, half for what new pictures show",
         "P",
         scope="run",
     )
@@ -213,7 +213,7 @@ class Rule(Thresholds):
             return Decision(True, "promoted regardless of its accuracy, as requested")
         if (answer := challenger.always_answers) is not None:
             right = percent(challenger.accuracy)
-            return Decision(False, f"{challenger.name} always answers {answer}, right for {right}")
+            return Decision(False, f"{challenger.name} always answers {answer}, which is right for {right}")
         return None
 
     def decide_first(self, challenger: Predictions, *, balanced: bool = False) -> Decision:

@@ -222,7 +222,7 @@ def test_a_tiny_alpha_and_a_huge_loss_are_refused_as_any_others() -> None:
 def test_a_model_that_always_gives_one_answer_is_promoted_only_on_request(champion: Predictions | None) -> None:
     constant = answering("keras@2", np.zeros(300, np.uint8), np.repeat(np.arange(3, dtype=np.uint8), 100))
     decision = decide(constant, champion)
-    assert (decision.promote, decision.why) == (False, "keras@2 always answers 0, right for 33.33%")
+    assert (decision.promote, decision.why) == (False, "keras@2 always answers 0, which is right for 33.33%")
     assert decide(constant, champion, Rule(when="always")).promote
     of_one_class = by_class("keras@1", {4: 100})
     assert of_one_class.always_answers is None  # it is right, and nothing else could be
