@@ -182,7 +182,7 @@ def tasks(mnist: Path, sources: Path, count: int) -> Iterator[Task]:
     drawn_pieces = [piece(PIECES[label][1][random.integers(2)], fonts, random) for label in labels]
     signs = [piece(str(sign), fonts, random) for sign in random.choice([*string.ascii_letters], count)]
     others = {"letters": np.stack(signs), "parts of photographs": np.stack([*map(np.asarray, parts_of_photos)])}
-    sizes = [("keras-cnn", 1_000), ("keras-cnn", 300), ("keras-resnet", 1_000), ("keras", 1_000)]
+    sizes = [("keras-cnn", 1_000), ("keras-cnn", 300), ("keras", 1_000)]
     yield Task("chess pieces", Split(np.stack(drawn_pieces), labels), [name for name, _ in PIECES], others, sizes)
 
 
