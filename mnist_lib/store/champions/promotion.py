@@ -130,7 +130,9 @@ class Compared:
     @property
     def advantage(self) -> float:
         """What the challenger gains, less what it loses, by the weights of the classes."""
-        return sum(self.weights.get(name, 1.0) * (each.gained - each.lost) for name, each in self.by_class.items())
+        counts = self.by_class.items()
+        difference = sum(self.weights.get(name, 1.0) * (each.gained - each.lost) for name, each in counts)
+        return round(difference, 12)  # an error of rounding is no loss
 
     @property
     def p(self) -> float:

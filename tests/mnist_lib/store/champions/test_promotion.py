@@ -209,6 +209,13 @@ def test_by_balanced_accuracy_gains_in_the_small_class_outweigh_losses_in_the_la
     )
 
 
+def test_losses_that_are_worth_as_much_as_the_gains_are_no_disadvantage() -> None:
+    right = np.arange(51) < 49
+    labels = (~right).astype(np.uint8)  # 49 images of a class, all gained, and 2 of another, both lost
+    weights = balanced_weights({"0": 49, "1": 2})
+    assert Compared("keras@2", "keras@1", right, ~right, labels, TEN, weights).advantage == 0
+
+
 def test_a_tiny_alpha_and_a_huge_loss_are_refused_as_any_others() -> None:
     both = compared({0: 92, 1: 90}, {0: 90, 1: 90})
     assert "test images would tell" in Rule().decide(both, alpha=1e-17).why
