@@ -267,9 +267,8 @@ class FoldsSummary(Document, frozen=True, kw_only=True):
     images: Count  # number of training and validation images, which were divided into folds
     # The accuracy of each model on them, by model name; without a model of which trials failed in every seed.
     models: Annotated[dict[Name, OutOfFold], Meta(max_length=1_000)]
-    best_model: (
-        Name | None
-    )  # the best of these by the score of the trials, which names the label errors; `null` if there is none
+    # The best of these by the score of the trials, which names the label errors; `null` if there is none.
+    best_model: Name | None
     num_label_errors: Count  # number of labels that may be wrong
     # The first 200 of them, that of the least probable label first.
     label_errors: Annotated[tuple[LabelError, ...], Meta(max_length=MAX_LABEL_ERRORS)]

@@ -18,7 +18,7 @@ def percent(share: float) -> str:
 
 
 def and_balanced(share: float | None) -> str:
-    """Return what follows an accuracy to say its balanced one, ", balanced 61.20%", or "" if there is none."""
+    """Return a balanced accuracy as it follows an accuracy, ", balanced 61.20%", or "" if there is none."""
     return "" if share is None else f", balanced {percent(share)}"
 
 

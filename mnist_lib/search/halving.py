@@ -181,9 +181,8 @@ class Halving:
         None if its training failed in one of them.
         """
         folds = self._of_folds[step.configuration, self.rung_of(step)]
-        known = [
-            score for _, score in sorted(folds.items()) if score is not None
-        ]  # in order, as rounding depends on it
+        # In order, since rounding depends on it.
+        known = [score for _, score in sorted(folds.items()) if score is not None]
         return sum(known, Accuracy(0, 0)) if len(known) == len(folds) else None
 
     def put_back(self, steps: Iterable[Step]) -> None:
