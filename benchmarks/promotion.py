@@ -194,7 +194,8 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
         images_of_night, challenger = model(pictures, growth.broken, growth.better)
         both, winner = compared(challenger, champion, np.flatnonzero(is_test[:pictures])), (images_of_night, challenger)
         earlier = compared(challenger, champion, np.flatnonzero(is_test[:tested]))
-        decision = rule.decide_by_data(both, earlier, images_of_night - trained, trained)
+        by_data = rule.decide_by_data(both, earlier, images_of_night - trained, trained)
+        decision = by_data if by_data and by_data.promote else None
         if decision is None and shadow is not None:
             new = np.arange(pictures - growth.per_day, pictures)
             doubtful = ~is_test[new] & (~champion.right[new] | (generator.random(len(new)) < 0.1))

@@ -175,15 +175,17 @@ class _Challenge:
             *(self._predictions.labels, self._predictions.classes, self._weights),
         )
         budget, data = Budget(self._rule.comparisons_alpha, current.comparisons), self._training_images(current)
-        decision = self._rule.decide_by_data(both, both.take(self._tested_before(current)), *data)
-        if decision is not None:
-            return replace(decision, budget=budget), self._challenger, None
+        by_data = self._rule.decide_by_data(both, both.take(self._tested_before(current)), *data)
+        if by_data is not None and by_data.promote:
+            return replace(by_data, budget=budget), self._challenger, None
         shadow = self._shadow_tonight(current)
         if shadow and self._night and (decision := shadow.decide(self._rule, current.model, current.name)):
             return replace(decision, budget=budget), pinned_version(self._objects, current, shadow), shadow
         decision = self._rule.decide(both, budget.next_alpha, missing_images(*data))
-        if shadow and not decision.promote and (text := shadow.text(self._rule, current.model)):
-            decision = replace(decision, why=f"{decision.why}; {text}")
+        if not decision.promote:
+            texts = by_data.why if by_data else "", shadow.text(self._rule, current.model) if shadow else ""
+            more = [text for text in texts if text not in decision.why]
+            decision = replace(decision, why="; ".join([decision.why, *more]))
         return replace(decision, budget=budget.after_comparison()), self._challenger, shadow
 
     def _shadow_tonight(self, current: Champion) -> Shadow | None:

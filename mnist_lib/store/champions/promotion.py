@@ -240,7 +240,9 @@ class Rule(Thresholds):
         return Decision(True, f"{challenger.name} is the first champion, with {what}{percent(value)}", statistics)
 
     def decide_by_data(self, compared: Compared, earlier: Compared, new: int, before: int) -> Decision | None:
-        """Promote a challenger that was trained on clearly more data and is not worse, or return None.
+        """Promote a challenger that was trained on clearly more data and is not worse; otherwise, return None.
+
+        If it is not worse on all images together, but in a class or on the earlier images, say so in a refusal.
 
         New pictures in a wrong class are in the hold-out, too, where only a model that has learned them is right. So
         the challenger must not be worse on the earlier images, either.
@@ -252,10 +254,18 @@ class Rule(Thresholds):
         """
         if self.when != "if-better" or not before or missing_images(new, before):
             return None
-        if compared.advantage < 0 or self.collapse(compared.by_class) is not None:
+        if compared.advantage < 0:
             return None
-        if mcnemar(earlier.total.lost, earlier.total.gained) < MIN_LUCK:
-            return None
+        if collapse := self.collapse(compared.by_class):
+            return Decision(False, collapse["why"])
+        total = earlier.total
+        if mcnemar(total.lost, total.gained) < MIN_LUCK:
+            why = (
+                f"more data are no reason, since it gains {total.gained:,} and loses {total.lost:,} of the"
+                f" {counted(total.images, 'image')} on which {compared.champion} was tested: check the labels of the"
+                " new ones"
+            )
+            return Decision(False, why)
         statistics = {"test": "more data", **compared.counts, "new_train": new, "champion_train": before}
         data = f"{counted(new, 'new or corrected training image')}, {percent(new / before)} of those of the champion"
         return Decision(True, f"{compared}: not worse, with {data}", statistics)

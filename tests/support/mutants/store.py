@@ -182,8 +182,8 @@ MUTANTS = (
     Mutant(
         name="more data promote a model that has learned wrong labels",
         file=PROMOTION,
-        old="if mcnemar(earlier.total.lost, earlier.total.gained) < MIN_LUCK:",
-        new="if earlier.total.images < 0:",
+        old="if mcnemar(total.lost, total.gained) < MIN_LUCK:",
+        new="if total.images < 0:",
         why="A folder of pictures in the wrong class would replace the champion overnight.",
         tests=(f"{TESTS}/champions/test_promotion.py",),
     ),

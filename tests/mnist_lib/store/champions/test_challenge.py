@@ -120,6 +120,18 @@ def with_training_images(objects: LocalObjects, version: Version, numbers: range
     return version
 
 
+def test_a_refusal_in_spite_of_more_data_says_which_images_speak_against_them(objects: LocalObjects) -> None:
+    promote(objects, with_training_images(objects, answering(objects, first(90, 100)), range(5_000, 6_000)), Rule())
+    newer = answering(objects, (np.arange(110) < 86) | (np.arange(110) >= 100))  # right on the new images alone
+    predict, _ = answers(lambda positions: positions < 0)
+    decision = promote(objects, with_training_images(objects, newer, range(5_000, 6_100)), Rule(), predict)
+    assert not decision.promote
+    assert decision.why.endswith(
+        "; more data are no reason, since it gains 0 and loses 4 of the 100 images on which keras@1 was tested: check"
+        " the labels of the new ones"
+    )
+
+
 @pytest.mark.parametrize(
     ("added", "corrected", "promoted"), [(100, 0, True), (60, 40, True), (99, 0, False), (60, 39, False)]
 )

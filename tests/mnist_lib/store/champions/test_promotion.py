@@ -113,10 +113,17 @@ def test_more_data_promote_a_challenger_that_is_not_worse(
 
 def test_more_data_do_not_promote_a_challenger_that_has_learned_new_wrong_labels() -> None:
     both = compared({0: 92, 1: 90}, {0: 90, 1: 90})
-    for lost, promoted in ((2, True), (3, False)):  # of the images on which the champion was tested
-        earlier = compared({0: 90 - lost}, {0: 90})
-        decision = Rule().decide_by_data(both, earlier, new=42, before=350)
-        assert (decision is not None) == promoted
+    two, three = (  # lost of the images on which the champion was tested
+        Rule().decide_by_data(both, compared({0: 90 - lost}, {0: 90}), new=42, before=350) for lost in (2, 3)
+    )
+    assert two is not None
+    assert two.promote
+    assert three is not None
+    assert not three.promote
+    assert three.why == (
+        "more data are no reason, since it gains 0 and loses 3 of the 100 images on which keras@1 was tested: check the"
+        " labels of the new ones"
+    )
 
 
 def test_a_promotion_by_more_data_names_the_images_and_the_data() -> None:
@@ -203,7 +210,8 @@ def test_by_balanced_accuracy_gains_in_the_small_class_outweigh_losses_in_the_la
         assert (both.advantage > 0) == promoted
         decision = Rule().decide(both, alpha=0.05)
         assert decision.promote == promoted
-        assert (Rule().decide_by_data(both, both, new=20, before=200) is not None) == (not weights or promoted)
+        by_data = Rule().decide_by_data(both, both, new=20, before=200)
+        assert (by_data is not None and by_data.promote) == (not weights or promoted)
     assert decision.why.startswith(
         "keras@2 has a balanced accuracy of 97.37%, keras@1 50.00%; 10 images gained, 10 lost, p = 0.0"
     )
