@@ -181,20 +181,20 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
         wrong = (hard < error / growth.shared) & (generator.random(images) < growth.shared)
         return int((~is_test[:pictures]).sum()), Model(error, ~wrong)
 
+    tested = tested_of_shadow = PICTURES  # the hold-out of the champion and of the shadow is among so many pictures
+
     def compared(challenger: Model, champion: Model, rows: NDArray[np.intp]) -> Compared:
         right = challenger.right[rows], champion.right[rows]
-        return Compared("challenger", "champion", *right, labels[rows], CLASSES, weights)
+        return Compared("challenger", "champion", *right, labels[rows], CLASSES, weights, rows < tested)
 
     trained, champion = model(PICTURES)
     start, budget, errors, newest = champion.error, Budget(rule.comparisons_alpha), [], []
     promoted, shadow, of_shadow, shadows = list[tuple[int, float]](), None, (trained, champion), 0
-    tested = tested_of_shadow = PICTURES  # the hold-out of each is among its pictures
     for night in range(1, nights + 1):
         pictures = PICTURES + growth.per_day * night
         images_of_night, challenger = model(pictures, growth.broken, growth.better)
         both, winner = compared(challenger, champion, np.flatnonzero(is_test[:pictures])), (images_of_night, challenger)
-        earlier = compared(challenger, champion, np.flatnonzero(is_test[:tested]))
-        by_data = rule.decide_by_data(both, earlier, images_of_night - trained, trained)
+        by_data = rule.decide_by_data(both, images_of_night - trained, trained)
         decision = by_data if by_data and by_data.promote else None
         if decision is None and shadow is not None:
             new = np.arange(pictures - growth.per_day, pictures)

@@ -172,10 +172,10 @@ class _Challenge:
         """
         both = Compared(
             *(self._predictions.name, current.name, self._predictions.correct, right),
-            *(self._predictions.labels, self._predictions.classes, self._weights),
+            *(self._predictions.labels, self._predictions.classes, self._weights, self._tested_before(current)),
         )
         budget, data = Budget(self._rule.comparisons_alpha, current.comparisons), self._training_images(current)
-        by_data = self._rule.decide_by_data(both, both.take(self._tested_before(current)), *data)
+        by_data = self._rule.decide_by_data(both, *data)
         if by_data is not None and by_data.promote:
             return replace(by_data, budget=budget), self._challenger, None
         shadow = self._shadow_tonight(current)

@@ -14,9 +14,10 @@ Half of the total pays for these comparisons, half for what one fixed challenger
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +39,7 @@ COMPARISONS_SHARE = 0.5  # of the total, for comparisons on the hold-out; the re
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
 # years it hardly matters between 5 and 20% (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
-# If chance alone loses as many of the earlier images with a smaller probability, more data are no reason to promote.
+# If chance alone loses as many of the earlier images with a smaller probability, the new ones are no reason to promote.
 MIN_LUCK = 0.25
 # The n-th comparison is made at the level total / (SUM (n + 1) ln(n + 1)^2), where SUM is the sum of
 # 1 / ((n + 1) ln(n + 1)^2) over all n, rounded up. It falls slowly enough for a year of nights, and is never used up.
@@ -111,6 +112,7 @@ class Compared:
     labels: NDArray[np.integer[Any]]  # [images]
     classes: Sequence[str]  # the names of the labels
     weights: Mapping[str, float] = field(default_factory=dict)  # of an image of each class; 1 for others
+    tested: NDArray[np.bool_] | None = None  # [images]: those on which the champion was tested; None: all
 
     @cached_property
     def by_class(self) -> dict[str, AnswerCounts]:
@@ -164,10 +166,24 @@ class Compared:
             f" {counted(total.gained, 'image')} gained, {total.lost:,} lost"
         )
 
-    def take(self, chosen: NDArray[np.bool_]) -> Compared:
-        """Return the comparison on some of the images."""
-        right = self.challenger_right[chosen], self.champion_right[chosen]
-        return replace(self, challenger_right=right[0], champion_right=right[1], labels=self.labels[chosen])
+    @property
+    def doubt(self) -> str:
+        """Why only new images, whose labels may be wrong, speak for the challenger, as a phrase; "" if others do, too.
+
+        New pictures in a wrong class are in the hold-out, too, where only a model that has learned them is right.
+        """
+        if self.tested is None:
+            return ""
+        gained, lost = (
+            int((one[self.tested] & ~other[self.tested]).sum())
+            for one, other in itertools.permutations((self.challenger_right, self.champion_right))
+        )
+        if mcnemar(lost, gained) >= MIN_LUCK:
+            return ""
+        return (
+            f"it gains {gained:,} and loses {lost:,} of the {counted(int(self.tested.sum()), 'image')} on which"
+            f" {self.champion} was tested: check the labels of the new ones"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,16 +255,12 @@ class Rule(Thresholds):
             return Decision(False, why, statistics)
         return Decision(True, f"{challenger.name} is the first champion, with {what}{percent(value)}", statistics)
 
-    def decide_by_data(self, compared: Compared, earlier: Compared, new: int, before: int) -> Decision | None:
+    def decide_by_data(self, compared: Compared, new: int, before: int) -> Decision | None:
         """Promote a challenger that was trained on clearly more data and is not worse; otherwise, return None.
 
         If it is not worse on all images together, but in a class or on the earlier images, say so in a refusal.
 
-        New pictures in a wrong class are in the hold-out, too, where only a model that has learned them is right. So
-        the challenger must not be worse on the earlier images, either.
-
         Args:
-            earlier: the part of the comparison on images on which the champion was tested.
             new: training images that the champion was not trained on, or with another label.
             before: all training images of the champion.
         """
@@ -258,20 +270,14 @@ class Rule(Thresholds):
             return None
         if collapse := self.collapse(compared.by_class):
             return Decision(False, collapse["why"])
-        total = earlier.total
-        if mcnemar(total.lost, total.gained) < MIN_LUCK:
-            why = (
-                f"more data are no reason, since it gains {total.gained:,} and loses {total.lost:,} of the"
-                f" {counted(total.images, 'image')} on which {compared.champion} was tested: check the labels of the"
-                " new ones"
-            )
-            return Decision(False, why)
+        if compared.doubt:
+            return Decision(False, f"more data are no reason, since {compared.doubt}")
         statistics = {"test": "more data", **compared.counts, "new_train": new, "champion_train": before}
         data = f"{counted(new, 'new or corrected training image')}, {percent(new / before)} of those of the champion"
         return Decision(True, f"{compared}: not worse, with {data}", statistics)
 
     def decide(self, compared: Compared, alpha: float, missing: int = 0) -> Decision:
-        """Decide whether the challenger is better with p < alpha and not much worse in any class.
+        """Decide whether the challenger is better with p < alpha, not much worse in any class, nor on earlier images.
 
         Args:
             missing: new training images without which `decide_by_data` cannot promote; a refusal names them.
@@ -284,6 +290,8 @@ class Rule(Thresholds):
         collapse = self.collapse(compared.by_class)
         if collapse is not None:
             return Decision(False, f"{why}; {collapse['why']}", {**statistics, "collapse": collapse})
+        if compared.doubt:
+            return Decision(False, f"{why}; {compared.doubt}", statistics)
         return Decision(True, why, statistics)
 
     def _advice(self, compared: Compared, alpha: float, missing: int) -> str:

@@ -180,10 +180,10 @@ MUTANTS = (
         tests=(f"{TESTS}/champions/test_shadow.py",),
     ),
     Mutant(
-        name="more data promote a model that has learned wrong labels",
+        name="a model that has learned wrong labels is promoted",
         file=PROMOTION,
-        old="if mcnemar(total.lost, total.gained) < MIN_LUCK:",
-        new="if total.images < 0:",
+        old="if mcnemar(lost, gained) >= MIN_LUCK:",
+        new="if lost >= 0:",
         why="A folder of pictures in the wrong class would replace the champion overnight.",
         tests=(f"{TESTS}/champions/test_promotion.py",),
     ),
