@@ -20,6 +20,7 @@ NOT_AFTER_A_RUN = (
     *("runs/RUN/trials/TRIAL/checkpoints/", "runs/RUN/trials/TRIAL/ended", "unfinished/", "schedules/"),
     "datasets/DATASET/labels.jsonl",
     "runs/RUN/search.json",  # only of a search
+    "likeness.npz",  # not for digits of the catalog
     "model.py",  # only for a user's own model
 )
 OUTSIDE = ("--data-dir", "~")
