@@ -43,9 +43,9 @@ from mnist_lib.catalog import DIGITS
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import TEST_SHARE, Dataset, Split
 from mnist_lib.errors import ImageError
-from mnist_lib.likeness import LIKENESS, Likeness
 from mnist_lib.pictures import rejecting
 from mnist_lib.pictures.ink import centre
+from mnist_lib.pictures.likeness import LIKENESS, Likeness
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_picture
 from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, REJECT_SHARE, UNSURE, likeness_of, rejection
 from mnist_lib.results import Accuracy, TrialResult

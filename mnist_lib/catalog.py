@@ -45,7 +45,7 @@ class DatasetEntry:
 
     @property
     def shows_digits(self) -> bool:
-        """Whether the classes are the ten digits."""
+        """Return whether the classes are the ten digits."""
         return self.classes == DIGITS
 
     @property

@@ -24,13 +24,13 @@ from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.split import Split
 from mnist_lib.documents import convert
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
-from mnist_lib.likeness import Answers, Likeness
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, largest_layer, load_module
 from mnist_lib.models.keras_models import KERAS_FILE
 from mnist_lib.models.model import ImageShape, Model, Weights, serving_module
 from mnist_lib.objects.output_file import atomic_output, require_absent
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.pictures.likeness import Answers, Likeness
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import MANIFEST, StoredModel

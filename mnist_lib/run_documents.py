@@ -118,7 +118,7 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     best_trial_test_balanced_accuracy: Share | None = None  # the same of the stored trial
     # The accuracy of the stored trial on each class, in the order of `dataset.classes`.
     recall: Annotated[tuple[Recall, ...], Meta(max_length=MAX_CLASSES)] = ()
-    always_answers: ClassName | None = None  # the class that it answers for every test image; only if there is one
+    always_answers: ClassName | None = None  # the class with which it answers every test image; only if it does so
     # The same on the test images that the last run of the dataset did not have; only if there are any.
     new_test: Accuracy | None = None
     new_test_accuracy: Share | None = None  # the accuracy on them

@@ -137,7 +137,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Make a scheduler that forgets the completed files of a process that has crashed.
 
-    That of pytest-xdist 3.8 gives them to another process, which then waits for ever.
+    The scheduler of pytest-xdist 3.8 gives them to another process, which then waits for ever.
     https://github.com/pytest-dev/pytest-xdist/issues/1378
     """
     from xdist.scheduler import LoadFileScheduling

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from jobs.console.output import table
 from jobs.console.terminal import Drawn
 from mnist_lib.errors import ImageError
-from mnist_lib.likeness import Answers
 from mnist_lib.objects.output_file import atomic_output
+from mnist_lib.pictures.likeness import Answers
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.pictures.rejecting import (
     NO_ANSWER,

@@ -32,9 +32,7 @@ class PredictOptions(ModelFileOptions, OriginalFiles, StorageOptions, JsonOption
     as_is: bool = option(
         False, "do not crop or invert pictures, which must show light digits on dark; only make them grey and resize"
     )
-    accept_all: bool = option(
-        False, "give the model's answer for every picture, even for one that shows none of the classes"
-    )
+    accept_all: bool = option(False, "answer every picture with a class, even one that shows none of the classes")
     reject_percent: Annotated[float, Meta(ge=0, le=50)] = option(
         100 * REJECT_SHARE,
         'percentage of real pictures that may be answered with "none of these", as more of the others then are; 0'

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jobs.predict.batches import Answerer, load_model, why_all_accepted
 from mnist_lib.errors import MnistError, ModelError
-from mnist_lib.likeness import Answers
+from mnist_lib.pictures.likeness import Answers
 from mnist_lib.pictures.sandbox import child_process
 from mnist_lib.store.contents import StoredModel
 

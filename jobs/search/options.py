@@ -98,7 +98,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
 
     @property
     def unset(self) -> list[str]:
-        """As for `jobs.train`, but for the settings that vary."""
+        """Return the settings that were not given, as `jobs.train` does, without those that vary."""
         varied = {SETTINGS.get(name) for name in self.variation.dimensions}
         return [name for name in super().unset if name not in varied]
 

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_lib.errors import IntegrityError
-from mnist_lib.likeness import MAX_FEATURES
 from mnist_lib.objects.archives import hash_arrays
+from mnist_lib.pictures.likeness import MAX_FEATURES
 
 ImageShape = tuple[int, int, int]  # height, width, channels
 Tensors = list[tf.Tensor]

@@ -1,5 +1,5 @@
 """Reject pictures that show none of the classes. This module judges digits: by their marks, and by a score calibrated
-on held-out digits. Other pictures are judged by `mnist_lib.likeness`, with what their model computes for them.
+on held-out digits. Other pictures are judged by `mnist_lib.pictures.likeness`, with what their model computes for them.
 
 A model of ten digits reads each picture as one of them: "314" as a 4, an A as a 4. Its probabilities do not show that.
 
@@ -71,7 +71,7 @@ def rejection(
     Args:
         likeness: of a `Picture`; None if the model's classes are not the digits.
         probabilities: of the classes.
-        to_classes: the likeness that the model gives, see `mnist_lib.likeness`.
+        to_classes: the likeness that the model gives, see `mnist_lib.pictures.likeness`.
         reject_share: the share of real pictures that may be rejected by it.
     """
     if likeness is not None and likeness < MIN_LIKENESS:

@@ -31,9 +31,9 @@ from mnist_lib.documents import (
     written,
 )
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.likeness import LIKENESS, Likeness
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
+from mnist_lib.pictures.likeness import LIKENESS, Likeness
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions

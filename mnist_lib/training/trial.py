@@ -24,10 +24,10 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError, SpecError
 from mnist_lib.intervals import accuracy_interval
-from mnist_lib.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import Model
+from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
     Accuracy,

@@ -20,8 +20,8 @@ from jobs.predict.batches import layout_of, predict_here
 from mnist_lib.api import choose_version, find_version
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.likeness import Answers
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.pictures.likeness import Answers
 from mnist_lib.pictures.reading import read_file
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.errors import IntegrityError
-from mnist_lib.likeness import Answers
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.pictures.likeness import Answers
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.publishing import publish

@@ -99,7 +99,7 @@ class _Challenge:
 
     @cached_property
     def _is_balanced(self) -> bool:
-        """Whether the challenger was trained with --score balanced-accuracy."""
+        """Return whether trials were compared by balanced accuracy when the challenger was trained."""
         return read_manifest(self._objects, self._challenger).spec.get("score") == "balanced-accuracy"
 
     @cached_property

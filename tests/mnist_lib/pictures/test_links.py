@@ -20,8 +20,8 @@ from mnist_lib.data.folder import read_folder
 from mnist_lib.data.listing import find_pictures, list_folder, real_folders
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import ImageError
-from mnist_lib.likeness import Answers
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.pictures.likeness import Answers
 from mnist_lib.pictures.reading import Layout, Shape, read_content
 from tests.support.pictures import classes, noise, write_folder
 

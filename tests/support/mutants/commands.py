@@ -150,11 +150,11 @@ MUTANTS = (
     ),
     Mutant(
         name="the picture itself does not count among those it is compared with",
-        file="mnist_lib/likeness.py",
+        file="mnist_lib/pictures/likeness.py",
         old="(lower + 1) / (len(self.held_out) + 1)",
         new="lower / max(len(self.held_out), 1)",
         why="More real pictures would be rejected than is said, all of them with few held-out ones.",
-        tests=("mnist_lib/test_likeness.py",),
+        tests=("mnist_lib/pictures/test_likeness.py",),
     ),
     Mutant(
         name="the last batch of pictures is not predicted",

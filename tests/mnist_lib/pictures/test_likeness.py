@@ -12,8 +12,8 @@ from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
-from mnist_lib.likeness import LIKENESS, Likeness, min_held_out
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.pictures.likeness import LIKENESS, Likeness, min_held_out
 from mnist_lib.pictures.rejecting import NONE_OF_THESE, REJECT_SHARE, rejection
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
@@ -103,7 +103,7 @@ def test_equal_features_and_classes_without_images_give_finite_scores() -> None:
 
 
 def test_certainty_does_not_change_if_all_logits_of_a_picture_do() -> None:
-    """So the average of log-probabilities over several views is judged like the logits of one view."""
+    """Averages of log-probabilities over several views are then judged like the logits of one view."""
     features, logits = RNG.normal(size=(50, 5)).astype(np.float32), RNG.normal(size=(50, 3)).astype(np.float32)
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     judged = fitted()
