@@ -26,10 +26,21 @@ HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch o
 
 
 class Trainer:
-    """A model and the optimizer of a trial on the devices of a strategy, and the current `values` of training."""
+    """A model and the optimizer of a trial on the devices of a strategy, and the current `values` of training.
 
-    def __init__(self, model: Model, spec: TrialSpec, strategy: tf.distribute.Strategy) -> None:
+    Args:
+        initial_weights: returns the weights that training with a seed starts from; by default those of the model.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        spec: TrialSpec,
+        strategy: tf.distribute.Strategy,
+        initial_weights: Callable[[int], Weights] | None = None,
+    ) -> None:
         self._model, self._optimizer, self._strategy = model, Optimizer(spec), strategy
+        self._initial_weights = initial_weights or model.initial_weights
         self.predictor = Predictor(model, strategy)
         self._balances = spec.class_weights == "balanced"
         self._gradients = partial(gradients_of, model, spec.label_smoothing)
@@ -43,7 +54,7 @@ class Trainer:
 
     def start(self, seed: int) -> None:
         """Reset training to its start, with the initial weights of that seed."""
-        weights = self._model.initial_weights(seed)
+        weights = self._initial_weights(seed)
         slots = self._optimizer.initial_slots(weights.trainable)
         self.values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
 
