@@ -38,6 +38,11 @@ def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_retur
     return task.options(num_returns=num_returns, scheduling_strategy=affinity).remote(*arguments)
 
 
+def put(content: Any) -> Any:
+    """Return a reference with which tasks get some content: each node gets it once."""
+    return ray.put(content)
+
+
 def result_of(reference: Any, what: str = "a task") -> Any:
     """Wait for a task, log the wait at intervals, and return the task's result.
 

@@ -14,9 +14,9 @@ Import `mnist_lib` to use stored models and runs in a notebook or another progra
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_lib.api import Classifier, ModelOfRun, RunRecord, load, read_picture, runs
+    from mnist_lib.api import Classifier, ModelOfRun, RunRecord, load, read_picture, read_weights, runs
 
-__all__ = ["Classifier", "ModelOfRun", "RunRecord", "load", "read_picture", "runs"]
+__all__ = ["Classifier", "ModelOfRun", "RunRecord", "load", "read_picture", "read_weights", "runs"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,8 @@ from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.objects.weights import FORMATS
+from mnist_lib.pretrained import WeightsFile
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import champions, trained_last
 from mnist_lib.store.champions.log import Champion, pinned_version
@@ -139,6 +141,18 @@ def read_picture(path: str | Path, model: Classifier) -> "NDArray[np.uint8]":
 
     shape = Shape(*model.manifest["dataset"]["image_shape"])
     return read_file(Path(path), Layout.of(model.manifest["spec"]["dataset"], shape)).image
+
+
+def read_weights(path: str | Path) -> "dict[str, NDArray[Any]]":
+    """Return the arrays of a file of weights by name, read as numbers: HDF5, `.keras`, `.npz` or safetensors.
+
+    In the files of Keras, the names are paths such as `/layers/dense/vars/0`.
+
+    Raises:
+        ModelError: it is not a file with numbers.
+    """
+    file = WeightsFile.read(Path(path))
+    return FORMATS[file.suffix].arrays(file.content, str(path))
 
 
 def _load_pyfunc(path: str) -> Classifier:

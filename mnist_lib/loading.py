@@ -115,7 +115,7 @@ def build(stored: StoredModel) -> LoadedModel:
         largest, size = 4 * largest_layer(spec, math.prod(image_shape)), sum(map(len, files.values()))
         if largest > max(4 * size, MIN_LAYER_LIMIT):
             raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
-        model = build_model(spec, image_shape, len(classes), stored.source)
+        model = build_model(spec, image_shape, len(classes), stored.source, stored.pretrained())
         weights = model.read(files)
         expected, got = manifest.weights_sha256, model.stored(weights).sha256()
     except ModelError:

@@ -135,6 +135,9 @@ class TrialSpec(TrialSettings):
         default_factory=dict, hash=False
     )  # arguments of the function that builds the model
     source_sha256: str | None = None  # hash of the Python file that defines the model; None for the catalog
+    weights: Mapping[str, str] = field(
+        default_factory=dict, hash=False
+    )  # sha256 of each file whose path that function gets, by argument
     configuration: Seed | None = None  # its number in a search; None for any other trial
     # It is trained on all training images but those of its fold, from 0, and predicts these; None for any other trial.
     fold: Seed | None = None
@@ -147,7 +150,12 @@ class TrialSpec(TrialSettings):
             raise SpecError(
                 f"model: expected a function and the sha256 of its file, got {self.model!r}, {self.source_sha256!r}"
             )
-        _check_arguments(self.arguments)
+        _check_arguments({**self.arguments, **self.weights})
+        if not all(SHA256.fullmatch(str(sha256)) for sha256 in self.weights.values()):
+            raise SpecError(f"weights: expected the sha256 of each file, got {str(self.weights)[:200]}")
+        if self.weights and (self.source_sha256 is None or not self.weights.keys().isdisjoint(self.arguments)):
+            got = ", ".join(self.weights)
+            raise SpecError(f"weights: expected arguments of your own model that have no other value, got {got}")
         if self.source_sha256 is None:
             sizes = MODELS[self.model].arguments
             if set(self.arguments) != set(sizes):
@@ -174,6 +182,7 @@ class TrialSpec(TrialSettings):
         arguments: Mapping[str, Any] | None = None,
         hidden_units: int | None = None,
         source_sha256: str | None = None,
+        weights: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> TrialSpec:
         """Return a spec with the defaults of its model for many images. `hidden_units`: the argument of that name."""
@@ -188,6 +197,7 @@ class TrialSpec(TrialSettings):
             model=model,
             dataset=dataset,
             source_sha256=source_sha256,
+            weights=weights or {},
             arguments={
                 **{name: size.default for name, size in entry.arguments.items()},
                 **(arguments or {}),
@@ -247,6 +257,7 @@ def trial_grid(
     *,
     sources: Mapping[str, ModelFile] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Mapping[str, str]] | None = None,
     **shared: Any,
 ) -> list[TrialSpec]:
     """Return a trial for each model and seed, ordered by model.
@@ -254,6 +265,7 @@ def trial_grid(
     Args:
         sources: the Python files that define models which are not in the catalog, by model.
         arguments: passed to the functions that build the models, each to those that accept an argument of that name.
+        weights: the sha256 of the weights files of each model, by argument.
         shared: other arguments of `TrialSpec.of`.
 
     Raises:
@@ -275,6 +287,7 @@ def trial_grid(
             model,
             seed=seed,
             source_sha256=sources[model].sha256 if model in sources else None,
+            weights=(weights or {}).get(model),
             arguments={name: given[name] for name in given if (names := accepted[model]) is None or name in names},
             **shared,
         )

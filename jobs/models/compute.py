@@ -71,8 +71,10 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
+        weights = {name: Path(str(path)) for name, path in (options.weights or {}).items()}
         result = reproduction.reproduce(
-            objects, version, load, cpus, code, options.model_file, progress, options.max_epochs, options.model_arg
+            *(objects, version, load, cpus, code, options.model_file),
+            *(progress, options.max_epochs, options.model_arg, weights),
         )
     again, stored, low, high = map(percent, (result.again.value, result.stored.value, *result.interval))
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"

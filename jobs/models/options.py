@@ -24,6 +24,7 @@ MODEL_FILE_HELP = (
     "Python file of your own model; its code is run only if the version was trained from it, with the arguments of"
     " --model-arg (default: files that models were trained from on this machine)"
 )
+REPRODUCE_WEIGHTS_HELP = "file with weights from which the version was trained, as for jobs.train; can be repeated"
 VERSION_DATASET_HELP = "dataset of the version, if it is not in the catalog: a folder of pictures or tfds:NAME"
 CHAMPION_DATASET_HELP = "dataset whose champion is meant, such as mnist or ./letters (default: the one trained last)"
 
@@ -178,6 +179,7 @@ class ReproduceOptions(ComputeOptions):
 
     cpus: Positive | None = option(None, "number of training threads (default: one per CPU)")
     max_epochs: Positive = option(1_000, "maximum number of epochs; a manifest with more is refused")
+    weights: Mapping[str, Any] | None = option(None, REPRODUCE_WEIGHTS_HELP, "NAME=FILE")
 
 
 @dataclass(frozen=True, kw_only=True)

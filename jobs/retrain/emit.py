@@ -93,6 +93,7 @@ def _require_in_container(train: TrainOptions) -> None:
     """Raise UsageError if the run needs a file of this machine, which a container does not have."""
     own: dict[str, Sequence[object]] = {
         "models": [*train.model_files],
+        "weights": [name for files in train.weights_files.values() for name in files],
         "dataset": [folder] if (folder := train.data().folder) else [],
         "tfds_import": [train.tfds_import] if train.tfds_import else [],
         "data_source": [train.data_source] if train.data_source else [],

@@ -199,6 +199,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         arguments = {**self.arguments, **settings}
         given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
         given["models"] = [model for model in self.models if name_of(model) == spec.model]
+        given["weights"] = {name: path for name, path in (self.weights or {}).items() if name in spec.weights} or None
         for name in ("seed", "model"):
             given.pop(name, None)
         defaults = flags_of(defaults_of(TrainOptions))
@@ -220,7 +221,9 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         given = self.arguments | {name: value for name, value in settings.items() if name not in SETTINGS}
         accepted = self._arguments(model)
         arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
-        (spec,) = trial_grid([model], [self.seed], sources=self.model_files, arguments=arguments, **shared)
+        (spec,) = trial_grid(
+            [model], [self.seed], sources=self.model_files, arguments=arguments, weights=self.weights_sha256, **shared
+        )
         return replace(spec, configuration=number)
 
 

@@ -177,6 +177,12 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes
                 raise UsageError(f"models: expected files with different names to send, got two named {file.name}")
             own[f"{SENT}/{file.name}"] = file.content
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
+    for files in options.weights_files.values():
+        for name, weights in files.items():
+            path = f"{SENT}/{name}{weights.suffix}"
+            if own.setdefault(path, weights.content) != weights.content:
+                raise UsageError(f"weights: expected one file for the argument {name} of all models, got two")
+            flags.append(f"--weights={name}={path}")
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
         paths = [file.path for file in list_folder(data.folder, group_by=data.group_by).files]

@@ -163,7 +163,9 @@ def absolute(options: Options) -> Options:
     """Return the options with absolute paths, for a command in another folder."""
     folder = options.data().folder
     dataset = options.dataset if folder is None else str(folder)
-    return replace(options, dataset=dataset, models=tuple(map(with_folder, options.models)))
+    given = options.weights
+    weights = given and {name: str(Path(str(path)).expanduser().absolute()) for name, path in given.items()}
+    return replace(options, dataset=dataset, models=tuple(map(with_folder, options.models)), weights=weights)
 
 
 def configuration(options: TrainOptions) -> dict[str, Any]:

@@ -5,7 +5,8 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from msgspec import Meta
 
@@ -24,6 +25,9 @@ from mnist_lib.settings import MAX_SEED, Positive, Seconds, Seed, option, option
 from mnist_lib.spec import VALIDATION_PERCENT, Folds, TrialSettings, TrialSpec, defaults_for, trial_grid
 from mnist_lib.store.champions.promotion import WHEN, Rule, Thresholds, When
 from mnist_lib.store.runs import Command
+
+if TYPE_CHECKING:
+    from mnist_lib.pretrained import Pretrained, WeightsFile
 
 MODELS_HELP = (
     f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
@@ -46,6 +50,14 @@ class ModelOptions(Options):
         None,
         "argument of the function that builds a model, such as width=64; can be repeated",
         source="user with code",
+    )
+    weights: Mapping[str, Any] | None = option(
+        None,
+        "file with weights, whose path the function that builds a model gets as an argument, such as"
+        " backbone=digits.weights.h5; can be repeated (default: files in a folder weights beside the model's file that"
+        " are named like an argument of the function)",
+        "NAME=FILE",
+        source="user",
     )
     hidden_units: int | None = option(
         None,
@@ -177,7 +189,14 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         With folds, a trial that is in none of them is trained on all images, if there is to be one.
         """
         models = map(name_of, self.models)
-        trials = trial_grid(models, self._seeds(), sources=self.model_files, arguments=self.arguments, **self.shared)
+        trials = trial_grid(
+            models,
+            self._seeds(),
+            sources=self.model_files,
+            arguments=self.arguments,
+            weights=self.weights_sha256,
+            **self.shared,
+        )
         if self.folds is None:
             return trials
         return [*(fold for trial in trials for fold in trial.in_folds(self.folds)), *(trials if self.refit else ())]
@@ -210,6 +229,30 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
     def model_files(self) -> Mapping[str, ModelFile]:
         """The files of the models that are given as FILE.py:FUNCTION, by model. Raises ModelError for a bad one."""
         return files_of(self.models)
+
+    @functools.cached_property
+    def weights_files(self) -> "Mapping[str, Mapping[str, WeightsFile]]":
+        """The weights files of the user's models, by model and argument. Raises ModelError for a bad one."""
+        if not self.weights and not self.model_files:
+            return {}
+        from mnist_lib.pretrained import files_by_model  # imports NumPy
+
+        given = {name: Path(str(path)) for name, path in (self.weights or {}).items()}
+        return files_by_model(self.model_files, given)
+
+    @property
+    def weights_sha256(self) -> dict[str, dict[str, str]]:
+        """The sha256 of the weights files, by model and argument."""
+        return {
+            model: {name: file.sha256 for name, file in files.items()} for model, files in self.weights_files.items()
+        }
+
+    @property
+    def pretrained(self) -> "Pretrained":
+        """What the trials start from."""
+        from mnist_lib.pretrained import Pretrained
+
+        return Pretrained({file.sha256: file for files in self.weights_files.values() for file in files.values()})
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with other values, which keeps the code files as they were read.

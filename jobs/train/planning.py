@@ -12,7 +12,7 @@ from cluster.fan_out import FanOut, LostAttempt
 from cluster.nodes import LanePlan, Node, live_nodes, makespan, plan_lanes, this_machine
 from cluster.ray_lanes import RayLanes
 from cluster.session import address_of, session
-from cluster.tasks import result_of, start_beside_driver
+from cluster.tasks import put, result_of, start_beside_driver
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.terminal import step
@@ -87,6 +87,7 @@ class Forecast:
     def lines(self) -> list[str]:
         """Return the plan as text."""
         files, resources = self.options.model_files, self.options.resources(self.plan.cpus, self.plan.gpus)
+        weights = [(m, name, f) for m, own in self.options.weights_files.items() for name, f in own.items()]
         replicas = counted(self.plan.nodes * (resources.gpus or resources.cpu_replicas), "replica")
         lines = [
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
@@ -96,6 +97,7 @@ class Forecast:
             *([BY_IMAGES_TEXT] if self.options.unset else []),
             *([] if self.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
+            *(f"model {model}: weights {name}, sha256 {file.sha256}" for model, name, file in weights),
         ]
         if self.expected:
             rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())
@@ -159,14 +161,15 @@ def _measure(options: TrainOptions, plan: LanePlan, begin: float) -> Expected:
     if data.entry is not None and not data.entry.embedded:
         data = DataRequest(dataset="mnist-mini", data_dir=options.data_dir)  # its images have the same shape
     checked = models_to_check(options, options.grid())
-    images, info, _ = start_beside_driver(worker.prepare_dataset, data, checked, num_returns=3)
+    pretrained = put(options.pretrained)
+    images, info, _ = start_beside_driver(worker.prepare_dataset, data, checked, pretrained, num_returns=3)
     options = options.settled(lambda: len(result_of(info, "the preparation of the dataset").train))
     trials = options.grid()
     models = {trial.model: trial for trial in trials}
     specs = [replace(trial, dataset=data.name, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
     limits, one_lane = options.limits(), replace(plan, lanes=1)
     resources = options.resources(plan.cpus, plan.gpus)
-    lanes = RayLanes(worker.run_lane, one_lane, limits, [images], resources, CHECKPOINT_SECONDS)
+    lanes = RayLanes(worker.run_lane, one_lane, limits, [images, pretrained], resources, CHECKPOINT_SECONDS)
 
     def assignment(spec: TrialSpec, deadline: float) -> Assignment:
         return Assignment(spec, source=options.model_files.get(spec.model))

@@ -13,7 +13,7 @@ from cluster.errors import ClusterError, ClusterLostError
 from cluster.nodes import LanePlan, live_nodes, wait_for_plan
 from cluster.ray_lanes import RayLanes
 from cluster.session import end_children, end_of_node
-from cluster.tasks import result_of, start_beside_driver
+from cluster.tasks import put, result_of, start_beside_driver
 from jobs.console.exit_codes import TrainingError
 from jobs.console.options import flags_of
 from jobs.console.signals import stoppable
@@ -83,7 +83,7 @@ class RunDataset:
     others.
     """
 
-    def __init__(self, folder: RunFolder, options: TrainOptions) -> None:
+    def __init__(self, folder: RunFolder, options: TrainOptions, pretrained: Any) -> None:
         self._folder, self._options = folder, options
         request, objects = options.data(), folder.objects
         self._begun = begun_with(folder)
@@ -95,6 +95,7 @@ class RunDataset:
             worker.prepare_dataset,
             request,
             models_to_check(options, options.grid()),
+            pretrained,
             labels_in_storage(request, objects),
             self._begun.labels if self._begun else None,
             None if before is None else np.frombuffer(before, np.uint8),  # an array is sent without copying it
@@ -218,6 +219,7 @@ class Run(Generic[Options]):
     """
 
     data: RunDataset  # from `connected` on
+    pretrained: Any  # Ray's reference to what trials start from; from `connected` on
     deadline = math.inf  # the value of `steady_time()` after which no further epoch is trained; from `connected` on
 
     def __init__(
@@ -235,7 +237,8 @@ class Run(Generic[Options]):
             load_in_background()
         self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked())
         with connected(self.options) as cluster_seconds, stoppable(self._advice, end_children, end_of_node()):
-            self.data = RunDataset(self.folder, self.options)
+            self.pretrained = put(self.options.pretrained)
+            self.data = RunDataset(self.folder, self.options, self.pretrained)
             start = steady_time() - self.begin - cluster_seconds
             phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
             self.folder.append_history(DriverConnected(phases=phases))
@@ -286,7 +289,8 @@ class Run(Generic[Options]):
         """Train what the recorder asks for. `deadline`: the value of `steady_time()` at which the last epochs begin."""
         options, limits = self.options, self.options.limits()
         resources = options.resources(plan.cpus, plan.gpus)
-        lanes = RayLanes(worker.run_lane, plan, limits, [self.data.images], resources, options.checkpoint_seconds)
+        inputs = [self.data.images, self.pretrained]
+        lanes = RayLanes(worker.run_lane, plan, limits, inputs, resources, options.checkpoint_seconds)
         with recorder.fan_out(lanes, limits, plan, deadline, options.max_concurrent) as fan_out:
             self.data.facts()
             recorder.record_events(fan_out, shown=not options.quiet)
@@ -366,6 +370,7 @@ class Run(Generic[Options]):
         """Publish the chosen trial of a model as a version, and promote it if the rule allows it."""
         folder, model = self.folder, result.spec.model
         files, about = contents_of(result, self.data.facts(), folder.run, self.code)
+        files |= self.options.pretrained.blanks(result.spec.weights)
         version = publish(folder.objects, model, folder.run, files, about)
         decision = promote(
             *(folder.objects, version, self.options.rule(), self.data.predict),

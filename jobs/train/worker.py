@@ -1,6 +1,7 @@
 """The functions that Ray calls in workers. They import TensorFlow when they are called."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DivergedError, GroupError, IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
+from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
@@ -33,6 +35,7 @@ OBJECT_STORE_SHARE = 0.7  # share of the object store that a dataset may take up
 def prepare_dataset(
     request: DataRequest,
     models: Mapping[TrialSpec, ModelFile | None] = MappingProxyType({}),
+    pretrained: Pretrained = NOTHING,
     labels: bytes = b"",
     used: UsedLabels | None = None,
     before: NDArray[np.uint8] | None = None,
@@ -42,6 +45,7 @@ def prepare_dataset(
     Args:
         models: one trial of each model, with the file that defines it if it is the user's own. The dataset says why
             one of these cannot be built for its images.
+        pretrained: the weights that these start from.
         labels, used: the corrections, as in `prepare`.
         before: the content of the state of the last run.
 
@@ -62,7 +66,7 @@ def prepare_dataset(
         for spec, file in models.items():
             try:
                 if file is not None:
-                    check_model(spec, dataset.image_shape, len(dataset.classes), file)
+                    check_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
             except ModelError as error:
                 refused[spec.model] = error
                 if len(refused) == len(models):
@@ -95,16 +99,17 @@ def _object_store_bytes() -> float:
 
 
 def run_lane(
-    assignments: Iterable[Assignment], dataset: list[Any], resources: Resources, checkpoint_seconds: float
+    assignments: Iterable[Assignment], inputs: list[Any], resources: Resources, checkpoint_seconds: float
 ) -> Iterator[TrialEvent]:
     """Train the trials of a lane and yield their events.
 
     Args:
-        dataset: a Ray reference in a list, so that Ray starts the task before the dataset is prepared.
+        inputs: Ray references to the dataset and to a `Pretrained`, in a list, so that Ray starts the task before the
+            dataset is prepared.
     """
     yield LaneStarted(trial="", **_this_process())
     if resources.nodes == 1:
-        yield from _run(assignments, dataset, resources, checkpoint_seconds, None)
+        yield from _run(assignments, inputs, resources, checkpoint_seconds, None)
         return
     others, addresses = OtherMembers(), [unused_address()]
     try:
@@ -112,7 +117,7 @@ def run_lane(
             yield LaneStarted(trial="", **member["process"])
             addresses.append(member["address"])
         group = Group(addresses=tuple(addresses), rank=0)
-        shared = assignments, dataset, resources, checkpoint_seconds
+        shared = assignments, inputs, resources, checkpoint_seconds
         others.start(_run_member, lambda rank: (*shared, replace(group, rank=rank)))
         yield from _run(*shared, group)
     except (GroupError, ray.exceptions.RayError):
@@ -128,7 +133,7 @@ def _run_member(*arguments: Any) -> None:
 
 def _run(
     assignments: Iterable[Assignment],
-    dataset: list[Any],
+    inputs: list[Any],
     resources: Resources,
     checkpoint_seconds: float,
     group: Group | None,
@@ -139,9 +144,8 @@ def _run(
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = WorkerPlace(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
-    yield from run_trials(
-        assignments, lambda: ray.get(dataset[0]), resources, place, checkpoint_seconds, group, import_began
-    )
+    load, pretrained = (functools.partial[Any](ray.get, reference) for reference in inputs)
+    yield from run_trials(assignments, load, resources, place, checkpoint_seconds, group, import_began, pretrained)
 
 
 def _address_and_process() -> dict[str, Any]:

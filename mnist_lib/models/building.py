@@ -20,16 +20,24 @@ from mnist_lib.models.keras_models import AUGMENTATIONS, KerasModel, restored_se
 from mnist_lib.models.model import ImageShape, Model
 from mnist_lib.models.scratch import ScratchModel
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
+from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.spec import TrialSpec
 
 FORMS = "a keras.Model, a list of Keras layers, or an object with initial_weights and __call__"
 
 
-def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile | None = None) -> Model:
+def build_model(
+    spec: TrialSpec,
+    image_shape: ImageShape,
+    num_classes: int,
+    source: ModelFile | None = None,
+    pretrained: Pretrained = NOTHING,
+) -> Model:
     """Return the model of a trial.
 
     Args:
         source: the file that defines the model, unless the model is in the catalog. Its code is run.
+        pretrained: has the weights files of which the function gets the paths.
 
     Raises:
         ModelError: the code of the file fails, or returns something that is not a model.
@@ -48,8 +56,8 @@ def build_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
     source.require_function(spec.model)
 
     def call() -> Any:
-        with restored_settings():
-            return getattr(load_module(source), spec.model)(image_shape, num_classes, **spec.arguments)
+        with restored_settings(), pretrained.paths(spec.weights) as paths:
+            return getattr(load_module(source), spec.model)(image_shape, num_classes, **spec.arguments, **paths)
 
     with source.blamed(spec.model):
         built = call()
@@ -106,9 +114,11 @@ def _layers_of(built: keras.Model | Sequence[Any]) -> list[keras.Layer]:
     return [keras.layers.Rescaling(1.0), model]  # whole numbers become floats, which most layers expect
 
 
-def check_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile) -> None:
+def check_model(
+    spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile, pretrained: Pretrained = NOTHING
+) -> None:
     """Do once what a trial does with a user's model. Raises ModelError if that fails or gives no logits."""
-    model, place = build_model(spec, image_shape, num_classes, source), source.place(spec.model)
+    model, place = build_model(spec, image_shape, num_classes, source, pretrained), source.place(spec.model)
     with source.blamed(spec.model):
         weights, again = model.initial_weights(spec.seed), model.initial_weights(spec.seed)
         _require_weights(place, sum(4 * math.prod(weight.shape) for weight in weights.trainable))
@@ -127,4 +137,13 @@ def check_model(spec: TrialSpec, image_shape: ImageShape, num_classes: int, sour
         train = tf.function(model.train_logits, autograph=False)
         state = train(weights, images, tf.constant(0))[1]
         model.train_logits(weights._replace(state=state), images, tf.constant(0))
-        model.read(model.files(weights))
+        files = model.files(weights)
+        model.read(files)
+        if not spec.weights:
+            return
+        stored = build_model(spec, image_shape, num_classes, source, pretrained.blanked(spec.weights))
+        if not np.array_equal(stored.logits(stored.read(files), images), logits, equal_nan=True):
+            raise ModelError(
+                f"{place}: expected a network whose variables have all numbers that it takes from its weights files,"
+                " since a stored version has no others, got other predictions without the files"
+            )

@@ -4,6 +4,7 @@ Every size, type and name that a file declares is compared with what the model e
 NumPy, zipfile and HDF5 trust what is declared, so what they would allocate for it is limited first.
 """
 
+import contextlib
 import hashlib
 import io
 import math
@@ -11,7 +12,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import IO, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,16 @@ from mnist_lib.wording import counted, one_line
 
 Arrays = dict[str, NDArray[Any]]
 
-KERAS_MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
+KERAS_WEIGHTS = "model.weights.h5"
+KERAS_MEMBERS = ("config.json", "metadata.json", KERAS_WEIGHTS)
 MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16  # for a NumPy array, or for a layer in HDF5, whose header has a few KB
 MAX_HDF5_OBJECTS = 10_000
 MAX_MEMBERS = 1_000  # of a zip archive; each takes 50 bytes in the archive, but 600 bytes of memory in zipfile
 # What NumPy writes before the values of an array of numbers: a magic string, version 1.0, the length of the header.
 NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '([<|][fiu][1248])', 'fortran_order': False, 'shape': \(([0-9, ]{0,60})\), \} *\n",
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<|][fiu][1248])', 'fortran_order': (False|True), 'shape': \(([0-9, ]{0,60})\), "
+    rb"\} *\n",
     re.DOTALL,
 )
 
@@ -78,15 +81,15 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], sizes: 
         IntegrityError: the architecture differs, or the file contains something other than weights.
     """
     limits = dict.fromkeys(KERAS_MEMBERS, MAX_JSON_BYTES)
-    limits["model.weights.h5"] = sum(sizes) + MAX_HEADER_BYTES * (len(layers) + len(sizes) + 1)
+    limits[KERAS_WEIGHTS] = sum(sizes) + MAX_HEADER_BYTES * (len(layers) + len(sizes) + 1)
     members = _unzip(content, name, limits)
     what = "the configuration of a Sequential model"
     config = decode(members["config.json"], _SavedModel, f"{name}: config.json", what)["config"]
     found = [layer["class_name"] for layer in config["layers"]]
     if found != list(layers):
         raise IntegrityError(f"{name}: expected the layers {', '.join(layers)}, got {', '.join(found)[:300]}")
-    _check_hdf5(members["model.weights.h5"], name, sum(sizes))
-    return members["model.weights.h5"]
+    check_hdf5(io.BytesIO(members[KERAS_WEIGHTS]), f"{name}: {KERAS_WEIGHTS}", sum(sizes))
+    return members[KERAS_WEIGHTS]
 
 
 def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, bytes]:
@@ -94,12 +97,19 @@ def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, by
     content = bytes(content)  # a memoryview cannot be searched
     if content.count(b"PK\1\2") > MAX_MEMBERS:
         raise IntegrityError(f"{name}: expected {counted(len(limits), 'member')}, got more than {MAX_MEMBERS:,}")
+    with opened_zip(io.BytesIO(content), name) as archive:
+        found = sorted(archive.namelist())
+        if found != sorted(limits):
+            raise IntegrityError(f"{name}: expected {', '.join(sorted(limits))}, got {', '.join(found)[:300]}")
+        return {member: _unpack(archive, member, limit, name) for member, limit in limits.items()}
+
+
+@contextlib.contextmanager
+def opened_zip(file: IO[bytes], name: str) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive, and turn what zipfile raises within the block into an IntegrityError."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            found = sorted(archive.namelist())
-            if found != sorted(limits):
-                raise IntegrityError(f"{name}: expected {', '.join(sorted(limits))}, got {', '.join(found)[:300]}")
-            return {member: _unpack(archive, member, limit, name) for member, limit in limits.items()}
+        with zipfile.ZipFile(file) as archive:
+            yield archive
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise IntegrityError(f"{name}: expected a zip archive: {error}") from error
 
@@ -118,41 +128,60 @@ def _unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> byt
     return unpacked
 
 
-def _read_npy(content: bytes, name: str) -> NDArray[Any]:
-    """Parse a .npy file. NumPy's own reader evaluates the header, and allocates what it declares."""
-    header = NPY_HEADER.match(content)
-    if header is None or header.end() != 10 + int.from_bytes(content[8:10], "little"):
+class NpyHeader(NamedTuple):
+    size: int  # bytes before the values
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+
+
+def read_npy_header(content: bytes, size: int, name: str) -> NpyHeader:
+    """Return the header of a .npy file of `size` bytes. NumPy's own reader evaluates it, and allocates what it says.
+
+    Raises:
+        IntegrityError: the file has another header than that of an array of numbers, or another size.
+    """
+    match = NPY_HEADER.match(content)
+    if match is None or match.end() != 10 + int.from_bytes(content[8:10], "little"):
         raise IntegrityError(f"{name}: expected a NumPy header of numbers, got {content[:100]!r}")
-    dtype, numbers = np.dtype(header[1].decode()), memoryview(content)[header.end() :]
+    dtype = np.dtype(match[1].decode())
     try:
-        shape = tuple(int(side) for side in header[2].split(b",") if side.strip())
-        if len(numbers) != dtype.itemsize * math.prod(shape):
-            raise ValueError(f"got {len(numbers):,}")
-        return np.frombuffer(numbers, dtype).reshape(shape)
+        shape = tuple(int(side) for side in match[3].split(b",") if side.strip())
+        if size - match.end() != dtype.itemsize * math.prod(shape):
+            raise ValueError(f"got {size - match.end():,}")
     except (ValueError, OverflowError) as error:
-        expected = f"{dtype} ({header[2].decode()})"
-        raise IntegrityError(f"{name}: expected the bytes of {expected}: {error}") from error
+        raise IntegrityError(f"{name}: expected the bytes of {dtype} ({match[3].decode()}): {error}") from error
+    return NpyHeader(match.end(), dtype, shape, "F" if match[2] == b"True" else "C")
 
 
-def _check_hdf5(content: bytes, name: str, weights: int) -> None:
+def _read_npy(content: bytes, name: str) -> NDArray[Any]:
+    header = read_npy_header(content, len(content), name)
+    try:
+        return np.frombuffer(memoryview(content)[header.size :], header.dtype).reshape(header.shape, order=header.order)
+    except (ValueError, OverflowError) as error:  # no values, or too many axes
+        raise IntegrityError(f"{name}: expected an array of the shape {header.shape}: {error}") from error
+
+
+def check_hdf5(content: IO[bytes], name: str, limit: int) -> None:
+    """Raise IntegrityError unless an HDF5 file contains only numbers, and at most `limit` bytes of them."""
     import h5py  # imported late because most processes never read a Keras file
 
     try:
-        with h5py.File(io.BytesIO(content), "r") as file:
+        with h5py.File(content, "r") as file:
             size = 0
-            for path, dataset in _hdf5_datasets(file):
+            for path, dataset in hdf5_datasets(file):
                 size += dataset.nbytes
                 plain = not (dataset.external or dataset.is_virtual or dataset.chunks) and dataset.dtype.kind in "fiu"
-                if not plain or size > weights:
-                    got = f"{path} with {dataset.dtype} {dataset.shape}"
-                    raise IntegrityError(f"{name}: model.weights.h5: expected {weights:,} bytes of numbers, got {got}")
+                if not plain or size > limit:
+                    expected = f"at most {limit:,} bytes of numbers, neither compressed nor in another file"
+                    raise IntegrityError(f"{name}: expected {expected}, got {path}: {dataset.dtype} {dataset.shape}")
     except (IntegrityError, MemoryError):
         raise
     except Exception as error:  # h5py raises many kinds, depending on the byte that is damaged
-        raise IntegrityError(f"{name}: model.weights.h5: expected an HDF5 file: {one_line(error)}") from error
+        raise IntegrityError(f"{name}: expected an HDF5 file: {one_line(error)}") from error
 
 
-def _hdf5_datasets(file: Any) -> Iterator[tuple[str, Any]]:
+def hdf5_datasets(file: Any) -> Iterator[tuple[str, Any]]:
     """Yield each dataset by path. Raises ValueError at a link, and if there are too many objects, as in a cycle."""
     import h5py
 
@@ -161,7 +190,7 @@ def _hdf5_datasets(file: Any) -> Iterator[tuple[str, Any]]:
         group = pending.pop()
         for key in group:
             seen += 1
-            path = f"{group.name}/{key}"
+            path = f"{group.name.rstrip('/')}/{key}"
             if not isinstance(group.get(key, getlink=True), h5py.HardLink) or seen > MAX_HDF5_OBJECTS:
                 raise ValueError(f"expected at most {MAX_HDF5_OBJECTS:,} objects and no links, got {path[:100]}")
             found = group[key]

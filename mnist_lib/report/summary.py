@@ -35,7 +35,9 @@ from mnist_lib.store.predictions import constant_answer
 # Fields that a summary of a trial takes from its measurements:
 MEASURED = {*Measurements.__struct_fields__} & {*SuccessfulTrial.__struct_fields__}
 SETTINGS = [
-    field.name for field in fields(TrialSpec) if field.name not in ("model", "dataset", "seed", "arguments", "fold")
+    field.name
+    for field in fields(TrialSpec)
+    if field.name not in ("model", "dataset", "seed", "arguments", "weights", "fold")
 ]
 
 
@@ -221,6 +223,8 @@ def settings_of(summary: Summary) -> dict[str, dict[str, str]]:
         settings = {name: getattr(trial, name) for name in (*SETTINGS, "hidden_units")}
         for name, value in trial.arguments.items():
             settings[f"argument {name}" if name in SETTINGS and settings[name] != value else name] = value
+        for name, sha256 in trial.weights.items():
+            settings[f"weights {name}"] = sha256[:12]
         if trial.source_sha256:
             settings["source_sha256"] = trial.source_sha256[:12]
         for name, value in settings.items():

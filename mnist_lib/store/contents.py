@@ -34,6 +34,7 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.pictures.likeness import LIKENESS, Likeness
+from mnist_lib.pretrained import BLANK, Pretrained
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions
@@ -73,7 +74,7 @@ class StoredModel:
     """
 
     name: str
-    files: Mapping[str, bytes]  # those with weights, and that of the likeness
+    files: Mapping[str, bytes]  # those with weights, those of `Pretrained.blanks`, and that of the likeness
     manifest: Manifest
     source: ModelFile | None = None  # the file that defines the model, unless the model is in the catalog
 
@@ -95,10 +96,15 @@ class StoredModel:
             ModelError: the version contains code that is neither that of `model_file` nor trusted.
         """
         manifest = read_manifest(objects, version)
-        names = [name for name in (*WEIGHTS_FILES, LIKENESS) if name in version.files]
+        names = [name for name in version.files if name in (*WEIGHTS_FILES, LIKENESS) or name.startswith(BLANK)]
         files = {name: read_file(objects, version, name) for name in names}
         source = source_of(objects, version, manifest, model_file, model_arg)
         return cls(name=version.name, files=files, manifest=manifest, source=source)
+
+    def pretrained(self) -> Pretrained:
+        """Return what stands for the weights files of the trial. Raises IntegrityError if a file is damaged."""
+        spec = convert(self.manifest.spec, TrialSpec, f"{self.name}: {MANIFEST}", "$.spec")
+        return Pretrained.read_blanks(spec.weights, self.files, self.name)
 
     def likeness(self) -> Likeness | None:
         """Return how pictures are judged; None for a model of digits, or a version of an earlier version of this
@@ -245,9 +251,10 @@ def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
     manifest = read_manifest(objects, version)
     parts: dict[str, dict[str, Any]] = {part: builtins_of(getattr(manifest, part)) for part in COMPARED_PARTS}
     parts["dataset"].pop("classes")  # they are compared by the accuracies
-    arguments = parts["spec"].pop("arguments", {})
-    if isinstance(arguments, Mapping):
-        parts["spec"] |= {f"arguments.{name}": value for name, value in arguments.items()}
+    for field in ("arguments", "weights"):
+        values = parts["spec"].pop(field, {})
+        if isinstance(values, Mapping):
+            parts["spec"] |= {f"{field}.{name}": value for name, value in values.items()}
     return {
         f"{part}.{name}": value
         for part, values in parts.items()

@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mnist_lib.documents import Interval, convert
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.pretrained import Pretrained, WeightsFile
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec
 from mnist_lib.store.contents import MANIFEST, read_manifest, source_of
@@ -44,6 +45,7 @@ def reproduce(
     progress: Callable[[str], object] = lambda text: None,
     max_epochs: int = MAX_EPOCHS,
     model_arg: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Path] | None = None,
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
 
@@ -57,10 +59,11 @@ def reproduce(
         model_file, model_arg: the file that defines the model, and the arguments of its function, unless they are
             trusted or the model is in the catalog.
         progress: called with the number of epochs, as text, before the training.
+        weights: the weights files that it was trained from, by the argument of that function.
         max_epochs: the maximum number, since anybody may have written the manifest.
 
     Raises:
-        SpecError: the version was trained for more than `max_epochs`.
+        SpecError: the version was trained for more than `max_epochs`, or from other weights files than are given.
         IntegrityError: the manifest differs from what was committed, or does not say how the version was trained.
         ModelError: the version's code may not be run.
         MnistError: the training failed.
@@ -74,13 +77,20 @@ def reproduce(
     if epochs > max_epochs:
         expected = f"at most {counted(max_epochs, 'epoch')}, {version.name} has {epochs:,}"
         raise SpecError(f"max_epochs: expected {expected}; to train them all, use --max-epochs {epochs}")
+    files = _weights_files(version, spec, weights or {})
     progress(counted(epochs, "epoch"))
-    stored_conditions = _conditions(manifest.code, manifest.dataset.fingerprint, manifest.versions, devices)
+    stored_conditions = _conditions(
+        manifest.code, manifest.dataset.fingerprint, manifest.versions, devices, spec.weights
+    )
+    spec = replace(spec, weights={name: file.sha256 for name, file in files.items()})
+    pretrained = Pretrained({file.sha256: file for file in files.values()})
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
     assignment = Assignment(spec, source=source_of(objects, version, manifest, model_file, model_arg), until=epochs)
     load = functools.cache(load)  # the worker needs the dataset, and so does the comparison
-    (*_, last) = run_trials([assignment], load, resources, WorkerPlace(node="here"), math.inf)
+    (*_, last) = run_trials(
+        [assignment], load, resources, WorkerPlace(node="here"), math.inf, pretrained=lambda: pretrained
+    )
     if isinstance(last, TrialFailure):
         failure = MnistError(f"{version.name}: the training failed: {last.message}")
         failure.code = last.code
@@ -88,14 +98,28 @@ def reproduce(
     assert isinstance(last, TrialResult)
     stored, (low, high) = version.facts.test, version.facts.interval
     verdict = IDENTICAL if last.weights_sha256 == sha256 else WITHIN if low <= last.test.value <= high else DIVERGED
-    here = _conditions(code, load().fingerprint, package_versions(), list(last.devices))
+    here = _conditions(code, load().fingerprint, package_versions(), list(last.devices), spec.weights)
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
     return Reproduction(verdict, stored, version.facts.interval, last.test, differing, time.monotonic() - begin)
 
 
 def _conditions(
-    code: Mapping[str, Any], fingerprint: str, versions: Mapping[str, str], devices: list[str]
+    code: Mapping[str, Any],
+    fingerprint: str,
+    versions: Mapping[str, str],
+    devices: list[str],
+    weights: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return everything that the weights depend on apart from the spec, by name."""
-    return {"code": str(code.get("sha256")), "data": fingerprint, **versions, "devices": ", ".join(devices)}
+    """Return everything that the weights depend on apart from the settings, by name."""
+    files = {f"weights {name}": sha256 for name, sha256 in weights.items()}
+    return {"code": str(code.get("sha256")), "data": fingerprint, **versions, "devices": ", ".join(devices), **files}
+
+
+def _weights_files(version: Version, spec: TrialSpec, given: Mapping[str, Path]) -> dict[str, WeightsFile]:
+    """Return the files in place of those that a version was trained from. Raises SpecError if others are given."""
+    if spec.weights.keys() != given.keys():
+        expected = " ".join(f"--weights {name}=FILE (sha256 {sha256})" for name, sha256 in spec.weights.items())
+        got = ", ".join(given) or "none"
+        raise SpecError(f"weights: {version.name} was trained from {expected or 'no such files'}, got {got}")
+    return {name: WeightsFile.read(path) for name, path in given.items()}

@@ -3,6 +3,7 @@
 Trials run one after the other in one process, a *lane*, which starts TensorFlow and compiles only once.
 """
 
+import functools
 import math
 import os
 import time
@@ -28,6 +29,7 @@ from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import Model
 from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
+from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
     Accuracy,
@@ -72,6 +74,7 @@ def run_trials(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     group: Group | None = None,
     import_began: float | None = None,
+    pretrained: Callable[[], Pretrained] = Pretrained,
 ) -> Iterator[TrialEvent]:
     """Train trials one after the other and yield their events.
 
@@ -86,11 +89,12 @@ def run_trials(
         checkpoint_seconds: minimum time between checkpoints; 0: a checkpoint after each epoch.
         group: the processes that train these trials together, all with the same arguments.
         import_began: the value of `time.monotonic()` when this process began to import TensorFlow.
+        pretrained: returns the weights that trials start from; called with `load`.
 
     Raises:
         GroupError: another process of the group has died.
     """
-    lane, phase_began = _Lane(resources, place, group, checkpoint_seconds), import_began
+    lane, phase_began = _Lane(resources, place, group, checkpoint_seconds, pretrained), import_began
     for assignment in assignments:
         spec = assignment.spec
         lane.begin(phase_began)
@@ -163,9 +167,15 @@ class Compiled:
 
 class _Lane:
     def __init__(
-        self, resources: Resources, place: WorkerPlace, group: Group | None, checkpoint_seconds: float
+        self,
+        resources: Resources,
+        place: WorkerPlace,
+        group: Group | None,
+        checkpoint_seconds: float,
+        pretrained: Callable[[], Pretrained],
     ) -> None:
         self._resources, self._place, self._group = resources, place, group
+        self._pretrained = functools.cache(pretrained)
         self._checkpoint_seconds = checkpoint_seconds
         self._strategy: tf.distribute.Strategy | None = None
         self._data: Dataset | None = None
@@ -309,7 +319,7 @@ class _Lane:
             if batch_size < spec.global_batch_size:
                 notices = (f"limited the global batch of {spec.global_batch_size} to all {batch_size} training images",)
             image_shape, num_replicas = self._dataset.image_shape, len(devices_of(self._strategy))
-            model = build_model(spec, image_shape, len(self._dataset.classes), source)
+            model = build_model(spec, image_shape, len(self._dataset.classes), source, self._pretrained())
             plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape))
             trainer = Trainer(model, spec, self._strategy)
             trainer.compile(train, plan)
