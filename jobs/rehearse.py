@@ -39,7 +39,7 @@ MIN_NODES = 2
 # Options of jobs.train that have no use here: the cluster is local and has no GPUs, nothing is stored, and both runs
 # train all epochs.
 UNUSED = (
-    *("address", "wait_for_resources", "max_failures", "gpus_per_trial", "allow_cpu"),
+    *("address", "wait_for_resources", "max_failures", "gpus_per_trial", "allow_cpu", "init_from"),
     *options_of(PromotionOptions),
     *options_of(RunOptions),
 )

@@ -4,7 +4,6 @@ A model name without a version means its champion for the dataset that it was tr
 command; `dataset` names another one.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,16 +24,13 @@ from mnist_lib.store.champions.appointment import champions, trained_last
 from mnist_lib.store.champions.log import Champion, pinned_version
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version, find, find_all, model_names
+from mnist_lib.store.versions import LATEST, NUMBER, Version, find, find_all, model_names
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from mnist_lib.loading import StoredPredictor
-
-LATEST = "latest"
-NUMBER = re.compile("[0-9]{1,8}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)

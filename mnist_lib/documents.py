@@ -31,6 +31,9 @@ Rate = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0, le=1e11)]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]*\Z", max_length=200)]  # of a model, a run or a trial
+VersionName = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,199}@[0-9]{1,8}\Z", description="a version, such as keras@3")
+]
 Text = Annotated[str, Meta(max_length=100_000)]
 Texts = Annotated[dict[str, Text], Meta(max_length=100)]  # such as the versions of packages
 

@@ -25,7 +25,7 @@ from mnist_lib.data.split import Split
 from mnist_lib.documents import convert
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
-from mnist_lib.models.building import build_model, largest_layer, load_module
+from mnist_lib.models.building import build_stored, load_module
 from mnist_lib.models.keras_models import KERAS_FILE
 from mnist_lib.models.model import ImageShape, Model, Weights, serving_module
 from mnist_lib.objects.output_file import atomic_output, require_absent
@@ -41,7 +41,6 @@ from mnist_lib.training.strategy import mirrored_strategy
 from mnist_lib.wording import one_line
 
 MAX_ROUNDING = 1e-3  # difference of a probability: rounding causes less, different weights cause more
-MIN_LAYER_LIMIT = 64 << 20  # bytes: a layer of this size is accepted even if the stored files are small
 PIXELS, PROBABILITIES = "pixels", "probabilities"  # of an export: its input, as in `serving_module`, and its output
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, channels], 0-255 -> [n, classes]
@@ -111,12 +110,7 @@ def build(stored: StoredModel) -> LoadedModel:
     spec = convert(manifest.spec, TrialSpec, name, "$.spec")
     image_shape, classes = manifest.dataset.image_shape, manifest.dataset.classes
     try:
-        # Limit the memory that a manifest can claim for a model of the catalog.
-        largest, size = 4 * largest_layer(spec, math.prod(image_shape)), sum(map(len, files.values()))
-        if largest > max(4 * size, MIN_LAYER_LIMIT):
-            raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
-        model = build_model(spec, image_shape, len(classes), stored.source, stored.pretrained())
-        weights = model.read(files)
+        model, weights = build_stored(spec, image_shape, len(classes), stored.source, files, stored.pretrained())
         expected, got = manifest.weights_sha256, model.stored(weights).sha256()
     except ModelError:
         raise

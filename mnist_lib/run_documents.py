@@ -24,6 +24,7 @@ from mnist_lib.documents import (
     Share,
     Text,
     Texts,
+    VersionName,
     written,
 )
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started
@@ -171,6 +172,8 @@ class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
     source_sha256: Sha256 | None = written(None)  # sha256 of the Python file that defines the model; `null` without one
     # sha256 of each file of weights that it started from, by the argument that got the path; without any, it is absent.
     weights: Annotated[dict[Name, Sha256], Meta(max_length=MAX_ARGUMENTS)] = field(default_factory=dict)
+    init_from: VersionName | None = None  # the version whose weights it started from; only with `--init-from`
+    init_sha256: Sha256 | None = None  # the sha256 of these weights
     momentum: float = written(0.0)  # momentum of the optimizer; 0 if it has none
     weight_decay: float = written(0.0)  # weight decay; 0 if there is none
     global_clipnorm: float | None = written(None)  # maximum norm of the gradients; `null` without a limit

@@ -23,6 +23,7 @@ from mnist_lib.catalog import (
     ModelEntry,
     require_known,
 )
+from mnist_lib.documents import Sha256, VersionName
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import MODEL_NAME, ModelFile
 from mnist_lib.settings import CheckedFields, Seed, check_fields, one_of, option, require
@@ -138,6 +139,8 @@ class TrialSpec(TrialSettings):
     weights: Mapping[str, str] = field(
         default_factory=dict, hash=False
     )  # sha256 of each file whose path that function gets, by argument
+    init_from: VersionName | None = None  # the version whose weights it starts from; None for random weights
+    init_sha256: Sha256 | None = None  # the hash of these weights
     configuration: Seed | None = None  # its number in a search; None for any other trial
     # It is trained on all training images but those of its fold, from 0, and predicts these; None for any other trial.
     fold: Seed | None = None
@@ -166,6 +169,9 @@ class TrialSpec(TrialSettings):
         if not DATASET_NAME.fullmatch(self.dataset):
             raise SpecError(f"dataset: expected letters, digits, '.', '_' or '-', got {self.dataset!r}")
         check_fields(self, complete=True)
+        if (self.init_from is None) != (self.init_sha256 is None):
+            got = f"{self.init_from} and {self.init_sha256}"
+            raise SpecError(f"init_from: expected a version and the sha256 of its weights, got {got}")
         if (self.fold is None) != (self.folds is None) or (self.folds is not None and (self.fold or 0) >= self.folds):
             raise SpecError(f"fold: expected one of the folds from 0 on, got {self.fold} of {self.folds}")
         if self.momentum and self.optimizer not in WITH_MOMENTUM:

@@ -60,7 +60,9 @@ ERRORS = {
     "E-USAGE": ErrorCode(2, "an option or its value is invalid"),
     "E-CRON": ErrorCode(2, "the cron expression is invalid or never matches"),
     "E-IMAGE": ErrorCode(2, "none of the files is a picture that can be read"),
-    "E-MODEL": ErrorCode(2, "the Python file of a model is invalid, or is not trusted"),
+    "E-MODEL": ErrorCode(
+        2, "the Python file of a model is invalid or not trusted, or the weights to start from do not fit"
+    ),
     "E-DATA": ErrorCode(3, "the dataset is damaged or differs from the expected one"),
     "E-DATA-MISSING": ErrorCode(3, "the dataset is not on this machine and cannot be downloaded"),
     "E-DATA-CHECKSUM": ErrorCode(3, "a source file differs from its checksum"),

@@ -28,7 +28,7 @@ from jobs.models.options import (
     VerifyOptions,
 )
 from jobs.train.reporting import write_index
-from mnist_lib.api import LATEST, NUMBER, find_version, require_version
+from mnist_lib.api import find_version, require_version
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
@@ -42,7 +42,17 @@ from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.publishing import ABANDONED_AFTER, Collection, collect
 from mnist_lib.store.runs import INDEX, REPORT, RunFolder
-from mnist_lib.store.versions import Version, find, find_all, model_names, verify, verify_copy, version_folder
+from mnist_lib.store.versions import (
+    LATEST,
+    NUMBER,
+    Version,
+    find,
+    find_all,
+    model_names,
+    verify,
+    verify_copy,
+    version_folder,
+)
 from mnist_lib.wording import and_balanced, counted, percent
 
 MAX_IMAGES_SHOWN = 10  # by `diff`, without --json

@@ -4,9 +4,10 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from jobs import SOURCE_FOLDERS
@@ -26,17 +27,17 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.challenge import Predict
 from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel
-from mnist_lib.store.datasets import begun_with
+from mnist_lib.store.datasets import begun_with, trained_images
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import Version, chain
 from mnist_lib.wording import percent
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mnist_lib.data.split import Dataset, Split
+    from mnist_lib.data.split import Dataset, ImageHashes, Split
 
 NUM_EXPORT_IMAGES = 100  # test images on which an exported file is compared with the stored version
 
@@ -67,7 +68,8 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     from mnist_lib.training import reproduction
 
     def load() -> "Dataset":
-        return load_dataset(_data(version, options), objects, used=used_labels(objects, version))
+        trained = trained_images(objects, chain(objects, version.facts.init_from))
+        return load_dataset(_data(version, options), objects, used=used_labels(objects, version), trained=trained)
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
@@ -86,7 +88,9 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     differing = [f"  {name}: {then} then, {here} here" for name, (then, here) in result.differing.items()]
     differing = differing or ["  Code, data, package versions and devices are the same."]
     verdict = f"{version.name} was {verdicts[result.verdict]}"
-    lines = [verdict, *differing, f"  It took {result.seconds:.1f} s."]
+    origins = ", which starts from ".join(result.starts_from)
+    started = [f"  {version.name} starts from {origins}."] if origins else []
+    lines = [verdict, *started, *differing, f"  It took {result.seconds:.1f} s."]
     diverged = result.verdict == reproduction.DIVERGED
     return CommandResult(result, lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
 
@@ -218,6 +222,7 @@ def load_dataset(
     progress: Callable[[str], object] = lambda text: None,
     used: UsedLabels | None = None,
     near_copies: bool = False,
+    trained: Mapping[str, "ImageHashes"] = MappingProxyType({}),
 ) -> "Dataset":
     """Return a dataset with corrected labels. What TFDS prints while preparing it goes to standard error.
 
@@ -225,9 +230,12 @@ def load_dataset(
         objects: the storage, which contains the corrections of a dataset that is not a folder.
         used: the corrections to use; by default all.
         near_copies: whether to look for test images that resemble a training image.
+        trained: images that are not tested on, as in `without_trained`.
     """
+    from mnist_lib.data.hold_out import without_trained
     from mnist_lib.data.prepare import prepare, with_near_copies
 
     with contextlib.redirect_stdout(sys.stderr):
         dataset = prepare(data, progress=progress, labels=labels_in_storage(data, objects), used=used)
+    dataset = without_trained(dataset, trained)
     return with_near_copies(dataset, data) if near_copies else dataset

@@ -198,6 +198,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         given["validation_percent"] = spec.validation_percent  # as in the search, also for few images
         arguments = {**self.arguments, **settings}
         given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
+        given["init_from"] = spec.init_from
         given["models"] = [model for model in self.models if name_of(model) == spec.model]
         given["weights"] = {name: path for name, path in (self.weights or {}).items() if name in spec.weights} or None
         for name in ("seed", "model"):
@@ -224,7 +225,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         (spec,) = trial_grid(
             [model], [self.seed], sources=self.model_files, arguments=arguments, weights=self.weights_sha256, **shared
         )
-        return replace(spec, configuration=number)
+        return replace(self.started(spec), configuration=number)
 
 
 def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:

@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -25,6 +25,7 @@ from mnist_lib.settings import MAX_SEED, Positive, Seconds, Seed, option, option
 from mnist_lib.spec import VALIDATION_PERCENT, Folds, TrialSettings, TrialSpec, defaults_for, trial_grid
 from mnist_lib.store.champions.promotion import WHEN, Rule, Thresholds, When
 from mnist_lib.store.runs import Command
+from mnist_lib.store.versions import LATEST, NUMBER, Version
 
 if TYPE_CHECKING:
     from mnist_lib.pretrained import Pretrained, WeightsFile
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MODELS_HELP = (
     f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
 )
+CHAMPION = "champion"  # as in --init-from keras@champion
 BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of --tfds-import
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
@@ -71,6 +73,14 @@ class ModelOptions(Options):
         " that each image is predicted by a model that was not trained on it (default: no folds)",
     )
     refit: bool = option(False, "with --folds, also train on all of these images, and store that model")
+    init_from: tuple[str, ...] | None = option(
+        None,
+        "stored versions whose weights are the initial weights of every seed, up to one for each model: keras@3,"
+        " keras@latest or keras@champion; @champion or @latest for all models, of which those without one start from"
+        " random weights (default: random weights)",
+        "VERSION",
+        scope="run",
+    )
     trust: bool = option(
         False,
         "run the Python files that a --config file names; accepted on the command line only",
@@ -197,6 +207,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
             weights=self.weights_sha256,
             **self.shared,
         )
+        trials = [*map(self.started, trials)]
         if self.folds is None:
             return trials
         return [*(fold for trial in trials for fold in trial.in_folds(self.folds)), *(trials if self.refit else ())]
@@ -253,6 +264,41 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         from mnist_lib.pretrained import Pretrained
 
         return Pretrained({file.sha256: file for files in self.weights_files.values() for file in files.values()})
+
+    def names_to_start_from(self) -> dict[str, str]:
+        """Return the name that --init-from gives for each model; it begins with "@" if it is given for all of them.
+
+        Raises SpecError for a name of another form, of another model, or a second one for a model.
+        """
+        models, found = [*map(name_of, self.models)], dict[str, str]()
+        for name in self.init_from or ():
+            model, at, which = name.partition("@")
+            if at and which not in (CHAMPION, LATEST) and not NUMBER.fullmatch(which):
+                raise SpecError(f"init_from: expected a version, such as keras@3 or @{CHAMPION}, got {name[:100]!r}")
+            if model not in ("", *models) or not name:
+                expected = f"a version of {', '.join(models)}"
+                raise SpecError(f"init_from: expected {expected}, got {name[:100]!r}; name its model in --models")
+            for each in [model] if model else models:
+                if each in found:
+                    raise SpecError(f"init_from: expected one version of {each}, got {found[each]} and {name}")
+                found[each] = name
+        return found
+
+    @functools.cached_property
+    def starts(self) -> Mapping[str, Version]:
+        """The versions from which the trials start, by model; none before `starting_from` has found them."""
+        return {}
+
+    def starting_from(self, versions: Mapping[str, Version]) -> Self:
+        """Return a copy whose trials start from the weights of these versions, by model."""
+        return self.changed(init_from=tuple(version.name for version in versions.values()) or None, starts=versions)
+
+    def started(self, spec: TrialSpec) -> TrialSpec:
+        """Return a trial that starts from the version of its model, if there is one."""
+        version = self.starts.get(spec.model)
+        if version is None:
+            return spec
+        return replace(spec, init_from=version.name, init_sha256=version.facts.weights_sha256)
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with other values, which keeps the code files as they were read.
@@ -347,6 +393,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         """Raise SpecError for options that exclude each other. Resources that are auto are not known yet."""
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
+        self.names_to_start_from()
         if self.quiet and self.verbose:
             raise SpecError("quiet: expected one of --quiet and --verbose, got both")
         if self.refit and self.folds is None:

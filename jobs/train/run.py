@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from jobs.console.options import flags_of
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
+from jobs.train.initial_versions import held, initial_versions, recorded_versions
 from jobs.train.options import TrainOptions
 from jobs.train.planning import connected, models_to_check, plan_of
 from jobs.train.recorder import Recorder, Training
@@ -28,9 +30,10 @@ from mnist_lib.clock import now_text, steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import IntegrityError, ModelError
+from mnist_lib.errors import ConflictError, IntegrityError, ModelError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
+from mnist_lib.pretrained import StoredWeights
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
@@ -51,7 +54,7 @@ from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import Night, promote
 from mnist_lib.store.champions.log import datasets_with_logs
-from mnist_lib.store.contents import StoredModel, contents_of
+from mnist_lib.store.contents import StoredModel, contents_of, stored_weights
 from mnist_lib.store.datasets import (
     RunData,
     begin_with,
@@ -61,11 +64,12 @@ from mnist_lib.store.datasets import (
     read_state,
     record_last_run,
     store_state,
+    trained_images,
 )
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import Version, chain
 from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
@@ -91,6 +95,7 @@ class RunDataset:
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
         self._facts: Dataset | None = None
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
+        versions = (version for name in options.init_from or () for version in chain(objects, name))
         self.images, self._info, self._state = start_beside_driver(
             worker.prepare_dataset,
             request,
@@ -99,6 +104,7 @@ class RunDataset:
             labels_in_storage(request, objects),
             self._begun.labels if self._begun else None,
             None if before is None else np.frombuffer(before, np.uint8),  # an array is sent without copying it
+            trained_images(objects, versions),
             num_returns=3,
         )
 
@@ -130,7 +136,7 @@ class RunDataset:
         for notice in facts.notices:
             log.warning("%s: %s", facts.name, notice)
         if self._begun is None:
-            begin_with(folder, RunData(facts.used_labels, self._since))
+            begin_with(folder, RunData(facts.used_labels, self._since, options.init_from or ()))
         folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
         summary = self.summary()
         for text in near_copies_texts(summary.near_copies):
@@ -235,15 +241,33 @@ class Run(Generic[Options]):
         """
         if self.options.report:
             load_in_background()
+        versions = self._start_from_versions()
         self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked())
         with connected(self.options) as cluster_seconds, stoppable(self._advice, end_children, end_of_node()):
-            self.pretrained = put(self.options.pretrained)
+            self.pretrained = put(replace(self.options.pretrained, versions=versions))
             self.data = RunDataset(self.folder, self.options, self.pretrained)
             start = steady_time() - self.begin - cluster_seconds
             phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
             self.folder.append_history(DriverConnected(phases=phases))
             self._settle()
             yield
+
+    def _start_from_versions(self) -> dict[str, StoredWeights]:
+        """Find the versions of --init-from, or those that an earlier driver of the run has recorded.
+
+        Returns:
+            their weights, by sha256.
+        """
+        if not self.options.init_from:
+            return {}
+        objects, begun = self.folder.objects, begun_with(self.folder)
+        self.options = self.options.starting_from(
+            recorded_versions(objects, begun.init_from)
+            if begun
+            else initial_versions(objects, self.options.names_to_start_from(), self.options.data().name)
+        )
+        versions = self.options.starts.values()
+        return {version.facts.weights_sha256: stored_weights(objects, version) for version in versions}
 
     def _settle(self) -> None:
         given, self.options = values_of(self.options), self.options.settled(lambda: len(self.data.facts().train))
@@ -372,6 +396,11 @@ class Run(Generic[Options]):
         files, about = contents_of(result, self.data.facts(), folder.run, self.code)
         files |= self.options.pretrained.blanks(result.spec.weights)
         version = publish(folder.objects, model, folder.run, files, about)
+        if origin := self.options.starts.get(model):
+            try:
+                held(folder.objects, origin)  # until `gc` finds that the new version starts from it
+            except ConflictError:
+                log.warning("%s cannot be reproduced, since gc has deleted %s meanwhile", version.name, origin.name)
         decision = promote(
             *(folder.objects, version, self.options.rule(), self.data.predict),
             Night(self.data.facts(), self.data.predict_rows),

@@ -20,7 +20,7 @@ from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Group, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import Dataset, ImageHashes
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DivergedError, GroupError, IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
@@ -39,6 +39,7 @@ def prepare_dataset(
     labels: bytes = b"",
     used: UsedLabels | None = None,
     before: NDArray[np.uint8] | None = None,
+    trained: Mapping[str, ImageHashes] = MappingProxyType({}),
 ) -> tuple[Dataset, Dataset, NDArray[np.uint8]]:
     """Return the dataset, what the driver needs to know about it, and the content of its state.
 
@@ -48,25 +49,31 @@ def prepare_dataset(
         pretrained: the weights that these start from.
         labels, used: the corrections, as in `prepare`.
         before: the content of the state of the last run.
+        trained: images that are not tested on, as in `without_trained`.
 
     Raises:
         ModelError: no model can be built for the images of the dataset.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
     from mnist_lib.data.changes import DatasetState, changes_between
+    from mnist_lib.data.hold_out import without_trained
     from mnist_lib.data.prepare import prepare, with_near_copies
 
     dataset = prepare(request, OBJECT_STORE_SHARE * _object_store_bytes(), labels=labels, used=used)
-    dataset = with_near_copies(dataset, request)
-    if any(models.values()):
+    dataset = with_near_copies(without_trained(dataset, trained), request)
+    if any(file is not None or spec.init_from is not None for spec, file in models.items()):
         import_keras()
-        from mnist_lib.models.building import check_model
+        from mnist_lib.models.building import build_model, check_model
+        from mnist_lib.models.warm_start import warm_start
 
         refused: dict[str, ModelError] = {}
         for spec, file in models.items():
             try:
                 if file is not None:
                     check_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
+                if spec.init_from is not None:
+                    model = build_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
+                    warm_start(model, spec, dataset.image_shape, dataset.classes, file, pretrained)
             except ModelError as error:
                 refused[spec.model] = error
                 if len(refused) == len(models):

@@ -225,8 +225,9 @@ def settings_of(summary: Summary) -> dict[str, dict[str, str]]:
             settings[f"argument {name}" if name in SETTINGS and settings[name] != value else name] = value
         for name, sha256 in trial.weights.items():
             settings[f"weights {name}"] = sha256[:12]
-        if trial.source_sha256:
-            settings["source_sha256"] = trial.source_sha256[:12]
+        for name in ("source_sha256", "init_sha256"):
+            if settings[name]:
+                settings[name] = settings[name][:12]
         for name, value in settings.items():
             if value is not None and not is_unused(name, value):
                 found.setdefault(name.replace("_", " "), {})[trial.model] = str(value)

@@ -34,7 +34,7 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.pictures.likeness import LIKENESS, Likeness
-from mnist_lib.pretrained import BLANK, Pretrained
+from mnist_lib.pretrained import BLANK, Pretrained, StoredWeights
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions
@@ -114,6 +114,16 @@ class StoredModel:
         return Likeness.read(self.files[LIKENESS], f"{self.name}: {LIKENESS}", len(self.manifest.dataset.classes))
 
 
+def stored_weights(objects: Objects, version: Version) -> StoredWeights:
+    """Return the weights of a version, whose code is neither read nor run.
+
+    Raises IntegrityError if a file is missing or damaged.
+    """
+    dataset = version.facts.dataset
+    files = {name: read_file(objects, version, name) for name in WEIGHTS_FILES if name in version.files}
+    return StoredWeights(version.name, files, dataset.image_shape, dataset.classes)
+
+
 def source_of(
     objects: Objects,
     version: Version,
@@ -165,7 +175,14 @@ def contents_of(
     )
     balanced = None if result.spec.score == "accuracy" else result.test_balanced_accuracy
     about = About(
-        result.trial, facts, result.test, result.weights_sha256, result.validation, result.test_ci95, balanced
+        trial=result.trial,
+        dataset=facts,
+        test=result.test,
+        weights_sha256=result.weights_sha256,
+        validation=result.validation,
+        test_ci95=result.test_ci95,
+        test_balanced_accuracy=balanced,
+        init_from=result.spec.init_from,
     )
     manifest = Manifest(
         model=result.spec.model,

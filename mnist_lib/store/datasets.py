@@ -7,12 +7,13 @@ labels.jsonl                  corrections, if the dataset is not a folder, see `
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from mnist_lib.data.changes import MAX_STATE_BYTES
+from mnist_lib.data.changes import MAX_STATE_BYTES, DatasetState
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.documents import Name, Sha256, Text, decode, encode
+from mnist_lib.data.split import TRAIN, ImageHashes
+from mnist_lib.documents import Name, Sha256, Text, VersionName, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog, read_record, seal
@@ -41,6 +42,7 @@ class RunData:
 
     labels: UsedLabels
     since: LastRun | None  # the last run of the dataset then
+    init_from: tuple[VersionName, ...] = ()  # the versions from which its trials start
 
 
 def last_run(objects: Objects, dataset: str) -> LastRun | None:
@@ -81,6 +83,24 @@ def read_state(objects: Objects, dataset: str, fingerprint: str) -> bytes | None
 def store_state(objects: Objects, dataset: str, fingerprint: str, content: bytes) -> None:
     if not objects.exists(_state(dataset, fingerprint)):
         objects.replace(_state(dataset, fingerprint), content)
+
+
+def trained_images(objects: Objects, versions: Iterable[Version]) -> dict[str, ImageHashes]:
+    """Return the hashes of the images that versions were trained or validated on, [n, 2], by the name of the version.
+
+    A version of which they are not known is left out, with a warning.
+    """
+    found = {}
+    for version in versions:
+        dataset = version.facts.dataset
+        try:
+            content = read_state(objects, dataset.name, dataset.fingerprint)
+            state = DatasetState.read(content or b"", f"the images of {version.name}")
+        except (IntegrityError, SpecError) as error:
+            log.warning("it is not known whether test images are new to %s: %s", version.name, error)
+        else:
+            found[version.name] = state.hashes[state.split == TRAIN]
+    return found
 
 
 def begun_with(folder: RunFolder) -> RunData | None:

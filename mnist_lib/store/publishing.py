@@ -169,7 +169,8 @@ class Collection:
 
 
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collection:
-    """Delete all versions but the newest `keep`, the champions, and up to `keep` former ones for each champion.
+    """Delete all versions but the newest `keep`, the champions, up to `keep` former ones for each champion, and what
+    any of these starts from.
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.
@@ -188,13 +189,17 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     reasons = {version.number: newest for version in existing[-keep:]} | needed.numbers()
     if not dry_run:
         objects.delete_leftovers(f"models/{model}")
-    for version in versions:
+    starts: dict[str, str] = {}  # version -> a version that is kept and starts from its weights
+    for version in reversed(versions):  # a version starts from an earlier one
         if version.deleted and str(version.number) in with_files and not dry_run:
             objects.delete_below(version_folder(model, version.number))
         elif not version.deleted and version.number not in reasons:
-            reason = _delete_unless_needed(objects, version, needed, dry_run=dry_run)
+            reason = f"{starts[version.name]} starts from it" if version.name in starts else ""
+            reason = reason or _delete_unless_needed(objects, version, needed, dry_run=dry_run)
             if reason:
                 reasons[version.number] = reason
+        if version.number in reasons and version.facts.init_from:
+            starts[version.facts.init_from] = version.name
     kept = [version for version in existing if version.number in reasons]
     return Collection(
         deleted=[version.name for version in existing if version.number not in reasons],

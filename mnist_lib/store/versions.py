@@ -6,12 +6,14 @@
 The folder alone proves nothing: it exists before the commit and for a while after a deletion. `publishing` commits
 and deletes versions.
 
-Holds keep `gc` from deleting a version that is being promoted; they form a log, `models/<model>/holds/<version>/`. A
-promotion appends "hold" and `gc` appends "condemn" before it acts, so whichever is second notices the other: a held
-version is not deleted, and a condemned one cannot be held. A hold is not a lock: it expires after an hour.
+Holds keep `gc` from deleting a version that is being promoted, or from which a run starts; they form a log,
+`models/<model>/holds/<version>/`. A promotion appends "hold" and `gc` appends "condemn" before it acts, so whichever is
+second notices the other: a held version is not deleted, and a condemned one cannot be held. A hold is not a lock: it
+expires after an hour.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +25,20 @@ from msgspec import Meta
 from mnist_lib.catalog import MODELS
 from mnist_lib.clock import moment_of, now_text, text_of
 from mnist_lib.data.request import ClassNames, ImageShape
-from mnist_lib.documents import Count, Document, Interval, Json, Moment, Name, Number, Sha256, Share, Text, convert
+from mnist_lib.documents import (
+    Count,
+    Document,
+    Interval,
+    Json,
+    Moment,
+    Name,
+    Number,
+    Sha256,
+    Share,
+    Text,
+    VersionName,
+    convert,
+)
 from mnist_lib.errors import ConflictError, IntegrityError, SchemaError, TooLargeError
 from mnist_lib.model_file import MODEL_NAME
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, concurrently, require_size
@@ -33,6 +48,8 @@ from mnist_lib.results import Accuracy
 # A promotion takes seconds; the rest of the hour allows for machines whose clocks differ.
 HOLD_DURATION = timedelta(hours=1)
 RECORD_COPY = "record.json"  # in the folder of a version
+LATEST = "latest"  # as in keras@latest: the newest version
+NUMBER = re.compile("[0-9]{1,8}", re.ASCII)  # of a version
 EARLIER_FOLDERS = {"champion"}  # of a model, in a storage that versions of this program before the first release wrote
 
 
@@ -64,6 +81,7 @@ class About:
     validation: Accuracy | None = None
     test_ci95: Interval | None = None
     test_balanced_accuracy: Share | None = None  # only if trials were compared by it
+    init_from: VersionName | None = None  # the version whose weights its training started from, if any
 
     @property
     def interval(self) -> Interval:
@@ -141,6 +159,23 @@ def find_all(
     for number, version in concurrently(objects, found, sorted(numbers, reverse=newest_first)):
         if version is not None:
             yield number, version
+
+
+def chain(objects: Objects, name: str | None) -> list[Version]:
+    """Return the version of that name, the version whose weights its training started from, and so on; [] for None.
+
+    A version that was deleted is among them, since its record remains. The chain ends where a record is missing.
+
+    Raises IntegrityError if a record is damaged.
+    """
+    found: dict[str, Version] = {}
+    while name is not None and name not in found:
+        model, _, number = name.partition("@")
+        version = find(objects, model, int(number), deleted=True)
+        if version is None:
+            break
+        found[name], name = version, version.facts.init_from
+    return [*found.values()]
 
 
 def is_readable(version: Version | IntegrityError) -> TypeGuard[Version]:
@@ -281,7 +316,7 @@ def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
     until = moment_of(record.at) + HOLD_DURATION
     if record.kind == "condemn" or datetime.now(UTC) >= until:
         return HoldState(last, condemned=record.kind == "condemn")
-    return HoldState(last, held=f"held until {text_of(until)}, since a run or a promotion has just compared it")
+    return HoldState(last, held=f"held until {text_of(until)}, since a run or a promotion has just used it")
 
 
 def _append_hold(

@@ -1,6 +1,7 @@
 """Train a stored version again from its manifest and compare the weights."""
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,8 +18,8 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import Pretrained, WeightsFile
 from mnist_lib.results import Accuracy, TrialFailure, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec
-from mnist_lib.store.contents import MANIFEST, read_manifest, source_of
-from mnist_lib.store.versions import Version
+from mnist_lib.store.contents import MANIFEST, read_manifest, source_of, stored_weights
+from mnist_lib.store.versions import Version, chain, verify
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from mnist_lib.wording import counted
 
@@ -33,6 +34,7 @@ class Reproduction:
     again: Accuracy
     differing: Mapping[str, tuple[str, str]]  # differences in how the two were made: name -> (stored, here)
     seconds: float
+    starts_from: tuple[str, ...] = ()  # the version whose weights it starts from, that from which this one starts, ...
 
 
 def reproduce(
@@ -64,7 +66,8 @@ def reproduce(
 
     Raises:
         SpecError: the version was trained for more than `max_epochs`, or from other weights files than are given.
-        IntegrityError: the manifest differs from what was committed, or does not say how the version was trained.
+        IntegrityError: the manifest differs from what was committed, or does not say how the version was trained; or
+            a version from which it starts is missing or damaged.
         ModelError: the version's code may not be run.
         MnistError: the training failed.
     """
@@ -83,7 +86,9 @@ def reproduce(
         manifest.code, manifest.dataset.fingerprint, manifest.versions, devices, spec.weights
     )
     spec = replace(spec, weights={name: file.sha256 for name, file in files.items()})
-    pretrained = Pretrained({file.sha256: file for file in files.values()})
+    origins = _origins(objects, version, spec)
+    started = {str(spec.init_sha256): stored_weights(objects, origin) for origin in origins[:1]}
+    pretrained = Pretrained({file.sha256: file for file in files.values()}, started)
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
     assignment = Assignment(spec, source=source_of(objects, version, manifest, model_file, model_arg), until=epochs)
@@ -101,7 +106,30 @@ def reproduce(
     here = _conditions(code, load().fingerprint, package_versions(), list(last.devices), spec.weights)
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
-    return Reproduction(verdict, stored, version.facts.interval, last.test, differing, time.monotonic() - begin)
+    seconds, chained = time.monotonic() - begin, tuple(origin.name for origin in origins)
+    return Reproduction(verdict, stored, version.facts.interval, last.test, differing, seconds, chained)
+
+
+def _origins(objects: Objects, version: Version, spec: TrialSpec) -> list[Version]:
+    """Return the version whose weights the trial of a version starts from, and so on, each with intact files.
+
+    Raises IntegrityError if the first one is missing or has other weights, or if a file is damaged.
+    """
+    found = chain(objects, spec.init_from)
+    origins = [*itertools.takewhile(lambda origin: not origin.deleted, found)]
+    if spec.init_from is not None:
+        expected = f"{version.name}: expected {spec.init_from}, from which it starts"
+        if not origins:
+            why = "gc has deleted it" if found else "there is none"
+            raise IntegrityError(f"{expected}, in {objects.where('models')}, but {why}; restore it from a copy")
+        sha256 = origins[0].facts.weights_sha256
+        if sha256 != spec.init_sha256:
+            raise IntegrityError(
+                f"{expected}, with the weights {spec.init_sha256}, got {sha256}; restore it from a copy"
+            )
+    for origin in origins:
+        verify(objects, origin)
+    return origins
 
 
 def _conditions(

@@ -28,6 +28,7 @@ from mnist_lib.intervals import accuracy_interval
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import Model
+from mnist_lib.models.warm_start import warm_start
 from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
@@ -321,7 +322,9 @@ class _Lane:
             image_shape, num_replicas = self._dataset.image_shape, len(devices_of(self._strategy))
             model = build_model(spec, image_shape, len(self._dataset.classes), source, self._pretrained())
             plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape))
-            trainer = Trainer(model, spec, self._strategy)
+            start = warm_start(model, spec, image_shape, self._dataset.classes, source, self._pretrained())
+            notices += (start.notice,) if start.notice else ()
+            trainer = Trainer(model, spec, self._strategy, start.initial_weights)
             trainer.compile(train, plan)
             if trainer.refused_by_xla is not None:
                 refused = f"{spec.model} is trained without XLA, which cannot compile {trainer.refused_by_xla}"

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.contents import contents_of
+from mnist_lib.store.contents import contents_of, stored_weights
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
 from tests.support.store.fake_versions import DATASET, about, small_manifest
@@ -29,12 +30,24 @@ LOADED_WITHOUT_THIS_PROJECT = {
 }
 
 
-def publish_trained(objects: Objects, dataset: Dataset, run: str, spec: TrialSpec) -> Version:
-    """Train a trial in this process and publish it as a run does. Needs the fixture `tensorflow`."""
+def publish_trained(
+    objects: Objects, dataset: Dataset, run: str, spec: TrialSpec, origin: Version | None = None
+) -> Version:
+    """Train a trial in this process and publish it as a run does. Needs the fixture `tensorflow`.
+
+    Args:
+        origin: the version whose weights the trial starts from.
+    """
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
     resources = Resources(cpus=2, cpu_replicas=2)  # as in the fixture
-    (*_, result) = run_trials([Assignment(spec)], lambda: dataset, resources, WorkerPlace(node="here"))
+    pretrained = NOTHING
+    if origin is not None:
+        sha256 = origin.facts.weights_sha256
+        spec = replace(spec, init_from=origin.name, init_sha256=sha256)
+        pretrained = Pretrained(versions={sha256: stored_weights(objects, origin)})
+    place = WorkerPlace(node="here")
+    (*_, result) = run_trials([Assignment(spec)], lambda: dataset, resources, place, pretrained=lambda: pretrained)
     assert isinstance(result, TrialResult), result
     files, about = contents_of(result, dataset, run, {"sha256": "0" * 64})
     return publish(objects, spec.model, run, files, about)

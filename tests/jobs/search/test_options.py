@@ -11,6 +11,8 @@ from jobs.search.options import SearchOptions, is_search
 from jobs.train.__main__ import configuration
 from jobs.train.options import TrainOptions
 from tests.support.bounds import at_most_processor_seconds
+from tests.support.simulation.memory import MemoryObjects
+from tests.support.store.scenarios import published
 from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
 
 RATE = "--vary=learning_rate=1e-4..1e-1:log"
@@ -52,6 +54,15 @@ def test_the_result_of_folds_says_that_its_score_is_out_of_fold() -> None:
     trial = successful_trial(0, validation=None, test_accuracy=0.797)
     _, line, _ = search_lines(summary_of(small_summary(search=search, trials=[trial])))
     assert line == "  Out-of-fold accuracy, 5 folds: 75.00% in the search; on test 79.70%, +4.70 points from the search"
+
+
+def test_trials_of_a_search_start_from_the_version_that_was_found_and_so_does_its_command() -> None:
+    version = published(MemoryObjects(), 150)
+    given = options(RATE, "--init-from=keras@champion").starting_from({"keras": version})
+    settings = given.variation.configuration(3, seed=4)
+    for spec in (given.trial(settings, 3), *given.finals(settings), *given.grid()):
+        assert (spec.init_from, spec.init_sha256) == ("keras@1", "0" * 64)
+    assert "--init-from=keras@1" in given.train_flags(settings)
 
 
 def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:

@@ -16,7 +16,7 @@ from mnist_lib.store.champions.appointment import FORMER, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.publishing import collect, publish
-from mnist_lib.store.versions import Version, find, find_all, hold, version_folder
+from mnist_lib.store.versions import Version, chain, find, find_all, hold, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Interrupted, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
@@ -69,6 +69,25 @@ def test_gc_says_why_it_keeps_a_version_and_a_dry_run_says_the_same(objects: Obj
     objects.replace(log, b"damaged")
     published(objects, 197)
     assert collect(objects, "keras", 1, dry_run=True).reasons["keras@6"] == "its log of holds is damaged"
+
+
+def test_gc_keeps_the_whole_chain_that_a_kept_version_starts_from_and_says_why(objects: Objects) -> None:
+    starts = {3: "keras@1", 4: "keras@3", 6: "keras@4", 5: "keras@2"}
+    for number in range(1, 7):
+        origin = {"init_from": starts.get(number)}
+        publish(objects, "keras", f"run-{number}", files(number), {**about(), **origin})
+    assert [version.name for version in chain(objects, "keras@6")] == ["keras@6", "keras@4", "keras@3", "keras@1"]
+    would = collect(objects, "keras", 1, dry_run=True)
+    assert collect(objects, "keras", 1) == would
+    assert list(would.deleted) == ["keras@2", "keras@5"]
+    assert would.reasons == {
+        "keras@1": "keras@3 starts from it",
+        "keras@3": "keras@4 starts from it",
+        "keras@4": "keras@6 starts from it",
+        "keras@6": "the newest version",
+    }
+    assert [version.name for version in chain(objects, "keras@5")] == ["keras@5", "keras@2"]  # their records remain
+    assert chain(objects, "keras@9") == []
 
 
 def test_gc_deletes_files_and_keeps_the_record_so_that_the_number_is_not_reused(objects: Objects) -> None:

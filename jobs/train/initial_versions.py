@@ -1,0 +1,59 @@
+"""`--init-from`: the stored versions whose weights the trials of a run start from.
+
+The names are resolved once, when a run begins, and recorded, since the champion may change until the run is resumed.
+The terms of the run have the names as they were given.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from jobs.train.options import CHAMPION
+from mnist_lib.api import find_version
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.store.champions.appointment import champion
+from mnist_lib.store.champions.log import pinned_version
+from mnist_lib.store.versions import Version, chain, find_all, hold
+
+log = logging.getLogger(__name__)
+
+
+def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -> dict[str, Version]:
+    """Return the version that each model starts from, and hold it for an hour.
+
+    A model without a champion for the dataset has the champion of the dataset that it was trained on last. If the name
+    is for all models, it has none.
+
+    Args:
+        names: as `TrainOptions.names_to_start_from` returns them.
+
+    Raises:
+        SpecError: there is no version of that name.
+        ConflictError: `gc` is deleting it.
+        IntegrityError: its record is damaged.
+    """
+    found: dict[str, Version] = {}
+    for model, name in names.items():
+        version, which = None, name.partition("@")[2] or CHAMPION
+        if which == CHAMPION and (newest := champion(objects, model, dataset)):
+            version = pinned_version(objects, newest)
+        elif not name.startswith("@"):
+            version = find_version(objects, model if which == CHAMPION else name)
+        elif which != CHAMPION and any(find_all(objects, model)):
+            version = find_version(objects, f"{model}{name}")
+        if version is None:
+            missing = f"champion for {dataset}" if which == CHAMPION else "version"
+            log.info("%s starts from random weights, since it has no %s yet", model, missing)
+        else:
+            log.info("%s starts from the weights of %s, trained on %s", model, version.name, version.facts.dataset.name)
+            found[model] = held(objects, version)
+    return found
+
+
+def recorded_versions(objects: Objects, names: Sequence[str]) -> dict[str, Version]:
+    """Return the versions of these names by model, and hold them again. Raises ConflictError if one was deleted."""
+    return {version.model: held(objects, version) for name in names for version in chain(objects, name)[:1]}
+
+
+def held(objects: Objects, version: Version) -> Version:
+    hold(objects, version.model, version.number)
+    return version

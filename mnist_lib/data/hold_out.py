@@ -1,0 +1,51 @@
+"""Leave images out of the test split on which a model has been trained before, as a version from which it starts."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from mnist_lib.data.split import Dataset, ImageHashes, indices_of
+from mnist_lib.errors import DataError
+from mnist_lib.objects.archives import hash_arrays
+from mnist_lib.wording import counted
+
+
+def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dataset:
+    """Return the dataset without the test images that are among others; its notices say how many they are.
+
+    Args:
+        trained: the hashes of images, [n, 2], by the version that was trained on them.
+
+    Raises:
+        DataError: no test image is left.
+    """
+    test, notices = dataset.test, [*dataset.notices]
+    left_out = np.zeros(len(test), bool)
+    for version, hashes in trained.items():
+        new = ~left_out & (indices_of(test.hashes, hashes) >= 0)
+        left_out |= new
+        if new.any():
+            images = counted(int(new.sum()), "test image")
+            notices.append(f"left out: {images} on which {version} was trained, from which a model starts")
+    if not left_out.any():
+        return dataset
+    if left_out.all():
+        raise DataError(
+            f"{dataset.name}: expected test images on which {', '.join(trained)} was not trained, got none; leave out"
+            " --init-from, or add pictures"
+        )
+    rows = np.flatnonzero(np.concatenate([np.ones(len(dataset.train), bool), ~left_out]))
+    changed = f"{dataset.fingerprint}{hash_arrays([test.hashes[left_out]])}"
+    fingerprint = hashlib.sha256(changed.encode()).hexdigest()
+    published, reviewed, chosen = dataset.published_test_labels, dataset.reviewed_test, dataset.chosen
+    return replace(
+        dataset.take(rows),
+        version=fingerprint[:8] if dataset.version == dataset.fingerprint[:8] else dataset.version,
+        fingerprint=fingerprint,
+        notices=tuple(notices),
+        published_test_labels=None if published is None else published[~left_out],
+        reviewed_test=None if reviewed is None else reviewed[~left_out],
+        chosen=None if chosen is None else chosen[rows],
+    )

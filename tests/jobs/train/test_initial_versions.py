@@ -1,0 +1,125 @@
+"""Which stored versions the trials of a run start from, and that a resumed run starts from the same ones."""
+
+import logging
+
+import pytest
+
+from jobs.console.options import parse
+from jobs.train.options import TrainOptions
+from jobs.train.run import Run
+from mnist_lib.data.corrections import UsedLabels
+from mnist_lib.errors import ConflictError, SpecError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.store.champions.challenge import promote
+from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.datasets import RunData, begin_with
+from mnist_lib.store.opening import open_run
+from mnist_lib.store.publishing import publish
+from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.versions import condemn, read_hold_state
+from tests.support.simulation.memory import MemoryObjects
+from tests.support.store.fake_versions import DATASET, about, files
+from tests.support.store.scenarios import published
+
+MNIST = ("--models=keras", "--dataset=mnist")
+
+
+@pytest.fixture
+def objects() -> Objects:
+    """A storage in which keras@2 is the champion of mnist, and keras@3 the newest version."""
+    objects = MemoryObjects()
+    versions = [published(objects, right) for right in (80, 150, 100)]
+    for version in versions[:2]:
+        promote(objects, version, Rule(when="always"))
+    return objects
+
+
+def options(*arguments: str) -> TrainOptions:
+    parsed: TrainOptions = parse("jobs.train", TrainOptions, arguments)
+    parsed.check()
+    return parsed
+
+
+def started(objects: Objects, *arguments: str, run: str = "r") -> Run[TrainOptions]:
+    """Return a run that has found the versions from which it starts."""
+    run_of = Run(options(*arguments), RunFolder(objects, run), {}, begin=0.0)
+    run_of._start_from_versions()
+    return run_of
+
+
+def starts(objects: Objects, *arguments: str) -> dict[str, str | None]:
+    return {trial.model: trial.init_from for trial in started(objects, *arguments).options.grid()}
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("keras@1", 1), ("keras@latest", 3), ("keras@champion", 2), ("keras", 2), ("@champion", 2), ("@latest", 3)],
+)
+def test_a_name_stands_for_a_version_that_gc_then_keeps_for_an_hour(objects: Objects, name: str, version: int) -> None:
+    assert starts(objects, *MNIST, f"--init-from={name}") == {"keras": f"keras@{version}"}
+    assert "has just used it" in read_hold_state(objects, "keras", version).held
+
+
+def test_a_model_without_a_champion_starts_from_random_weights_and_the_log_says_so(
+    objects: Objects, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    found = starts(objects, "--models=keras,scratch", "--dataset=mnist", "--init-from=@champion")
+    assert found == {"keras": "keras@2", "scratch": None}
+    assert starts(objects, "--models=scratch", "--dataset=mnist", "--init-from=@latest") == {"scratch": None}
+    assert [record.message for record in caplog.records if "starts from" in record.message] == [
+        "keras starts from the weights of keras@2, trained on mnist",
+        "scratch starts from random weights, since it has no champion for mnist yet",
+        "scratch starts from random weights, since it has no version yet",
+    ]
+
+
+def test_only_a_model_that_is_named_starts_from_the_champion_of_another_dataset(objects: Objects) -> None:
+    assert starts(objects, "--models=keras", "--init-from=keras@champion") == {"keras": "keras@2"}
+    assert starts(objects, "--models=keras", "--init-from=@champion") == {"keras": None}  # it is of mnist-mini
+    facts = {**DATASET, "name": "mnist-mini"}
+    publish(objects, "keras", "mini", files(30), {**about(right=30), "dataset": facts})
+    assert starts(objects, "--models=keras", "--init-from=keras@champion") == {"keras": "keras@2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("scratch@1", "init_from: expected a version of keras, got 'scratch@1'; name its model in --models"),
+        ("keras@1,keras@2", "init_from: expected one version of keras, got keras@1 and keras@2"),
+        ("@champion,keras@2", "init_from: expected one version of keras, got @champion and keras@2"),
+        ("keras@best", "init_from: expected a version, such as keras@3 or @champion, got 'keras@best'"),
+        ("@", "init_from: expected a version, such as keras@3 or @champion, got '@'"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_refused_without_the_storage(name: str, expected: str) -> None:
+    with pytest.raises(SpecError) as error:
+        options("--models=keras", f"--init-from={name}")
+    assert str(error.value) == expected
+
+
+def test_a_version_that_does_not_exist_is_refused_in_one_line(objects: Objects) -> None:
+    with pytest.raises(SpecError, match="there is no keras@9 in memory"):
+        started(objects, *MNIST, "--init-from=keras@9")
+    with pytest.raises(SpecError, match="scratch has no champion in memory"):
+        started(objects, "--models=scratch", "--init-from=scratch@champion")
+
+
+def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(objects: Objects) -> None:
+    given = (*MNIST, "--init-from=keras@champion")
+    terms, version = options(*given).terms({"sha256": "0"}), published(objects, 199)
+
+    def begin() -> RunFolder:
+        with open_run(objects, None, dataset="mnist", terms=terms, configuration="", command="jobs.train") as folder:
+            return folder
+
+    folder = begin()
+    run = started(objects, *given, run=folder.run)
+    begin_with(folder, RunData(UsedLabels.of(b""), None, run.options.init_from or ()))
+    promote(objects, version, Rule(when="always"))
+    assert begin().run == folder.run
+    assert [trial.init_from for trial in started(objects, *given, run=folder.run).options.grid()] == ["keras@2"]
+    assert starts(objects, *given) == {"keras": "keras@4"}  # another run
+    condemn(objects, "keras", 2, read_hold_state(objects, "keras", 2))
+    with pytest.raises(ConflictError, match="keras@2 was deleted by gc"):
+        started(objects, *given, run=folder.run)

@@ -1,0 +1,50 @@
+"""No model is tested on images on which a version that it starts from was trained."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mnist_lib.data.changes import DatasetState
+from mnist_lib.data.hold_out import without_trained
+from mnist_lib.data.split import Dataset, indices_of
+from mnist_lib.errors import DataError
+from mnist_lib.store.datasets import store_state, trained_images
+from tests.support.digits import few_digits
+from tests.support.simulation.memory import MemoryObjects
+from tests.support.store.scenarios import published
+
+
+def test_test_images_that_a_version_was_trained_on_are_left_out_and_counted(digits: Dataset) -> None:
+    few = few_digits(digits)
+    marked = replace(few, reviewed_test=np.arange(110) % 2 == 0, chosen=np.arange(230) % 3 == 0)
+    one, other = few.test.hashes[[3, 70, 5]], np.concatenate([few.train.hashes, few.test.hashes[[5, 6]]])
+    left = without_trained(marked, {"keras@3": one, "keras@1": other})
+    assert [f"{len(left.train)}", f"{len(left.test)}"] == ["120", "106"]
+    assert left.notices == (
+        "left out: 3 test images on which keras@3 was trained, from which a model starts",
+        "left out: 1 test image on which keras@1 was trained, from which a model starts",
+    )
+    rows = np.delete(np.arange(110), [3, 5, 6, 70])
+    assert np.array_equal(left.test.images, few.test.images[rows])
+    assert left.reviewed_test is not None
+    assert left.chosen is not None
+    assert np.array_equal(left.reviewed_test, rows % 2 == 0)
+    assert np.array_equal(left.chosen, np.r_[np.arange(120), 120 + rows] % 3 == 0)
+    assert left.fingerprint not in (few.fingerprint, without_trained(few, {"keras@3": one}).fingerprint)
+    assert without_trained(few, {"keras@3": few.train.hashes}) is few
+    with pytest.raises(DataError, match="few: expected test images on which keras@3 was not trained, got none"):
+        without_trained(few, {"keras@3": few.test.hashes})
+
+
+def test_the_images_of_a_version_are_those_of_the_state_of_its_dataset(
+    digits: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    objects, few = MemoryObjects(), few_digits(digits)
+    version = published(objects, 150)
+    assert trained_images(objects, [version]) == {}
+    assert "it is not known whether test images are new to keras@1: the images of keras@1: expected" in caplog.text
+    store_state(objects, "mnist", version.facts.dataset.fingerprint, DatasetState.of(few).content())
+    found = trained_images(objects, [version])["keras@1"]
+    assert (indices_of(few.train.hashes, found) >= 0).all()
+    assert (indices_of(few.test.hashes, found) < 0).all()
