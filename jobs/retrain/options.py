@@ -10,7 +10,7 @@ from msgspec import Meta
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
 from jobs.search.options import SearchOptions, job_options
-from jobs.train.options import TrainOptions
+from jobs.train.options import CHAMPION, TrainOptions
 from mnist_lib.objects.protocol import check_part
 from mnist_lib.retraining.slots import Policy, Timetable
 from mnist_lib.settings import Positive, one_of, option, part_of
@@ -28,6 +28,10 @@ EVENTS = {
 # Options of jobs.train that a schedule does not take -> what to do instead.
 REFUSED = dict.fromkeys(("storage", "json", "verbose"), "give it before --")
 REFUSED |= dict.fromkeys(("run_name", "resume", "lease", "plan", "calibrate"), "leave it out")
+INITS = {
+    "scratch": "random weights",
+    "champion": "the weights of the model's champion for the dataset, or random ones as long as it has none",
+}
 REFUSED["finish_by"] = "use --max-seconds, which limits every run"
 MAX_NAME_LENGTH = 60
 LeaseSeconds = Annotated[float, Meta(ge=3, le=sys.float_info.max, title="S", description="a number of at least 3")]
@@ -80,6 +84,9 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
     skip_unchanged: bool = option(
         False, "skip a slot if data, configuration and code are the same as in the last complete run"
     )
+    init: Annotated[str, one_of(INITS)] = option(
+        "scratch", f"what the trials of each run start from. {'; '.join(map(': '.join, INITS.items()))}"
+    )
     lease_seconds: LeaseSeconds = option(
         120.0, "seconds without a heartbeat from this process after which another process takes over"
     )
@@ -99,6 +106,11 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
     def configuration(self) -> Mapping[str, Any]:
         """The options of jobs.train or jobs.search, as in a --config file of theirs."""
         return self.train or self.search or {}
+
+    @property
+    def more_flags(self) -> list[str]:
+        """The options of jobs.train or jobs.search that follow from those of the schedule."""
+        return [f"--init-from=@{CHAMPION}"] if self.init == CHAMPION else []
 
     def policy(self) -> Policy:
         return Policy(**part_of(self, Policy))
@@ -145,6 +157,10 @@ def train_options(options: RetrainOptions, after_dashes: Sequence[str]) -> Train
     if options.train and options.search:
         raise UsageError("train, search: expected one of them, got both")
     given = job_options("jobs.retrain --", after_dashes, options.configuration)
+    if options.more_flags:
+        if given.init_from is not None:
+            raise UsageError("init: expected it or --init-from among the options of jobs.train, got both; omit one")
+        given = job_options("jobs.retrain --", [*after_dashes, *options.more_flags], options.configuration)
     if options.search and not isinstance(given, SearchOptions):
         raise UsageError("search: expected vary or space among its options, got neither; or use train")
     return given

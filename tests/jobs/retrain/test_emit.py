@@ -39,6 +39,7 @@ CONFIGURATION: dict[str, Any] = {
     "jitter": 9.5,
     "max_attempts": 2,
     "skip_unchanged": True,
+    "init": "champion",
     "lease_seconds": 60.0,
     "notify": "https://hooks.example.com/canary?a=50%25&b=c",
     "notify_on": ["failure", "promotion"],

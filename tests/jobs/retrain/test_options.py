@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -201,6 +202,20 @@ def test_a_schedule_searches_if_its_configuration_says_so(tmp_path: Path) -> Non
     ):
         with pytest.raises(UsageError, match=message):
             train_options(RetrainOptions(**both), [])
+
+
+@pytest.mark.parametrize("configured", [{}, {"train": {"epochs": 2}}, {"search": {"vary": {"hidden_units": [8, 16]}}}])
+def test_with_init_champion_each_run_starts_from_the_champions(configured: dict[str, object]) -> None:
+    options = RetrainOptions(cron="0 3 * * *", init="champion", **configured)  # type: ignore[arg-type]
+    given = check_train(train_options(options, ["--models=keras"]))
+    assert (given.init_from, given.models, options.more_flags) == (
+        ("@champion",),
+        ("keras",),
+        ["--init-from=@champion"],
+    )
+    assert train_options(replace(options, init="scratch"), []).init_from is None
+    with pytest.raises(UsageError, match="init: expected it or --init-from among the options"):
+        train_options(options, ["--init-from=keras@3"])
 
 
 def test_the_fingerprint_of_data_that_are_not_prepared_is_unknown(tmp_path: Path) -> None:
