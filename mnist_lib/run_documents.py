@@ -178,6 +178,7 @@ class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
     weight_decay: float = written(0.0)  # weight decay; 0 if there is none
     global_clipnorm: float | None = written(None)  # maximum norm of the gradients; `null` without a limit
     label_smoothing: float = written(0.0)  # share of each label that was spread evenly over all classes; 0 if none
+    freeze_epochs: Count | None = written(None)  # epochs with frozen weights; `null` if there were none
     class_weights: Name = written("none")  # how much an image counted in the loss
     score: Name = written("accuracy")  # what epochs and trials were compared by
     configuration: Count | None = written(None)  # always `null`; only trials within a search have a number

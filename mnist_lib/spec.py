@@ -104,6 +104,12 @@ class TrialSettings(CheckedFields):
         f"weight of an image in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",
         scope="search",
     )
+    freeze_epochs: Epochs | None = option(
+        None,
+        "first epochs in which only weights are trained that are drawn, not those that a file or a version gives; then"
+        " all are trained, with a new optimizer at half the learning rate (default: none)",
+        scope="search",
+    )
     precision: Annotated[str, one_of(PRECISIONS)] = option(
         "float32", f"number format of training: {', '.join(PRECISIONS)}", scope="search"
     )

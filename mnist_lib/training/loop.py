@@ -6,6 +6,7 @@ A `Trainer` is compiled once for a shape of data and then trains any number of t
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Chunk, Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
 from mnist_lib.data.split import Labels, Split
-from mnist_lib.errors import DivergedError
+from mnist_lib.errors import DivergedError, ModelError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import Accuracy, Balanced, EpochDone, Heartbeat, TrialEvent
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.steps import Totals, Values, gradients_of, refused_by_xla, steps_of
+from mnist_lib.training.steps import StepByStep, Totals, Values, WholeChunk, gradients_of, refused_by_xla, steps_of
 
 HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
 
@@ -39,14 +40,24 @@ class Trainer:
         strategy: tf.distribute.Strategy,
         initial_weights: Callable[[int], Weights] | None = None,
     ) -> None:
-        self._model, self._optimizer, self._strategy = model, Optimizer(spec), strategy
+        self._model, self._spec, self._optimizer, self._strategy = model, spec, Optimizer(spec), strategy
         self._initial_weights = initial_weights or model.initial_weights
         self.predictor = Predictor(model, strategy)
-        self._balances = spec.class_weights == "balanced"
-        self._gradients = partial(gradients_of, model, spec.label_smoothing)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
-        self._steps = steps_of(model, self._gradients, self._optimizer, strategy)
         self.start(seed=0)
+        self._compile_steps(xla=True)
+
+    def _compile_steps(self, *, xla: bool) -> None:
+        """Make the steps in which all weights are trained and, if the spec has some, those with frozen weights."""
+
+        def steps(optimizer: Optimizer, is_frozen: Sequence[bool]) -> WholeChunk | StepByStep:
+            gradients = partial(gradients_of, self._model, self._spec.label_smoothing, is_frozen)
+            return steps_of(self._model, gradients, optimizer, self._strategy, xla=xla)
+
+        self._steps, self._frozen_steps = steps(self._optimizer, [False] * len(self.values.trainable)), None
+        if self._spec.freeze_epochs:
+            without_decay = Optimizer(replace(self._spec, weight_decay=0.0))  # a frozen weight does not decay either
+            self._frozen_steps = steps(without_decay, is_given(self._initial_weights))
 
     @property
     def replicas(self) -> int:
@@ -55,8 +66,12 @@ class Trainer:
     def start(self, seed: int) -> None:
         """Reset training to its start, with the initial weights of that seed."""
         weights = self._initial_weights(seed)
-        slots = self._optimizer.initial_slots(weights.trainable)
-        self.values = Values(weights.trainable, slots, weights.state, step=tf.constant(0))
+        self.values = Values(weights.trainable, [], weights.state, step=tf.constant(0))
+        self._start_optimizer()
+
+    def _start_optimizer(self) -> None:
+        slots = self._optimizer.initial_slots(self.values.trainable)
+        self.values = self.values._replace(slots=slots, step=tf.constant(0))
 
     def release(self) -> None:
         """Free the memory of the values. `start` sets them again."""
@@ -73,12 +88,13 @@ class Trainer:
             self.refused_by_xla = refused_by_xla(error)
             if self.refused_by_xla is None:
                 raise
-            self._steps = steps_of(self._model, self._gradients, self._optimizer, self._strategy, xla=False)
+            self._compile_steps(xla=False)
             self._run_once(split, plan)
 
     def _run_once(self, split: Split, plan: Plan) -> None:
         rates = np.zeros(plan.steps_per_chunk, np.float32)
-        self._steps.run(self.values, blank_chunk(split, plan), tf.constant(rates))
+        for steps in (self._steps, *([self._frozen_steps] if self._frozen_steps else [])):
+            steps.run(self.values, blank_chunk(split, plan), tf.constant(rates))
         self.predictor.probabilities(self.weights, split.images[:1])
 
     @property
@@ -107,15 +123,17 @@ class Trainer:
         Raises:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
         """
-        weights = balancing_weights(split.labels) if self._balances else None
+        weights = balancing_weights(split.labels) if self._spec.class_weights == "balanced" else None
         chunks, heartbeat_at = iter(epochs(split, plan, seed, first, last, weights)), time.monotonic()
         for number in range(first, last + 1):
-            begin = time.perf_counter()
+            begin, frozen_epochs = time.perf_counter(), self._spec.freeze_epochs or 0
+            if frozen_epochs and number - 1 == frozen_epochs:
+                self._start_optimizer()
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
             padded = np.pad(rates, (0, plan.chunks * plan.steps_per_chunk - plan.steps))
             parts: list[Totals] = []
             for part in np.split(padded, plan.chunks):
-                parts.append(self.train_chunk(next(chunks), part))
+                parts.append(self.train_chunk(next(chunks), part, frozen=number <= frozen_epochs))
                 if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
                     parts[-1].finite_steps.numpy()  # wait until the device has finished the steps
                     paused = time.perf_counter()
@@ -143,9 +161,14 @@ class Trainer:
             )
             heartbeat_at = time.monotonic()
 
-    def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32]) -> Totals:
-        """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas."""
-        self.values, totals = self._steps.run(self.values, chunk, tf.constant(learning_rates))
+    def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32], *, frozen: bool = False) -> Totals:
+        """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas.
+
+        Args:
+            frozen: whether the given weights stay as they are, see `is_given`.
+        """
+        steps = self._frozen_steps if frozen and self._frozen_steps else self._steps
+        self.values, totals = steps.run(self.values, chunk, tf.constant(learning_rates))
         return totals
 
     def any_process(self, flag: bool) -> bool:
@@ -158,6 +181,22 @@ class Trainer:
     def _count(self, number: tf.Tensor) -> tf.Tensor:
         numbers = self._strategy.experimental_distribute_values_from_function(lambda _: number)
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
+
+
+def is_given(initial_weights: Callable[[int], Weights]) -> list[bool]:
+    """Return whether each trainable weight is given, as by a file, and not drawn: two seeds make it equal.
+
+    A weight that is one number throughout, such as a bias of zeros, counts as drawn.
+
+    Raises:
+        ModelError: all of them are given, or none.
+    """
+    pairs = zip(*(initial_weights(seed).trainable for seed in (0, 1)), strict=True)
+    given = [np.ptp(one) > 0 and np.array_equal(one, other) for one, other in pairs]
+    if all(given) or not any(given):
+        got = "all of them, so that nothing is left to train" if given and all(given) else "none"
+        raise ModelError(f"freeze_epochs: expected weights that are given, and others that are drawn, got {got}")
+    return given
 
 
 class Outputs(NamedTuple):

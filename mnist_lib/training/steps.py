@@ -185,14 +185,18 @@ def smoothed_losses(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float
 
 
 def gradients_of(
-    model: Model, label_smoothing: float, weights: Weights, batch: Shard, replicas: int
+    model: Model, label_smoothing: float, is_frozen: Sequence[bool], weights: Weights, batch: Shard, replicas: int
 ) -> tuple[Tensors, Tensors, Totals]:
     """Return the gradients of one step of a shard, the state after it, and its totals.
 
     The loss is the replica's share of the loss of the global batch, so that gradients add up over replicas.
+
+    Args:
+        is_frozen: whether each of the trainable weights is not trained in this step: its gradient is then 0.
     """
+    trained = [weight for weight, frozen in zip(weights.trainable, is_frozen, strict=True) if not frozen]
     with tf.GradientTape() as tape:
-        tape.watch(weights.trainable)
+        tape.watch(trained)
         logits, state, extra = model.train_logits(weights, batch.images, batch.replica)
         losses = smoothed_losses(logits, batch.labels, label_smoothing)  # [replica batch]
         loss = tf.reduce_sum(losses * batch.weights) + extra / replicas
@@ -204,8 +208,9 @@ def gradients_of(
         seen=tf.math.count_nonzero(real, dtype=tf.int32),
         finite_steps=tf.cast(tf.math.is_finite(loss), tf.int32),
     )
-    gradients = tape.gradient(loss, weights.trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return gradients, state, totals
+    found = iter(tape.gradient(loss, trained, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+    pairs = zip(weights.trainable, is_frozen, strict=True)
+    return [tf.zeros_like(weight) if frozen else next(found) for weight, frozen in pairs], state, totals
 
 
 def _no_totals() -> Totals:
@@ -238,15 +243,22 @@ def _split(flat: tf.Tensor, shapes: Sequence[tf.TensorShape]) -> Tensors:
 
 
 WARM_UP = 0.25  # the share of the steps in which the rate of one-cycle rises
+UNFROZEN_RATE = 0.5  # the share of the learning rate after the epochs of `freeze_epochs`, as in fastai's fine_tune
 
 
 def learning_rates(spec: TrialSpec, steps_per_epoch: int) -> NDArray[np.float32]:
     """Return the learning rate of each step of a trial, [steps].
 
-    "constant" is always the peak; "one-cycle" rises linearly to the peak, then falls linearly to 0 (Smith, 2018).
+    "constant" is always the peak; "one-cycle" rises linearly to the peak, then falls linearly to 0 (Smith, 2018). After
+    the epochs of `freeze_epochs`, the schedule begins anew, at a lower peak.
     """
-    peak, steps = spec.learning_rate, spec.epochs * steps_per_epoch
-    if spec.schedule == "constant":
+    frozen = min(spec.freeze_epochs or 0, spec.epochs)
+    parts = (frozen, spec.learning_rate), (spec.epochs - frozen, spec.learning_rate * (UNFROZEN_RATE if frozen else 1))
+    return np.concatenate([_schedule(spec.schedule, peak, epochs * steps_per_epoch) for epochs, peak in parts])
+
+
+def _schedule(schedule: str, peak: float, steps: int) -> NDArray[np.float32]:
+    if schedule == "constant":
         return np.full(steps, peak, np.float32)
     done = np.arange(1, steps + 1) / (steps + 1)  # excludes 0 and 1, where the rate would be 0
     return (peak * np.minimum(done / WARM_UP, (1 - done) / (1 - WARM_UP))).astype(np.float32)

@@ -4,6 +4,8 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from mnist_lib import read_weights
+
 ImageShape = tuple[int, int, int]
 
 
@@ -48,6 +50,24 @@ def frozen(image_shape: ImageShape, num_classes: int) -> keras.Model:
     pixels, shared = keras.Input(image_shape), layers.Dense(16, activation="relu", trainable=False)
     features = layers.Dense(16)(layers.Flatten()(layers.Rescaling(1 / 255)(pixels)))
     return keras.Model(pixels, layers.Dense(num_classes)(shared(Penalty()(shared(features)))))
+
+
+def fine_tuned(
+    image_shape: ImageShape, num_classes: int, body: str | None = None, units: int = 16, frozen: bool = False
+) -> keras.Model:
+    """Has layers whose weights may come from a file."""
+    layers_of_body = [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(units, activation="relu")]
+    network = keras.Sequential([keras.Input(image_shape), *layers_of_body], name="body")
+    if body is not None:
+        network.load_weights(body)
+    network.trainable = not frozen
+    return keras.Sequential([keras.Input(image_shape), network, layers.Dense(num_classes)])
+
+
+def shifted_by_file(image_shape: ImageShape, num_classes: int, shift: str) -> list[keras.Layer]:
+    """Takes a number from a file that is in none of its variables."""
+    offset = float(read_weights(shift)["offset"])
+    return [layers.Rescaling(1 / 255, offset), layers.Flatten(), layers.Dense(num_classes)]
 
 
 @keras.saving.register_keras_serializable("own_models")

@@ -32,7 +32,7 @@ def test_step_by_step_gives_the_result_of_the_whole_chunk(
     rates = tf.constant(learning_rates(replace(spec, schedule="one-cycle", learning_rate=0.01, epochs=1), 10))
     weights, ours = model.initial_weights(seed=0), Optimizer(TrialSpec.of("keras", optimizer=optimizer))
     start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
-    gradients = partial(gradients_of, model, 0.1)
+    gradients = partial(gradients_of, model, 0.1, [False] * len(weights.trainable))
     step_by_step = StepByStep(gradients, ours, strategy, compile_gradients=compile_gradients)
     (once, totals), (stepped, stepped_totals) = (
         steps.run(start, chunk, rates) for steps in (WholeChunk(gradients, ours, strategy), step_by_step)

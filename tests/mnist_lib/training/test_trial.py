@@ -174,9 +174,9 @@ class SlowEvaluation:
             monkeypatch.setattr(module, "time", self)
 
     def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def slow(*arguments: Any) -> Any:
+        def slow(*arguments: Any, **others: Any) -> Any:
             self.now += seconds
-            return function(*arguments)
+            return function(*arguments, **others)
 
         return slow
 
