@@ -44,6 +44,7 @@ class Trainer:
         self._initial_weights = initial_weights or model.initial_weights
         self.predictor = Predictor(model, strategy)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
+        self.is_frozen: list[bool] = []  # of each trainable weight: in the epochs of `freeze_epochs`
         self.start(seed=0)
         self._compile_steps(xla=True)
 
@@ -57,7 +58,8 @@ class Trainer:
         self._steps, self._frozen_steps = steps(self._optimizer, [False] * len(self.values.trainable)), None
         if self._spec.freeze_epochs:
             without_decay = Optimizer(replace(self._spec, weight_decay=0.0))  # a frozen weight does not decay either
-            self._frozen_steps = steps(without_decay, is_given(self._initial_weights))
+            self.is_frozen = is_given(self._initial_weights)
+            self._frozen_steps = steps(without_decay, self.is_frozen)
 
     @property
     def replicas(self) -> int:
@@ -189,13 +191,12 @@ def is_given(initial_weights: Callable[[int], Weights]) -> list[bool]:
     A weight that is one number throughout, such as a bias of zeros, counts as drawn.
 
     Raises:
-        ModelError: all of them are given, or none.
+        ModelError: all of them are given.
     """
     pairs = zip(*(initial_weights(seed).trainable for seed in (0, 1)), strict=True)
     given = [np.ptp(one) > 0 and np.array_equal(one, other) for one, other in pairs]
-    if all(given) or not any(given):
-        got = "all of them, so that nothing is left to train" if given and all(given) else "none"
-        raise ModelError(f"freeze_epochs: expected weights that are given, and others that are drawn, got {got}")
+    if given and all(given):
+        raise ModelError("freeze_epochs: expected weights to train, got none, since all are given; leave it out")
     return given
 
 

@@ -6,10 +6,12 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mnist_lib import read_weights
 from mnist_lib.errors import ModelError
@@ -18,10 +20,10 @@ from mnist_lib.objects.weights import FORMATS
 from mnist_lib.pretrained import WeightsFile
 from tests.support.memory import peak_bytes
 
-ARRAYS = {"one": np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4), "two": np.arange(1, 6)}
+ARRAYS: dict[str, NDArray[Any]] = {"one": np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4), "two": np.arange(1, 6)}
 
 
-def hdf5(arrays: dict[str, np.ndarray] = ARRAYS, **options: str) -> bytes:
+def hdf5(arrays: dict[str, NDArray[Any]] = ARRAYS, **options: str) -> bytes:
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         for name, array in arrays.items():
@@ -37,7 +39,7 @@ def keras_archive() -> bytes:
     return content.getvalue()
 
 
-def npz(**arrays: np.ndarray) -> bytes:
+def npz(**arrays: Any) -> bytes:
     content = io.BytesIO()
     np.savez(content, **arrays)
     return content.getvalue()
@@ -108,7 +110,8 @@ def test_a_file_that_is_not_numbers_is_refused_in_one_line(
     path.write_bytes(content)
     with pytest.raises(ModelError, match=expected) as refused:
         WeightsFile.read(path)
-    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_the_numbers_of_a_file_are_not_read_before_its_form_is_checked(tmp_path: Path) -> None:
@@ -125,6 +128,7 @@ except ModelError:
 """
     setup = """
 from pathlib import Path
+from typing import Any
 from mnist_lib.errors import ModelError
 from mnist_lib.pretrained import WeightsFile
 """
@@ -140,7 +144,7 @@ def test_a_file_of_10_gb_is_refused_without_reading_it(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="expected a file at .*none.npz, got an error: No such file"):
+    with pytest.raises(ModelError, match=r"expected a file at .*none.npz, got an error: No such file"):
         WeightsFile.read(tmp_path / "none.npz")
     with pytest.raises(ModelError, match=r"expected a file that ends in .weights.h5, .*, got .*digits.pkl"):
         WeightsFile.read(tmp_path / "digits.pkl")
