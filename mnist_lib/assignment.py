@@ -17,7 +17,7 @@ from mnist_lib.settings import CheckedFields, option
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted
 
-CHECKPOINT_SECONDS = 30.0  # by default, the minimum time between two checkpoints of a trial
+CHECKPOINT_SECONDS = 60.0  # by default, the minimum time between two checkpoints of a trial
 
 Nodes = Annotated[int, Meta(ge=1, le=256)]
 CPUs = Annotated[int, Meta(ge=1, le=4_096)]
@@ -61,11 +61,13 @@ class Assignment:
     spec: TrialSpec
     checkpoint: bytes | None = None  # the newest one of an earlier attempt
     source: ModelFile | None = None  # the file that defines its model, unless the model is in the catalog
-    deadline: float = math.inf  # by `steady_time`; an epoch that would end later is not begun, except the first
+    # By `steady_time`: the trial ends before a chunk after which it could not be evaluated in time.
+    deadline: float = math.inf
     # End after this epoch, at the learning rates of the full trial. A configuration of a search then ends with
     # `RungDone`, without an evaluation on the test images.
     until: int | None = None
     epochs: Epochs = field(default_factory=Epochs)  # up to the checkpoint or later; not needed with `until`
+    images: int | None = None  # end its last epoch after the chunk with this image; None: after the last chunk
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let Ray send the checkpoint without copying it; the receiver sees it as a memoryview.
@@ -74,7 +76,7 @@ class Assignment:
         """
         checkpoint = None if self.checkpoint is None else pickle.PickleBuffer(self.checkpoint)
         left = self.deadline - steady_time()
-        return _from_seconds_left, (left, self.spec, checkpoint, self.source, self.until, self.epochs)
+        return _from_seconds_left, (left, self.spec, checkpoint, self.source, self.until, self.epochs, self.images)
 
 
 def _from_seconds_left(

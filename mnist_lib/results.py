@@ -173,7 +173,8 @@ class Started(HistoryEntry, frozen=True, kw_only=True, tag="started"):
     devices: tuple[Text, ...]  # one per replica, as TensorFlow names them
     gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
     notices: tuple[Text, ...] = written(())  # requests that could not be met, with the reason
-    resumed_after: Count = written(0)  # the number of epochs that an earlier attempt trained
+    # Epochs that an earlier attempt trained, with the share of an unfinished one.
+    resumed_after: Rate = written(0.0)
     # Seconds of each phase of the lane before this start, in order: "import", "data" (waiting for it), "compile".
     phases: dict[Text, Seconds] = msgspec.field(default_factory=dict)
 
@@ -193,13 +194,30 @@ class Trained(TrialEvent, frozen=True, kw_only=True):
 class EpochDone(HistoryEntry, frozen=True, kw_only=True, tag="epoch"):
     epoch: Number  # counted from 1
     loss: float  # mean over the images, each measured in the step that trained on it
-    train: Accuracy
+    train: Accuracy  # on the images so far, if the last epoch was ended by a deadline
     validation: Accuracy | None
     seconds: Seconds
 
     @property
     def images_per_second(self) -> float:
         return self.train.total / max(self.seconds, 1e-9)
+
+
+class EpochPart(Document, frozen=True, kw_only=True):
+    """The first chunks of an epoch that is not finished. Their totals continue exactly where they stopped."""
+
+    chunks: Count = 0
+    loss: float = 0.0  # sum over the images
+    train: Accuracy = Accuracy(0, 0)
+    seconds: Seconds = 0.0
+
+    def done(self, trial: str, epoch: int) -> EpochDone:
+        """Return an epoch of these chunks only."""
+        loss = self.loss / self.train.total
+        return EpochDone(trial=trial, epoch=epoch, loss=loss, train=self.train, validation=None, seconds=self.seconds)
+
+
+EPOCH_START = EpochPart()
 
 
 class Epochs:
@@ -240,7 +258,7 @@ class Epochs:
 
 
 class CheckpointTaken(TrialEvent, frozen=True, kw_only=True):
-    epoch: int  # the last epoch in it
+    epoch: float  # epochs trained so far, with the share of the running one
     content: bytes  # from which another attempt continues the trial
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -254,6 +272,7 @@ class RungDone(CheckpointTaken, frozen=True, kw_only=True):
 
     final = True
 
+    epoch: int
     validation: Accuracy  # at the epoch that would be stored if the trial ended here
     seconds: float  # of all epochs so far
 
@@ -271,6 +290,7 @@ class Measurements(TrialEvent, frozen=True, kw_only=True):
     validation: Accuracy | None  # at the epoch of the stored weights; of a trial of a fold: on the images of its fold
     best_epoch: Number  # the epoch of the stored weights, which validation chose; the last one without validation
     history: tuple[EpochDone, ...]  # every epoch of all attempts
+    trained_epochs: Rate  # their number, with the share of the last one that was trained
     train_seconds: Seconds  # without start-up and compilation
     images_per_second: Rate  # in training
     setup_seconds: Seconds  # compilation and initialisation, nearly 0 after a trial of the same shape

@@ -202,7 +202,8 @@ class SuccessfulTrial(TrialSummary, frozen=True, kw_only=True, tag="ok"):
     # The chosen epoch, whose weights were measured and may be stored: the latest of those close to the best on
     # validation.
     best_epoch: Number
-    trained_epochs: Number  # epochs that were trained; fewer than `epochs` if the time was up
+    # Epochs that were trained, with the share of the last one; fewer than `epochs` if the time was up.
+    trained_epochs: Rate
     train_seconds: Seconds  # seconds of training, without start-up and compilation
     setup_seconds: Seconds  # seconds of compilation and initialisation
     images_per_second: Rate  # speed of training

@@ -6,10 +6,15 @@ MAX_REASON = 300  # characters of an error's message
 MAX_SHORT_NAME = 24  # characters of a name in a picture
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 trial", "2 classes", "1,000 trials"."""
+def rounded(value: float) -> str:
+    """Return a number with at most two decimals: "1,000", "2.4"."""
+    return f"{round(value, 2):,}".removesuffix(".0")
+
+
+def counted(count: float, noun: str) -> str:
+    """Return a count with its noun: "1 trial", "2 classes", "1,000 trials", "2.4 epochs"."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
+    return f"{rounded(count)} {noun}{ending}"
 
 
 def percent(share: float) -> str:

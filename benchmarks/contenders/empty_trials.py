@@ -34,6 +34,7 @@ def run_empty_lane(
             history=(epoch,),
             train_seconds=1.0,
             images_per_second=1.0,
+            trained_epochs=1.0,
             setup_seconds=1.0,
             replicas=1,
             devices=("CPU:0",),

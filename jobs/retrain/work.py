@@ -35,7 +35,7 @@ from mnist_lib.run_documents import ModelSummary, Summary
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted
 
-STOP_SECONDS = 15.0  # maximum wait before a stopped run is killed and loses the epochs since its checkpoint
+STOP_SECONDS = 15.0  # maximum wait before a stopped run is killed and loses what it trained since its checkpoint
 WITH_SUMMARY = (exit_codes.DONE, exit_codes.SOME_FAILED, exit_codes.exit_code_of("E-TRAINING"))
 ERROR_LINE = re.compile(r"error\[(E-[A-Z-]+)\] .*")
 LIBC = ctypes.CDLL(None)  # loaded here, since little is allowed between fork and exec

@@ -71,7 +71,7 @@ class RunProgress:
     def __init__(self, trials: Sequence[TrialSpec] = ()) -> None:
         self.begin = time.monotonic()
         self.lanes = 1  # how many trials run at once
-        self.deadline = math.inf  # the value of `steady_time()` after which no further epoch is trained
+        self.deadline = math.inf  # the value of `steady_time()` at which the last trial should end
         self.trials: dict[str, TrialProgress] = {}
         self._costs: dict[str, float] = {}  # of one epoch, by model
         self._epochs: dict[str, tuple[float, float]] = {}  # model -> number and total seconds of its epochs

@@ -119,7 +119,8 @@ class LaneOptions(Options):
         None, "seconds in which a worker must end a trial once it has begun it (default: no limit)"
     )
     checkpoint_seconds: Seconds = option(
-        CHECKPOINT_SECONDS, "seconds between two checkpoints of a trial; 0: after every epoch"
+        CHECKPOINT_SECONDS,
+        "seconds between two checkpoints of a trial, also within an epoch; 0: after every epoch",
     )
 
 
@@ -141,7 +142,7 @@ class RunOptions(StorageOptions):
 
     max_seconds: Seconds | None = option(
         None,
-        "time limit of the run in seconds from the start of the command; only the first epoch of a trial may exceed it"
+        "time limit of the run in seconds from the start of the command; only the first steps of a trial may exceed it"
         " (default: none)",
         scope="run",
     )
@@ -422,7 +423,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         )
 
     def deadline(self, begin: float) -> float:
-        """Return the value of `steady_time()` after which no further epoch is trained, or infinity.
+        """Return the value of `steady_time()` at which the run should end, or infinity.
 
         Args:
             begin: when the command began, by `steady_time()`, less the time that earlier drivers worked on the run.

@@ -43,7 +43,7 @@ from mnist_lib.run_documents import AttemptDied, FailedTrial, SuccessfulTrial, T
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.store.runs import RunFolder, history_line
-from mnist_lib.wording import and_balanced, counted, percent
+from mnist_lib.wording import and_balanced, counted, percent, rounded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +83,7 @@ class Recorder(abc.ABC):
         self.writes = writes or WriteQueue()
         self.checkpoints = Checkpoints(folder, self.writes)
         self._versions = package_versions()
-        self._epochs: dict[str, int] = {}  # epoch of each trial's newest checkpoint
+        self._epochs: dict[str, float] = {}  # epochs trained up to each trial's newest checkpoint
         self._history: deque[bytes] = deque()  # lines that are not written yet
         self._appended_bytes = self._written_bytes = 0  # of lines so far
         self._history_lock = threading.Lock()
@@ -132,7 +132,7 @@ class Recorder(abc.ABC):
         """Start lanes for the first trials.
 
         Args:
-            deadline: the value of `clock.monotonic()` after which no further epoch is trained.
+            deadline: the value of `clock.monotonic()` at which the last trial should end.
             max_lanes: the maximum number of lanes; None for as many as fit.
         """
         self.progress.lanes, self.progress.deadline = plan.lanes, deadline
@@ -199,7 +199,7 @@ class Recorder(abc.ABC):
             case LostAttempt():
                 self._record_death(event)
 
-    def hold(self, trial: str, epoch: int, content: bytes) -> None:
+    def hold(self, trial: str, epoch: float, content: bytes) -> None:
         """Hold the newest checkpoint of a trial, and store it."""
         self.checkpoints.put(trial, content)
         self._epochs[trial] = epoch
@@ -230,7 +230,7 @@ class Recorder(abc.ABC):
             if flush:
                 self.folder.flush()
 
-    def _store_checkpoint(self, trial: str, epoch: int, content: bytes) -> None:
+    def _store_checkpoint(self, trial: str, epoch: float, content: bytes) -> None:
         self.write_history(flush=True)  # a trial resumes only if the epochs before its checkpoint are known
         self.checkpoints.store(trial, epoch, content)
 
@@ -245,7 +245,7 @@ class Recorder(abc.ABC):
         how = "starting it again"
         if lost.trial in self.checkpoints:
             epoch = self._epochs.get(lost.trial)
-            how = "resuming from its checkpoint" if epoch is None else f"resuming at epoch {epoch + 1}"
+            how = "resuming from its checkpoint" if epoch is None else f"resuming after {counted(epoch, 'epoch')}"
         where = f" ({lost.death.details})" if lost.death.details else ""
         log.warning("attempt %d of %s died (%s); %s%s", lost.attempt, lost.trial, cause.text, how, where)
 
@@ -320,7 +320,7 @@ class Training(Recorder):
         super().record(event, attempts)
         match event:
             case Started() if event.resumed_after:
-                log.info("%s: resumed after epoch %d", event.trial, event.resumed_after)
+                log.info("%s: resumed after %s", event.trial, counted(event.resumed_after, "epoch"))
             case EpochDone():
                 self._trained[event.trial].add(event)
             case TrialResult():
@@ -356,8 +356,8 @@ class Training(Recorder):
         self.append(TrialEnded(trial=outcome.trial, status=row.status))
         position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
         if isinstance(outcome, TrialResult):
-            early = len(outcome.history) < outcome.spec.epochs
-            short = f", after {len(outcome.history)} of {outcome.spec.epochs} epochs: out of time" if early else ""
+            trained, epochs = outcome.trained_epochs, outcome.spec.epochs
+            short = f", after {rounded(trained)} of {epochs} epochs: out of time" if trained < epochs else ""
             balanced = None if outcome.spec.score == "accuracy" else outcome.test_balanced_accuracy
             log.info("%s test accuracy %s%s", position, percent(outcome.test.value) + and_balanced(balanced), short)
         else:

@@ -79,6 +79,8 @@ log = logging.getLogger(__name__)
 
 Options = TypeVar("Options", bound=TrainOptions)
 
+STORE_SECONDS = 4.0  # of a time limit, reserved for what follows on training: the store, the report, the end of Ray
+
 
 class RunDataset:
     """The dataset of a run: prepared beside the driver from now on, compared with that of the last run, and recorded.
@@ -226,7 +228,7 @@ class Run(Generic[Options]):
 
     data: RunDataset  # from `connected` on
     pretrained: Any  # Ray's reference to what trials start from; from `connected` on
-    deadline = math.inf  # the value of `steady_time()` after which no further epoch is trained; from `connected` on
+    deadline = math.inf  # the value of `steady_time()` at which the last trial should end; from `connected` on
 
     def __init__(
         self, options: Options, folder: RunFolder, code: Mapping[str, Any], begin: float, advice: str = ""
@@ -242,7 +244,7 @@ class Run(Generic[Options]):
         if self.options.report:
             load_in_background()
         versions = self._start_from_versions()
-        self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked())
+        self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked()) - STORE_SECONDS
         with connected(self.options) as cluster_seconds, stoppable(self._advice, end_children, end_of_node()):
             self.pretrained = put(replace(self.options.pretrained, versions=versions))
             self.data = RunDataset(self.folder, self.options, self.pretrained)
@@ -310,7 +312,7 @@ class Run(Generic[Options]):
         return plan
 
     def drive(self, recorder: Recorder, plan: LanePlan, deadline: float = math.inf) -> None:
-        """Train what the recorder asks for. `deadline`: the value of `steady_time()` at which the last epochs begin."""
+        """Train what the recorder asks for. `deadline`: when the last trial should end, by `steady_time()`."""
         options, limits = self.options, self.options.limits()
         resources = options.resources(plan.cpus, plan.gpus)
         inputs = [self.data.images, self.pretrained]

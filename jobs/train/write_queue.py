@@ -215,7 +215,7 @@ class Checkpoints:
         with self._lock:
             self._held[trial] = content
 
-    def store(self, trial: str, epoch: int, content: bytes) -> None:
+    def store(self, trial: str, epoch: float, content: bytes) -> None:
         """Store a checkpoint that `put` was given."""
         store_checkpoint(self._folder, trial, epoch, content)
         self._hold_no_more_than_fits(trial, content)

@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        return -(-self.images // self.global_batch_size)
+        return self.steps_for(self.images)
 
     @property
     def chunks(self) -> int:
@@ -62,6 +62,18 @@ class Plan:
     @property
     def replica_batch_size(self) -> int:
         return -(-self.global_batch_size // self.replicas)
+
+    def steps_for(self, images: int) -> int:
+        """Return the number of steps for the first images of an epoch."""
+        return -(-images // self.global_batch_size)
+
+    def steps_in(self, chunks: int) -> int:
+        """Return the number of steps in the first chunks of an epoch."""
+        return min(self.steps, chunks * self.steps_per_chunk)
+
+    def images_in(self, chunks: int) -> int:
+        """Return the number of images in the first chunks of an epoch."""
+        return min(self.images, chunks * self.steps_per_chunk * self.global_batch_size)
 
 
 class Shard(NamedTuple):
@@ -97,7 +109,13 @@ def balancing_weights(labels: Labels) -> NDArray[np.float32]:
 
 
 def epochs(
-    split: Split, plan: Plan, seed: int, first: int, last: int, weights: NDArray[np.float32] | None = None
+    split: Split,
+    plan: Plan,
+    seed: int,
+    first: int,
+    last: int,
+    weights: NDArray[np.float32] | None = None,
+    first_chunk: int = 0,
 ) -> tf.data.Dataset:
     """Return the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` for each epoch.
 
@@ -105,6 +123,7 @@ def epochs(
 
     Args:
         weights: [images] how much each image counts in the loss; by default 1.
+        first_chunk: the chunk, counted from 0, with which the first epoch begins.
     """
     images, labels = tf.constant(split.images), tf.constant(split.labels)
     image_weights = None if weights is None else tf.constant(weights)
@@ -112,7 +131,8 @@ def epochs(
     @tf.autograph.experimental.do_not_convert
     def chunks_of(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(plan.images), seed=tf.stack([seed, epoch]))
-        return tf.data.Dataset.range(plan.chunks).map(lambda chunk: gather(order, chunk))
+        begin = tf.where(epoch == first, tf.constant(first_chunk, tf.int64), 0)
+        return tf.data.Dataset.range(begin, plan.chunks).map(lambda chunk: gather(order, chunk))
 
     @tf.autograph.experimental.do_not_convert
     def gather(order: tf.Tensor, chunk: tf.Tensor) -> Chunk:

@@ -37,7 +37,7 @@ from mnist_lib.report.texts import (
 )
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import CONFIGURATION, RunFolder
-from mnist_lib.wording import counted, percent, printable
+from mnist_lib.wording import counted, percent, printable, rounded
 
 MAX_CHANGED_CLASSES = 50  # rows in the table of changes
 
@@ -46,7 +46,7 @@ NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
     "percent": percent,
     "tenths": lambda value: f"{100 * value:.1f}".removesuffix(".0"),
     "points": lambda value: f"{100 * value:.2f}",
-    "count": lambda value: f"{value:,}",
+    "count": rounded,
     "rate": lambda value: f"{value:,.0f}",
     "seconds": lambda value: f"{value:.1f}",
 }

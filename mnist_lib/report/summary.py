@@ -212,7 +212,6 @@ def trial_summary(
         **about,
         **{name: getattr(outcome, name) for name in MEASURED},
         test_accuracy=outcome.test.value,
-        trained_epochs=len(outcome.history),
     )
 
 

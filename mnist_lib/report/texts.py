@@ -19,7 +19,7 @@ from mnist_lib.run_documents import (
     SuccessfulTrial,
     Summary,
 )
-from mnist_lib.wording import and_balanced, counted, percent
+from mnist_lib.wording import and_balanced, counted, percent, rounded
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,7 +96,7 @@ def _trials(summary: Summary) -> "Table":
                 trial.id,
                 percent(trial.test_accuracy),
                 *([_share(trial.test_balanced_accuracy)] if balanced else []),
-                f"{trial.best_epoch} of {trial.trained_epochs}",
+                f"{trial.best_epoch} of {rounded(trial.trained_epochs)}",
                 f"{trial.train_seconds:.1f}",
                 f"{trial.images_per_second:,.0f}",
                 ", ".join(trial.devices),
@@ -129,14 +129,14 @@ def notes(summary: Summary) -> list[str]:
     chance = dataset.largest_class / dataset.test
     for trial in summary.successful:
         if trial.trained_epochs < trial.epochs:
-            epochs = f"{trial.trained_epochs} of {trial.epochs} epochs"
+            epochs = f"{rounded(trial.trained_epochs)} of {trial.epochs} epochs"
             notes.append(f"{trial.id} trained {epochs}, as many as the time limit allowed.")
     for name, model in summary.models.items():
         trials = [trial for trial in summary.successful if trial.model == name]
         if faults := _faults(model, dataset.classes, chance):
             notes.append(f"{name} {faults}.")
         per_epoch = math.ceil(dataset.train / trials[0].global_batch_size)
-        if per_epoch < FEW_STEPS_PER_EPOCH and (steps := per_epoch * trials[0].trained_epochs) < FEW_STEPS:
+        if per_epoch < FEW_STEPS_PER_EPOCH and (steps := round(per_epoch * trials[0].trained_epochs)) < FEW_STEPS:
             few = f"{name} took only {counted(steps, 'step')}, {per_epoch} in each epoch"
             notes.append(f"{few}; try a smaller --batch-size or more --epochs.")
     return notes

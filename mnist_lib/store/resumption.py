@@ -2,7 +2,7 @@
 
     trials/<trial>/ended.json              written last; when it exists, the trial has ended
                    ended/...               its probabilities, and its model if that is the best one so far
-                   checkpoints/<epoch>-<sha256>.npz
+                   checkpoints/<epochs trained>-<sha256>.npz
 
 All of it is deleted when the run is complete.
 """
@@ -29,7 +29,7 @@ from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
 CHECKPOINTS_PER_TRIAL = 2
-CHECKPOINT = re.compile(r"(\d{8})-([0-9a-f]{64})\.npz")
+CHECKPOINT = re.compile(r"(\d{8}\.\d{5})-([0-9a-f]{64})\.npz")
 PROBABILITIES = "probabilities.npz"
 
 
@@ -83,10 +83,10 @@ def forget_result(folder: RunFolder, trial: str) -> None:
     folder.delete(f"trials/{trial}/ended.json")
 
 
-def store_checkpoint(folder: RunFolder, trial: str, epoch: int, content: bytes) -> None:
-    """Store a checkpoint, and delete all but the newest two."""
+def store_checkpoint(folder: RunFolder, trial: str, epoch: float, content: bytes) -> None:
+    """Store a checkpoint, and delete all but the newest two. `epoch`: epochs that were trained, as in its event."""
     sha256 = hashlib.sha256(content).hexdigest()
-    folder.write(f"trials/{trial}/checkpoints/{epoch:08d}-{sha256}.npz", content)
+    folder.write(f"trials/{trial}/checkpoints/{epoch:014.5f}-{sha256}.npz", content)
     for name in _checkpoints(folder, trial)[CHECKPOINTS_PER_TRIAL:]:
         folder.delete(name)
 
@@ -104,7 +104,9 @@ def newest_checkpoint(folder: RunFolder, trial: str) -> bytes | None:
         if match and hashlib.sha256(content).hexdigest() == match[2]:
             return content
         moved = f"trials/{trial}/damaged/{last_part}"
-        log.warning("%s: the checkpoint of epoch %d is damaged; moved to %s", trial, int(last_part[:8]), moved)
+        log.warning(
+            "%s: the checkpoint after %s is damaged; moved to %s", trial, counted(float(last_part[:14]), "epoch"), moved
+        )
         folder.write(moved, content)
         folder.delete(name)
     return None

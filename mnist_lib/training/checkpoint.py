@@ -1,4 +1,4 @@
-"""Checkpoints: the state of training after an epoch as bytes, from which a trial resumes with the same result.
+"""Checkpoints: the state of training after a chunk as bytes, from which a trial resumes with the same result.
 
 Others may write to the store that checkpoints come from, so only numbers and JSON are read from them.
 """
@@ -12,13 +12,15 @@ import tensorflow as tf
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from mnist_lib.documents import Json, Number, Seconds, decode, encode
+from mnist_lib.data.batches import Plan
+from mnist_lib.documents import Count, Json, Seconds, decode, encode
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
 from mnist_lib.objects.archives import read_npz
-from mnist_lib.results import Accuracy
+from mnist_lib.results import EPOCH_START, Accuracy, EpochPart
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec
 from mnist_lib.training.steps import Values
+from mnist_lib.wording import counted
 
 MAX_NOTES_BYTES = 1 << 20
 
@@ -27,23 +29,23 @@ MAX_NOTES_BYTES = 1 << 20
 class Best:
     """The epoch that is stored if training ends now: the latest one close to the highest validation accuracy."""
 
-    epoch: Number
-    validation: Accuracy | None
-    highest: Accuracy | None  # the highest on validation images after any epoch so far, by score
+    epoch: Count = 0  # 0 before the first epoch is done
+    validation: Accuracy | None = None
+    highest: Accuracy | None = None  # the highest on validation images after any epoch so far, by score
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that an unfinished trial needs, besides the values of training, to continue after an epoch.
+    """Everything that an unfinished trial needs, besides the values of training, to continue after a chunk.
 
     Its size does not depend on the number of epochs: they are in the history of the run.
     """
 
-    weights: Weights  # of the best epoch
-    best: Best
-    epoch: int
-    seconds: float  # of all epochs
-    longest: float  # seconds of the longest epoch with its validation
+    weights: Weights  # of the best epoch; before the first one is done, the initial weights
+    best: Best = Best()
+    epoch: int = 0  # epochs that are done
+    part: EpochPart = EPOCH_START  # what is trained of the next epoch
+    seconds: float = 0.0  # of the epochs that are done
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ class Notes:
 
     spec: dict[str, Json]
     best: Best
-    epoch: Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
+    epoch: Annotated[int, Meta(ge=0, le=MAX_EPOCHS)]
+    part: EpochPart
     seconds: Seconds
-    longest: Seconds
 
 
 def pack(state: TrainingState, values: Values, spec: TrialSpec) -> bytes:
-    notes = Notes(asdict(spec), state.best, state.epoch, state.seconds, state.longest)
+    notes = Notes(asdict(spec), state.best, state.epoch, state.part, state.seconds)
     arrays = _arrays((values, state.weights))
     arrays["notes"] = np.frombuffer(encode(notes), np.uint8)
     content = io.BytesIO()
@@ -66,10 +68,11 @@ def pack(state: TrainingState, values: Values, spec: TrialSpec) -> bytes:
     return content.getvalue()
 
 
-def unpack(content: bytes, spec: TrialSpec, like: Values) -> tuple[TrainingState, Values]:
+def unpack(content: bytes, spec: TrialSpec, plan: Plan, like: Values) -> tuple[TrainingState, Values]:
     """Return the state and the values that `pack` was given.
 
     Args:
+        plan: the plan of the trial's epochs.
         like: values of the same trial, for their shapes and types.
 
     Raises:
@@ -86,8 +89,14 @@ def unpack(content: bytes, spec: TrialSpec, like: Values) -> tuple[TrainingState
         notes = decode(arrays.pop("notes").tobytes(), Notes, "notes")
         if notes.spec != asdict(spec):
             raise ValueError(f"its spec is {notes.spec}")
+        part = notes.part
+        if part.chunks >= plan.chunks or part.train.total != plan.images_in(part.chunks):
+            got = f"{part.chunks} with {part.train.total} images"
+            raise ValueError(f"expected fewer than {plan.chunks} chunks of {plan.images} images, got {got}")
+        if not min(1, notes.epoch) <= notes.best.epoch <= notes.epoch:
+            raise ValueError(f"after {counted(notes.epoch, 'epoch')}, the best one is epoch {notes.best.epoch}")
         values, weights = tf.nest.pack_sequence_as(nested, [tf.constant(arrays[name]) for name in shapes])
-        return TrainingState(weights, notes.best, notes.epoch, notes.seconds, notes.longest), values
+        return TrainingState(weights, notes.best, notes.epoch, part, notes.seconds), values
     except (IntegrityError, ValueError) as error:
         raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error
 

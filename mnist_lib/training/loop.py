@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from msgspec import structs
 from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Chunk, Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
@@ -19,7 +20,7 @@ from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError, ModelError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
-from mnist_lib.results import Accuracy, Balanced, EpochDone, Heartbeat, TrialEvent
+from mnist_lib.results import EPOCH_START, Accuracy, Balanced, EpochDone, EpochPart, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.steps import StepByStep, Totals, Values, WholeChunk, gradients_of, refused_by_xla, steps_of
 
@@ -112,56 +113,52 @@ class Trainer:
         learning_rates: NDArray[np.float32],
         last: int,
         first: int = 1,
+        part: EpochPart = EPOCH_START,
+        look_seconds: float = math.inf,
         trial: str = "",
-    ) -> Iterator[EpochDone | Heartbeat]:
-        """Train the epochs `first` to `last`, and yield the result of each, and heartbeats within long ones.
+    ) -> Iterator[EpochDone | EpochPart]:
+        """Train the epochs `first` to `last`, and yield the result of each, and that of its part between two chunks.
+
+        What the caller does meanwhile does not count as time of the epoch.
 
         Args:
             plan: a plan that was made for this trainer's number of replicas.
             seed: determines the order of the images.
-            trial: the id of the trial.
             learning_rates: [steps], one for each step from the start of epoch 1.
+            part: the part of the epoch `first` that has been trained.
+            look_seconds: the minimum time between two results within an epoch; 0: after every chunk.
+            trial: the id of the trial.
 
         Raises:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
         """
         weights = balancing_weights(split.labels) if self._spec.class_weights == "balanced" else None
-        chunks, heartbeat_at = iter(epochs(split, plan, seed, first, last, weights)), time.monotonic()
+        chunks = iter(epochs(split, plan, seed, first, last, weights, part.chunks))
+        looked_at = time.monotonic()
         for number in range(first, last + 1):
-            begin, frozen_epochs = time.perf_counter(), self._spec.freeze_epochs or 0
-            if frozen_epochs and number - 1 == frozen_epochs:
+            begin, pending, frozen_epochs = time.perf_counter(), list[Totals](), self._spec.freeze_epochs or 0
+            if frozen_epochs and number - 1 == frozen_epochs and not part.chunks:
                 self._start_optimizer()
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
             padded = np.pad(rates, (0, plan.chunks * plan.steps_per_chunk - plan.steps))
-            parts: list[Totals] = []
-            for part in np.split(padded, plan.chunks):
-                parts.append(self.train_chunk(next(chunks), part, frozen=number <= frozen_epochs))
-                if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
-                    parts[-1].finite_steps.numpy()  # wait until the device has finished the steps
-                    paused = time.perf_counter()
-                    yield Heartbeat(trial=trial, epoch=number - 1 + len(parts) / plan.chunks)
-                    begin += (
-                        time.perf_counter() - paused
-                    )  # excludes the time that the driver took to handle the heartbeat
-                    heartbeat_at = time.monotonic()
-            # Added in Python, so that counts are exact and the loss is in double precision.
-            loss, correct, seen, finite_steps = (
-                sum(total.numpy().item() for total in column) for column in zip(*parts, strict=True)
-            )
-            if finite_steps < plan.steps:
-                raise DivergedError(
-                    f"the loss of epoch {number}, step {finite_steps + 1} of {plan.steps} is not a finite number"
-                    f"; use a lower --learning-rate ({learning_rates.max():g} is too high)"
-                )
-            yield EpochDone(
-                trial=trial,
-                epoch=number,
-                loss=loss / seen,
-                train=Accuracy(correct, seen),
-                validation=None,
-                seconds=time.perf_counter() - begin,
-            )
-            heartbeat_at = time.monotonic()
+            for rates_of_chunk in np.split(padded, plan.chunks)[part.chunks :]:
+                pending.append(self.train_chunk(next(chunks), rates_of_chunk, frozen=number <= frozen_epochs))
+                is_last = part.chunks + len(pending) == plan.chunks
+                if is_last or time.monotonic() - looked_at >= look_seconds:
+                    finite_steps = plan.steps_in(part.chunks)
+                    part = _with(part, pending)  # waits for the device
+                    finite_steps += sum(total.finite_steps.numpy().item() for total in pending)
+                    if finite_steps < plan.steps_in(part.chunks):
+                        raise DivergedError(
+                            f"the loss of epoch {number}, step {finite_steps + 1} of {plan.steps} is not a finite"
+                            f" number; use a lower --learning-rate ({learning_rates.max():g} is too high)"
+                        )
+                    part = structs.replace(part, seconds=part.seconds + time.perf_counter() - begin)
+                    if not is_last:
+                        yield part
+                        looked_at, begin, pending = time.monotonic(), time.perf_counter(), []
+            yield part.done(trial, number)
+            looked_at, part = time.monotonic(), EPOCH_START
 
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32], *, frozen: bool = False) -> Totals:
         """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas.
@@ -238,6 +235,11 @@ class Predictor:
                 heartbeat_at = time.monotonic()
         return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
+    def batch_size(self, image_shape: Sequence[int]) -> int:
+        """Return the number of images that all replicas evaluate at a time."""
+        replicas = len(self._strategy.extended.worker_devices)
+        return evaluation_batch_size(image_shape, self._model.activation_bytes) * replicas
+
     def predict(self, weights: Weights, images: NDArray[np.uint8]) -> Iterator[Outputs]:
         """Yield the outputs for images, [n, height, width, channels] uint8, 0-255, in parts.
 
@@ -245,8 +247,7 @@ class Predictor:
             DivergedError: a probability is not a finite number.
         """
         # In a group, each process computes all of them: that needs no communication, and the results are the same.
-        replicas = len(self._strategy.extended.worker_devices)
-        batch_size = evaluation_batch_size(images.shape[1:], self._model.activation_bytes) * replicas
+        replicas, batch_size = len(self._strategy.extended.worker_devices), self.batch_size(images.shape[1:])
         for begin in range(0, len(images), batch_size):
             batch = images[begin : begin + batch_size]
             padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
@@ -272,6 +273,19 @@ class Predictor:
 
         by_output = map(self._strategy.experimental_local_results, self._strategy.run(outputs, args=(weights, shares)))
         return [*zip(*by_output, strict=True)]
+
+
+def _with(part: EpochPart, totals: Sequence[Totals]) -> EpochPart:
+    """Return the part with the totals of more chunks, apart from their time.
+
+    They are added one by one in Python, so that counts are exact, the loss is in double precision, and both do not
+    depend on where an epoch was interrupted. `sum` of Python 3.12 compensates rounding errors within one call.
+    """
+    loss, train = part.loss, part.train
+    for total in totals:
+        loss += total.loss.numpy().item()
+        train += Accuracy(total.correct.numpy().item(), total.seen.numpy().item())
+    return structs.replace(part, chunks=part.chunks + len(totals), loss=loss, train=train)
 
 
 def accuracy_of(

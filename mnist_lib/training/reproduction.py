@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import Pretrained, WeightsFile
-from mnist_lib.results import Accuracy, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialFailure, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec
 from mnist_lib.store.contents import MANIFEST, read_manifest, source_of, stored_weights
 from mnist_lib.store.versions import Version, chain, verify
@@ -83,7 +83,7 @@ def reproduce(
     files = _weights_files(version, spec, weights or {})
     progress(counted(epochs, "epoch"))
     stored_conditions = _conditions(
-        manifest.code, manifest.dataset.fingerprint, manifest.versions, devices, spec.weights
+        manifest.code, manifest.dataset.fingerprint, manifest.versions, devices, manifest.history, spec.weights
     )
     spec = replace(spec, weights={name: file.sha256 for name, file in files.items()})
     origins = _origins(objects, version, spec)
@@ -91,7 +91,8 @@ def reproduce(
     pretrained = Pretrained({file.sha256: file for file in files.values()}, started)
     gpus = sum("GPU" in device for device in devices)
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
-    assignment = Assignment(spec, source=source_of(objects, version, manifest, model_file, model_arg), until=epochs)
+    source, images = source_of(objects, version, manifest, model_file, model_arg), manifest.history[-1].train.total
+    assignment = Assignment(spec, source=source, until=epochs, images=images)
     load = functools.cache(load)  # the worker needs the dataset, and so does the comparison
     (*_, last) = run_trials(
         [assignment], load, resources, WorkerPlace(node="here"), math.inf, pretrained=lambda: pretrained
@@ -103,7 +104,7 @@ def reproduce(
     assert isinstance(last, TrialResult)
     stored, (low, high) = version.facts.test, version.facts.interval
     verdict = IDENTICAL if last.weights_sha256 == sha256 else WITHIN if low <= last.test.value <= high else DIVERGED
-    here = _conditions(code, load().fingerprint, package_versions(), list(last.devices), spec.weights)
+    here = _conditions(code, load().fingerprint, package_versions(), last.devices, last.history, spec.weights)
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
     seconds, chained = time.monotonic() - begin, tuple(origin.name for origin in origins)
@@ -136,12 +137,19 @@ def _conditions(
     code: Mapping[str, Any],
     fingerprint: str,
     versions: Mapping[str, str],
-    devices: list[str],
+    devices: Sequence[str],
+    history: Sequence[EpochDone],
     weights: Mapping[str, str],
 ) -> dict[str, str]:
     """Return everything that the weights depend on apart from the settings, by name."""
-    files = {f"weights {name}": sha256 for name, sha256 in weights.items()}
-    return {"code": str(code.get("sha256")), "data": fingerprint, **versions, "devices": ", ".join(devices), **files}
+    return {
+        "code": str(code.get("sha256")),
+        "data": fingerprint,
+        **versions,
+        "devices": ", ".join(devices),
+        "images of the last epoch": f"{history[-1].train.total:,}",  # fewer than others if a deadline ended it
+        **{f"weights {name}": sha256 for name, sha256 in weights.items()},
+    }
 
 
 def _weights_files(version: Version, spec: TrialSpec, given: Mapping[str, Path]) -> dict[str, WeightsFile]:

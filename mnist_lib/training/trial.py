@@ -27,7 +27,7 @@ from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistEr
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
-from mnist_lib.models.model import Model
+from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.warm_start import warm_start
 from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.pretrained import Pretrained
@@ -37,6 +37,7 @@ from mnist_lib.results import (
     Begun,
     CheckpointTaken,
     EpochDone,
+    EpochPart,
     Heartbeat,
     RungDone,
     Started,
@@ -47,7 +48,8 @@ from mnist_lib.results import (
 )
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.loop import Trainer, accuracy_of
+from mnist_lib.training.deadline import Deadline
+from mnist_lib.training.loop import HEARTBEAT_SECONDS, Trainer, accuracy_of
 from mnist_lib.training.steps import learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
@@ -80,14 +82,15 @@ def run_trials(
     """Train trials one after the other and yield their events.
 
     Each trial yields `Begun`, `Started`, `EpochDone` after each epoch, `Heartbeat` within long ones, `CheckpointTaken`
-    at intervals, `Trained` before and during the evaluation on the test images, and `TrialResult`, `RungDone` (in a
-    search) or `TrialFailure` at its end. A failed trial does not end the lane.
+    at intervals, after an epoch or within one, `Trained` before and during the evaluation on the test images, and
+    `TrialResult`, `RungDone` (in a search) or `TrialFailure` at its end. A failed trial does not end the lane.
 
     Args:
         assignments: taken one at a time, each when the one before it has ended.
         load: returns the dataset; called after TensorFlow has started, so that the data can arrive in the meantime. Its
             exceptions other than MnistError are raised, since they end the lane.
-        checkpoint_seconds: minimum time between checkpoints; 0: a checkpoint after each epoch.
+        checkpoint_seconds: minimum time between checkpoints, which are taken between two chunks; 0: a checkpoint after
+            each epoch, and none within one.
         group: the processes that train these trials together, all with the same arguments.
         import_began: the value of `time.monotonic()` when this process began to import TensorFlow.
         pretrained: returns the weights that trials start from; called with `load`.
@@ -164,6 +167,7 @@ class Compiled:
     notices: tuple[str, ...]
     fold: Split | None = None  # the images of the trial's fold
     class_sizes: NDArray[np.int64] | None = None  # [classes] of all images held out, if their score is balanced
+    num_tested: int = 0  # images that are evaluated when training has ended
 
 
 class _Lane:
@@ -218,7 +222,7 @@ class _Lane:
             raise ModelError(reason)
         compiled = self._compile(spec, assignment.source)
         try:
-            state, notices = resume(compiled.trainer, assignment)
+            state, notices = resume(compiled, assignment)
             self._end_phase("compile")
             yield Started(
                 trial=spec.id,
@@ -227,12 +231,12 @@ class _Lane:
                 devices=devices_of(self._strategy),
                 gpus=self._place.gpus,
                 notices=(*compiled.notices, *notices),
-                resumed_after=state.epoch if state else 0,
+                resumed_after=_position(state, compiled.plan),
                 phases=self._phases,
             )
             setup_seconds = time.monotonic() - begin
             # A rung is scored without a history.
-            history = assignment.epochs.first(spec.id, state.epoch) if state and assignment.until is None else []
+            history = assignment.epochs.first(spec.id, state.epoch) if assignment.until is None else []
             state = yield from train(compiled, assignment, state, history, self._checkpoint_seconds)
             if assignment.until is not None and spec.configuration is not None:
                 yield from _rung_done(compiled, spec, state)
@@ -257,7 +261,8 @@ class _Lane:
         if compiled.fold is not None:
             (of_fold,) = yield from compiled.trainer.predictor.evaluate(state.weights, compiled.fold.images, trained)
             validation = accuracy_of(of_fold, compiled.fold.labels, compiled.class_sizes)
-        rates = learning_rates(spec, plan.steps)[plan.steps - 1 :: plan.steps]
+        rates = learning_rates(spec, plan.steps)
+        last_steps = [(done.epoch - 1) * plan.steps + plan.steps_for(done.train.total) - 1 for done in history]
         devices = devices_of(self._strategy)
         source = {SOURCE_FILE: assignment.source.content} if assignment.source else {}
         yield TrialResult(
@@ -269,8 +274,9 @@ class _Lane:
             validation=validation,
             best_epoch=state.best.epoch,
             history=tuple(history),
+            trained_epochs=state.epoch - 1 + history[-1].train.total / len(compiled.train),
             train_seconds=state.seconds,
-            images_per_second=state.epoch * len(compiled.train) / state.seconds,
+            images_per_second=sum(done.train.total for done in history) / state.seconds,
             setup_seconds=setup_seconds,
             replicas=len(devices),
             devices=devices,
@@ -281,7 +287,9 @@ class _Lane:
             probabilities=probabilities,
             of_fold=of_fold,
             files={**compiled.model.files(state.weights), **judgement, **source},
-            tensorboard=event_file(history, rates, state.best.epoch, probabilities, test, self._dataset.classes),
+            tensorboard=event_file(
+                history, rates[last_steps], state.best.epoch, probabilities, test, self._dataset.classes
+            ),
         )
 
     def _tested(
@@ -289,7 +297,7 @@ class _Lane:
     ) -> Generator[TrialEvent, None, tuple[NDArray[np.float32], Mapping[str, bytes]]]:
         """Return the probabilities for the test images, and the file of the likeness, if pictures are judged by it."""
         evaluate, test = partial(compiled.trainer.predictor.evaluate, state.weights), self._dataset.test
-        if spec.dataset in DATASETS and DATASETS[spec.dataset].shows_digits:  # pictures of digits are judged otherwise
+        if _shows_digits(spec):  # pictures of digits are judged otherwise
             (probabilities,) = yield from evaluate(test.images, trained)
             return probabilities, {}
         sample = compiled.train.take(slice(None, None, -(-len(compiled.train) // MAX_FITTED)))
@@ -338,7 +346,9 @@ class _Lane:
             if held_out is not None and spec.score == "balanced-accuracy":  # together, folds hold out all train images
                 labels = held_out.labels if fold is None else self._dataset.train.labels
                 sizes = np.bincount(labels, minlength=len(self._dataset.classes))
-            self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices, fold, sizes)
+            fitted = 0 if _shows_digits(spec) else min(len(train), MAX_FITTED)
+            num_tested = len(self._dataset.test) + fitted + (0 if fold is None else len(fold))
+            self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices, fold, sizes, num_tested)
         return self._compiled[shape]
 
     def _parts(self, spec: TrialSpec) -> tuple[Split, Split | None]:
@@ -348,19 +358,30 @@ class _Lane:
         return self._dataset.train_and_fold(spec.fold, spec.folds)
 
 
-def resume(trainer: Trainer, assignment: Assignment) -> tuple[TrainingState | None, tuple[str, ...]]:
-    """Start training from the checkpoint if it is usable, and return its state, or a notice that it is not."""
+def _shows_digits(spec: TrialSpec) -> bool:
+    return spec.dataset in DATASETS and DATASETS[spec.dataset].shows_digits
+
+
+def _position(state: TrainingState, plan: Plan) -> float:
+    """Return the number of epochs trained so far, with the share of the running one."""
+    return state.epoch + state.part.chunks / plan.chunks
+
+
+def resume(compiled: Compiled, assignment: Assignment) -> tuple[TrainingState, tuple[str, ...]]:
+    """Start training from the checkpoint, if there is a usable one, and return the state, and a notice if it is not."""
+    trainer, plan = compiled.trainer, compiled.plan
     trainer.start(assignment.spec.seed)
+    start = TrainingState(trainer.weights)
     if assignment.checkpoint is None:
-        return None, ()
+        return start, ()
     try:
-        state, values = unpack(assignment.checkpoint, assignment.spec, like=trainer.values)
-        if assignment.until is not None and state.epoch > assignment.until:  # its score would be that of a later rung
-            raise CheckpointError("its checkpoint is of a later rung")
+        state, values = unpack(assignment.checkpoint, assignment.spec, plan, like=trainer.values)
+        if assignment.until is not None and _position(state, plan) > assignment.until:
+            raise CheckpointError("its checkpoint is of a later rung")  # whose score it would have
         if assignment.until is None and state.epoch > len(assignment.epochs):
             raise CheckpointError(f"the history of the run lacks epochs before its checkpoint of epoch {state.epoch}")
     except CheckpointError as error:
-        return None, (f"{error}; the trial starts from the beginning",)
+        return start, (f"{error}; the trial starts from the beginning",)
     trainer.values = values
     return state, ()
 
@@ -368,52 +389,76 @@ def resume(trainer: Trainer, assignment: Assignment) -> tuple[TrainingState | No
 def train(
     compiled: Compiled,
     assignment: Assignment,
-    state: TrainingState | None,
+    state: TrainingState,
     history: list[EpochDone],
     checkpoint_seconds: float,
 ) -> Generator[TrialEvent, None, TrainingState]:
-    """Train the epochs after `state`, add them to `history`, and return the last state, with the epoch to store.
+    """Train what follows on `state`, add the epochs to `history`, and return the last state, with the epoch to store.
 
     That is the latest epoch whose score on the validation images is at most a standard error below the maximum: of
     epochs that differ only by chance, the longest trained is the best guess. Without validation it is the last one.
     """
-    trainer, spec, checkpoint_at = compiled.trainer, assignment.spec, time.monotonic()
-    rates, last = learning_rates(spec, compiled.plan.steps), min(spec.epochs, assignment.until or spec.epochs)
+    trainer, plan, spec = compiled.trainer, compiled.plan, assignment.spec
+    rates, last = learning_rates(spec, plan.steps), min(spec.epochs, assignment.until or spec.epochs)
+    is_limited = math.isfinite(assignment.deadline)  # for all processes of a group, or for none
+    size = trainer.predictor.batch_size(compiled.train.images.shape[1:])
+    validated, tested = (-(-images // size) for images in (len(compiled.validation or ()), compiled.num_tested))
+    deadline, begin = Deadline(assignment.deadline, validated + tested), steady_time()
+    if is_limited:
+        trainer.predictor.probabilities(trainer.weights, compiled.train.images[:size])
+        deadline.note_batches(1, steady_time() - begin)
+    seconds_within = checkpoint_seconds or math.inf
+    heartbeat_at = checkpoint_at = time.monotonic()
     for event in trainer.train(
         compiled.train,
-        compiled.plan,
+        plan,
         seed=spec.seed,
         learning_rates=rates,
-        first=state.epoch + 1 if state else 1,
+        first=state.epoch + 1,
         last=last,
+        part=state.part,
+        look_seconds=0.0 if is_limited or assignment.images else min(HEARTBEAT_SECONDS, seconds_within),
         trial=spec.id,
     ):
-        if isinstance(event, Heartbeat):
-            yield event
-            continue
-        trained_at, number, validation = steady_time(), event.epoch, None
-        if compiled.validation:
-            validation = yield from _validate(compiled, compiled.validation, Heartbeat(trial=spec.id, epoch=number))
-        scores = [accuracy for accuracy in (state and state.best.highest, validation) if accuracy]
-        highest = max(scores, key=lambda accuracy: accuracy.score, default=None)
-        seconds = event.seconds + (state.seconds if state else 0.0)
-        longest = max(state.longest if state else 0.0, event.seconds + steady_time() - trained_at)
-        # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
-        if state is None or validation is None or highest is None or validation.is_close_to(highest):
-            best, weights = Best(number, validation, highest), trainer.weights
-        else:
-            best, weights = state.best, state.weights
-        state = TrainingState(weights, best, number, seconds, longest)
-        history.append(structs.replace(event, validation=validation))
-        yield history[-1]
-        late = steady_time() + longest > assignment.deadline
-        if math.isfinite(assignment.deadline) and trainer.any_process(late):
+        number, done, ends = state.epoch + 1, event if isinstance(event, EpochDone) else None, False
+        deadline.note_chunk(event.seconds - state.part.seconds)
+        if isinstance(event, EpochPart):
+            state = replace(state, part=event)
+            has_enough = number == last and event.train.total >= (assignment.images or math.inf)
+            ends = has_enough or (is_limited and trainer.any_process(deadline.is_near()))
+            done = event.done(spec.id, number) if ends else None
+        if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
+            yield Heartbeat(trial=spec.id, epoch=number if done else _position(state, plan))
+            heartbeat_at = time.monotonic()
+        if done is not None:
+            validation, begin = None, steady_time()
+            if compiled.validation:
+                validation = yield from _validate(compiled, compiled.validation, Heartbeat(trial=spec.id, epoch=number))
+                deadline.note_batches(validated, steady_time() - begin)
+            state = _after(state, done, validation, trainer.weights)
+            history.append(structs.replace(done, validation=validation))
+            yield history[-1]
+            heartbeat_at = time.monotonic()
+            ends = ends or (is_limited and trainer.any_process(deadline.is_near()))
+        if ends:
             break
-        if number < last and time.monotonic() - checkpoint_at >= checkpoint_seconds:
-            yield CheckpointTaken(trial=spec.id, epoch=number, content=pack(state, trainer.values, spec))
+        position, interval = _position(state, plan), checkpoint_seconds if done else seconds_within
+        if position < last and time.monotonic() - checkpoint_at >= interval:
+            yield CheckpointTaken(trial=spec.id, epoch=position, content=pack(state, trainer.values, spec))
             checkpoint_at = time.monotonic()
-    assert state is not None  # a spec has at least one epoch
     return state
+
+
+def _after(state: TrainingState, done: EpochDone, validation: Accuracy | None, weights: Weights) -> TrainingState:
+    """Return the state after another epoch with these weights."""
+    scores = [accuracy for accuracy in (state.best.highest, validation) if accuracy]
+    highest = max(scores, key=lambda accuracy: accuracy.score, default=None)
+    # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
+    if validation is None or highest is None or validation.is_close_to(highest):
+        best = Best(done.epoch, validation, highest)
+    else:
+        best, weights = state.best, state.weights
+    return TrainingState(weights, best, done.epoch, seconds=state.seconds + done.seconds)
 
 
 def _validate(compiled: Compiled, split: Split, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:

@@ -46,7 +46,8 @@ MANIFEST = small_manifest(
 RESULT = {
     **{"trial": "keras-s0", "spec": SPEC, "test": {"correct": 1, "total": 2}, "validation": None, "best_epoch": 1},
     "test_ci95": [0.1, 0.9],
-    **{"history": [builtins_of(EPOCH)], "train_seconds": 1.0, "images_per_second": 9.5, "setup_seconds": 0.5},
+    **{"history": [builtins_of(EPOCH)], "trained_epochs": 1.0, "train_seconds": 1.0},
+    **{"images_per_second": 9.5, "setup_seconds": 0.5},
     **{"replicas": 1, "devices": ["CPU:0"], "gpus": [], "node": "n", "weights_sha256": SHA256, "versions": {"a": "1"}},
 }
 DONE_SLOT = {"slot": AT, "run": "r", "fingerprint": None}

@@ -12,6 +12,7 @@ def trial_result(spec: TrialSpec, **fields: Any) -> TrialResult:
     defaults = {
         "test_ci95": fields["test"].interval() if fields["test"] else (0.0, 1.0),
         "best_epoch": spec.epochs,
+        "trained_epochs": len(fields["history"]),
         "train_seconds": 8.0,
         "images_per_second": 45_000.0,
         "setup_seconds": 1.0,

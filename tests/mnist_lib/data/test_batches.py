@@ -82,6 +82,23 @@ def test_the_order_of_images_is_a_function_of_seed_and_epoch() -> None:
     assert orders(100, seed=4, first=1, last=1) != [first]
 
 
+def test_a_resumed_epoch_has_the_chunks_that_follow_and_those_of_later_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 2)
+    split, plan = numbered(101), Plan(101, 25, 2)  # 2, 2 and 1 steps
+
+    def numbers(first_chunk: int) -> list[list[int]]:
+        """Return the images of each chunk of the epochs 2 and 3."""
+        shards = [chunk.shards for chunk in epochs(split, plan, 3, 2, 3, first_chunk=first_chunk)]
+        return [[n for s in both for n in numbers_of(s.images)[s.weights.numpy() > 0].tolist()] for both in shards]
+
+    whole = numbers(first_chunk=0)
+    assert len(whole) == 6
+    for chunk in range(4):
+        assert sum(map(len, whole[:chunk])) == plan.images_in(chunk)
+        assert plan.steps_in(chunk) == plan.steps_for(plan.images_in(chunk)) == min(5, 2 * chunk)
+        assert numbers(chunk) == whole[chunk:]
+
+
 @pytest.mark.parametrize(("images", "steps"), [(127, 1), (128, 1), (129, 2), (54_000, 422)])
 def test_a_short_last_batch_is_one_step(images: int, steps: int) -> None:
     assert Plan(images, 128, 1).steps == steps

@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.assignment import Assignment, Resources
+from mnist_lib.data import batches
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
@@ -58,6 +59,7 @@ def run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
         *,
         resumed: bool = False,
         pretrained: Pretrained = NOTHING,
+        checkpoint_seconds: float = 0,
     ) -> list[TrialEvent]:
         """Train in a new lane. resumed: train again in that lane, from the checkpoint of the first epoch."""
         events: list[TrialEvent] = []
@@ -70,7 +72,7 @@ def run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
 
         resources = Resources(cpus=2, cpu_replicas=replicas)
         place, given = WorkerPlace(node="here"), (lambda: pretrained)
-        for event in run_trials(assignments(), lambda: few, resources, place, 0, pretrained=given):
+        for event in run_trials(assignments(), lambda: few, resources, place, checkpoint_seconds, pretrained=given):
             events.append(event)  # at once, since `assignments` reads them
         return events
 
@@ -366,8 +368,9 @@ def test_weights_of_another_network_and_numbers_outside_variables_are_refused(
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_frozen_epochs_leave_given_weights_as_they_are_and_a_resumed_trial_ends_with_the_same_weights(
-    replicas: int, run: Run, body: WeightsFile, digits: Dataset
+    replicas: int, run: Run, body: WeightsFile, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 2)
     pretrained = Pretrained({body.sha256: body})
     spec = fine_tuned({"body": body}, freeze_epochs=2, weight_decay=0.1, validation_percent=0)
     model = build_model(spec, digits.image_shape, 10, OWN, pretrained)
@@ -379,12 +382,13 @@ def test_frozen_epochs_leave_given_weights_as_they_are_and_a_resumed_trial_ends_
     head = result_of(run(replace(spec, epochs=2), replicas=replicas, pretrained=pretrained))
     assert all(map(np.array_equal, weights_after(head), given))
     assert not np.array_equal(weights_after(head)[2], model.initial_weights(0).trainable[2])
-    events = run(spec, replicas=replicas, pretrained=pretrained)
+    events = run(spec, replicas=replicas, pretrained=pretrained, checkpoint_seconds=1e-9)
     whole = result_of(events)
     assert not any(map(np.array_equal, weights_after(whole), given))
-    for taken in [event for event in events if isinstance(event, CheckpointTaken)][1:]:  # as weights are unfrozen
-        resumed = run(spec, replicas=replicas, checkpoint=taken.content, before=events, pretrained=pretrained)
-        assert result_of(resumed).weights_sha256 == whole.weights_sha256, taken.epoch
+    taken = {event.epoch: event.content for event in events if isinstance(event, CheckpointTaken)}
+    for epoch in (2, 2.5):  # as weights are unfrozen, and after it
+        resumed = run(spec, replicas=replicas, checkpoint=taken[epoch], before=events, pretrained=pretrained)
+        assert result_of(resumed).weights_sha256 == whole.weights_sha256, epoch
 
 
 def test_a_trial_says_that_nothing_is_frozen_if_no_weight_is_given(run: Run) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import DIGITS
+from mnist_lib.data import batches
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -24,14 +26,17 @@ STEPS = 3  # of an epoch: 360 images
 
 
 def events_of(
-    digits: Dataset, checkpoint: bytes | None = None, spec: TrialSpec = SPEC, before: Sequence[TrialEvent] = ()
+    digits: Dataset,
+    checkpoint: bytes | None = None,
+    spec: TrialSpec = SPEC,
+    before: Sequence[TrialEvent] = (),
+    **fields: Any,
 ) -> list[TrialEvent]:
     train = digits.train.take(np.arange(0, 4_000, 10))
     dataset, resources = Dataset.of("few", "1", train, digits.test), Resources(cpus=2, cpu_replicas=2)
     place = WorkerPlace(node="here")
-    return list(
-        run_trials([Assignment(spec, checkpoint, epochs=epochs_in(before))], lambda: dataset, resources, place, 0)
-    )
+    assignment = Assignment(spec, checkpoint, epochs=epochs_in(before), **fields)
+    return list(run_trials([assignment], lambda: dataset, resources, place, 0))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +102,16 @@ def test_a_trial_that_resumed_from_a_checkpoint_has_every_epoch_once(
     resumed = result_of(events_of(digits, checkpoint.content, before=events))
     losses = [(loss.step, loss.value) for loss in shown(resumed, tmp_path).Scalars("loss")]
     assert losses == [(epoch.epoch, np.float32(epoch.loss)) for epoch in result_of(events).history]
+
+
+def test_a_partly_trained_epoch_has_the_learning_rate_of_its_last_step(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 1)
+    result = result_of(events_of(digits, until=2, images=256))
+    assert [epoch.train.total for epoch in result.history] == [360, 256]
+    rates = [scalar.value for scalar in shown(result, tmp_path).Scalars("learning_rate")]
+    assert rates == [learning_rates(SPEC, STEPS)[step - 1] for step in (3, 5)]
 
 
 def test_without_validation_and_without_mistakes_the_other_values_are_written(

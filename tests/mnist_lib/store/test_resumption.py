@@ -35,6 +35,7 @@ RESULT = TrialResult(
     history=(EPOCH, structs.replace(EPOCH, epoch=2, validation=None)),
     train_seconds=0.2,
     images_per_second=40.0,
+    trained_epochs=2.0,
     setup_seconds=1.0,
     replicas=1,
     devices=("CPU:0",),
@@ -117,11 +118,13 @@ def test_a_result_of_another_spec_is_not_used(objects: Objects) -> None:
 
 def test_all_but_the_newest_two_checkpoints_are_deleted(objects: Objects) -> None:
     folder = RunFolder(objects, "r")
-    for epoch in (1, 2, 10):
-        store_checkpoint(folder, "a", epoch, b"%d" % epoch)
-        assert newest_checkpoint(folder, "a") == b"%d" % epoch
+    for epoch in (1, 1.99, 2, 10, 10.5):
+        store_checkpoint(folder, "a", epoch, b"%g" % epoch)
+        assert newest_checkpoint(folder, "a") == b"%g" % epoch
     left = [name.rpartition("/")[2] for name in folder.names("trials/a/checkpoints")]
-    assert left == [f"{epoch:08d}-{hashlib.sha256(b'%d' % epoch).hexdigest()}.npz" for epoch in (2, 10)]
+    assert left == [
+        f"000000{e}-{hashlib.sha256(c).hexdigest()}.npz" for e, c in (("10.00000", b"10"), ("10.50000", b"10.5"))
+    ]
 
 
 @pytest.mark.parametrize("damage", [lambda _: b"", lambda c: c[:-1], lambda c: bytes([c[0] ^ 1]) + c[1:]])
@@ -130,14 +133,14 @@ def test_f10_a_damaged_checkpoint_is_moved_and_the_one_before_it_is_used(
 ) -> None:
     caplog.set_level(logging.WARNING)
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    for epoch in (1, 2):
-        store_checkpoint(folder, "a", epoch, b"%d of them" % epoch)
-    (newest,) = tmp_path.rglob("00000002-*.npz")
+    for epoch in (1, 1.25):
+        store_checkpoint(folder, "a", epoch, b"%g of them" % epoch)
+    (newest,) = tmp_path.rglob("00000001.25*.npz")
     newest.write_bytes(damage(newest.read_bytes()))  # type: ignore[operator]
     assert newest_checkpoint(folder, "a") == b"1 of them"
-    assert "a: the checkpoint of epoch 2 is damaged; moved to trials/a/damaged/00000002-" in caplog.text
-    assert [path.parent.name for path in tmp_path.rglob("00000002-*.npz")] == ["damaged"]
-    (older,) = tmp_path.rglob("00000001-*.npz")
+    assert "a: the checkpoint after 1.25 epochs is damaged; moved to trials/a/damaged/00000001.25" in caplog.text
+    assert [path.parent.name for path in tmp_path.rglob("00000001.25*.npz")] == ["damaged"]
+    (older,) = tmp_path.rglob("00000001.00*.npz")
     older.write_bytes(b"")
     assert newest_checkpoint(folder, "a") is None
 

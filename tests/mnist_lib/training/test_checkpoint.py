@@ -1,7 +1,9 @@
 """A trial that continues from a checkpoint ends as if it had never stopped."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,21 +12,31 @@ from msgspec import structs
 
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.clock import steady_time
+from mnist_lib.data import batches
+from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset
+from mnist_lib.errors import CheckpointError
 from mnist_lib.models.model import Weights
+from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import (
     Accuracy,
     Balanced,
     CheckpointTaken,
     EpochDone,
+    EpochPart,
     Epochs,
+    RungDone,
     Started,
     TrialEvent,
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.training import trial
+from mnist_lib.store.contents import contents_of
+from mnist_lib.store.publishing import publish
+from mnist_lib.training import deadline, loop, trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
+from mnist_lib.training.loop import Predictor, Trainer
+from mnist_lib.training.reproduction import IDENTICAL, reproduce
 from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.bounds import assert_at_most
@@ -33,7 +45,7 @@ from tests.support.results import epochs_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
-EACH_EPOCH = 0.0  # seconds between checkpoints
+EACH_EPOCH, EACH_CHUNK = 0.0, 1e-9  # seconds between checkpoints
 ONE, TWO = Resources(cpus=2), Resources(cpus=2, cpu_replicas=2)
 
 
@@ -59,31 +71,85 @@ def results(seen: Sequence[TrialEvent]) -> list[TrialResult]:
     return [event for event in seen if isinstance(event, TrialResult)]
 
 
+@pytest.fixture
+def three_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide an epoch of 120 or 108 images, in batches of 25, into chunks of 2, 2 and 1 steps."""
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 2)
+
+
+def checkpoints_in(seen: Sequence[TrialEvent]) -> dict[float, bytes]:
+    return {event.epoch: event.content for event in seen if isinstance(event, CheckpointTaken)}
+
+
+def histories(*results: TrialResult) -> list[list[EpochDone]]:
+    return [[structs.replace(epoch, seconds=0) for epoch in result.history] for result in results]
+
+
+@pytest.mark.usefixtures("three_chunks")
 @pytest.mark.parametrize(
-    ("model", "resources"),
-    [("scratch", ONE), ("keras", TWO), pytest.param("keras-cnn", ONE, marks=pytest.mark.long)],
+    ("model", "resources", "settings"),
+    [
+        ("scratch", ONE, {"class_weights": "balanced"}),
+        ("keras", TWO, {"validation_percent": 10}),
+        pytest.param("keras-cnn", ONE, {"validation_percent": 10}, marks=pytest.mark.long),
+    ],
     ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-1 replica"],
 )
-def test_a_trial_resumed_after_any_epoch_ends_with_the_same_weights(
-    few: Dataset, model: str, resources: Resources
+def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
+    few: Dataset, model: str, resources: Resources, settings: dict[str, Any]
 ) -> None:
-    (spec,) = trial_grid([model], [7], epochs=3, schedule="one-cycle", global_batch_size=50, hidden_units=8)
-    uninterrupted = events([Assignment(spec)], few, EACH_EPOCH, resources)
-    checkpoints = {event.epoch: event.content for event in uninterrupted if isinstance(event, CheckpointTaken)}
-    assert [*checkpoints] == [1, 2]  # none after the last
-    # The first one in a lane that has trained nothing, the second one in a lane that has trained more epochs.
+    shared: dict[str, Any] = {"schedule": "one-cycle", "global_batch_size": 25, "hidden_units": 8}
+    (spec,) = trial_grid([model], [7], epochs=3, **shared, **settings)
+    uninterrupted = events([Assignment(spec)], few, EACH_CHUNK, resources)
+    checkpoints = checkpoints_in(uninterrupted)
+    positions = [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2, 7 / 3, 8 / 3]  # none after the last chunk
+    assert [*checkpoints] == pytest.approx(positions)
+    # The first one in a lane that has trained nothing, the others in a lane that has trained more.
     epochs = epochs_in(uninterrupted)
     assignments = [Assignment(spec, content, epochs=epochs) for content in checkpoints.values()]
-    seen = events(assignments, few, EACH_EPOCH, resources)
-    assert [event.resumed_after for event in seen if isinstance(event, Started)] == [1, 2]
-    assert [event.epoch for event in seen if isinstance(event, EpochDone)] == [2, 3, 3]
-    assert len(results(seen)) == 2
+    seen = events(assignments, few, EACH_CHUNK, resources)
+    assert [event.resumed_after for event in seen if isinstance(event, Started)] == pytest.approx(positions)
     (expected,) = results(uninterrupted)
+    assert len(results(seen)) == len(positions)
     for resumed in results(seen):
         assert resumed.weights_sha256 == expected.weights_sha256
         assert resumed.best_epoch == expected.best_epoch
-        histories = [[structs.replace(epoch, seconds=0) for epoch in each.history] for each in (resumed, expected)]
-        assert histories[0] == histories[1]
+        assert histories(resumed) == histories(expected)
+
+
+@pytest.mark.usefixtures("compiled_once", "three_chunks")
+def test_a_rung_that_is_resumed_within_an_epoch_has_the_same_score_and_values(few: Dataset) -> None:
+    (trial,) = trial_grid(["keras"], [0], epochs=3, global_batch_size=25, hidden_units=8, validation_percent=10)
+    spec = replace(trial, configuration=0)
+    *uninterrupted, expected = events([Assignment(spec, until=2)], few, EACH_CHUNK)
+    (within,) = [content for epoch, content in checkpoints_in(uninterrupted).items() if 1 < epoch < 1.5]
+    *_, done = events([Assignment(spec, within, until=2)], few, EACH_CHUNK)
+    assert isinstance(done, RungDone)
+    assert isinstance(expected, RungDone)
+    assert (done.epoch, done.validation) == (2, expected.validation)
+    finished = [
+        events([Assignment(trial, rung.content, epochs=epochs_in(uninterrupted))], few) for rung in (done, expected)
+    ]
+    assert len({result.weights_sha256 for seen in finished for result in results(seen)}) == 1
+    refused = events([Assignment(spec, within, until=1)], few)
+    assert any(
+        "its checkpoint is of a later rung" in event.notices[0] for event in refused if isinstance(event, Started)
+    )
+
+
+@pytest.mark.parametrize(
+    "other", [{"chunks": 2}, {"chunks": 0}, {"train": Accuracy(1, 3)}, {"chunks": 2, "train": Accuracy(1, 4)}]
+)
+def test_a_checkpoint_of_chunks_that_the_epoch_does_not_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 2)
+    spec, values, plan = TrialSpec.of("scratch"), Values([tf.zeros(3)], [], [], tf.constant(0)), Plan(4, 1, 1)
+    state = TrainingState(Weights([tf.zeros(3)], []), part=EpochPart(chunks=1, loss=0.1, train=Accuracy(1, 2)))
+    assert unpack(pack(state, values, spec), spec, plan, like=values)[0].part == state.part
+    damaged = replace(state, part=structs.replace(state.part, **other))
+    with pytest.raises(CheckpointError, match="expected fewer than 2 chunks of 4 images, got"):
+        unpack(pack(damaged, values, spec), spec, plan, like=values)
 
 
 def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -> None:
@@ -91,11 +157,12 @@ def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -
     values = Values([tf.zeros(3)], [], [], tf.constant(0))
     validation = Accuracy(90, 100, Balanced(1 / 3, 2.0, 0.1))
     best, weights = Best(1, validation, validation), Weights([tf.zeros(3)], [])
-    states = [TrainingState(weights, best, epoch, 1e3, 1.0) for epoch in (10_000, 99_999)]
+    part, plan = EpochPart(chunks=1, loss=1 / 3, train=Accuracy(1, 59), seconds=1 / 3), Plan(118, 1, 1)
+    states = [TrainingState(weights, best, epoch, part, 1e3) for epoch in (10_000, 99_999)]
     first, last = (pack(state, values, spec) for state in states)
     assert len(first) == len(last) < 5_000
-    state, _ = unpack(last, spec, like=values)
-    assert (state.epoch, state.best) == (99_999, best)
+    state, _ = unpack(last, spec, plan, like=values)
+    assert state == replace(states[1], weights=state.weights)
 
 
 @pytest.mark.usefixtures("compiled_once")
@@ -167,22 +234,78 @@ def test_the_wait_for_the_data_counts_against_the_deadline(few: Dataset) -> None
     assert len(result.history) == 1
 
 
-@pytest.mark.usefixtures("compiled_once")
-def test_no_epoch_begins_whose_validation_would_end_after_the_deadline(
-    few: Dataset, monkeypatch: pytest.MonkeyPatch
+class TrainingClock:
+    """A clock on which a chunk of training takes 10 s, a batch of an evaluation 100 s, and nothing else takes time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        for owner, name, seconds in ((Trainer, "train_chunk", 10), (Predictor, "_predict", 100)):
+            monkeypatch.setattr(owner, name, self._slow(getattr(owner, name), seconds))
+        compile_once = Trainer.compile
+        monkeypatch.setattr(
+            Trainer, "compile", lambda *arguments: (compile_once(*arguments), vars(self).update(now=0.0))
+        )
+        for module in (loop, trial):
+            monkeypatch.setattr(module, "time", self)
+        for module in (trial, deadline):
+            monkeypatch.setattr(module, "steady_time", self.monotonic)
+
+    def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            self.now += seconds
+            return function(*arguments)
+
+        return slow
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+@pytest.mark.usefixtures("compiled_once", "three_chunks")
+@pytest.mark.parametrize(
+    ("percent", "seconds", "images"),
+    [
+        # A batch was measured in 100 s, and the test images and a sample of the others are one batch.
+        (0, 100 + 40 + 100, [120, 50]),
+        (0, 100 + 39 + 100, [120]),
+        (0, 1, [50]),
+        # The second epoch follows on 130 s and a validation; after its second chunk, 10 + 200 s would follow.
+        (10, 100 + 130 + 30 + 200, [108, 108]),
+        (10, 100 + 130 + 29 + 200, [108, 100]),
+    ],
+)
+def test_a_trial_ends_before_the_chunk_after_which_it_could_not_be_evaluated_in_time(
+    few: Dataset, monkeypatch: pytest.MonkeyPatch, percent: int, seconds: float, images: list[int]
 ) -> None:
-    now, validate = 0.0, trial._validate
+    clock = TrainingClock(monkeypatch)
+    monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 230)
+    (spec,) = trial_grid(["scratch"], [0], epochs=9, global_batch_size=25, hidden_units=8, validation_percent=percent)
+    (result,) = results(events([Assignment(spec, deadline=seconds)], few))
+    assert [epoch.train.total for epoch in result.history] == images
+    assert [epoch.epoch for epoch in result.history] == [*range(1, len(images) + 1)]
+    assert result.trained_epochs == len(images) - 1 + images[-1] / (108 if percent else 120)
+    assert result.images_per_second == pytest.approx(sum(images) / (10 * sum(-(-n // 50) for n in images)))
+    assert clock.now <= max(seconds, 100 + 10 + 100)
 
-    def validate_slowly(*arguments: Any) -> Any:
-        nonlocal now
-        now += 1_000.0  # much more than an epoch takes on any machine
-        return validate(*arguments)
 
-    monkeypatch.setattr(trial, "_validate", validate_slowly)
-    monkeypatch.setattr(trial, "steady_time", lambda: now)
-    (spec,) = trial_grid(["scratch"], [0], epochs=9, hidden_units=8, validation_percent=10)
-    (result,) = results(events([Assignment(spec, deadline=3_500.0)], few))
-    assert len(result.history) == 3
+@pytest.mark.usefixtures("three_chunks")
+def test_a_version_that_a_deadline_ended_within_an_epoch_is_reproduced(
+    few: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (spec,) = trial_grid(["scratch"], [0], epochs=9, global_batch_size=25, hidden_units=8)
+    with monkeypatch.context() as patch:
+        TrainingClock(patch)
+        (result,) = results(events([Assignment(spec, deadline=250.0)], few))
+    assert [epoch.train.total for epoch in result.history] == [120, 100]
+    code = {"sha256": "0" * 64}
+    files, about = contents_of(result, few, "r", code)
+    version = publish(LocalObjects(tmp_path), spec.model, "r", files, about)
+    again = reproduce(LocalObjects(tmp_path), version, lambda: few, 2, code)
+    assert (again.verdict, again.differing) == (IDENTICAL, {})
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 3)  # as another version of the project may have
+    assert "images of the last epoch" in reproduce(LocalObjects(tmp_path), version, lambda: few, 2, code).differing
 
 
 @pytest.mark.usefixtures("compiled_once")

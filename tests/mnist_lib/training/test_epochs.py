@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mnist_lib.assignment import Assignment
+from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy, EpochDone
@@ -26,6 +27,7 @@ class Scripted:
     """A trainer whose weights are the number of the epoch, and a predictor of which given images are correct."""
 
     values = None
+    batch_size = staticmethod(len)
 
     def __init__(self, correct: Sequence[NDArray[np.bool_]], labels: NDArray[np.uint8]) -> None:
         self._correct, self._labels, self.predictor = correct, labels, self  # in each epoch: [images]
@@ -51,9 +53,9 @@ def trained(
 ) -> TrainingState:
     images = Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
     trainer: Any = Scripted(correct, labels)
-    plan, sizes = SimpleNamespace(steps=1), np.bincount(labels) if balanced else None
-    compiled = Compiled(SimpleNamespace(), trainer, plan, images, images, (), class_sizes=sizes)  # type: ignore[arg-type]
-    spec, state = TrialSpec.of("keras", epochs=len(correct)), None
+    plan, sizes = Plan(len(images), len(images), 1), np.bincount(labels) if balanced else None
+    compiled = Compiled(SimpleNamespace(), trainer, plan, images, images, (), class_sizes=sizes)
+    spec, state = TrialSpec.of("keras", epochs=len(correct)), TrainingState(Weights([], []))
     for last in (cut, len(correct)) if cut else (len(correct),):
         events = train(compiled, Assignment(spec, until=last), state, [], math.inf)
         while True:
@@ -62,7 +64,6 @@ def trained(
             except StopIteration as end:
                 state = end.value
                 break
-    assert state is not None
     return state
 
 

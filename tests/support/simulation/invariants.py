@@ -27,7 +27,7 @@ from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 MAX_PAUSE_SECONDS = 30.0  # after deaths
 ANNOUNCED_SECONDS = 17.0  # within which a wait is logged: 10 s, two unanswered requests to the head, and a tick
 REACTION_SECONDS = 6.0  # within which the driver acts on what it knows: a tick, and an unanswered request to the head
-CHECKPOINT = re.compile(r"runs/run/trials/([^/]+)/checkpoints/(\d{8})-.*")
+CHECKPOINT = re.compile(r"runs/run/trials/([^/]+)/checkpoints/(\d{8}\.\d{5})-.*")
 ENDED = re.compile(r"runs/run/trials/([^/]+)/ended\.json")
 UNDISTURBED_KINDS = (Cause.BUG, Cause.OVERTIME)  # final at the first death
 
@@ -302,12 +302,12 @@ def known_capacity(cluster: SimulatedCluster) -> int:
     return sum(node.cpus for node in cluster.head.live_nodes)
 
 
-def newest_checkpoints(storage: MemoryObjects) -> dict[str, int]:
-    """Return the epoch of the newest stored checkpoint of each trial."""
-    newest: dict[str, int] = {}
+def newest_checkpoints(storage: MemoryObjects) -> dict[str, float]:
+    """Return the epochs that were trained up to the newest stored checkpoint of each trial."""
+    newest: dict[str, float] = {}
     for name in storage.content:
         if match := CHECKPOINT.fullmatch(name):
-            newest[match[1]] = max(int(match[2]), newest.get(match[1], 0))
+            newest[match[1]] = max(float(match[2]), newest.get(match[1], 0))
     return newest
 
 
