@@ -23,12 +23,17 @@ from benchmarks.digits import parser_with_source
 from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
 from jobs.rehearse import running_workers
+from mnist_lib.assignment import CHECKPOINT_SECONDS
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.results import EpochDone, HistoryEntry
+from mnist_lib.results import EpochDone, HistoryEntry, Started
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
 OVERHEAD_BOUND = 0.05  # of an epoch's time
+DEFAULT_BOUND = 0.02  # of the time, with the default --checkpoint-seconds
+REPEATED_BOUND = 3.0  # seconds of training that a kill within an epoch costs, with --checkpoint-seconds 1
+KILLS_WITHIN = 4  # kills in each of these runs
+WITHIN_EPOCHS = ("--models", "keras-cnn", "--epochs", "8", "--checkpoint-seconds", "1", "--max-failures", "10")
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,34 @@ def undisturbed_run(storage: Path, source: Path | None, *more: str) -> Completed
     return CompletedRun(json.loads(done.stdout), time.perf_counter() - begin)
 
 
-def kill_a_worker(storage: Path, source: Path | None, generator: random.Random, *more: str) -> CompletedRun:
-    """Kill a worker at a random moment of the training."""
-    begin = time.perf_counter()
+def kill_workers(
+    storage: Path, source: Path | None, generator: random.Random, *more: str, kills: int = 1
+) -> tuple[CompletedRun, list[float]]:
+    """Kill a worker at a random moment of the training, and do so again after it has been replaced.
+
+    Returns:
+        the run, and for each kill the seconds of training since the trial's newest stored checkpoint, or its start.
+    """
+    repeated, killed, begin = list[float](), set[int](), time.perf_counter()
     driver = subprocess.Popen(
         command(storage, source, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    _wait_for_the_training(driver, storage, generator)
-    running = running_workers(_history(storage))
-    if running:
-        os.kill(running[generator.choice(sorted(running))], signal.SIGKILL)
+    for _ in range(kills):
+        while driver.poll() is None and {*running_workers(_history(storage)).values()} <= killed:
+            time.sleep(0.05)
+        time.sleep(generator.uniform(0, 6))
+        history = _history(storage)
+        if running := running_workers(history):
+            trial = generator.choice(sorted(running))
+            since = [entry.at for entry in history if isinstance(entry, Started) and entry.trial == trial]
+            since += [path.stat().st_mtime for path in storage.glob(f"runs/r/trials/{trial}/checkpoints/*.npz")]
+            repeated.append(time.time() - max(since))
+            os.kill(running[trial], signal.SIGKILL)
+            killed.add(running[trial])
     stdout, stderr = driver.communicate()
     if driver.returncode:
         raise SystemExit(stderr)
-    return CompletedRun(json.loads(stdout), time.perf_counter() - begin)
+    return CompletedRun(json.loads(stdout), time.perf_counter() - begin), repeated
 
 
 def kill_the_driver(storage: Path, source: Path | None, generator: random.Random, *more: str) -> CompletedRun:
@@ -121,8 +140,8 @@ def epoch_seconds(storage: Path) -> float:
     return statistics.median(later - earlier for earlier, later in itertools.pairwise(ends))
 
 
-def overhead(folder: Path, source: Path | None) -> float:
-    """Return the cost of a checkpoint after each epoch as a share of the epoch's time.
+def overhead(folder: Path, source: Path | None) -> tuple[float, float]:
+    """Return the cost of a checkpoint after each epoch, in seconds, and as a share of the epoch's time.
 
     Two runs, with and without checkpoints, run at the same time, on one thread each: other load affects both alike.
     """
@@ -131,7 +150,7 @@ def overhead(folder: Path, source: Path | None) -> float:
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda interval: undisturbed_run(storages[interval], source, *options, interval), storages))
     often, never = (epoch_seconds(storage) for storage in storages.values())
-    return often / never - 1
+    return often - never, often / never - 1
 
 
 def main() -> None:
@@ -139,19 +158,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="number of pairs of runs (default: 5)")
     parser.add_argument("--workers", type=int, default=10, help="number of runs in which a worker is killed")
     parser.add_argument("--drivers", type=int, default=3, help="number of runs whose driver is killed")
+    parser.add_argument(
+        "--within", type=int, default=5, help=f"number of runs with {KILLS_WITHIN} kills within epochs (default: 5)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random kills (default: 0)")
     options = parser.parse_args()
     generator, source = random.Random(options.seed), options.source
-    overheads: list[float] = []
+    overheads: list[tuple[float, float]] = []
+    repeated: list[float] = []
     lost: dict[str, list[float]] = {"a worker": [], "the driver": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             overheads.append(overhead(Path(folder, f"pair{number}"), source))
-            print(f"pair {number + 1}: checkpoints take {overheads[-1]:.1%}", file=sys.stderr)
+            print(f"pair {number + 1}: checkpoints take {overheads[-1][1]:.1%}", file=sys.stderr)
         six_trials = ("--seeds", "3", "--checkpoint-seconds", "0")
         undisturbed = undisturbed_run(Path(folder, "undisturbed"), source, *six_trials)
         for name, kill, times in (
-            ("a worker", kill_a_worker, options.workers),
+            ("a worker", lambda *given: kill_workers(*given)[0], options.workers),
             ("the driver", kill_the_driver, options.drivers),
         ):
             for number in range(times):
@@ -160,17 +183,39 @@ def main() -> None:
                 require_same(undisturbed, completed, storage)
                 lost[name].append(completed.seconds - undisturbed.seconds)
                 print(f"{name} killed: {lost[name][-1]:+.1f} s, the same weights", file=sys.stderr)
-    print(report(overheads, lost, undisturbed, options.seed))
+        if options.within:
+            long = undisturbed_run(Path(folder, "long"), source, *WITHIN_EPOCHS)
+        for number in range(options.within):
+            storage = Path(folder, f"within-{number}")
+            completed, seconds = kill_workers(storage, source, generator, *WITHIN_EPOCHS, kills=KILLS_WITHIN)
+            require_same(long, completed, storage)
+            repeated += seconds
+            print(f"killed within epochs: {seconds} s repeated, the same weights", file=sys.stderr)
+    print(report(overheads, lost, undisturbed, options.seed, repeated))
 
 
-def report(overheads: Sequence[float], lost: dict[str, list[float]], undisturbed: CompletedRun, seed: int) -> str:
+def report(
+    overheads: Sequence[tuple[float, float]],
+    lost: dict[str, list[float]],
+    undisturbed: CompletedRun,
+    seed: int,
+    repeated: Sequence[float] = (),
+) -> str:
     """Return the record in Markdown."""
     lines = [setting(len(os.sched_getaffinity(0)))]
     if overheads:
+        costs, shares = zip(*overheads, strict=True)
         lines.append(
-            f"A checkpoint after each of 60 epochs takes {statistics.median(overheads):.1%} of an epoch's time:"
-            f" the median of n = {len(overheads)} pairs of runs ({min(overheads):.1%} to {max(overheads):.1%};"
-            f" bound {OVERHEAD_BOUND:.0%})."
+            f"A checkpoint after each of 60 epochs takes {statistics.median(shares):.1%} of an epoch's time:"
+            f" the median of n = {len(shares)} pairs of runs ({min(shares):.1%} to {max(shares):.1%};"
+            f" bound {OVERHEAD_BOUND:.0%}). That is {1000 * statistics.median(costs):.0f} ms for each, and at the"
+            f" default, {statistics.median(costs) / CHECKPOINT_SECONDS:.2%} of the time (bound {DEFAULT_BOUND:.0%})."
+        )
+    if repeated:
+        lines.append(
+            f"A kill at a random moment within an epoch repeats {statistics.median(repeated):.1f} s of training"
+            f" ({min(repeated):.1f} to {max(repeated):.1f}; bound {REPEATED_BOUND:.0f} s; n = {len(repeated)}; seed"
+            f" {seed})."
         )
     lines.append(
         f"The undisturbed run of {counted(len(undisturbed.summary['trials']), 'trial')} takes"
