@@ -26,11 +26,11 @@ from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.challenge import Predict
 from mnist_lib.store.champions.log import champion_dataset
-from mnist_lib.store.contents import StoredModel
+from mnist_lib.store.contents import StoredModel, origins
 from mnist_lib.store.datasets import begun_with, trained_images
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version, chain
+from mnist_lib.store.versions import Version
 from mnist_lib.wording import percent
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     from mnist_lib.training import reproduction
 
     def load() -> "Dataset":
-        trained = trained_images(objects, chain(objects, version.facts.init_from))
+        trained = trained_images(objects, origins(objects, [version.name], [])[1:])
         return load_dataset(_data(version, options), objects, used=used_labels(objects, version), trained=trained)
 
     cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
@@ -88,8 +88,8 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     differing = [f"  {name}: {then} then, {here} here" for name, (then, here) in result.differing.items()]
     differing = differing or ["  Code, data, package versions and devices are the same."]
     verdict = f"{version.name} was {verdicts[result.verdict]}"
-    origins = ", which starts from ".join(result.starts_from)
-    started = [f"  {version.name} starts from {origins}."] if origins else []
+    chain = ", which starts from ".join(result.starts_from)
+    started = [f"  {version.name} starts from {chain}."] if chain else []
     lines = [verdict, *started, *differing, f"  It took {result.seconds:.1f} s."]
     diverged = result.verdict == reproduction.DIVERGED
     return CommandResult(result, lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)

@@ -29,6 +29,7 @@ from mnist_lib.catalog import DATASETS
 from mnist_lib.clock import now_text, steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
+from mnist_lib.data.hold_out import require_untrained
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ConflictError, IntegrityError, ModelError
 from mnist_lib.model_file import Call, trust
@@ -54,7 +55,7 @@ from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import Night, promote
 from mnist_lib.store.champions.log import datasets_with_logs
-from mnist_lib.store.contents import StoredModel, contents_of, stored_weights
+from mnist_lib.store.contents import StoredModel, contents_of, origins, stored_weights
 from mnist_lib.store.datasets import (
     RunData,
     begin_with,
@@ -69,7 +70,7 @@ from mnist_lib.store.datasets import (
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version, chain
+from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class RunDataset:
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
         self._facts: Dataset | None = None
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
-        versions = (version for name in options.init_from or () for version in chain(objects, name))
+        files = [sha256 for of_model in options.weights_sha256.values() for sha256 in of_model.values()]
+        self._trained = trained_images(objects, origins(objects, options.init_from or (), files))
         self.images, self._info, self._state = start_beside_driver(
             worker.prepare_dataset,
             request,
@@ -106,7 +108,7 @@ class RunDataset:
             labels_in_storage(request, objects),
             self._begun.labels if self._begun else None,
             None if before is None else np.frombuffer(before, np.uint8),  # an array is sent without copying it
-            trained_images(objects, versions),
+            self._trained,
             num_returns=3,
         )
 
@@ -129,6 +131,8 @@ class RunDataset:
                 "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
             )
         facts.check_use(options.percent_for_validation, options.folds)
+        if options.folds is not None:
+            require_untrained(facts, self._trained)
         if options.percent_for_validation is None and not facts.validation_size(None):
             log.info(
                 "%s: trains on all %s training images and stores the last epoch, since %d%% are fewer than %d; hold"

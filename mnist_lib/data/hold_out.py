@@ -1,4 +1,4 @@
-"""Leave images out of the test split on which a model has been trained before, as a version from which it starts."""
+"""No model is measured on images on which it was trained before, as a version from which it starts."""
 
 import hashlib
 from collections.abc import Mapping
@@ -33,8 +33,8 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
         return dataset
     if left_out.all():
         raise DataError(
-            f"{dataset.name}: expected test images on which {', '.join(trained)} was not trained, got none; leave out"
-            " --init-from, or add pictures"
+            f"{dataset.name}: expected test images on which {', '.join(trained)} was not trained, got none; start"
+            " from another version, or add pictures"
         )
     rows = np.flatnonzero(np.concatenate([np.ones(len(dataset.train), bool), ~left_out]))
     changed = f"{dataset.fingerprint}{hash_arrays([test.hashes[left_out]])}"
@@ -49,3 +49,18 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
         reviewed_test=None if reviewed is None else reviewed[~left_out],
         chosen=None if chosen is None else chosen[rows],
     )
+
+
+def require_untrained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> None:
+    """Raise DataError if a version was trained on images of the folds, each of which is to be predicted without it.
+
+    Args:
+        trained: as in `without_trained`.
+    """
+    for version, hashes in trained.items():
+        known = int((indices_of(dataset.train.hashes, hashes) >= 0).sum())
+        if known:
+            raise DataError(
+                f"{dataset.name}: expected images for the folds on which {version} was not trained, from which a model"
+                f" starts, got {known:,} of {len(dataset.train):,}; leave out --folds, or start from another"
+            )

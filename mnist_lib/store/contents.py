@@ -5,7 +5,7 @@ Anybody may have written these files, so the sha256 and the format of each are c
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +38,7 @@ from mnist_lib.pretrained import BLANK, Pretrained, StoredWeights
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions
-from mnist_lib.store.versions import About, DatasetFacts, Version, read_file
+from mnist_lib.store.versions import About, DatasetFacts, Version, chain, find_all, is_readable, model_names, read_file
 
 MANIFEST = "manifest.json"
 WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
@@ -122,6 +122,39 @@ def stored_weights(objects: Objects, version: Version) -> StoredWeights:
     dataset = version.facts.dataset
     files = {name: read_file(objects, version, name) for name in WEIGHTS_FILES if name in version.files}
     return StoredWeights(version.name, files, dataset.image_shape, dataset.classes)
+
+
+def origins(objects: Objects, names: Iterable[str], weights: Collection[str]) -> list[Version]:
+    """Return all versions whose weights are in those that trials start from, each once.
+
+    Args:
+        names: the versions from which the trials start.
+        weights: the sha256 of the weights files from which they start, some of which may be files of versions.
+
+    Raises IntegrityError if a record or a manifest is damaged.
+    """
+    found: dict[str, Version] = {}
+    waiting = [*names, *_with_files(objects, weights)]
+    while waiting:
+        for version in chain(objects, waiting.pop(0)):
+            if version.name not in found and not version.deleted:
+                manifest = read_manifest(objects, version)
+                files = convert(manifest.spec.get("weights", {}), Texts, f"{version.name}: {MANIFEST}", "$.spec")
+                waiting += _with_files(objects, files.values())
+            found[version.name] = version
+    return [*found.values()]
+
+
+def _with_files(objects: Objects, sha256s: Collection[str]) -> list[str]:
+    """Return the names of the versions that have a file with one of these hashes."""
+    if not sha256s:
+        return []
+    versions = [version for model in model_names(objects) for _, version in find_all(objects, model)]
+    return [
+        version.name
+        for version in versions
+        if is_readable(version) and any(file.sha256 in sha256s for file in version.files.values())
+    ]
 
 
 def source_of(

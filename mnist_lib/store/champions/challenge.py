@@ -29,7 +29,7 @@ from mnist_lib.store.champions.log import (
 )
 from mnist_lib.store.champions.promotion import Budget, Compared, Decision, Rule, missing_images
 from mnist_lib.store.champions.shadow import MAX_NIGHTS, Shadow
-from mnist_lib.store.contents import read_manifest
+from mnist_lib.store.contents import origins, read_manifest
 from mnist_lib.store.datasets import read_state
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, hold, verify
@@ -204,7 +204,9 @@ class _Challenge:
             hold(self._objects, current.model, shadow.version)
             verify(self._objects, versions[0])
             states = [state for state in map(self._state, versions) if state is not None]
-            rows = unknown_rows(dataset, states, known) if len(states) == 2 else np.empty(0, np.intp)
+            starts = [v for v in origins(self._objects, [v.name for v in versions], []) if v not in versions]
+            earlier = [state for state in map(self._state, starts) if state is not None]
+            rows = unknown_rows(dataset, states + earlier, known) if len(states) == 2 else np.empty(0, np.intp)
             ours, theirs = (self._are_right(night, version, rows) for version in versions)
             new = Compared(versions[0].name, current.name, ours, theirs, dataset.labels[rows], dataset.classes)
             shadow = shadow.after(new.by_class)
@@ -233,7 +235,7 @@ class _Challenge:
 
     def _state(self, version: Version) -> DatasetState | None:
         """Return the images and labels of the dataset that a version was trained on, or None if they are not known."""
-        content = read_state(self._objects, self._dataset, version.facts.dataset.fingerprint)
+        content = read_state(self._objects, version.facts.dataset.name, version.facts.dataset.fingerprint)
         try:
             return DatasetState.read(content or b"", "the state of a dataset")
         except IntegrityError:

@@ -1,15 +1,21 @@
 """Which stored versions the trials of a run start from, and that a resumed run starts from the same ones."""
 
 import logging
+import math
 
 import pytest
 
 from jobs.console.options import parse
+from jobs.train import worker
 from jobs.train.options import TrainOptions
+from jobs.train.planning import models_to_check
 from jobs.train.run import Run
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.errors import ConflictError, SpecError
+from mnist_lib.data.split import Dataset
+from mnist_lib.errors import ConflictError, ModelError, SpecError
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.pretrained import Pretrained
+from mnist_lib.report.summary import dataset_summary
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.datasets import RunData, begin_with
@@ -20,6 +26,7 @@ from mnist_lib.store.versions import condemn, read_hold_state
 from tests.support.simulation.memory import MemoryObjects
 from tests.support.store.fake_versions import DATASET, about, files
 from tests.support.store.scenarios import published
+from tests.support.stored import publish_untrained
 
 MNIST = ("--models=keras", "--dataset=mnist")
 
@@ -103,6 +110,33 @@ def test_a_version_that_does_not_exist_is_refused_in_one_line(objects: Objects) 
         started(objects, *MNIST, "--init-from=keras@9")
     with pytest.raises(SpecError, match="scratch has no champion in memory"):
         started(objects, "--models=scratch", "--init-from=scratch@champion")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tensorflow")
+def test_before_any_trial_a_version_has_to_fit_and_known_test_images_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, digits: Dataset
+) -> None:
+    monkeypatch.setattr(worker, "_object_store_bytes", lambda: math.inf)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    objects = MemoryObjects()
+    publish_untrained(objects, "keras")  # with 16 hidden units
+
+    def prepared(units: int) -> Dataset:
+        run = Run(
+            options("--models=keras", "--init-from=keras@1", f"--hidden-units={units}"), RunFolder(objects, "r"), {}, 0
+        )
+        pretrained = Pretrained(versions=run._start_from_versions())
+        checked = models_to_check(run.options, run.options.grid())
+        trained = {"keras@1": digits.test.hashes[:3]}
+        return worker.prepare_dataset(run.options.data(), checked, pretrained, trained=trained)[1]
+
+    dataset = prepared(16)
+    assert (len(dataset.train), len(dataset.test)) == (4_000, 997)
+    (notice,) = dataset_summary(dataset, None).notices
+    assert notice == "left out: 3 test images on which keras@1 was trained, from which a model starts"
+    with pytest.raises(ModelError, match="keras: expected a model with the weights of keras@1, from which it starts"):
+        prepared(8)
 
 
 def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(objects: Objects) -> None:

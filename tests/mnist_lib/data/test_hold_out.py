@@ -1,17 +1,21 @@
 """No model is tested on images on which a version that it starts from was trained."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mnist_lib.data.changes import DatasetState
-from mnist_lib.data.hold_out import without_trained
+from mnist_lib.data.hold_out import require_untrained, without_trained
 from mnist_lib.data.split import Dataset, indices_of
 from mnist_lib.errors import DataError
+from mnist_lib.store.contents import origins
 from mnist_lib.store.datasets import store_state, trained_images
+from mnist_lib.store.publishing import publish
 from tests.support.digits import few_digits
 from tests.support.simulation.memory import MemoryObjects
+from tests.support.store.fake_versions import about, files, small_manifest
 from tests.support.store.scenarios import published
 
 
@@ -33,6 +37,9 @@ def test_test_images_that_a_version_was_trained_on_are_left_out_and_counted(digi
     assert np.array_equal(left.chosen, np.r_[np.arange(120), 120 + rows] % 3 == 0)
     assert left.fingerprint not in (few.fingerprint, without_trained(few, {"keras@3": one}).fingerprint)
     assert without_trained(few, {"keras@3": few.train.hashes}) is few
+    require_untrained(few, {"keras@3": few.test.hashes})
+    with pytest.raises(DataError, match=r"few: expected images for the folds .* keras@3 .* got 120 of 120"):
+        require_untrained(few, {"keras@3": few.train.hashes})
     with pytest.raises(DataError, match="few: expected test images on which keras@3 was not trained, got none"):
         without_trained(few, {"keras@3": few.test.hashes})
 
@@ -48,3 +55,16 @@ def test_the_images_of_a_version_are_those_of_the_state_of_its_dataset(
     found = trained_images(objects, [version])["keras@1"]
     assert (indices_of(few.train.hashes, found) >= 0).all()
     assert (indices_of(few.test.hashes, found) < 0).all()
+
+
+def test_a_weights_file_that_is_one_of_a_version_brings_all_that_this_version_starts_from() -> None:
+    objects = MemoryObjects()
+    first = publish(objects, "keras", "r1", files(1), about())
+    second = publish(objects, "keras", "r2", files(2), {**about(), "init_from": "keras@1"})
+    manifest = small_manifest(spec={"weights": {"backbone": second.files["model.keras"].sha256}})
+    of_third = {**files(3), "manifest.json": json.dumps(manifest).encode()}
+    third = publish(objects, "letters", "r3", of_third, about())
+    published(objects, 150)
+    assert origins(objects, ["letters@1"], []) == [third, second, first]
+    assert origins(objects, [], [third.files["model.keras"].sha256]) == [third, second, first]
+    assert origins(objects, ["keras@1"], ["0" * 64]) == [first]

@@ -26,6 +26,7 @@ def answering(
     classes: tuple[str, ...] = TEN,
     run: str | None = None,
     model: str = "keras",
+    init_from: str | None = None,
 ) -> Version:
     """Publish a version that answers each image right or with the next class.
 
@@ -64,6 +65,7 @@ def answering(
         "weights_sha256": "0" * 64,
         "dataset": facts,
         "test": {"correct": int(np.sum(right)), "total": len(right)},
+        "init_from": init_from,
     }
     count = sum(1 for _ in objects.names(f"models/{model}/claims"))
     return publish(objects, model, run or f"run-{count + 1}", files, about)

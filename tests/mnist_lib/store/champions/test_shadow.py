@@ -113,10 +113,13 @@ class Folder:
         self.is_right: dict[int, Callable[[int], bool]] = {}
         self.asked: list[tuple[int, list[int]]] = []  # the versions and pictures that were predicted
         self.fails: set[int] = set()
+        self.init_from: str | None = None  # what the next versions start from
 
     def publish(self, is_right: Callable[[int], bool]) -> Version:
         """Publish a version that is right about some pictures, and store the dataset it was trained on."""
-        version = answering(self.objects, [is_right(number) for number in self.test], images=self.test)
+        version = answering(
+            self.objects, [is_right(number) for number in self.test], images=self.test, init_from=self.init_from
+        )
         self.is_right[version.number] = is_right
         dataset = self.dataset()
         content = DatasetState.of(dataset).content()
@@ -246,6 +249,20 @@ def test_pictures_that_a_model_chose_and_all_but_one_of_a_group_are_not_counted(
     folder.groups = {**folder.groups, 2_010: 7}
     folder.night(champion, range(2_010, 2_012))
     assert folder.asked[-1] == (1, [2_011])
+
+
+def test_pictures_known_to_a_version_that_one_of_the_two_starts_from_are_not_counted(
+    tmp_path: Path,
+) -> None:
+    folder, earlier = (Folder(LocalObjects(tmp_path)) for _ in range(2))
+    earlier.train, earlier.test = [*range(2_000, 2_010)], [7]
+    earlier.publish(always)
+    folder.init_from = "keras@1"
+    assert folder.night(champion).promote
+    folder.init_from = None
+    assert not folder.night(lambda number: champion(number) or number < 3).promote
+    folder.night(champion, range(2_000, 2_030))
+    assert folder.asked == [(number, [*range(2_010, 2_030)]) for number in (3, 2)]
 
 
 def test_the_newest_version_takes_the_place_of_a_shadow_after_some_nights(
