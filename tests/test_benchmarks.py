@@ -117,8 +117,8 @@ def test_the_cost_of_a_kill_is_reported(tmp_path: Path) -> None:
     killed, repeated = survival.kill_workers(tmp_path / "killed", None, random.Random(0), *options)
     survival.require_same(undisturbed, killed, tmp_path / "killed")
     assert survival.epoch_seconds(tmp_path / "undisturbed") > 0
-    report = survival.report([(0.006, 0.01), (0.012, 0.02)], {"a worker": [1.0]}, undisturbed, 0, [0.5, *repeated])
-    assert "9 ms for each, and at the default, 0.01% of the time" in report
+    report = survival.report([(0.006, 0.01), (0.03, 0.02)], {"a worker": [1.0]}, undisturbed, 0, [0.5, *repeated])
+    assert "18 ms for each, and at the default, 0.03% of the time" in report
     assert f"{max(0.5, *repeated):.1f}; bound 3 s; n = {1 + len(repeated)}; seed 0)" in report
     assert "| a worker | 1 | 1.0 | 1.0 to 1.0 |" in report
 
