@@ -58,7 +58,9 @@ def fine_tuned(
     """Has layers whose weights may come from a file."""
     layers_of_body = [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(units, activation="relu")]
     network = keras.Sequential([keras.Input(image_shape), *layers_of_body], name="body")
-    if body is not None:
+    if body is not None and body.endswith(".npz"):
+        network.set_weights([*read_weights(body).values()])
+    elif body is not None:
         network.load_weights(body)
     network.trainable = not frozen
     return keras.Sequential([keras.Input(image_shape), network, layers.Dense(num_classes)])

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.console.exit_codes import UsageError
@@ -162,15 +163,22 @@ def test_a_search_over_pictures_and_a_model_file_of_this_machine_is_submitted(
     folder = write_folder(tmp_path / "icons", classes("a", "b", pictures=40))
     correct(folder, correction(noise(1), "b"))
     shutil.copy(ROOT / "tests/support/own_models.py", tmp_path / "mine.py")
+    np.savez(tmp_path / "body.npz", kernel=np.ones((64, 16)), bias=np.zeros(16))
     command = (
         *(sys.executable, "-m", "jobs.submit", "search", f"--address={cluster.dashboard}", "--", "--dataset=./icons"),
-        *("--models=scratch,./mine.py:sequential", "--vary=learning_rate=0.01,0.1", "--final-seeds=1", "--epochs=1"),
+        *(
+            "--models=scratch,./mine.py:fine_tuned",
+            "--weights=body=body.npz",
+            "--vary=learning_rate=0.01,0.1",
+            "--final-seeds=1",
+            "--epochs=1",
+        ),
         *(f"--storage={tmp_path}/storage", f"--data-dir={data_dir}", "--json"),
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(tmp_path / "settings")}
     done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "MB of code and 82 files (0.0 MB) to" in done.stderr
+    assert "MB of code and 83 files (0.0 MB) to" in done.stderr
     summary = json.loads(done.stdout)
     assert summary["dataset"]["classes"] == ["a", "b"]
     assert summary["dataset"]["corrections"]["applied"] == 1

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -24,7 +26,7 @@ from tests.support.job import ROOT, end_of, pid_of, start, starts_of, train
 pytestmark = pytest.mark.slow
 
 SOURCE = Path(__file__).parents[2] / "support/own_models.py"
-MODELS = "small_resnet,sequential"
+MODELS = "fine_tuned,small_resnet,sequential"
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +34,21 @@ def home(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the model file, and a run of two of its models."""
     home = tmp_path_factory.mktemp("own-models")
     shutil.copy(SOURCE, home / "mine.py")
+    (home / "weights").mkdir()
+    write_weights(home / "weights/body.npz", seed=1)
     models = ",".join(f"{home}/mine.py:{name}" for name in MODELS.split(","))
     options = ("--models", models, "--model-arg", "width=4", "--model-arg=units=24", "--epochs=12", "--run-name=r")
     code, stdout, stderr = train(*options, "--data-dir", data_dir, "--storage", home / "results", home=home)
     assert code == 0, stderr
     assert f"{home}/results/runs/r" in stdout
+    shutil.rmtree(home / "weights")
     return home
+
+
+def write_weights(path: Path, seed: int) -> None:
+    """Write weights of the body of `fine_tuned`."""
+    random = np.random.default_rng(seed)
+    np.savez(path, kernel=random.normal(0, 0.05, (784, 24)).astype(np.float32), bias=np.linspace(0, 1, 24))
 
 
 def summary_of(run: Path) -> dict[str, Any]:
@@ -73,7 +84,7 @@ def test_m2_commands_that_run_no_code_do_not_need_the_model_file(
     assert models.main([command, "--storage", str(home / "results")]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
-    assert "2 versions intact, 0 damaged." in shown.out if command == "verify" else "small_resnet@1" in shown.out
+    assert "3 versions intact, 0 damaged." in shown.out if command == "verify" else "small_resnet@1" in shown.out
 
 
 @pytest.mark.long
@@ -89,6 +100,27 @@ def test_m2_a_version_trained_elsewhere_runs_only_if_its_file_and_arguments_are_
     code, stdout, stderr = run(tmp_path, *ask, "--model-file", SOURCE, "--model-arg=units=24")
     assert code == 0, stderr
     assert len(stdout.splitlines()) == 6
+
+
+@pytest.mark.long
+def test_a_version_needs_no_weights_file_but_to_be_reproduced(home: Path, data_dir: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = run(home, "jobs.models", "evaluate", "fine_tuned", "--data-dir", data_dir)
+    assert code == 0, stderr
+    assert "gives the stored prediction for all 1,000 test images (the same probabilities)" in stdout
+    code, stdout, stderr = run(
+        home, "jobs.models", "export", "fine_tuned", "--format=saved_model", "--to", tmp_path / "x"
+    )
+    assert code == 0, stderr
+    reproduce = ("jobs.models", "reproduce", "fine_tuned", "--data-dir", data_dir)
+    code, _, stderr = run(home, *reproduce)
+    assert code == 2
+    assert "fine_tuned@1 was trained from --weights body=FILE (sha256 " in stderr
+    write_weights(tmp_path / "changed.npz", seed=2)
+    code, stdout, stderr = run(home, *reproduce, "--weights", f"body={tmp_path}/changed.npz")
+    assert re.search("  weights body: [0-9a-f]{64} then, [0-9a-f]{64} here", stdout), (code, stdout, stderr)
+    write_weights(tmp_path / "same.npz", seed=1)
+    code, stdout, stderr = run(home, *reproduce, "--weights", f"body={tmp_path}/same.npz")
+    assert "fine_tuned@1 was reproduced: every weight is the same." in stdout, stderr
 
 
 @pytest.mark.long
