@@ -65,6 +65,7 @@ bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.groups
 	$(BIN)/python -m benchmarks.near_copies $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.few_pictures $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.fine_tuning $(BENCH_ARGS)
 
 # Time to 99.0% on MNIST, and the accuracy of the best model. RECORD_ARGS="--source DIR", as for `bench`.
 record: .venv/dev

@@ -1,5 +1,6 @@
 """Smoke tests: each contender of the benchmarks trains a few steps. The measured times have no meaning."""
 
+import os
 import random
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks import (
     epochs,
     errors,
     few_pictures,
+    fine_tuning,
     groups,
     job,
     label_errors,
@@ -238,3 +240,15 @@ def test_the_searches_are_compared_by_their_winners() -> None:
     record = search.report(found, accuracies, 10, 2)
     assert "| jobs.search, TPE | 98.10% | 98.00% to 98.20% | 65 | 100 |" in record
     assert "Ray Tune, ASHA, fit: +0.05 points on average (bound 0), -0.10 to +0.20 (bound -0.1); 4.0 times" in record
+
+
+@pytest.mark.mnist
+@pytest.mark.usefixtures("tensorflow")
+def test_a_start_from_digits_is_better_on_a_few_letters() -> None:
+    resources = Resources(cpus=2)
+    digits = fine_tuning.digits_weights(*few_pictures.splits_of(Path(os.environ["MNIST_SOURCE"])), resources, epochs=2)
+    scratch, start = (
+        fine_tuning.accuracy(5, 0, digits, resources, **fine_tuning.STARTS[name])
+        for name in ("random weights", "weights of digits")
+    )
+    assert start > scratch + 0.02

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import h5py
 import pytest
 
 from docs.reference.make import parsers
@@ -149,7 +150,9 @@ def with_shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in [*blocks("yaml"), *blocks("python")]:
         for name in re.findall(r"\A# (\S+\.(?:yaml|py))\n", block.text):
             Path(name).write_text(block.text)
-    builder_file(tmp_path, "Leaf_Images", fixed=True)  # a document names it and does not show it
+    builder_file(tmp_path, "Leaf_Images", fixed=True)  # documents name these two and do not show them
+    with h5py.File("digits.weights.h5", "w") as file:
+        file["kernel"] = [1.0]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if split_command(c.text)[0] != "make"], ids=repr)
