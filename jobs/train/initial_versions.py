@@ -12,7 +12,7 @@ from mnist_lib.api import find_version
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.log import pinned_version
-from mnist_lib.store.versions import Version, chain, find_all, hold
+from mnist_lib.store.versions import Version, find_all, hold
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,13 @@ def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -
 
 
 def recorded_versions(objects: Objects, names: Sequence[str]) -> dict[str, Version]:
-    """Return the versions of these names by model, and hold them again. Raises ConflictError if one was deleted."""
-    return {version.model: held(objects, version) for name in names for version in chain(objects, name)[:1]}
+    """Return the versions of these names by model, and hold them again.
+
+    Raises:
+        ConflictError: `gc` is deleting one.
+        SpecError: one was deleted, or its record is missing.
+    """
+    return {version.model: held(objects, version) for version in (find_version(objects, name) for name in names)}
 
 
 def held(objects: Objects, version: Version) -> Version:

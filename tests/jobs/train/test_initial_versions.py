@@ -157,3 +157,6 @@ def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(obj
     condemn(objects, "keras", 2, read_hold_state(objects, "keras", 2))
     with pytest.raises(ConflictError, match="keras@2 was deleted by gc"):
         started(objects, *given, run=folder.run)
+    objects.delete("models/keras/commits/00000002.json")  # random weights would mix two kinds of trials in one run
+    with pytest.raises(SpecError, match="there is no keras@2 in memory"):
+        started(objects, *given, run=folder.run)
