@@ -18,7 +18,7 @@ from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARC
 
 NAMES = {name: field.name for name, field in options_of(TrialSettings).items()}  # of the fields of settings
 # The fields of a trial that say how it was trained. Arguments of its model are added.
-FIELDS = ("model", "dataset", *NAMES.values())
+FIELDS = ("model", "dataset", "init_from", *NAMES.values())
 OPTIONS = {field: name for name, field in NAMES.items()}
 RESULTS = ("test_accuracy", "test_balanced_accuracy", "train_seconds", "images_per_second")
 RESULTS_OF_MODEL = (

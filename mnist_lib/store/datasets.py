@@ -10,9 +10,11 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from mnist_lib.data.changes import MAX_STATE_BYTES, DatasetState
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.data.split import TRAIN, ImageHashes
+from mnist_lib.data.split import TRAIN, ImageHashes, indices_of
 from mnist_lib.documents import Name, Sha256, Text, VersionName, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
@@ -88,9 +90,10 @@ def store_state(objects: Objects, dataset: str, fingerprint: str, content: bytes
 def trained_images(objects: Objects, versions: Iterable[Version]) -> dict[str, ImageHashes]:
     """Return the hashes of the images that versions were trained or validated on, [n, 2], by the name of the version.
 
-    A version of which they are not known is left out, with a warning.
+    Each image is listed once, at the first version, since those of a chain have most of their images in common. If the
+    images of a version are not known, it is left out, with a warning.
     """
-    found = {}
+    found, known = dict[str, ImageHashes](), np.empty((0, 2), np.uint64)
     for version in versions:
         dataset = version.facts.dataset
         try:
@@ -99,7 +102,9 @@ def trained_images(objects: Objects, versions: Iterable[Version]) -> dict[str, I
         except (IntegrityError, SpecError) as error:
             log.warning("it is not known whether test images are new to %s: %s", version.name, error)
         else:
-            found[version.name] = state.hashes[state.split == TRAIN]
+            trained = state.hashes[state.split == TRAIN]
+            found[version.name] = trained[indices_of(trained, known) < 0]
+            known = np.concatenate([known, found[version.name]])
     return found
 
 

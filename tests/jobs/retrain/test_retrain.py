@@ -97,8 +97,9 @@ def test_nights_of_a_new_user_end_with_the_model_of_more_pictures_not_of_wrong_o
     folder = add_digits(schedule.folder / "digits", digits, 0, 400)
     train = ("--models=keras", "--epochs=20", "--no-report", "--dataset", str(folder))
 
-    def notice(hour: int) -> dict[str, Any]:
-        code, stdout = schedule.run("--once", HOURLY, "--skip-unchanged", "--json", train=train, ahead=3600 * hour)
+    def notice(hour: int, init: str = "scratch") -> dict[str, Any]:
+        command = ("--once", HOURLY, "--skip-unchanged", "--json", f"--init={init}")
+        code, stdout = schedule.run(*command, train=train, ahead=3600 * hour)
         assert code == 0, schedule.log()
         found: dict[str, Any] = json.loads(stdout)
         return found
@@ -111,8 +112,11 @@ def test_nights_of_a_new_user_end_with_the_model_of_more_pictures_not_of_wrong_o
     data = {"name": "digits", "since": first["run"], "added": 0, "removed": 1, "relabelled": 0, "corrected": 1}
     assert second["data"].items() >= data.items()
     add_digits(folder, digits, 400, 430)
-    third = notice(3)
+    third = notice(3, "champion")
     assert third["events"] == ["success", "rejection"]
+    assert re.findall("keras starts from .*", schedule.log()) == [
+        "keras starts from the weights of keras@1, trained on digits"
+    ]
     assert re.search(r"meanwhile, keras@2 gained \d+ and lost \d+ of 30 new pictures \(evidence", third["text"])
     add_digits(folder, digits, 430, 800)
     fourth = notice(4)

@@ -53,6 +53,7 @@ def test_the_images_of_a_version_are_those_of_the_state_of_its_dataset(
     assert "it is not known whether test images are new to keras@1: the images of keras@1: expected" in caplog.text
     store_state(objects, "mnist", version.facts.dataset.fingerprint, DatasetState.of(few).content())
     found = trained_images(objects, [version])["keras@1"]
+    assert [len(hashes) for hashes in trained_images(objects, [version, published(objects, 160)]).values()] == [120, 0]
     assert (indices_of(few.train.hashes, found) >= 0).all()
     assert (indices_of(few.test.hashes, found) < 0).all()
 
