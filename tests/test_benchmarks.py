@@ -24,6 +24,7 @@ from benchmarks import (
     search,
     store,
     survival,
+    warm_start,
 )
 from benchmarks.digits import write_digits
 from benchmarks.record import TUNE
@@ -192,6 +193,18 @@ def test_each_rule_for_the_stored_epoch_chooses_another_one() -> None:
     found = epochs.accuracies("keras", 200, train, test, 0, Resources(cpus=2, cpu_replicas=2), epochs=8)
     assert all(0.5 < accuracy < 0.9 for accuracy in found)
     assert epochs.row("keras", 1_000, [found[:2], found[:2]]).startswith(f"| keras | 1,000 | {100 * found[0]:.2f}% |")
+
+
+@pytest.mark.usefixtures("tensorflow")
+def test_a_start_from_a_version_is_ahead_of_one_from_random_weights() -> None:
+    train, test = few_pictures.splits_of(None)
+    pair = warm_start.pair("keras", 1_100, 3, train, test, 0, Resources(cpus=2, cpu_replicas=2))
+    scratch, warm = pair
+    assert (len(scratch.accuracies), len(warm.accuracies)) == (40, 3)
+    assert warm.accuracies[0] > scratch.accuracies[0] + 0.05
+    assert warm.seconds_to(scratch.accuracies[0]) == warm.seconds[0]
+    assert warm.seconds_to(1.1) == float("inf")
+    assert warm_start.row("keras", 1_100, [pair, pair]).startswith("| keras | 1,100 | 40, 3 | ")
 
 
 @pytest.mark.usefixtures("tensorflow")

@@ -1,0 +1,123 @@
+"""What a start from a stored version saves when there are more pictures: `--init-from`, as in a night of retraining.
+
+For each seed, a version is trained on pictures of MNIST's training set. Then 10% more pictures are trained on: from
+random weights, and from that version. Test accuracies are those on MNIST's 10,000 test images.
+"""
+
+import math
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.digits import parser_with_source
+from benchmarks.few_pictures import splits_of
+from benchmarks.record import setting
+from mnist_lib.assignment import Resources
+from mnist_lib.data.split import Split
+from mnist_lib.spec import TrialSpec, defaults_for
+
+if TYPE_CHECKING:
+    from mnist_lib.models.model import Weights
+
+# Models with the pictures at the end, and the epochs from the version; from random weights, they are the default ones.
+CASES = (("keras", 60_000, 5), ("keras-cnn", 60_000, 2), ("keras-cnn", 5_500, 5))
+SEEDS, STUDENT = 5, 2.776  # the 97.5% quantile of Student's t with 4 degrees of freedom
+MAX_TIME, MIN_DIFFERENCE = 0.5, -0.3  # share of the time, and points
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The test accuracy after each epoch, and the seconds of training until then."""
+
+    accuracies: Sequence[float]
+    seconds: Sequence[float]
+    weights: "Weights"
+
+    def seconds_to(self, accuracy: float) -> float:
+        """Return the seconds until the test accuracy is reached for the first time, or infinity."""
+        pairs = zip(self.accuracies, self.seconds, strict=True)
+        return next((seconds for reached, seconds in pairs if reached >= accuracy), math.inf)
+
+
+def main() -> None:
+    parser = parser_with_source(__doc__)
+    parser.add_argument("--cases", nargs="+", type=int, default=range(len(CASES)), help="numbers of cases, from 0")
+    options = parser.parse_args()
+    from mnist_lib.training.strategy import configure_process
+
+    threads = len(os.sched_getaffinity(0))
+    configure_process(resources := Resources(cpus=threads))
+    train, test = splits_of(options.source)
+    head = "| model | pictures | epochs | from scratch | from the version | difference, points | share of the time |"
+    lines = [setting(threads), f"n = {SEEDS} seeds.", "", head, "|---" * 7 + "|"]
+    for model, pictures, epochs in (CASES[number] for number in options.cases):
+        found = [pair(model, pictures, epochs, train, test, seed, resources) for seed in range(SEEDS)]
+        lines.append(row(model, pictures, found))
+        print(lines[-1], file=sys.stderr)
+    print("\n".join(lines))
+
+
+def pair(
+    model: str, pictures: int, epochs: int, train: Split, test: Split, seed: int, resources: Resources
+) -> tuple[Trained, Trained]:
+    """Train on so many pictures from random weights, and from a version that was trained on 10/11 of them."""
+    train = train.take(np.random.default_rng(seed).permutation(len(train))[:pictures])
+    settings: dict[str, Any] = defaults_for(pictures)
+    spec = TrialSpec.of(model, seed=seed, **settings)
+    fewer = train.take(slice(len(train) * 10 // 11))
+    version = learn(replace(spec, seed=seed + SEEDS), fewer, test, resources)
+    scratch = learn(spec, train, test, resources)
+    return scratch, learn(replace(spec, epochs=epochs), train, test, resources, version.weights)
+
+
+def learn(spec: TrialSpec, train: Split, test: Split, resources: Resources, start: "Weights | None" = None) -> Trained:
+    """Train, from the given weights but with random states of its own, and test after each epoch."""
+    from mnist_lib.data.batches import Plan
+    from mnist_lib.models.building import build_model
+    from mnist_lib.models.model import Weights
+    from mnist_lib.results import EpochDone
+    from mnist_lib.training.loop import Trainer, accuracy_of
+    from mnist_lib.training.steps import learning_rates
+    from mnist_lib.training.strategy import mirrored_strategy
+
+    model = build_model(spec, (28, 28, 1), 10)
+
+    def initial_weights(seed: int) -> Weights:
+        drawn = model.initial_weights(seed)
+        pairs = zip(drawn, start or drawn, strict=True)
+        return Weights(*([b if a.dtype.is_floating else a for a, b in zip(*pair, strict=True)] for pair in pairs))
+
+    trainer = Trainer(model, spec, mirrored_strategy(resources), initial_weights)
+    plan = Plan(len(train), min(spec.global_batch_size, len(train)), trainer.replicas, 784)
+    trainer.compile(train, plan)
+    trainer.start(spec.seed)
+    rates, accuracies, seconds = learning_rates(spec, plan.steps), list[float](), [0.0]
+    for event in trainer.train(train, plan, seed=spec.seed, learning_rates=rates, last=spec.epochs):
+        if isinstance(event, EpochDone):
+            seconds.append(seconds[-1] + event.seconds)
+            predicted = trainer.predictor.probabilities(trainer.weights, test.images)
+            accuracies.append(accuracy_of(predicted, test.labels).value)
+    return Trained(accuracies, seconds[1:], trainer.weights)
+
+
+def row(model: str, pictures: int, found: Sequence[tuple[Trained, Trained]]) -> str:
+    """Return the row of a model: means of the final accuracies, and the median share of the time to that of scratch."""
+    finals = [[100 * trained.accuracies[-1] for trained in column] for column in zip(*found, strict=True)]
+    differences = [warm - scratch for scratch, warm in zip(*finals, strict=True)]
+    margin = STUDENT * statistics.stdev(differences) / math.sqrt(len(differences))
+    mean = statistics.mean(differences)
+    shares = [warm.seconds_to(scratch.accuracies[-1]) / scratch.seconds[-1] for scratch, warm in found]
+    share = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}; bound {MAX_TIME})"
+    interval = f"{mean:+.2f} ({mean - margin:+.2f} to {mean + margin:+.2f}; bound {MIN_DIFFERENCE})"
+    scratch, warm = (f"{statistics.mean(column):.2f}%" for column in finals)
+    epochs = ", ".join(str(len(trained.seconds)) for trained in found[0])
+    return f"| {model} | {pictures:,} | {epochs} | {scratch} | {warm} | {interval} | {share} |"
+
+
+if __name__ == "__main__":
+    main()
