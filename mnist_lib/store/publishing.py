@@ -31,6 +31,7 @@ from mnist_lib.objects.records import RecordLog, seal
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH
 from mnist_lib.store.champions.appointment import needed_versions
 from mnist_lib.store.contents import WEIGHTS_FILES
+from mnist_lib.store.datasets import starts_of_unfinished_runs
 from mnist_lib.store.versions import (
     RECORD_COPY,
     StoredFile,
@@ -170,7 +171,7 @@ class Collection:
 
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collection:
     """Delete all versions but the newest `keep`, the champions, up to `keep` former ones for each champion, and what
-    any of these starts from.
+    any of these, or an unfinished run, starts from.
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.
@@ -189,7 +190,7 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     reasons = {version.number: newest for version in existing[-keep:]} | needed.numbers()
     if not dry_run:
         objects.delete_leftovers(f"models/{model}")
-    starts: dict[str, str] = {}  # version -> a version that is kept and starts from its weights
+    starts = starts_of_unfinished_runs(objects)  # version -> a run, or a version that is kept, which starts from it
     for version in reversed(versions):  # a version starts from an earlier one
         if version.deleted and str(version.number) in with_files and not dry_run:
             objects.delete_below(version_folder(model, version.number))
@@ -236,7 +237,7 @@ def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVer
         return ""
     failpoint("gc.before_condemn")
     if not condemn(objects, version.model, version.number, state):
-        return "a promotion has just begun to compare it"
+        return "a run or a promotion has just begun to use it"
     if version.number in needed.numbers():  # it was promoted, and its hold only seemed expired because clocks differ
         return needed.numbers()[version.number]
     failpoint("gc.before_record")
