@@ -7,6 +7,7 @@ Anybody may have written these files, so the sha256 and the format of each are c
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,16 @@ from mnist_lib.pretrained import BLANK, Pretrained, StoredWeights
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions
-from mnist_lib.store.versions import About, DatasetFacts, Version, chain, find_all, is_readable, model_names, read_file
+from mnist_lib.store.versions import (
+    About,
+    DatasetFacts,
+    Version,
+    find_all,
+    find_named,
+    is_readable,
+    model_names,
+    read_file,
+)
 
 MANIFEST = "manifest.json"
 WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
@@ -133,28 +143,32 @@ def origins(objects: Objects, names: Iterable[str], weights: Collection[str]) ->
 
     Raises IntegrityError if a record or a manifest is damaged.
     """
+    by_file = cache(partial(_names_by_file, objects))
     found: dict[str, Version] = {}
-    waiting = [*names, *_with_files(objects, weights)]
+    waiting = [*names, *(name for sha256 in weights for name in by_file().get(sha256, ()))]
     while waiting:
-        for version in chain(objects, waiting.pop(0)):
-            if version.name not in found and not version.deleted:
-                manifest = read_manifest(objects, version)
-                files = convert(manifest.spec.get("weights", {}), Texts, f"{version.name}: {MANIFEST}", "$.spec")
-                waiting += _with_files(objects, files.values())
-            found[version.name] = version
+        name = waiting.pop(0)
+        version = None if name in found else find_named(objects, name)
+        if version is None:
+            continue
+        found[name] = version
+        waiting += [version.facts.init_from] if version.facts.init_from else []
+        if not version.deleted:
+            given = read_manifest(objects, version).spec.get("weights", {})
+            files = convert(given, Texts, f"{name}: {MANIFEST}", "$.spec.weights").values()
+            waiting += [each for sha256 in files for each in by_file().get(sha256, ())]
     return [*found.values()]
 
 
-def _with_files(objects: Objects, sha256s: Collection[str]) -> list[str]:
-    """Return the names of the versions that have a file with one of these hashes."""
-    if not sha256s:
-        return []
-    versions = [version for model in model_names(objects) for _, version in find_all(objects, model)]
-    return [
-        version.name
-        for version in versions
-        if is_readable(version) and any(file.sha256 in sha256s for file in version.files.values())
-    ]
+def _names_by_file(objects: Objects) -> dict[str, list[str]]:
+    """Return the names of the versions that have a file with a hash, by the hash."""
+    found = dict[str, list[str]]()
+    for model in model_names(objects):
+        for _, version in find_all(objects, model):
+            if is_readable(version):
+                for file in version.files.values():
+                    found.setdefault(file.sha256, []).append(version.name)
+    return found
 
 
 def source_of(

@@ -161,6 +161,15 @@ def find_all(
             yield number, version
 
 
+def find_named(objects: Objects, name: str) -> Version | None:
+    """Return the version of a name such as keras@3, also if it was deleted, or None if its record is missing.
+
+    Raises IntegrityError if its record is damaged.
+    """
+    model, _, number = name.partition("@")
+    return find(objects, model, int(number), deleted=True)
+
+
 def chain(objects: Objects, name: str | None) -> list[Version]:
     """Return the version of that name, the version whose weights its training started from, and so on; [] for None.
 
@@ -170,8 +179,7 @@ def chain(objects: Objects, name: str | None) -> list[Version]:
     """
     found: dict[str, Version] = {}
     while name is not None and name not in found:
-        model, _, number = name.partition("@")
-        version = find(objects, model, int(number), deleted=True)
+        version = find_named(objects, name)
         if version is None:
             break
         found[name], name = version, version.facts.init_from

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -56,6 +57,18 @@ def test_the_images_of_a_version_are_those_of_the_state_of_its_dataset(
     assert [len(hashes) for hashes in trained_images(objects, [version, published(objects, 160)]).values()] == [120, 0]
     assert (indices_of(few.train.hashes, found) >= 0).all()
     assert (indices_of(few.test.hashes, found) < 0).all()
+
+
+def test_each_record_is_read_once_in_a_long_chain_of_versions_that_share_a_file() -> None:
+    objects, count = MemoryObjects(), 20
+    first = publish(objects, "keras", "r0", files(0), about())
+    shared = small_manifest(spec={"weights": {"body": first.files["model.keras"].sha256}})
+    for number in range(1, count):
+        of_version = {**files(number), "manifest.json": json.dumps(shared).encode()}
+        publish(objects, "keras", f"r{number}", of_version, {**about(), "init_from": f"keras@{number}"})
+    with mock.patch.object(objects, "read", wraps=objects.read) as read:
+        assert len(origins(objects, [f"keras@{count}"], [])) == count
+    assert read.call_count <= 3 * count + 10  # a record, a manifest, and the list of all files
 
 
 def test_a_weights_file_that_is_one_of_a_version_brings_all_that_this_version_starts_from() -> None:
