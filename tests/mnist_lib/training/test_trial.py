@@ -14,6 +14,8 @@ from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
+from mnist_lib.models.building import build_model
+from mnist_lib.pretrained import Pretrained, StoredWeights
 from mnist_lib.results import (
     Accuracy,
     Begun,
@@ -64,6 +66,28 @@ def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result
     assert [event.final for event in (begun, started, *epochs, trained, result)] == [False] * 6 + [True]
     phases = [event.phase for event in (begun, started, *epochs, trained)]
     assert phases == ["preparing", "preparing", "training", "training", "training", "finishing"]
+
+
+def test_a_trial_with_other_classes_than_its_version_says_what_it_takes_from_it(digits: Dataset) -> None:
+    (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, learning_rate=1e-6, optimizer="sgd")
+    model = build_model(spec, (28, 28, 1), 10)
+    weights = model.initial_weights(9)
+    version = StoredWeights("keras@3", model.files(weights), (28, 28, 1), tuple("ABCDEFGHIJ"))
+    spec = replace(spec, init_from="keras@3", init_sha256="0" * 64)
+    pretrained, few = Pretrained(versions={"0" * 64: version}), few_digits(digits)
+    _, started, *_, result = run_trials(
+        [Assignment(spec)], lambda: few, TWO_REPLICAS, PLACE, pretrained=lambda: pretrained
+    )
+    assert isinstance(started, Started)
+    assert started.notices == (
+        "limited the global batch of 128 to all 120 training images",
+        "all weights of keras but those of the last layer are from keras@3, since the classes differ",
+    )
+    assert isinstance(result, TrialResult)
+    kernel, _, last, _ = model.read(result.files).trainable
+    drawn = model.initial_weights(0).trainable
+    assert np.allclose(kernel, weights.trainable[0], atol=1e-4)  # the learning rate is small
+    assert np.allclose(last, drawn[2], atol=1e-4)
 
 
 def test_a_trial_of_a_fold_predicts_its_images_without_having_been_trained_on_them(digits: Dataset) -> None:
