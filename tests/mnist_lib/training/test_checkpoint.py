@@ -251,9 +251,9 @@ class TrainingClock:
             monkeypatch.setattr(module, "steady_time", self.monotonic)
 
     def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def slow(*arguments: Any) -> Any:
+        def slow(*arguments: Any, **others: Any) -> Any:
             self.now += seconds
-            return function(*arguments)
+            return function(*arguments, **others)
 
         return slow
 
