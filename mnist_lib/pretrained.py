@@ -61,16 +61,19 @@ class WeightsFile:
         return zlib.compress(FORMATS[self.suffix].blank(self.content))
 
     @classmethod
-    def read_blank(cls, suffix: str, content: bytes, name: str) -> "WeightsFile":
-        """Return the file that `blank` has written. Raises IntegrityError if it is damaged."""
+    def read_blank(cls, suffix: str, content: bytes, name: str, limit: int = MAX_FILE_BYTES) -> "WeightsFile":
+        """Return the file that `blank` has written, blanked again, since anybody may have written another one.
+
+        Raises IntegrityError if it is damaged, or larger than `limit` in bytes.
+        """
         try:
-            unpacked = zlib.decompressobj().decompress(content, MAX_FILE_BYTES + 1)
+            unpacked = zlib.decompressobj().decompress(content, limit + 1)
         except zlib.error as error:
             raise IntegrityError(f"{name}: expected a compressed file: {error}") from error
-        if len(unpacked) > MAX_FILE_BYTES or unpacked.count(b"PK\1\2") > MAX_MEMBERS:
-            raise IntegrityError(f"{name}: expected at most {MAX_FILE_BYTES:,} bytes, and {MAX_MEMBERS:,} members")
+        if len(unpacked) > limit or unpacked.count(b"PK\1\2") > MAX_MEMBERS:
+            raise IntegrityError(f"{name}: expected at most {limit:,} bytes, and {MAX_MEMBERS:,} members")
         FORMATS[suffix].check(io.BytesIO(unpacked), name)
-        return cls(suffix, unpacked)
+        return cls(suffix, FORMATS[suffix].blank(unpacked))
 
 
 @dataclass(frozen=True)
@@ -120,14 +123,18 @@ class Pretrained:
 
     @classmethod
     def read_blanks(cls, weights: Mapping[str, str], files: Mapping[str, bytes], version: str) -> "Pretrained":
-        """Return the files that `blanks` has written. Raises IntegrityError if one is missing or damaged."""
-        found = {}
+        """Return the files that `blanks` has written.
+
+        Raises IntegrityError if one is missing or damaged, or if they are larger together than a file may be.
+        """
+        found, left = dict[str, WeightsFile](), MAX_FILE_BYTES
         for name, sha256 in weights.items():
             paths = {suffix: f"{BLANK}{name}{suffix}{COMPRESSED}" for suffix in FORMATS}
             suffix = next((suffix for suffix, path in paths.items() if path in files), None)
             if suffix is None:
                 raise IntegrityError(f"{version}: expected a file {paths['.npz']} or of another format, got none")
-            found[sha256] = WeightsFile.read_blank(suffix, files[paths[suffix]], f"{version}: {paths[suffix]}")
+            file = WeightsFile.read_blank(suffix, files[paths[suffix]], f"{version}: {paths[suffix]}", left)
+            found[sha256], left = file, left - len(file.content)
         return cls(files=found)
 
 

@@ -101,7 +101,7 @@ def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, by
         found = sorted(archive.namelist())
         if found != sorted(limits):
             raise IntegrityError(f"{name}: expected {', '.join(sorted(limits))}, got {', '.join(found)[:300]}")
-        return {member: _unpack(archive, member, limit, name) for member, limit in limits.items()}
+        return {member: unpack(archive, member, limit, name) for member, limit in limits.items()}
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def opened_zip(file: IO[bytes], name: str) -> Iterator[zipfile.ZipFile]:
         raise IntegrityError(f"{name}: expected a zip archive: {error}") from error
 
 
-def _unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> bytes:
+def unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> bytes:
     """Return a member. zipfile unpacks bzip2 and LZMA without a limit; `archive.read` does so for every method."""
     info = archive.getinfo(member)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -24,6 +24,7 @@ from mnist_lib.objects.archives import (
     opened_zip,
     read_npy_header,
     read_npz,
+    unpack,
 )
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
 
@@ -89,12 +90,13 @@ def _check_keras(content: IO[bytes], name: str) -> None:
 
 
 def _blank_keras(content: bytes) -> bytes:
-    return _changed_members(content, lambda name, member: _blank_hdf5(member) if name == KERAS_WEIGHTS else member)
+    # Without the configuration: Keras may run code that is in it.
+    return _changed_members(content, lambda name, member: _blank_hdf5(member), only=KERAS_WEIGHTS)
 
 
 def _arrays_in_keras(content: bytes, name: str) -> Arrays:
     with opened_zip(io.BytesIO(content), name) as archive:
-        return _arrays_in_hdf5(archive.read(KERAS_WEIGHTS), name)
+        return _arrays_in_hdf5(unpack(archive, KERAS_WEIGHTS, MAX_FILE_BYTES, name), name)
 
 
 def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
@@ -105,11 +107,12 @@ def _members(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
     return members
 
 
-def _changed_members(content: bytes, change: Callable[[str, bytes], bytes]) -> bytes:
+def _changed_members(content: bytes, change: Callable[[str, bytes], bytes], only: str | None = None) -> bytes:
     changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(changed, "w") as written:
-        for name in archive.namelist():
-            written.writestr(zipfile.ZipInfo(name), change(name, archive.read(name)))
+    with opened_zip(io.BytesIO(content), "weights") as archive, zipfile.ZipFile(changed, "w") as written:
+        for name in [only] if only else dict.fromkeys(archive.namelist()):
+            member = unpack(archive, name, MAX_FILE_BYTES, "weights")
+            written.writestr(zipfile.ZipInfo(name), change(name, member))
     return changed.getvalue()
 
 

@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_lib import read_weights
-from mnist_lib.errors import ModelError
+from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.archives import KERAS_WEIGHTS
 from mnist_lib.objects.weights import FORMATS
-from mnist_lib.pretrained import WeightsFile
+from mnist_lib.pretrained import Pretrained, WeightsFile
 from tests.support.memory import peak_bytes
 
 ARRAYS: dict[str, NDArray[Any]] = {"one": np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4), "two": np.arange(1, 6)}
@@ -42,6 +43,12 @@ def keras_archive() -> bytes:
 def npz(**arrays: Any) -> bytes:
     content = io.BytesIO()
     np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array)
     return content.getvalue()
 
 
@@ -84,6 +91,34 @@ def test_a_file_of_each_format_has_its_arrays_and_a_blank_one_has_zeros_in_their
         name: (array.dtype, array.shape) for name, array in arrays.items()
     }
     assert not any(array.any() for array in zeros.values())
+
+
+def test_a_blank_file_that_another_has_written_has_neither_code_nor_numbers() -> None:
+    forged = WeightsFile(".keras", keras_archive())
+    assert "config.json" in zipfile.ZipFile(io.BytesIO(forged.content)).namelist()
+    read = WeightsFile.read_blank(".keras", zlib.compress(forged.content), "keras@1")
+    assert zipfile.ZipFile(io.BytesIO(read.content)).namelist() == [KERAS_WEIGHTS]
+    assert not any(array.any() for array in FORMATS[".keras"].arrays(read.content, "blank").values())
+
+
+def test_the_blank_files_of_a_version_are_limited_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, content = {"one": "1" * 64, "two": "2" * 64}, WeightsFile(".npz", FILES[".npz"]).blank()
+    monkeypatch.setattr("mnist_lib.pretrained.MAX_FILE_BYTES", 2 * len(zlib.decompress(content)) - 1)
+    files = {f"blank.{name}.npz.zlib": content for name in weights}
+    assert len(Pretrained.read_blanks({"one": "1" * 64}, files, "net@1").files) == 1
+    with pytest.raises(IntegrityError, match=r"net@1: blank.two.npz.zlib: expected at most \d+ bytes"):
+        Pretrained.read_blanks(weights, files, "net@1")
+
+
+def test_a_member_is_not_unpacked_beyond_its_declared_size() -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.npy", npy(np.zeros(10**6)))
+    declared = (10**6 * 8 + 128).to_bytes(4, "little")
+    assert content.getvalue().count(declared) == 2
+    small = content.getvalue().replace(declared, (128).to_bytes(4, "little"))
+    with pytest.raises(IntegrityError, match="weights: expected a zip archive: Bad CRC-32"):
+        FORMATS[".npz"].blank(small)
 
 
 WRONG: dict[str, tuple[str, bytes, str]] = {
@@ -129,7 +164,7 @@ except ModelError:
     setup = """
 from pathlib import Path
 from typing import Any
-from mnist_lib.errors import ModelError
+from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.pretrained import WeightsFile
 """
     assert peak_bytes(setup, code) < 50_000_000
