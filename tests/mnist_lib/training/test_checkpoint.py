@@ -104,10 +104,11 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     checkpoints = checkpoints_in(uninterrupted)
     positions = [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2, 7 / 3, 8 / 3]  # none after the last chunk
     assert [*checkpoints] == pytest.approx(positions)
-    # The first one in a lane that has trained nothing, the others in a lane that has trained more.
+    # The first one in a lane that has trained nothing, the others in a lane that has trained more. Without checkpoints
+    # within epochs, the totals of chunks are not added one by one.
     epochs = epochs_in(uninterrupted)
     assignments = [Assignment(spec, content, epochs=epochs) for content in checkpoints.values()]
-    seen = events(assignments, few, EACH_CHUNK, resources)
+    seen = events(assignments, few, EACH_EPOCH, resources)
     assert [event.resumed_after for event in seen if isinstance(event, Started)] == pytest.approx(positions)
     (expected,) = results(uninterrupted)
     assert len(results(seen)) == len(positions)
