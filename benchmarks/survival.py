@@ -33,7 +33,7 @@ OVERHEAD_BOUND = 0.05  # of an epoch's time
 DEFAULT_BOUND = 0.02  # of the time, with the default --checkpoint-seconds
 REPEATED_BOUND = 3.0  # seconds of training that a kill within an epoch costs, with --checkpoint-seconds 1
 KILLS_WITHIN = 4  # kills in each of these runs
-WITHIN_EPOCHS = ("--models", "keras-cnn", "--epochs", "8", "--checkpoint-seconds", "1", "--max-failures", "10")
+WITHIN_EPOCHS = ("--models", "keras-cnn", "--epochs", "6", "--checkpoint-seconds", "1", "--max-failures", "10")
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ log = logging.getLogger(__name__)
 
 Options = TypeVar("Options", bound=TrainOptions)
 
-STORE_SECONDS = 4.0  # of a time limit, reserved for what follows on training: the store, the report, the end of Ray
+STORE_SECONDS = 5.0  # of a time limit, reserved for what follows on training: the store, the report, the end of Ray
 
 
 class RunDataset:
