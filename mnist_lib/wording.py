@@ -13,8 +13,9 @@ def rounded(value: float) -> str:
 
 def counted(count: float, noun: str) -> str:
     """Return a count with its noun: "1 trial", "2 classes", "1,000 trials", "2.4 epochs"."""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{rounded(count)} {noun}{ending}"
+    number = rounded(count)
+    ending = "" if number == "1" else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
 
 
 def percent(share: float) -> str:

@@ -18,8 +18,20 @@ from mnist_lib.wording import (
 from tests.support.hostile import ANY_TEXT
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 trials"), (1, "1 trial"), (2, "2 trials"), (1000, "1,000 trials")])
-def test_a_count_of_one_is_singular_and_every_other_plural(count: int, text: str) -> None:
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        *((0, "0 trials"), (1, "1 trial"), (2, "2 trials"), (1000, "1,000 trials")),
+        *(
+            (1.0, "1 trial"),
+            (1 / 3, "0.33 trials"),
+            (1234.5, "1,234.5 trials"),
+            (0.999, "1 trial"),
+            (20.0, "20 trials"),
+        ),
+    ],
+)
+def test_a_count_of_one_is_singular_and_every_other_plural(count: float, text: str) -> None:
     assert counted(count, "trial") == text
 
 
