@@ -1,6 +1,6 @@
 """Weights that trials start from: in files that the user names, and of stored versions.
 
-Files are read as numbers, without running code. A stored version keeps each file with zeros in place of its numbers:
+Files are read as numbers, without running code. A stored version has each file with zeros in place of its numbers:
 the function that builds its model still finds the file, and the numbers are those that were trained.
 """
 
@@ -105,7 +105,9 @@ class Pretrained:
         """
         for name, sha256 in weights.items():
             if sha256 not in self.files:
-                raise ModelError(f"weights: expected a file {name} with sha256 {sha256}, got none; name it")
+                raise ModelError(
+                    f"weights: expected a file for {name} with sha256 {sha256}, got none; add --weights {name}=FILE"
+                )
         with tempfile.TemporaryDirectory(prefix="weights-") as folder:
             paths = {name: Path(folder, f"{name}{self.files[sha256].suffix}") for name, sha256 in weights.items()}
             for name, path in paths.items():

@@ -106,8 +106,8 @@ class TrialSettings(CheckedFields):
     )
     freeze_epochs: Epochs | None = option(
         None,
-        "first epochs in which only weights are trained that are drawn, not those that a file or a version gives; then"
-        " all are trained, with a new optimizer at half the learning rate (default: none)",
+        "number of first epochs in which only new weights are trained, which neither a file nor a version gives; then"
+        " all are trained, by a new optimizer at half the learning rate (default: none)",
         scope="search",
     )
     precision: Annotated[str, one_of(PRECISIONS)] = option(

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -> dict[str, Version]:
     """Return the version that each model starts from, and hold it for an hour.
 
-    A model without a champion for the dataset has the champion of the dataset that it was trained on last. If the name
-    is for all models, it has none.
+    If a model has no champion for the dataset, `keras@champion` is its champion for the dataset that it was trained on
+    last, but `@champion` is none.
 
     Args:
         names: as `TrainOptions.names_to_start_from` returns them.

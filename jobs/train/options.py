@@ -55,9 +55,9 @@ class ModelOptions(Options):
     )
     weights: Mapping[str, Any] | None = option(
         None,
-        "file with weights, whose path the function that builds a model gets as an argument, such as"
-        " backbone=digits.weights.h5; can be repeated (default: files in a folder weights beside the model's file that"
-        " are named like an argument of the function)",
+        "file with weights; the function that builds a model gets its path as the argument NAME, such as"
+        " backbone=digits.weights.h5; can be repeated (default: files in the folder weights beside the model's file"
+        " that are named like an argument of the function)",
         "NAME=FILE",
         source="user",
     )

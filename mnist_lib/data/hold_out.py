@@ -1,4 +1,4 @@
-"""No model is measured on images on which it was trained before, as a version from which it starts."""
+"""The hold-out of models that start from stored versions: images on which these were trained are not tested on."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from mnist_lib.wording import counted
 
 
 def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dataset:
-    """Return the dataset without the test images that are among others; its notices say how many they are.
+    """Return the dataset without the test images on which versions were trained; its notices say how many they are.
 
     Args:
         trained: the hashes of images, [n, 2], by the version that was trained on them.
@@ -28,7 +28,7 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
         left_out |= new
         if new.any():
             images = counted(int(new.sum()), "test image")
-            notices.append(f"left out: {images} on which {version} was trained, from which a model starts")
+            notices.append(f"left out: {images} on which {version}, from which a model starts, was trained")
     if not left_out.any():
         return dataset
     if left_out.all():
@@ -61,6 +61,7 @@ def require_untrained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> N
         known = int((indices_of(dataset.train.hashes, hashes) >= 0).sum())
         if known:
             raise DataError(
-                f"{dataset.name}: expected images for the folds on which {version} was not trained, from which a model"
-                f" starts, got {known:,} of {len(dataset.train):,}; leave out --folds, or start from another"
+                f"{dataset.name}: expected folds of images on which {version}, from which a model starts, was not"
+                f" trained, got {known:,} of {len(dataset.train):,} on which it was; leave out --folds, or start from"
+                " another version"
             )

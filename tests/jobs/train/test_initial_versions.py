@@ -134,7 +134,7 @@ def test_before_any_trial_a_version_has_to_fit_and_known_test_images_are_left_ou
     dataset = prepared(16)
     assert (len(dataset.train), len(dataset.test)) == (4_000, 997)
     (notice,) = dataset_summary(dataset, None).notices
-    assert notice == "left out: 3 test images on which keras@1 was trained, from which a model starts"
+    assert notice == "left out: 3 test images on which keras@1, from which a model starts, was trained"
     with pytest.raises(ModelError, match="keras: expected a model with the weights of keras@1, from which it starts"):
         prepared(8)
 

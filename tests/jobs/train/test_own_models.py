@@ -114,7 +114,7 @@ def test_a_version_needs_no_weights_file_but_to_be_reproduced(home: Path, data_d
     reproduce = ("jobs.models", "reproduce", "fine_tuned", "--data-dir", data_dir)
     code, _, stderr = run(home, *reproduce)
     assert code == 2
-    assert "fine_tuned@1 was trained from --weights body=FILE (sha256 " in stderr
+    assert "weights: expected --weights body=FILE (sha256 " in stderr
     write_weights(tmp_path / "changed.npz", seed=2)
     code, stdout, stderr = run(home, *reproduce, "--weights", f"body={tmp_path}/changed.npz")
     assert re.search("  weights body: [0-9a-f]{64} then, [0-9a-f]{64} here", stdout), (code, stdout, stderr)
