@@ -35,6 +35,7 @@ from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
     from cluster.job_server import JobClient
+    from mnist_lib.pretrained import WeightsFile
 
 RUN = "mnist-run"  # key of the run's name in the metadata of a job
 SENT = "sent"  # the folder, beside the code, for files and pictures from this machine
@@ -177,12 +178,13 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes
                 raise UsageError(f"models: expected files with different names to send, got two named {file.name}")
             own[f"{SENT}/{file.name}"] = file.content
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
-    for files in options.weights_files.values():
-        for name, weights in files.items():
-            path = f"{SENT}/{name}{weights.suffix}"
-            if own.setdefault(path, weights.content) != weights.content:
-                raise UsageError(f"weights: expected one file for the argument {name} of all models, got two")
-            flags.append(f"--weights={name}={path}")
+    sent: dict[str, WeightsFile] = {}
+    for name, weights in (named for files in options.weights_files.values() for named in files.items()):
+        if sent.setdefault(name, weights) != weights:
+            raise UsageError(f"weights: expected one file for the argument {name} of all models, got two")
+    for name, weights in sent.items():
+        own[f"{SENT}/{name}{weights.suffix}"] = weights.content
+        flags.append(f"--weights={name}={SENT}/{name}{weights.suffix}")
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
         paths = [file.path for file in list_folder(data.folder, group_by=data.group_by).files]
@@ -192,9 +194,9 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes
         flags.append(f"--dataset={SENT}/{data.name}")
     if _size_of(own) > MAX_SENT_BYTES:
         raise UsageError(
-            f"dataset: expected at most {MAX_SENT_BYTES / 1e6:.0f} MB to send with the job, got"
-            f" {_size_of(own) / 1e6:.0f} MB; copy the pictures to the cluster's head, and name them there, as in"
-            " --dataset /PATH"
+            f"dataset, weights: expected at most {MAX_SENT_BYTES / 1e6:.0f} MB of files to send with the job, got"
+            f" {_size_of(own) / 1e6:.0f} MB; copy pictures to the cluster's head, and name them there, as in"
+            " --dataset /PATH, or start from the weights of a stored version with --init-from"
         )
     return flags, own
 
