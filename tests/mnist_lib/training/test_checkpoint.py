@@ -90,7 +90,7 @@ def histories(*results: TrialResult) -> list[list[EpochDone]]:
     ("model", "resources", "settings"),
     [
         ("scratch", ONE, {"class_weights": "balanced"}),
-        ("keras", TWO, {"validation_percent": 10}),
+        ("keras", TWO, {"validation_percent": 10, "freeze_epochs": 1}),
         pytest.param("keras-cnn", ONE, {"validation_percent": 10}, marks=pytest.mark.long),
     ],
     ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-1 replica"],
