@@ -5,6 +5,7 @@ Anybody may have written these files, so the sha256 and the format of each are c
 """
 
 import io
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -49,6 +50,8 @@ from mnist_lib.store.versions import (
     model_names,
     read_file,
 )
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
@@ -141,22 +144,25 @@ def origins(objects: Objects, names: Iterable[str], weights: Collection[str]) ->
         names: the versions from which the trials start.
         weights: the sha256 of the weights files from which they start, some of which may be files of versions.
 
-    Raises IntegrityError if a record or a manifest is damaged.
+    A damaged version does not end a run that needs it only to leave out test images: it is left out, with a warning.
     """
     by_file = cache(partial(_names_by_file, objects))
     found: dict[str, Version] = {}
     waiting = [*names, *(name for sha256 in weights for name in by_file().get(sha256, ()))]
     while waiting:
         name = waiting.pop(0)
-        version = None if name in found else find_named(objects, name)
-        if version is None:
-            continue
-        found[name] = version
-        waiting += [version.facts.init_from] if version.facts.init_from else []
-        if not version.deleted:
-            given = read_manifest(objects, version).spec.get("weights", {})
-            files = convert(given, Texts, f"{name}: {MANIFEST}", "$.spec.weights").values()
-            waiting += [each for sha256 in files for each in by_file().get(sha256, ())]
+        try:
+            version = None if name in found else find_named(objects, name)
+            if version is None:
+                continue
+            waiting += [version.facts.init_from] if version.facts.init_from else []
+            found[name] = version
+            if not version.deleted:
+                given = read_manifest(objects, version).spec.get("weights", {})
+                files = convert(given, Texts, f"{name}: {MANIFEST}", "$.spec.weights").values()
+                waiting += [each for sha256 in files for each in by_file().get(sha256, ())]
+        except IntegrityError as error:
+            log.warning("it is not known what else %s starts from: %s", name, error)
     return [*found.values()]
 
 

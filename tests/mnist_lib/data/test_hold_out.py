@@ -61,6 +61,18 @@ def test_the_images_of_a_version_are_those_of_the_state_of_its_dataset(
     assert (indices_of(few.test.hashes, found) < 0).all()
 
 
+def test_a_damaged_version_far_back_in_the_chain_does_not_end_a_night(caplog: pytest.LogCaptureFixture) -> None:
+    objects = MemoryObjects()
+    for number in range(1, 5):
+        starts = {"init_from": f"keras@{number - 1}"} if number > 1 else {}
+        publish(objects, "keras", f"r{number}", files(number), {**about(), **starts})
+    objects.replace("models/keras/versions/3/manifest.json", b"damaged")
+    objects.replace("models/keras/commits/00000001.json", b"damaged")
+    assert [version.name for version in origins(objects, ["keras@4"], [])] == ["keras@4", "keras@3", "keras@2"]
+    assert "it is not known what else keras@3 starts from: keras@3: manifest.json: expected" in caplog.text
+    assert "it is not known what else keras@1 starts from: keras@1: expected" in caplog.text
+
+
 def test_each_record_is_read_once_in_a_long_chain_of_versions_that_share_a_file() -> None:
     objects, count = MemoryObjects(), 20
     first = publish(objects, "keras", "r0", files(0), about())
