@@ -90,7 +90,7 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
         "test": f"{test.correct:,} of {test.total:,} images right: {accuracy}",
         "dataset": f"{dataset.name} {dataset.version}, fingerprint {dataset.fingerprint}",
         **_champion_facts(objects, version),
-        **({} if about.init_from is None else {"starts from": about.init_from}),
+        **({} if about.init_from is None else {"start": f"from the weights of {about.init_from}"}),
         "weights": f"sha256 {about.weights_sha256}",
         "where": objects.where(version_folder(version.model, version.number)),
         "report": f"{folder.where}/{REPORT}" if folder.has(REPORT) else "none",

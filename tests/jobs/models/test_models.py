@@ -117,7 +117,7 @@ def test_the_balanced_accuracy_is_shown_beside_the_accuracy_if_trials_were_compa
     assert "75.00%, balanced 61.25%" in command("list").out.splitlines()[4]
     assert json.loads(command("list", "--json").out)[3]["test_balanced_accuracy"] == 0.6125
     assert "right: 75.00% (68.57% to 80.49%), balanced 61.25%" in " ".join(command("show", "keras@4").out.split())
-    assert "starts from keras@2" in " ".join(command("show", "keras@4").out.split())
+    assert "start from the weights of keras@2" in " ".join(command("show", "keras@4").out.split())
 
 
 @pytest.mark.usefixtures("storage")
