@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from jobs.console.options import Options
-from jobs.console.values import ExistingFolder, Folder, image_size
+from jobs.console.values import ExistingFolder, Folder, height_and_width
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.groups import GROUPINGS
 from mnist_lib.data.request import Channels, DataRequest, ImageSize
@@ -80,7 +80,7 @@ class DataOptions(SourceOptions):
     GROUP = "dataset"
 
     dataset: str = option("mnist-mini", DATASET_HELP, "NAME|DIR", source="user", known=DATASETS)
-    image_size: Annotated[ImageSize, image_size, Meta(title="N|HxW")] | None = option(
+    image_size: Annotated[ImageSize, height_and_width, Meta(title="N|HxW")] | None = option(
         None,
         "size in pixels of the images of a folder or tfds:NAME, such as 28 or 32x48 (default: that of the pictures, or"
         " 64 if they differ or are too large)",

@@ -125,7 +125,7 @@ def existing_folder(value: str | Path) -> Path:
     raise ValueError(f"expected an existing folder, got {path}; {hint}")
 
 
-def image_size(value: Any) -> tuple[int, int]:
+def height_and_width(value: Any) -> tuple[int, int]:
     """Return height and width, from "28" (for both), "32x48" or a list."""
     parts = value if isinstance(value, list | tuple) else re.split("[x,]", str(value))
     if not 1 <= len(parts) <= 2:

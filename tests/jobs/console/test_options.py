@@ -84,6 +84,12 @@ def test_options_written_as_flags_are_parsed_to_the_same_options(given: Options)
     assert parse("program", Options, flags_of(vars(given))) == given
 
 
+@pytest.mark.parametrize(("text", "size"), [("28", (28, 28)), ("32x48", (32, 48)), ("32,48", (32, 48))])
+def test_an_image_size_is_read_from_the_command_line(text: str, size: tuple[int, int]) -> None:
+    given: TrainOptions = parse("jobs.train", TrainOptions, ["--dataset=./letters", "--image-size", text])
+    assert given.data().image_size == size
+
+
 def test_a_repeated_option_adds_to_its_values_and_to_those_of_a_file(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("sizes: {width: 1, depth: 2}")
