@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Chunk, Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
 from mnist_lib.data.split import Labels, Split
-from mnist_lib.errors import DivergedError, ModelError
+from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import EPOCH_START, Accuracy, Balanced, EpochDone, EpochPart, TrialEvent
@@ -117,7 +117,7 @@ class Trainer:
         look_seconds: float = math.inf,
         trial: str = "",
     ) -> Iterator[EpochDone | EpochPart]:
-        """Train the epochs `first` to `last`, and yield the result of each, and that of its part between two chunks.
+        """Train the epochs `first` to `last`. Yield the result of each and, between chunks, that of its part so far.
 
         What the caller does meanwhile does not count as time of the epoch.
 
@@ -185,16 +185,12 @@ class Trainer:
 def is_given(initial_weights: Callable[[int], Weights]) -> list[bool]:
     """Return whether each trainable weight is given, as by a file, and not drawn: two seeds make it equal.
 
-    A weight that is one number throughout, such as a bias of zeros, counts as drawn.
-
-    Raises:
-        ModelError: all of them are given.
+    A weight that is one number throughout, such as a bias of zeros, counts as drawn. If all of them were given, there
+    would be nothing to train, and all count as drawn: from the champion, a night has new weights only with a new class.
     """
     pairs = zip(*(initial_weights(seed).trainable for seed in (0, 1)), strict=True)
     given = [np.ptp(one) > 0 and np.array_equal(one, other) for one, other in pairs]
-    if given and all(given):
-        raise ModelError("freeze_epochs: expected weights to train, got none, since all are given; leave it out")
-    return given
+    return [False] * len(given) if all(given) else given
 
 
 class Outputs(NamedTuple):

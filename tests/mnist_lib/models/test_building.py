@@ -18,6 +18,7 @@ from mnist_lib.errors import ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, check_model
 from mnist_lib.models.keras_models import KerasModel
+from mnist_lib.models.model import Weights
 from mnist_lib.pretrained import NOTHING, Pretrained, WeightsFile
 from mnist_lib.results import CheckpointTaken, Started, TrialEvent, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -340,6 +341,7 @@ def test_a_model_starts_from_the_weights_of_a_file_and_is_stored_without_it(digi
     model = build_model(spec, digits.image_shape, 10, OWN, pretrained)
     one, other = model.initial_weights(1), model.initial_weights(2)
     assert is_given(model.initial_weights) == [True, True, False, False]
+    assert is_given(lambda seed: Weights(model.initial_weights(seed).trainable[:2], [])) == [False, False]
     assert not np.array_equal(one.trainable[2], other.trainable[2])
     content, blanks = model.files(one), pretrained.blanks(spec.weights)
     assert sum(map(len, blanks.values())) < len(body.content) / 10
