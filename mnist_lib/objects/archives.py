@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.documents import Text, decode
 from mnist_lib.errors import IntegrityError
-from mnist_lib.wording import counted, one_line
+from mnist_lib.wording import one_line
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -28,6 +28,7 @@ KERAS_MEMBERS = ("config.json", "metadata.json", KERAS_WEIGHTS)
 MAX_JSON_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 16  # for a NumPy array, or for a layer in HDF5, whose header has a few KB
 MAX_HDF5_OBJECTS = 10_000
+PART_BYTES = 1 << 20  # of a file that is searched
 MAX_MEMBERS = 1_000  # of a zip archive; each takes 50 bytes in the archive, but 600 bytes of memory in zipfile
 # What NumPy writes before the values of an array of numbers: a magic string, version 1.0, the length of the header.
 NPY_HEADER = re.compile(
@@ -94,9 +95,6 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], sizes: 
 
 def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, bytes]:
     """Return the members of a zip archive, which must be those named in `limits`, each within its limit in bytes."""
-    content = bytes(content)  # a memoryview cannot be searched
-    if content.count(b"PK\1\2") > MAX_MEMBERS:
-        raise IntegrityError(f"{name}: expected {counted(len(limits), 'member')}, got more than {MAX_MEMBERS:,}")
     with opened_zip(io.BytesIO(content), name) as archive:
         found = sorted(archive.namelist())
         if found != sorted(limits):
@@ -108,10 +106,22 @@ def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, by
 def opened_zip(file: IO[bytes], name: str) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive, and turn what zipfile raises within the block into an IntegrityError."""
     try:
+        if _count(file, b"PK\1\2") > MAX_MEMBERS:
+            raise IntegrityError(f"{name}: expected a zip archive of at most {MAX_MEMBERS:,} members, got more")
         with zipfile.ZipFile(file) as archive:
             yield archive
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise IntegrityError(f"{name}: expected a zip archive: {error}") from error
+
+
+def _count(file: IO[bytes], mark: bytes) -> int:
+    """Return how often a mark occurs in a file, of which a part at a time is in memory."""
+    count, overlap = 0, b""
+    file.seek(0)
+    while part := file.read(PART_BYTES):
+        count += (overlap + part).count(mark)
+        overlap = part[1 - len(mark) :]
+    return count
 
 
 def unpack(archive: zipfile.ZipFile, member: str, limit: int, name: str) -> bytes:

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -164,10 +165,24 @@ except ModelError:
     setup = """
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.pretrained import WeightsFile
 """
     assert peak_bytes(setup, code) < 50_000_000
+
+
+def test_an_archive_of_many_members_is_refused_before_they_are_listed(tmp_path: Path) -> None:
+    path, listed = tmp_path / "digits.npz", mock.Mock(side_effect=AssertionError)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(1_001):
+            archive.writestr(f"{number}.npy", b"")
+    with (
+        mock.patch("mnist_lib.objects.archives.zipfile.ZipFile", listed),
+        mock.patch("mnist_lib.objects.archives.PART_BYTES", 11),
+        pytest.raises(ModelError, match=r"digits.npz: expected a zip archive of at most 1,000 members, got more"),
+    ):
+        WeightsFile.read(path)
 
 
 def test_a_file_of_10_gb_is_refused_without_reading_it(tmp_path: Path) -> None:
