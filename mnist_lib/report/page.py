@@ -108,6 +108,7 @@ def report(run: ReportedRun) -> Report:
         classes=run.dataset.classes,
         # Options of commands that the report shows:
         where=[o for o in run.options[0] if o.startswith("--dataset=") and run.dataset.name not in DATASETS],
+        weights={trial.model: trial.weights for trial in run.summary.trials},
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,

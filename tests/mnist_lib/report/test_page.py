@@ -256,6 +256,13 @@ def test_options_that_differ_from_their_defaults_come_first_and_the_others_are_f
     assert "All options have their defaults." in report(unchanged).page.decode()
 
 
+def test_the_command_that_reproduces_a_model_names_its_weights_files(digits: Dataset) -> None:
+    run = made_run(digits, seeds=1, models=("keras",))
+    trials = [structs.replace(trial, weights={"body": "0" * 64}) for trial in run.summary.trials]
+    page = report(replace(run, summary=structs.replace(run.summary, trials=trials))).page.decode()
+    assert re.search(r"jobs.models reproduce keras@\d+ --storage \S+ --weights body=FILE\n", page)
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "one" else pytest.mark.long) for n in RUNS])
 def test_the_page_is_legible_and_accessible_in_every_size_and_colour_scheme_and_folded_on_a_phone(
     browser: Browser, report_of: Callable[[str], Reported], tmp_path: Path, name: str
