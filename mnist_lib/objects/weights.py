@@ -7,11 +7,11 @@ import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import IO, Any, Literal, NamedTuple, TypedDict
+from typing import IO, NamedTuple, TypedDict
 
 import numpy as np
 
-from mnist_lib.documents import Count, Json, convert, decode
+from mnist_lib.documents import Count, Json, Text, convert, decode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import (
     KERAS_WEIGHTS,
@@ -116,13 +116,20 @@ def _changed_members(content: bytes, change: Callable[[str, bytes], bytes], only
     return changed.getvalue()
 
 
-class _Tensor(TypedDict):
-    dtype: Literal["F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8"]
+DTYPES = {
+    f"{kind.upper()}{8 * size}": np.dtype(f"<{kind}{size}")
+    for kind, sizes in (("f", (8, 4, 2)), ("i", (8, 4, 2, 1)), ("u", (8, 4, 2, 1)))
+    for size in sizes
+}
+
+
+class Tensor(TypedDict):
+    dtype: Text  # a key of `DTYPES`
     shape: list[Count]
     data_offsets: tuple[Count, Count]
 
 
-def _tensors(content: IO[bytes], name: str) -> tuple[int, dict[str, _Tensor]]:
+def _tensors(content: IO[bytes], name: str) -> tuple[int, dict[str, Tensor]]:
     """Return where the numbers of a safetensors file begin, and its tensors by name.
 
     Our own, since the package of that name reads files only by copying them, or by their paths. The file has the length
@@ -138,20 +145,17 @@ def _tensors(content: IO[bytes], name: str) -> tuple[int, dict[str, _Tensor]]:
         raise IntegrityError(f"{name}: expected a safetensors file, got a header of {length:,} of {size:,} bytes")
     header = decode(content.read(length), dict[str, Json], name, "the header of a safetensors file")
     header.pop("__metadata__", None)
-    tensors = {key: convert(tensor, _Tensor, name, key) for key, tensor in header.items()}
+    tensors = {key: convert(tensor, Tensor, name, key) for key, tensor in header.items()}
     end = 0
     for key, tensor in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
-        begin, end = end, end + math.prod(tensor["shape"]) * _dtype(tensor).itemsize
+        if tensor["dtype"] not in DTYPES:
+            raise IntegrityError(f"{name}: {key}: expected a type of {', '.join(DTYPES)}, got {tensor['dtype'][:20]}")
+        begin, end = end, end + math.prod(tensor["shape"]) * DTYPES[tensor["dtype"]].itemsize
         if tensor["data_offsets"] != (begin, end):
             raise IntegrityError(f"{name}: {key}: expected bytes {begin:,} to {end:,}, got {tensor['data_offsets']}")
     if end != size - length:
         raise IntegrityError(f"{name}: expected {end:,} bytes of numbers, got {size - length:,}")
     return 8 + length, tensors
-
-
-def _dtype(tensor: _Tensor) -> np.dtype[Any]:
-    kinds = {"F": "f", "I": "i", "U": "u"}
-    return np.dtype(f"<{kinds[tensor['dtype'][0]]}{int(tensor['dtype'][1:]) // 8}")
 
 
 def _check_safetensors(content: IO[bytes], name: str) -> None:
@@ -167,7 +171,7 @@ def _arrays_in_safetensors(content: bytes, name: str) -> Arrays:
     begin, tensors = _tensors(io.BytesIO(content), name)
     numbers = memoryview(content)[begin:]
     return {
-        key: np.frombuffer(numbers[slice(*tensor["data_offsets"])], _dtype(tensor)).reshape(tensor["shape"])
+        key: np.frombuffer(numbers[slice(*tensor["data_offsets"])], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         for key, tensor in tensors.items()
     }
 
