@@ -86,7 +86,8 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
         reproduction.DIVERGED: f"not reproduced: {accuracies}.",
     }
     differing = [f"  {name}: {then} then, {here} here" for name, (then, here) in result.differing.items()]
-    differing = differing or ["  Code, data, package versions and devices are the same."]
+    threads = "" if result.verdict == reproduction.IDENTICAL else "; the number of threads (--cpus) may differ"
+    differing = differing or [f"  Code, data, package versions and devices are the same{threads}."]
     verdict = f"{version.name} was {verdicts[result.verdict]}"
     chain = ", which starts from ".join(result.starts_from)
     started = [f"  {version.name} starts from {chain}."] if chain else []

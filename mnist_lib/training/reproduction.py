@@ -56,7 +56,7 @@ def reproduce(
 
     Args:
         load: returns the dataset that the version was trained on; called after TensorFlow has been set up.
-        cpus: threads; their number does not change the result.
+        cpus: number of threads; on some processors, it changes the last bits of the weights.
         code: this project's code, as in `environment.code_version`.
         model_file, model_arg: the file that defines the model, and the arguments of its function, unless they are
             trusted or the model is in the catalog.

@@ -17,6 +17,7 @@ from jobs.models.options import EvaluateOptions
 from mnist_lib.api import find_version
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
@@ -82,6 +83,19 @@ def test_reproduce_of_a_bare_name_trains_the_champion_again(command: Callable[..
     assert (code, stderr) == (0, "")
     _, stdout, _ = command("reproduce", "scratch@latest", "--cpus=2", "--json")
     assert json.loads(stdout)["stored"]["correct"] < 300
+
+
+@pytest.mark.parametrize(("verdict", "shown"), [("identical", False), ("within the interval", True)])
+def test_reproduce_names_the_threads_only_if_nothing_else_explains_other_weights(
+    verdict: str, shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mnist_lib.training import reproduction
+
+    publish_untrained(LocalObjects(tmp_path), "keras")
+    again = reproduction.Reproduction(verdict, Accuracy(9, 10), (0.8, 1.0), Accuracy(9, 10), {}, seconds=1.0)
+    monkeypatch.setattr(reproduction, "reproduce", lambda *given: again)
+    assert models.main(["reproduce", "keras@1", f"--storage={tmp_path}"]) == 0
+    assert ("the number of threads (--cpus) may differ" in capsys.readouterr().out) == shown
 
 
 def publish_with_epochs(epochs: Sequence[int], objects: LocalObjects) -> None:
