@@ -23,7 +23,8 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr
-from jobs.train.options import PromotionOptions, RunOptions, TrainOptions
+from jobs.train.option_groups import PromotionOptions, RunOptions
+from jobs.train.options import TrainOptions
 from mnist_lib.clock import steady_time
 from mnist_lib.environment import code_version
 from mnist_lib.objects.local import LocalObjects

@@ -15,7 +15,8 @@ from jobs.console.datasets import DataOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_yaml, parse, read_config, split_config
 from jobs.console.values import Folder
-from jobs.train.options import MODELS_HELP, TrainOptions
+from jobs.train.option_groups import MODELS_HELP
+from jobs.train.options import TrainOptions
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of

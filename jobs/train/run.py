@@ -1,20 +1,16 @@
 """A run, from the cluster and the dataset to the stored models. It never imports TensorFlow."""
 
 import contextlib
-import functools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
-
-from cluster.errors import ClusterError, ClusterLostError
 from cluster.nodes import LanePlan, live_nodes, wait_for_plan
 from cluster.ray_lanes import RayLanes
 from cluster.session import end_children, end_of_node
-from cluster.tasks import put, result_of, start_beside_driver
+from cluster.tasks import put
 from jobs.console.exit_codes import TrainingError
 from jobs.console.options import flags_of
 from jobs.console.signals import stoppable
@@ -22,27 +18,20 @@ from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.initial_versions import held, initial_versions, recorded_versions
 from jobs.train.options import TrainOptions
-from jobs.train.planning import connected, models_to_check, plan_of
+from jobs.train.planning import connected, plan_of
 from jobs.train.recorder import Recorder, Training
 from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
-from mnist_lib.catalog import DATASETS
+from jobs.train.run_dataset import RunDataset
 from mnist_lib.clock import now_text, steady_time
-from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
-from mnist_lib.data.corrections import labels_in_storage
-from mnist_lib.data.hold_out import require_untrained
-from mnist_lib.data.split import Dataset
-from mnist_lib.errors import ConflictError, IntegrityError, ModelError
+from mnist_lib.errors import ConflictError, IntegrityError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
 from mnist_lib.pretrained import StoredWeights
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
-from mnist_lib.report.summary import Stored, dataset_summary, summarize
-from mnist_lib.report.texts import changes_text, groups_texts, growth_texts, near_copies_texts
+from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
 from mnist_lib.run_documents import (
-    ChangesSummary,
-    DatasetSummary,
     DriverConnected,
     FailedTrial,
     SearchSummary,
@@ -51,21 +40,14 @@ from mnist_lib.run_documents import (
     Timing,
 )
 from mnist_lib.settings import values_of
-from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import Night, promote
-from mnist_lib.store.champions.log import datasets_with_logs
-from mnist_lib.store.contents import StoredModel, contents_of, origins, stored_weights
+from mnist_lib.store.contents import contents_of, stored_weights
 from mnist_lib.store.datasets import (
-    RunData,
-    begin_with,
     begun_with,
-    earlier_runs,
-    last_run,
-    read_state,
     record_last_run,
     store_state,
-    trained_images,
 )
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import delete_trial_state, forget_result
@@ -74,151 +56,13 @@ from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 log = logging.getLogger(__name__)
 
 Options = TypeVar("Options", bound=TrainOptions)
 
 STORE_SECONDS = 5.0  # of a time limit, reserved for what follows on training: the store, the report, the end of Ray
-
-
-class RunDataset:
-    """The dataset of a run: prepared beside the driver from now on, compared with that of the last run, and recorded.
-
-    What a run begins with is recorded, so that it keeps its labels when it is resumed after someone has corrected
-    others.
-    """
-
-    def __init__(self, folder: RunFolder, options: TrainOptions, pretrained: Any) -> None:
-        self._folder, self._options = folder, options
-        request, objects = options.data(), folder.objects
-        self._begun = begun_with(folder)
-        self._since = self._begun.since if self._begun else last_run(objects, request.name)
-        self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
-        self._facts: Dataset | None = None
-        before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
-        files = [sha256 for of_model in options.weights_sha256.values() for sha256 in of_model.values()]
-        self._trained = trained_images(objects, origins(objects, options.init_from or (), files))
-        self.images, self._info, self._state = start_beside_driver(
-            worker.prepare_dataset,
-            request,
-            models_to_check(options, options.grid()),
-            pretrained,
-            labels_in_storage(request, objects),
-            self._begun.labels if self._begun else None,
-            None if before is None else np.frombuffer(before, np.uint8),  # an array is sent without copying it
-            self._trained,
-            num_returns=3,
-        )
-
-    def facts(self) -> Dataset:
-        """Return what the driver needs to know about the dataset.
-
-        The first call waits until it is prepared, checks it, records it as that of the run, and logs what is unusual.
-        """
-        if self._facts is not None:
-            return self._facts
-        options, folder = self._options, self._folder
-        with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
-            facts: Dataset = result_of(self._info, "the preparation of the dataset")
-        self._facts, self.prepared = facts, steady_time()
-        log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
-        for text in groups_texts(facts.group_counts):
-            log.info("%s: %s", facts.name, text)
-        if not facts.reusable:
-            log.info(
-                "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
-            )
-        facts.check_use(options.percent_for_validation, options.folds)
-        if options.folds is not None:
-            require_untrained(facts, self._trained)
-        if options.percent_for_validation is None and not facts.validation_size(None):
-            log.info(
-                "%s: trains on all %s training images and stores the last epoch, since %d%% are fewer than %d; hold"
-                " some out with --validation-percent",
-                *(facts.name, f"{len(facts.train):,}", VALIDATION_PERCENT, MIN_VALIDATION),
-            )
-        for notice in facts.notices:
-            log.warning("%s: %s", facts.name, notice)
-        if self._begun is None:
-            begin_with(folder, RunData(facts.used_labels, self._since, options.init_from or ()))
-        folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
-        summary = self.summary()
-        for text in near_copies_texts(summary.near_copies):
-            log.warning("%s: %s", facts.name, text)
-        changes = summary.changes
-        if changes:
-            log.info("%s: %s", facts.name, changes_text(changes))
-            for text in growth_texts(changes.unusual):
-                log.warning("%s: %s", facts.name, text)
-        elif self._since:
-            log.warning("%s: what has changed since run %s is not known", facts.name, self._since.run)
-        elif self._begun is None and (others := self._other_folders()):
-            log.info(
-                "%s is new in this storage, which has champions for %s; if it is one of them and was renamed, use"
-                " --dataset-name %s",
-                facts.name,
-                ", ".join(others),
-                others[0],
-            )
-        return facts
-
-    def _other_folders(self) -> list[str]:
-        """Return the names of other folders for which the models of this run have champions; none without a folder."""
-        request = self._options.data()
-        if request.entry or request.tfds or request.dataset_name:
-            return []
-        objects, models = self._folder.objects, {spec.model for spec in self._options.grid()}
-        names = {name for model in models for name in datasets_with_logs(objects, model)}
-        return sorted(names - {*DATASETS, request.name})
-
-    def summary(self) -> DatasetSummary:
-        """Return what the summary of the run says about the prepared dataset."""
-        facts = self.facts()
-        changes, since = facts.changes, self._since
-        if changes is None or since is None:
-            return dataset_summary(facts, self._options.percent_for_validation)
-        earlier = [run.dataset.changes.added for run in self.earlier if run.dataset.changes]
-        of_summary = ChangesSummary(
-            since=since.run,
-            at=since.at,
-            added=changes.added,
-            removed=changes.removed,
-            relabelled=changes.relabelled,
-            unusual=growth(changes.added, earlier),
-        )
-        return dataset_summary(facts, self._options.percent_for_validation, of_summary)
-
-    @functools.cached_property
-    def earlier(self) -> list[Summary]:
-        """The summaries of the last runs of the dataset."""
-        return earlier_runs(self._folder.objects, self._since.run, MAX_EARLIER_RUNS) if self._since else []
-
-    def content(self) -> Dataset:
-        dataset: Dataset = result_of(self.images, "the dataset")
-        return dataset
-
-    def state(self) -> bytes:
-        """Return the state of the dataset, see `data.changes`."""
-        return bytes(result_of(self._state, "the state of the dataset"))
-
-    def predict(self, version: Version, positions: "NDArray[np.intp]") -> "NDArray[np.float32]":
-        """Predict test images, given by their positions, with a stored version in a task: [n, classes]."""
-        return self.predict_rows(version, len(self.facts().train) + positions)
-
-    def predict_rows(self, version: Version, rows: "NDArray[np.intp]") -> "NDArray[np.float32]":
-        """Predict images, given by their rows in the dataset, with a stored version in a task: [n, classes]."""
-        log.info("%s predicts %s that are new to it", version.name, counted(len(rows), "image"))
-        stored = StoredModel.read(self._folder.objects, version)
-        task = start_beside_driver(worker.predict_images, stored, self.images, rows)
-        try:
-            probabilities: NDArray[np.float32] = result_of(task, f"the predictions of {version.name}")
-        except ClusterLostError:
-            raise
-        except ClusterError as error:  # its worker died; the champion stays, and the run goes on
-            raise ModelError(str(error)) from error
-        return probabilities
 
 
 class Run(Generic[Options]):

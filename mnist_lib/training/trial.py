@@ -14,32 +14,24 @@ from functools import partial
 
 import numpy as np
 import tensorflow as tf
-from msgspec import structs
 from numpy.typing import NDArray
 
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Group, Resources
 from mnist_lib.catalog import DATASETS
-from mnist_lib.clock import steady_time
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import CheckpointError, DivergedError, GroupError, MnistError, ModelError, SpecError
+from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
-from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.warm_start import warm_start
 from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
-    Accuracy,
     Begun,
-    CheckpointTaken,
     EpochDone,
-    EpochPart,
-    Heartbeat,
-    RungDone,
     Started,
     Trained,
     TrialEvent,
@@ -47,9 +39,9 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.deadline import Deadline
-from mnist_lib.training.loop import HEARTBEAT_SECONDS, Trainer, accuracy_of
+from mnist_lib.training.checkpoint import TrainingState
+from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
+from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.steps import learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
 from mnist_lib.wording import one_line
@@ -155,21 +147,6 @@ def _is_loss(error: Exception, source: ModelFile | None) -> bool:
     return isinstance(error, tf.errors.OpError) and not memory and not (source and source.place_of(error))
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """The compiled model that trials of the same shape share."""
-
-    model: Model
-    trainer: Trainer
-    plan: Plan
-    train: Split
-    validation: Split | None
-    notices: tuple[str, ...]
-    fold: Split | None = None  # the images of the trial's fold
-    class_sizes: NDArray[np.int64] | None = None  # [classes] of all images held out, if their score is balanced
-    num_tested: int = 0  # images that are evaluated when training has ended
-
-
 class _Lane:
     def __init__(
         self,
@@ -231,7 +208,7 @@ class _Lane:
                 devices=devices_of(self._strategy),
                 gpus=self._place.gpus,
                 notices=(*compiled.notices, *notices),
-                resumed_after=_position(state, compiled.plan),
+                resumed_after=epochs_so_far(state, compiled.plan),
                 phases=self._phases,
             )
             setup_seconds = time.monotonic() - begin
@@ -239,7 +216,7 @@ class _Lane:
             history = assignment.epochs.first(spec.id, state.epoch) if assignment.until is None else []
             state = yield from train(compiled, assignment, state, history, self._checkpoint_seconds)
             if assignment.until is not None and spec.configuration is not None:
-                yield from _rung_done(compiled, spec, state)
+                yield from rung_done(compiled, spec, state)
             else:
                 yield from self._result(compiled, assignment, state, history, setup_seconds)
         finally:
@@ -360,122 +337,3 @@ class _Lane:
 
 def _shows_digits(spec: TrialSpec) -> bool:
     return spec.dataset in DATASETS and DATASETS[spec.dataset].shows_digits
-
-
-def _position(state: TrainingState, plan: Plan) -> float:
-    """Return the number of epochs trained so far, with the share of the running one."""
-    return state.epoch + state.part.chunks / plan.chunks
-
-
-def resume(compiled: Compiled, assignment: Assignment) -> tuple[TrainingState, tuple[str, ...]]:
-    """Start training from the checkpoint, if there is a usable one, and return the state, and a notice if it is not."""
-    trainer, plan = compiled.trainer, compiled.plan
-    trainer.start(assignment.spec.seed)
-    start = TrainingState(trainer.weights)
-    if assignment.checkpoint is None:
-        return start, ()
-    try:
-        state, values = unpack(assignment.checkpoint, assignment.spec, plan, like=trainer.values)
-        if assignment.until is not None and _position(state, plan) > assignment.until:
-            raise CheckpointError("its checkpoint is of a later rung")  # whose score it would have
-        if assignment.until is None and state.epoch > len(assignment.epochs):
-            raise CheckpointError(f"the history of the run lacks epochs before its checkpoint of epoch {state.epoch}")
-    except CheckpointError as error:
-        return start, (f"{error}; the trial starts from the beginning",)
-    trainer.values = values
-    return state, ()
-
-
-def train(
-    compiled: Compiled,
-    assignment: Assignment,
-    state: TrainingState,
-    history: list[EpochDone],
-    checkpoint_seconds: float,
-) -> Generator[TrialEvent, None, TrainingState]:
-    """Train what follows on `state`, add the epochs to `history`, and return the last state, with the epoch to store.
-
-    That is the latest epoch whose score on the validation images is at most a standard error below the maximum: of
-    epochs that differ only by chance, the longest trained is the best guess. Without validation it is the last one.
-    """
-    trainer, plan, spec = compiled.trainer, compiled.plan, assignment.spec
-    rates, last = learning_rates(spec, plan.steps), min(spec.epochs, assignment.until or spec.epochs)
-    is_limited = math.isfinite(assignment.deadline)  # for all processes of a group, or for none
-    size = trainer.predictor.batch_size(compiled.train.images.shape[1:])
-    validated, tested = (-(-images // size) for images in (len(compiled.validation or ()), compiled.num_tested))
-    deadline, begin = Deadline(assignment.deadline, validated + tested), steady_time()
-    if is_limited:
-        trainer.predictor.probabilities(trainer.weights, compiled.train.images[:size])
-        deadline.note_batches(1, steady_time() - begin)
-    seconds_within = checkpoint_seconds or math.inf
-    heartbeat_at = checkpoint_at = time.monotonic()
-    for event in trainer.train(
-        compiled.train,
-        plan,
-        seed=spec.seed,
-        learning_rates=rates,
-        first=state.epoch + 1,
-        last=last,
-        part=state.part,
-        look_seconds=0.0 if is_limited or assignment.images else min(HEARTBEAT_SECONDS, seconds_within),
-        trial=spec.id,
-    ):
-        number, done, ends = state.epoch + 1, event if isinstance(event, EpochDone) else None, False
-        deadline.note_chunk(event.seconds - state.part.seconds)
-        if isinstance(event, EpochPart):
-            state = replace(state, part=event)
-            has_enough = number == last and event.train.total >= (assignment.images or math.inf)
-            ends = has_enough or (is_limited and trainer.any_process(deadline.is_near()))
-            done = event.done(spec.id, number) if ends else None
-        if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
-            yield Heartbeat(trial=spec.id, epoch=number if done else _position(state, plan))
-            heartbeat_at = time.monotonic()
-        if done is not None:
-            validation, begin = None, steady_time()
-            if compiled.validation:
-                validation = yield from _validate(compiled, compiled.validation, Heartbeat(trial=spec.id, epoch=number))
-                deadline.note_batches(validated, steady_time() - begin)
-            state = _after(state, done, validation, trainer.weights)
-            history.append(structs.replace(done, validation=validation))
-            yield history[-1]
-            heartbeat_at = time.monotonic()
-            ends = ends or (is_limited and trainer.any_process(deadline.is_near()))
-        if ends:
-            break
-        position, interval = _position(state, plan), checkpoint_seconds if done else seconds_within
-        if position < last and time.monotonic() - checkpoint_at >= interval:
-            yield CheckpointTaken(trial=spec.id, epoch=position, content=pack(state, trainer.values, spec))
-            checkpoint_at = time.monotonic()
-    return state
-
-
-def _after(state: TrainingState, done: EpochDone, validation: Accuracy | None, weights: Weights) -> TrainingState:
-    """Return the state after another epoch with these weights."""
-    scores = [accuracy for accuracy in (state.best.highest, validation) if accuracy]
-    highest = max(scores, key=lambda accuracy: accuracy.score, default=None)
-    # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
-    if validation is None or highest is None or validation.is_close_to(highest):
-        best = Best(done.epoch, validation, highest)
-    else:
-        best, weights = state.best, state.weights
-    return TrainingState(weights, best, done.epoch, seconds=state.seconds + done.seconds)
-
-
-def _validate(compiled: Compiled, split: Split, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:
-    trainer = compiled.trainer
-    try:
-        (probabilities,) = yield from trainer.predictor.evaluate(trainer.weights, split.images, heartbeat)
-    except DivergedError as error:
-        raise DivergedError(f"after epoch {heartbeat.epoch}, {error}") from error
-    return accuracy_of(probabilities, split.labels, compiled.class_sizes)
-
-
-def _rung_done(compiled: Compiled, spec: TrialSpec, state: TrainingState) -> Iterator[TrialEvent]:
-    """Measure the trial of a fold on its fold, and yield the score of the rung."""
-    trainer, validation = compiled.trainer, state.best.validation
-    if compiled.fold is not None:
-        validation = yield from _validate(compiled, compiled.fold, Heartbeat(trial=spec.id, epoch=state.epoch))
-    if validation is None:
-        raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
-    content = pack(state, trainer.values, spec) if state.epoch < spec.epochs else b""
-    yield RungDone(trial=spec.id, epoch=state.epoch, validation=validation, seconds=state.seconds, content=content)

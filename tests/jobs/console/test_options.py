@@ -24,7 +24,8 @@ from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from jobs.predict.options import PredictOptions
 from jobs.retrain.options import RetrainOptions
 from jobs.show import ShowOptions
-from jobs.train.options import Seeds, TrainOptions
+from jobs.train.option_groups import Seeds
+from jobs.train.options import TrainOptions
 from mnist_lib.errors import SpecError
 from mnist_lib.settings import option
 from tests.support.bounds import at_most_processor_seconds

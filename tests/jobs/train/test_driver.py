@@ -13,7 +13,8 @@ from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Training
-from jobs.train.run import Run, RunDataset
+from jobs.train.run import Run
+from jobs.train.run_dataset import RunDataset
 from jobs.train.write_queue import Write
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError

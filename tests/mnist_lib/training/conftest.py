@@ -6,8 +6,9 @@ import pytest
 
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import trial
+from mnist_lib.training.epochs import Compiled
 
-COMPILED: dict[tuple[int, TrialSpec], trial.Compiled] = {}  # by the number of replicas and the shape of the trial
+COMPILED: dict[tuple[int, TrialSpec], Compiled] = {}  # by the number of replicas and the shape of the trial
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all lanes use what an earlier lane has compiled, in tests on `few_digits` that are not about lanes."""
     compile_trial = trial._Lane._compile
 
-    def compile_once(self: trial._Lane, spec: TrialSpec, source: Any) -> trial.Compiled:
+    def compile_once(self: trial._Lane, spec: TrialSpec, source: Any) -> Compiled:
         key = self._resources.cpu_replicas, spec.shape
         if key not in COMPILED:
             COMPILED[key] = compile_trial(self, spec, source)

@@ -33,7 +33,7 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.publishing import publish
-from mnist_lib.training import deadline, loop, trial
+from mnist_lib.training import deadline, epochs, loop, trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.loop import Predictor, Trainer
 from mnist_lib.training.reproduction import IDENTICAL, reproduce
@@ -246,9 +246,9 @@ class TrainingClock:
         monkeypatch.setattr(
             Trainer, "compile", lambda *arguments: (compile_once(*arguments), vars(self).update(now=0.0))
         )
-        for module in (loop, trial):
+        for module in (epochs, loop, trial):
             monkeypatch.setattr(module, "time", self)
-        for module in (trial, deadline):
+        for module in (epochs, deadline):
             monkeypatch.setattr(module, "steady_time", self.monotonic)
 
     def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:

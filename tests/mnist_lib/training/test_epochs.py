@@ -18,7 +18,7 @@ from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import TrainingState
-from mnist_lib.training.trial import Compiled, train
+from mnist_lib.training.epochs import Compiled, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 

@@ -29,7 +29,7 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.training import loop, trial
+from mnist_lib.training import epochs, loop, trial
 from mnist_lib.training.loop import Predictor, Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
@@ -194,7 +194,7 @@ class SlowEvaluation:
         for owner, name, seconds in ((Trainer, "train_chunk", 4), (Predictor, "_predict", 40)):
             monkeypatch.setattr(owner, name, self._slow(getattr(owner, name), seconds))
         monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
-        for module in (loop, trial):
+        for module in (epochs, loop, trial):
             monkeypatch.setattr(module, "time", self)
 
     def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:

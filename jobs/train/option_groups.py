@@ -1,0 +1,173 @@
+"""The groups of options that `jobs.train` and `jobs.search` share, besides those declared in `mnist_lib`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from cluster.deadlines import Limits
+from jobs.console.options import Options, StorageOptions
+from jobs.console.values import AUTO, Moment, seeds
+from mnist_lib.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Nodes, Replicas
+from mnist_lib.catalog import MODELS
+from mnist_lib.settings import Positive, Seconds, Seed, option
+from mnist_lib.spec import Folds
+from mnist_lib.store.champions.promotion import WHEN, Rule, Thresholds, When
+
+if TYPE_CHECKING:
+    pass
+
+
+MODELS_HELP = (
+    f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
+)
+
+
+Count = Annotated[int, Meta(ge=1, le=100_000)]
+
+
+Seeds = Annotated[
+    tuple[Seed, ...] | Count, seeds, Meta(title="N|A,B", description="a count from 1 to 100000, or a list of seeds")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    GROUP = "models"
+
+    models: tuple[str, ...] = option(("keras", "scratch"), MODELS_HELP, source="user", known=MODELS)
+    model_arg: Mapping[str, Any] | None = option(
+        None,
+        "argument of the function that builds a model, such as width=64; can be repeated",
+        source="user with code",
+    )
+    weights: Mapping[str, Any] | None = option(
+        None,
+        "file with weights; the function that builds a model gets its path as the argument NAME, such as"
+        " backbone=digits.weights.h5; can be repeated (default: files in the folder weights beside the model's file"
+        " that are named like an argument of the function)",
+        "NAME=FILE",
+        source="user",
+    )
+    hidden_units: int | None = option(
+        None,
+        "units of the hidden layer, the same as --model-arg hidden_units=N (default: that of the model)",
+        source="user with code",
+    )
+    seeds: Seeds = option(1, "number of seeds, or a list of seeds, such as 4,8")
+    folds: Folds | None = option(
+        None,
+        "number of folds of the training and validation images: for each, a trial is trained on the other folds, so"
+        " that each image is predicted by a model that was not trained on it (default: no folds)",
+    )
+    refit: bool = option(False, "with --folds, also train on all of these images, and store that model")
+    init_from: tuple[str, ...] | None = option(
+        None,
+        "stored versions whose weights are the initial weights of every seed, up to one for each model: keras@3,"
+        " keras@latest or keras@champion; @champion or @latest for all models, of which those without one start from"
+        " random weights (default: random weights)",
+        "VERSION",
+        scope="run",
+    )
+    trust: bool = option(
+        False,
+        "run the Python files that a --config file names; accepted on the command line only",
+        scope="process",
+        source="command line",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneOptions(Options):
+    GROUP = "cluster"
+
+    address: str | None = option(
+        None,
+        "running Ray cluster to join (default: RAY_ADDRESS, or start one on this machine)",
+        "HOST:PORT",
+        source="user",
+    )
+    gpus_per_trial: Annotated[GPUs, *AUTO] | None = option(
+        None, "GPUs per node of a trial (default: auto, which is 1 if any node has a GPU)", scope="run"
+    )
+    cpus_per_trial: Annotated[CPUs, *AUTO] | None = option(
+        None, "CPUs and threads per node of a trial (default: auto, which is an equal share)"
+    )
+    nodes_per_trial: Nodes = option(1, "nodes per trial; more than 1 only helps large models", scope="run")
+    max_concurrent: Positive | None = option(None, "maximum number of concurrent trials (default: as many as fit)")
+    cpu_replicas: Replicas = option(1, "model replicas on each node of a trial that has no GPU", scope="run")
+    allow_cpu: bool = option(False, "train on CPUs if TensorFlow does not see the GPUs that Ray granted")
+    max_failures: Annotated[int, Meta(ge=0, le=1_000)] = option(
+        Limits.max_failures, "maximum number of retries of a trial whose worker died"
+    )
+    wait_for_resources: Seconds | None = option(
+        None, "seconds to wait for busy nodes (default: 600) and for nodes yet to join (default: 0)"
+    )
+    trial_timeout: Seconds | None = option(
+        None, "seconds in which a worker must end a trial once it has begun it (default: no limit)"
+    )
+    checkpoint_seconds: Seconds = option(
+        CHECKPOINT_SECONDS,
+        "seconds between two checkpoints of a trial, also within an epoch; 0: after every epoch",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionOptions(Thresholds):
+    GROUP = "promotion"
+
+    promote: When = option(
+        Rule.when,
+        f"when to make a stored model the champion. {'; '.join(f'{name}: {about}' for name, about in WHEN.items())}",
+        "WHEN",
+        scope="run",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(StorageOptions):
+    GROUP = "run"
+
+    max_seconds: Seconds | None = option(
+        None,
+        "time limit of the run in seconds from the start of the command; only the first steps of a trial may exceed it"
+        " (default: none)",
+        scope="run",
+    )
+    finish_by: Moment | None = option(
+        None, "time limit of the run as date and time, such as 2099-12-31T06:00:00Z (default: none)", scope="run"
+    )
+    report: bool = option(True, "write report.html and plots of the run, and index.html of all runs (default: on)")
+    require_all: bool = option(
+        False,
+        "store nothing if a trial failed with an error that another attempt may avoid, such as E-OOM or E-NODE-LOST;"
+        " repeat the command to train that trial again. jobs.retrain sets this for all attempts but the last",
+        scope="process",
+    )
+    run_name: str | None = option(None, "name of the run (default: the time and the dataset)", scope="process")
+    resume: str | None = option(
+        None,
+        "resume this unfinished run with its own settings; options that name files, code or an address are repeated",
+        "RUN",
+        scope="process",
+    )
+    lease: str | None = option(
+        None,
+        "lease, set by jobs.retrain; once another process holds it, nothing is stored",
+        "NAME:N",
+        scope="process",
+    )
+    plan: bool = option(False, "print what would run, where and why, then exit", scope="process")
+    calibrate: bool = option(
+        False, "like --plan, and train each model for a few epochs to estimate the duration", scope="process"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownOptions(Options):
+    GROUP = "output"
+
+    json: bool = option(False, "print one JSON document instead of tables")
+    quiet: bool = option(False, "print warnings and errors only", short=["-q"], scope="process")
+    verbose: bool = option(False, "print every epoch, and the traceback of an error", short=["-v"], scope="process")
