@@ -16,7 +16,7 @@ from jobs.console.options import flags_of
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
-from jobs.train.initial_versions import held, initial_versions, recorded_versions
+from jobs.train.initial_versions import hold_version, initial_versions, recorded_versions
 from jobs.train.options import TrainOptions
 from jobs.train.planning import connected, plan_of
 from jobs.train.recorder import Recorder, Training
@@ -248,7 +248,7 @@ class Run(Generic[Options]):
         version = publish(folder.objects, model, folder.run, files, about)
         if origin := self.options.starts.get(model):
             try:
-                held(folder.objects, origin)  # until `gc` finds that the new version starts from it
+                hold_version(folder.objects, origin)  # until `gc` finds that the new version starts from it
             except ConflictError:
                 log.warning("%s cannot be reproduced, since gc has deleted %s meanwhile", version.name, origin.name)
         decision = promote(
