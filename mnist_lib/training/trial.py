@@ -306,7 +306,8 @@ class _Lane:
                 notices = (f"limited the global batch of {spec.global_batch_size} to all {batch_size} training images",)
             image_shape, num_replicas = self._dataset.image_shape, len(devices_of(self._strategy))
             model = build_model(spec, image_shape, len(self._dataset.classes), source, self._pretrained())
-            plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape))
+            is_slow = not self._resources.gpus and not model.fast_in_xla_on_cpu
+            plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape), is_slow)
             start = warm_start(model, spec, image_shape, self._dataset.classes, source, self._pretrained())
             notices += (start.notice,) if start.notice else ()
             trainer = Trainer(model, spec, self._strategy, start.initial_weights)
