@@ -1,90 +1,26 @@
 """A user's model is trained, resumed, mirrored and stored like one of the catalog; errors in it name its lines."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data import batches
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, check_model
-from mnist_lib.models.keras_models import KerasModel
-from mnist_lib.models.model import Weights
-from mnist_lib.pretrained import NOTHING, Pretrained, WeightsFile
-from mnist_lib.results import CheckpointTaken, Started, TrialEvent, TrialFailure, TrialResult
+from mnist_lib.results import CheckpointTaken, Started, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training import trial
-from mnist_lib.training.loop import is_given
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
-from tests.support.results import epochs_in
+from tests.support.own_trials import OWN, Run, own, result_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
-OWN = ModelFile.read(Path(__file__).parents[2] / "support/own_models.py")
 FORMS = ["small_resnet", "sequential", "list_of_layers", "frozen", "Subclass", "not_for_xla", "SoftmaxRegression"]
-
-
-def own(
-    name: str, epochs: int = 2, batch_size: int = 50, freeze_epochs: int | None = None, **arguments: Any
-) -> TrialSpec:
-    spec = TrialSpec.of(
-        name, source_sha256=OWN.sha256, epochs=epochs, global_batch_size=batch_size, arguments=arguments
-    )
-    return replace(spec, freeze_epochs=freeze_epochs)
-
-
-Run = Callable[..., list[TrialEvent]]
-
-
-@pytest.fixture
-def run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(trial, "configure_process", lambda resources: None)  # done by the fixture `tensorflow`
-    few = few_digits(digits)
-
-    def run(
-        spec: TrialSpec,
-        source: ModelFile = OWN,
-        replicas: int = 1,
-        checkpoint: bytes | None = None,
-        before: Sequence[TrialEvent] = (),
-        *,
-        resumed: bool = False,
-        pretrained: Pretrained = NOTHING,
-        checkpoint_seconds: float = 0,
-    ) -> list[TrialEvent]:
-        """Train in a new lane. resumed: train again in that lane, from the checkpoint of the first epoch."""
-        events: list[TrialEvent] = []
-
-        def assignments() -> Iterator[Assignment]:
-            yield Assignment(spec, checkpoint, source, epochs=epochs_in(before))
-            if resumed:
-                (taken,) = [event for event in events if isinstance(event, CheckpointTaken)]
-                yield Assignment(spec, taken.content, source, epochs=epochs_in(events))
-
-        resources = Resources(cpus=2, cpu_replicas=replicas)
-        place, given = WorkerPlace(node="here"), (lambda: pretrained)
-        for event in run_trials(assignments(), lambda: few, resources, place, checkpoint_seconds, pretrained=given):
-            events.append(event)  # at once, since `assignments` reads them
-        return events
-
-    return run
-
-
-def result_of(events: list[TrialEvent]) -> TrialResult:
-    assert isinstance(events[-1], TrialResult), events[-1]
-    return events[-1]
-
-
 QUICK = ("sequential", "Subclass")  # the other forms are `long`
 EACH_FORM = [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in FORMS]
 
@@ -315,84 +251,3 @@ def test_w13_a_model_with_nothing_to_train_is_measured_with_a_notice(replicas: i
     (started,) = [event for event in events if isinstance(event, Started)]
     assert started.notices == ("f has nothing to train: none of its weights is trainable",)
     assert len(result_of(events).history) == 1
-
-
-def fine_tuned(files: Mapping[str, WeightsFile], name: str = "fine_tuned", **settings: Any) -> TrialSpec:
-    weights = {argument: file.sha256 for argument, file in files.items()}
-    spec = TrialSpec.of(name, source_sha256=OWN.sha256, epochs=3, global_batch_size=50, weights=weights)
-    return replace(spec, **settings)
-
-
-@pytest.fixture
-def body(digits: Dataset, tmp_path: Path) -> WeightsFile:
-    """The weights of another network than any seed draws."""
-    model = build_model(own("fine_tuned"), digits.image_shape, 10, OWN)
-    assert isinstance(model, KerasModel)
-    network = model.network().layers[1].get_layer("body")
-    network.set_weights([np.linspace(-0.05, 0.05, w.size).reshape(w.shape) for w in network.get_weights()])
-    network.save_weights(tmp_path / "body.weights.h5")
-    return WeightsFile.read(tmp_path / "body.weights.h5")
-
-
-def test_a_model_starts_from_the_weights_of_a_file_and_is_stored_without_it(digits: Dataset, body: WeightsFile) -> None:
-    files = {"body": body}
-    spec, pretrained = fine_tuned(files), Pretrained({body.sha256: body})
-    check_model(spec, digits.image_shape, 10, OWN, pretrained)
-    model = build_model(spec, digits.image_shape, 10, OWN, pretrained)
-    one, other = model.initial_weights(1), model.initial_weights(2)
-    assert is_given(model.initial_weights) == [True, True, False, False]
-    assert is_given(lambda seed: Weights(model.initial_weights(seed).trainable[:2], [])) == [False, False]
-    assert not np.array_equal(one.trainable[2], other.trainable[2])
-    content, blanks = model.files(one), pretrained.blanks(spec.weights)
-    assert sum(map(len, blanks.values())) < len(body.content) / 10
-    stored = build_model(spec, digits.image_shape, 10, OWN, Pretrained.read_blanks(spec.weights, blanks, "version"))
-    assert stored.read(content).sha256() == one.sha256()
-
-
-@pytest.mark.parametrize(
-    ("name", "arrays", "expected"),
-    [
-        ("shifted_by_file", {"offset": 0.5}, "expected a network whose variables have all numbers .* got other"),
-        ("fine_tuned", {"kernel": np.ones((3, 3))}, r"own_models.py, line \d+: ValueError: .*"),
-    ],
-)
-def test_weights_of_another_network_and_numbers_outside_variables_are_refused(
-    name: str, arrays: dict[str, Any], expected: str, digits: Dataset, tmp_path: Path
-) -> None:
-    path = tmp_path / "file.npz"
-    np.savez(path, **arrays)
-    file = WeightsFile.read(path)
-    spec = fine_tuned({"shift" if name == "shifted_by_file" else "body": file}, name)
-    with pytest.raises(ModelError, match=expected) as refused:
-        check_model(spec, digits.image_shape, 10, OWN, Pretrained({file.sha256: file}))
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_frozen_epochs_leave_given_weights_as_they_are_and_a_resumed_trial_ends_with_the_same_weights(
-    replicas: int, run: Run, body: WeightsFile, digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 2)
-    pretrained = Pretrained({body.sha256: body})
-    spec = fine_tuned({"body": body}, freeze_epochs=2, weight_decay=0.1, validation_percent=0)
-    model = build_model(spec, digits.image_shape, 10, OWN, pretrained)
-    given = [np.asarray(weight) for weight in model.initial_weights(0).trainable[:2]]
-
-    def weights_after(result: TrialResult) -> list[NDArray[np.float32]]:
-        return [np.asarray(weight) for weight in model.read(result.files).trainable]
-
-    head = result_of(run(replace(spec, epochs=2), replicas=replicas, pretrained=pretrained))
-    assert all(map(np.array_equal, weights_after(head), given))
-    assert not np.array_equal(weights_after(head)[2], model.initial_weights(0).trainable[2])
-    events = run(spec, replicas=replicas, pretrained=pretrained, checkpoint_seconds=1e-9)
-    whole = result_of(events)
-    assert not any(map(np.array_equal, weights_after(whole), given))
-    taken = {event.epoch: event.content for event in events if isinstance(event, CheckpointTaken)}
-    for epoch in (2, 2.5):  # as weights are unfrozen, and after it
-        resumed = run(spec, replicas=replicas, checkpoint=taken[epoch], before=events, pretrained=pretrained)
-        assert result_of(resumed).weights_sha256 == whole.weights_sha256, epoch
-
-
-def test_a_trial_says_that_nothing_is_frozen_if_no_weight_is_given(run: Run) -> None:
-    (started,) = [event for event in run(own("sequential", freeze_epochs=1)) if isinstance(event, Started)]
-    assert "--freeze-epochs freezes nothing" in started.notices[0]

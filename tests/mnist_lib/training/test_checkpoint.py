@@ -1,7 +1,7 @@
 """A trial that continues from a checkpoint ends as if it had never stopped."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,15 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.publishing import publish
-from mnist_lib.training import deadline, epochs, loop, trial
+from mnist_lib.training import loop, trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.loop import Predictor, Trainer
 from mnist_lib.training.reproduction import IDENTICAL, reproduce
 from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.bounds import assert_at_most
 from tests.support.digits import few_digits
 from tests.support.results import epochs_in
+from tests.support.training_clock import TrainingClock
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -235,35 +235,6 @@ def test_the_wait_for_the_data_counts_against_the_deadline(few: Dataset) -> None
     assert len(result.history) == 1
 
 
-class TrainingClock:
-    """A clock on which a chunk of training takes 10 s, a batch of an evaluation 100 s, and nothing else takes time."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        for owner, name, seconds in ((Trainer, "train_chunk", 10), (Predictor, "_predict", 100)):
-            monkeypatch.setattr(owner, name, self._slow(getattr(owner, name), seconds))
-        compile_once = Trainer.compile
-        monkeypatch.setattr(
-            Trainer, "compile", lambda *arguments: (compile_once(*arguments), vars(self).update(now=0.0))
-        )
-        for module in (epochs, loop, trial):
-            monkeypatch.setattr(module, "time", self)
-        for module in (epochs, deadline):
-            monkeypatch.setattr(module, "steady_time", self.monotonic)
-
-    def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def slow(*arguments: Any, **others: Any) -> Any:
-            self.now += seconds
-            return function(*arguments, **others)
-
-        return slow
-
-    def monotonic(self) -> float:
-        return self.now
-
-    perf_counter = monotonic
-
-
 @pytest.mark.usefixtures("compiled_once", "three_chunks")
 @pytest.mark.parametrize(
     ("percent", "seconds", "images"),
@@ -280,7 +251,7 @@ class TrainingClock:
 def test_a_trial_ends_before_the_chunk_after_which_it_could_not_be_evaluated_in_time(
     few: Dataset, monkeypatch: pytest.MonkeyPatch, percent: int, seconds: float, images: list[int]
 ) -> None:
-    clock = TrainingClock(monkeypatch)
+    clock = TrainingClock(monkeypatch, chunk=10, batch=100)
     monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 230)
     (spec,) = trial_grid(["scratch"], [0], epochs=9, global_batch_size=25, hidden_units=8, validation_percent=percent)
     (result,) = results(events([Assignment(spec, deadline=seconds)], few))
@@ -297,7 +268,7 @@ def test_a_version_that_a_deadline_ended_within_an_epoch_is_reproduced(
 ) -> None:
     (spec,) = trial_grid(["scratch"], [0], epochs=9, global_batch_size=25, hidden_units=8)
     with monkeypatch.context() as patch:
-        TrainingClock(patch)
+        TrainingClock(patch, chunk=10, batch=100)
         (result,) = results(events([Assignment(spec, deadline=250.0)], few))
     assert [epoch.train.total for epoch in result.history] == [120, 100]
     code = {"sha256": "0" * 64}

@@ -1,6 +1,6 @@
 """Trials from start to end, in one process and without Ray."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -29,11 +29,12 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.training import epochs, loop, trial
-from mnist_lib.training.loop import Predictor, Trainer
+from mnist_lib.training import loop, trial
+from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
 from tests.support.results import epochs_in
+from tests.support.training_clock import TrainingClock
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -186,36 +187,13 @@ def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_no
     assert rungs[-1].validation == whole.validation
 
 
-class SlowEvaluation:
-    """A clock on which a chunk of training takes 4 s, a batch of an evaluation 40 s, and nothing else takes time."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        for owner, name, seconds in ((Trainer, "train_chunk", 4), (Predictor, "_predict", 40)):
-            monkeypatch.setattr(owner, name, self._slow(getattr(owner, name), seconds))
-        monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
-        for module in (epochs, loop, trial):
-            monkeypatch.setattr(module, "time", self)
-
-    def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def slow(*arguments: Any, **others: Any) -> Any:
-            self.now += seconds
-            return function(*arguments, **others)
-
-        return slow
-
-    def monotonic(self) -> float:
-        return self.now
-
-    perf_counter = monotonic
-
-
 @pytest.mark.parametrize("resources", [Resources(cpus=2), TWO_REPLICAS], ids=["1 replica", "2 replicas"])
 def test_w3_an_attempt_that_validates_and_evaluates_for_minutes_is_not_silent(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, resources: Resources
 ) -> None:
     monkeypatch.setattr(trial, "configure_process", lambda resources: None)
-    clock = SlowEvaluation(monkeypatch)
+    clock = TrainingClock(monkeypatch, chunk=4, batch=40)
+    monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
     (spec,) = trial_grid(["keras"], [0], epochs=2, hidden_units=8, validation_percent=10)
     attempt = Attempt(lane=1, state_since=0)
     attempt.start(WorkerProcess(node="n", host="h", pid=1), 0)
