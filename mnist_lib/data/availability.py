@@ -63,7 +63,7 @@ def describe_availability(request: DataRequest) -> str:
 def check_availability(request: DataRequest) -> None:
     """Check within seconds that a run could get the dataset. Raises the errors of `describe_availability`."""
     if request.folder is not None:
-        list_folder(request.folder, per_class=1)  # the worker lists them all, which takes 7 s for a million
+        list_folder(request.folder, per_class=1)  # the worker lists them all, which takes seconds for a million
     else:
         describe_availability(request)
 

@@ -3,6 +3,7 @@
 `find_pictures` lists those of any other folder. Both report what they leave out.
 """
 
+import functools
 import hashlib
 import itertools
 import logging
@@ -11,9 +12,10 @@ import re
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mnist_lib.catalog import PICTURE_SUFFIXES
 from mnist_lib.data.groups import BY_FILE, groups_of
@@ -31,23 +33,38 @@ UNREADABLE = "cannot be read"  # why something is left out
 MAX_NAMED = 5  # files or classes in one message
 
 
-@dataclass(frozen=True, slots=True)  # a folder may have a million
-class PictureFile:
+class PictureFile(NamedTuple):
     path: str  # relative to the folder
     label: int
     split: str  # "train", "validation" or "test"; "" if its group decides, or without groups its pixels
     group: str = ""  # the name of its group; "" without groups
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Listing:
     """The pictures of a folder. `state` changes when a picture or its group is added, removed, renamed or changed."""
 
     classes: tuple[str, ...]
-    files: tuple[PictureFile, ...]
+    paths: tuple[Sequence[str], ...]  # for each class: its pictures, sorted, relative to the folder
+    splits: Mapping[str, str]  # the split of each top folder, as in `PictureFile`; none if pixels or groups decide
+    groups: Sequence[str]  # the group of each picture, in the order of `paths`; none without groups
     notices: tuple[str, ...]  # about what is left out
     unreadable: tuple[str, ...]  # paths of folders and pictures that are left out since they cannot be read
     state: str
+
+    @functools.cached_property
+    def files(self) -> tuple[PictureFile, ...]:
+        """The pictures in the order of `paths`. A run of a prepared dataset does without them."""
+        groups = iter(self.groups)
+        return tuple(
+            PictureFile(path, label, self.split(path), next(groups, ""))
+            for label, paths in enumerate(self.paths)
+            for path in paths
+        )
+
+    def split(self, path: str) -> str:
+        """Return the split of a picture, as in `PictureFile`."""
+        return self.splits.get(path.partition("/")[0], "")
 
 
 def list_folder(folder: Path, per_class: int | None = None, group_by: str | None = None) -> Listing:
@@ -68,40 +85,47 @@ def list_folder(folder: Path, per_class: int | None = None, group_by: str | None
     except OSError as error:
         raise _refused(folder, error) from error
     scan, digest = _Scan(folder), hashlib.sha256()
-    splits = _splits(scan)
-    has_test = "test" in splits.values()
-    found: dict[str, list[tuple[str, str, str]]] = defaultdict(list)  # class -> (path, split, state)
-    for top, split in splits.items():
+    tops = _splits(scan)
+    if "test" not in tops.values():
+        tops = {top: "" if split == "train" else split for top, split in tops.items()}
+    found: dict[str, list[str]] = defaultdict(list)  # class -> path and state of each picture, as one text
+    for top in tops:
         for name in scan.folders(top):
             kind = unicodedata.normalize("NFC", name)
             if not kind.isprintable() or not kind.strip():
                 scan.leave_out("a class whose name cannot be printed", [repr(name)])
                 continue
-            found[kind] += []
-            own = "" if split == "train" and not has_test else split
-            for path, status in itertools.islice(scan.pictures(Path(top, name)), per_class):
-                # As text, since a status would take up five times the memory.
-                state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-                found[kind].append((path, own, state))
+            found[kind] += (
+                f"{path}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+                for path, status in itertools.islice(scan.pictures(Path(top, name)), per_class)
+            )
         scan.leave_out("outside of a class folder", scan.own_pictures(top))
-    empty = [name for name, files in found.items() if not files]
-    named = sorted((name for name, files in found.items() if files), key=_natural)
+    empty = [name for name, lines in found.items() if not lines]
+    named = sorted((name for name, lines in found.items() if lines), key=_natural)
     scan.leave_out(f"a class after the first {MAX_CLASSES:,}", named[MAX_CLASSES:])
-    classes, files = tuple(named[:MAX_CLASSES]), []
-    for label, name in enumerate(classes):
-        for path, split, state in sorted(found.pop(name)):
-            files.append(PictureFile(path, label, split))
-            digest.update(os.fsencode(f"{path}\0{label}\0{split}\0{state}\n"))
+    classes, paths, groups = tuple(named[:MAX_CLASSES]), list[list[str]](), list[str]()
+    digest.update(repr(tops).encode(errors="surrogateescape"))
+    for name in classes:
+        lines = sorted(found.pop(name))
+        digest.update(os.fsencode(f"{name}\0{len(lines)}\0" + "\n".join(lines)))
+        paths.append([line.partition("\0")[0] for line in lines])
     if group_by is not None:
-        depth = 1 if "" in splits else 2
-        groups = groups_of(group_by, folder, [file.path for file in files], depth)
-        files = [replace(file, group=group) for file, group in zip(files, groups, strict=True)]
+        groups = groups_of(group_by, folder, [*itertools.chain(*paths)], depth=1 if "" in tops else 2)
         digest.update("\n".join(groups).encode(errors="surrogateescape"))
     notices = [f"left out, without pictures: {counted(len(empty), 'class')} ({listed(empty)})"] if empty else []
     if group_by != BY_FILE and _holds((folder / BY_FILE).is_file):
         notices.append(f"{BY_FILE} is not used; to form groups with it, use --group-by {BY_FILE}")
-    _check_classes(folder, classes, files, scan.unreadable())
-    return Listing(classes, tuple(files), (*notices, *scan.notices()), scan.unreadable(), digest.hexdigest())
+    listing = Listing(
+        classes=classes,
+        paths=tuple(paths),
+        splits={} if "" in tops else tops,
+        groups=groups,
+        notices=(*notices, *scan.notices()),
+        unreadable=scan.unreadable(),
+        state=digest.hexdigest(),
+    )
+    _check_classes(folder, listing)
+    return listing
 
 
 def find_pictures(named: Iterable[Path]) -> list[Path]:
@@ -169,34 +193,50 @@ class _Scan:
         return [self._relative(Path(entry.path)) for entry in pictures if _holds(entry.is_file)]
 
     def pictures(self, top: Path) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield each picture below a folder, with its status."""
-        unreadable: list[OSError] = []
-        for parent, folders, files in os.walk(self._root / top, onerror=unreadable.append):
-            links = [name for name in folders if _holds(Path(parent, name).is_symlink)]
-            self.leave_out("a link to a folder", [self._relative(Path(parent, name)) for name in sorted(links)])
-            folders[:] = sorted(name for name in folders if not _is_hidden(name))
-            for name in sorted(files):
-                if not _is_hidden(name) and name.lower() not in IGNORED:
-                    path = f"{parent}/{name}"  # text, since there may be a million, and a Path takes ten times as long
-                    status, reason = self._status(path)
-                    if status is not None:
-                        yield path[self._prefix :], status
-                    else:
-                        self.leave_out(reason, [path[self._prefix :]])
-        self.leave_out(UNREADABLE, [self._relative(Path(error.filename)) for error in unreadable])
+        """Yield each picture below a folder, with its status, in the order in which the system lists them.
 
-    def _status(self, path: str) -> tuple[os.stat_result | None, str]:
+        There may be a million, so little is done for each, and a caller that needs only a few can stop early.
+        """
+        unreadable, pending = list[str](), [os.fspath(self._root / top)]
+        while pending:
+            parent = pending.pop()
+            folders, links, skipped = list[str](), list[str](), list[tuple[str, str]]()
+            try:
+                with os.scandir(parent) as entries:
+                    for entry in entries:
+                        name, path = entry.name, entry.path[self._prefix :]
+                        if _holds(entry.is_dir):
+                            if _holds(entry.is_symlink):
+                                links.append(path)
+                            elif not _is_hidden(name):
+                                folders.append(entry.path)
+                        elif not _is_hidden(name) and name.lower() not in IGNORED:
+                            status, reason = self._status(entry)
+                            if status is not None:
+                                yield path, status
+                            else:
+                                skipped.append((path, reason))
+            except OSError:
+                unreadable.append(parent[self._prefix :])
+            self.leave_out("a link to a folder", sorted(links))
+            for path, reason in sorted(skipped):
+                self.leave_out(reason, [path])
+            pending += sorted(folders, reverse=True)
+        self.leave_out(UNREADABLE, unreadable)
+
+    def _status(self, entry: os.DirEntry[str]) -> tuple[os.stat_result | None, str]:
         """Return the status of a picture, or None and the reason why it is left out."""
-        if not path.lower().endswith(PICTURE_SUFFIXES):
-            return None, f"not a picture that can be read ({Path(path).suffix.lower() or 'no suffix'})"
+        if not entry.name.lower().endswith(PICTURE_SUFFIXES):
+            return None, f"not a picture that can be read ({Path(entry.name).suffix.lower() or 'no suffix'})"
         try:
-            status = os.lstat(path)
+            status = entry.stat(follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                status = Path(path).stat()
-                if not Path(path).resolve().is_relative_to(self._inside):
+                path = Path(entry.path)
+                status = path.stat()
+                if not path.resolve().is_relative_to(self._inside):
                     return None, "a link out of the folder"
         except (OSError, RuntimeError):  # RuntimeError: a loop of links
-            return None, "a link to nothing" if _holds(Path(path).is_symlink) else UNREADABLE
+            return None, "a link to nothing" if _holds(entry.is_symlink) else UNREADABLE
         return (status, "") if stat.S_ISREG(status.st_mode) else (None, "not a file")
 
     def _entries(self, top: str) -> list[os.DirEntry[str]]:
@@ -249,9 +289,8 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part.casefold()) for part in parts]
 
 
-def _check_classes(
-    folder: Path, classes: Sequence[str], files: Sequence[PictureFile], unreadable: Sequence[str]
-) -> None:
+def _check_classes(folder: Path, listing: Listing) -> None:
+    classes, unreadable = listing.classes, listing.unreadable
     if len(classes) < 2:
         got = f"{len(classes):,}" + (f" ({classes[0]})" if classes else "")
         got += f", and {len(unreadable):,} that cannot be read ({listed(unreadable)})" if unreadable else ""
@@ -259,8 +298,11 @@ def _check_classes(
             f"{folder}: expected 2 to {MAX_CLASSES:,} class folders with pictures, got {got}"
             "; sort the pictures into folders named after their classes"
         )
-    trained = {file.label for file in files if file.split in ("train", "")}
-    untrained = [name for label, name in enumerate(classes) if label not in trained]
+    untrained = [
+        name
+        for name, paths in zip(classes, listing.paths, strict=True)
+        if not any(listing.split(path) in ("train", "") for path in paths)
+    ]
     if untrained:
         raise DataError(
             f"{folder}: expected pictures to train on for each class, got none for {listed(untrained)}"

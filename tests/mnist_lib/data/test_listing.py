@@ -1,11 +1,13 @@
 """Which files of a folder are pictures of which class, and which are left out and named."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from mnist_lib.data import listing
 from mnist_lib.data.listing import find_pictures, list_folder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError, DataMissingError, SpecError
@@ -179,10 +181,10 @@ def test_a_class_whose_name_cannot_be_printed_is_left_out_and_named(tmp_path: Pa
 def test_a_class_after_the_thousandth_is_left_out_and_named(tmp_path: Path) -> None:
     for number in range(1, 1_003):
         write_folder(tmp_path / f"f/{number}", {"1.png": b""})
-    listing = list_folder(tmp_path / "f")
-    assert listing.classes == tuple(str(number) for number in range(1, 1_001))
-    assert [file.path for file in listing.files] == [f"{name}/1.png" for name in listing.classes]
-    assert listing.notices == ("left out, a class after the first 1,000: 2 (1001, 1002)",)
+    listed = list_folder(tmp_path / "f")
+    assert listed.classes == tuple(str(number) for number in range(1, 1_001))
+    assert [file.path for file in listed.files] == [f"{name}/1.png" for name in listed.classes]
+    assert listed.notices == ("left out, a class after the first 1,000: 2 (1001, 1002)",)
 
 
 def test_a_path_that_is_not_a_folder_of_classes_is_refused(tmp_path: Path) -> None:
@@ -195,11 +197,21 @@ def test_a_path_that_is_not_a_folder_of_classes_is_refused(tmp_path: Path) -> No
             read(tmp_path / name)
 
 
-def test_some_pictures_of_each_class_are_enough_to_check_a_folder(tmp_path: Path) -> None:
+def test_a_check_of_a_folder_looks_at_no_more_pictures_than_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "a/0-note.pdf": b"x"})
-    listing = list_folder(folder, per_class=2)
-    assert listing.classes == ("a", "b")
-    assert [file.label for file in listing.files] == [0, 0, 1, 1]
+    looked_at, is_hidden = Counter[str](), listing._is_hidden
+
+    def look_at(name: str) -> bool:
+        looked_at[Path(name).suffix] += 1
+        return is_hidden(name)
+
+    monkeypatch.setattr(listing, "_is_hidden", look_at)
+    checked = list_folder(folder, per_class=2)
+    assert checked.classes == ("a", "b")
+    assert [file.label for file in checked.files] == [0, 0, 1, 1]
+    assert looked_at[".png"] == 4
     for picture in (folder / "b").iterdir():
         picture.unlink()
     with pytest.raises(DataError, match="expected 2 to 1,000 class folders with pictures, got 1"):
