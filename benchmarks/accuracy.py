@@ -99,7 +99,7 @@ def main() -> None:
             errors = errors_of(results, dataset)
             notes.append(errors_text(errors))
             if options.plot is not None:
-                options.plot.write_bytes(draw_errors(errors, dataset.test.images))
+                options.plot.write_bytes(draw_errors(errors, np.asarray(dataset.test.images)))
     if options.record == "models":
         fitted = MODELS["keras-cnn, 1 epoch"]
         lines.append(fit_row([replace(fitted, seed=seed) for seed in range(seeds)], dataset))

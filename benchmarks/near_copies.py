@@ -83,7 +83,7 @@ def digits(source: Path | None) -> tuple[Pixels, Pixels]:
     """Return the training and test images, [n, 28, 28, 1]."""
     if source is None:
         dataset = read_embedded("mnist-mini")
-        return dataset.train.images, dataset.test.images
+        return np.asarray(dataset.train.images), np.asarray(dataset.test.images)
     train, test = (drawings.mnist(source, split)[0][..., None] for split in ("train", "t10k"))
     return train, test
 

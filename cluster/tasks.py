@@ -31,11 +31,23 @@ def start_beside_driver(function: Callable[..., Any], *arguments: Any, num_retur
     Args:
         function: may be called again after a failure of Ray.
     """
-    node = ray.get_runtime_context().get_node_id()
     # Ray calls it again if its node, or the object that it returned, is lost. max_calls=1 frees what it has imported.
     task: Any = ray.remote(num_cpus=0, max_retries=MAX_RETRIES, max_calls=1)(function)
-    affinity = NodeAffinitySchedulingStrategy(node, soft=True)
+    affinity = NodeAffinitySchedulingStrategy(driver_node(), soft=True)
     return task.options(num_returns=num_returns, scheduling_strategy=affinity).remote(*arguments)
+
+
+def driver_node() -> str:
+    """Return the id of the node on which this process, the driver, runs."""
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def call_on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns on a node, without waiting for a free CPU. Raises what `result_of` raises."""
+    task: Any = ray.remote(num_cpus=0, max_retries=MAX_RETRIES)(function)
+    affinity = NodeAffinitySchedulingStrategy(node, soft=False)
+    return _result_now(task.options(scheduling_strategy=affinity).remote(*arguments))
 
 
 def put(content: Any) -> Any:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
+from mnist_lib.data.shards import ImageArray
 from mnist_lib.data.split import Split
 from mnist_lib.documents import convert
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
@@ -43,7 +44,7 @@ from mnist_lib.wording import one_line
 MAX_ROUNDING = 1e-3  # difference of a probability: rounding causes less, different weights cause more
 PIXELS, PROBABILITIES = "pixels", "probabilities"  # of an export: its input, as in `serving_module`, and its output
 
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [n, height, width, channels], 0-255 -> [n, classes]
+Predict = Callable[[Any], NDArray[np.float32]]  # an `ImageArray`, or for an exported file an array -> [n, classes]
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class StoredPredictor:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded, self._predictor = loaded, Predictor(loaded.model, mirrored_strategy(Resources()))
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, images: ImageArray) -> NDArray[np.float32]:
         return self.answers(images).probabilities
 
-    def answers(self, images: NDArray[np.uint8]) -> Answers:
+    def answers(self, images: ImageArray) -> Answers:
         """Return the probabilities and the likeness of images. Raises the errors of `check_images`."""
         check_images(images, self._loaded.image_shape)
         if not len(images):
@@ -143,10 +144,11 @@ def load_trusted(objects: Objects, version: Version) -> Predict:
             served = tf.saved_model.load(str(Path(folder, "saved_model")))  # keeps the variables of `serve`
             predict_batch = lambda images: served.serve(images)  # noqa: E731
 
-    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = -(-len(images) // evaluation_batch_size(images.shape[1:]))
+    def predict(images: ImageArray) -> NDArray[np.float32]:
+        size = evaluation_batch_size(images.shape[1:])
         with _refused_if_broken(version):
-            return np.concatenate([np.asarray(predict_batch(part)) for part in np.array_split(images, parts)])
+            batches = (np.asarray(images[begin : begin + size]) for begin in range(0, len(images), size))
+            return np.concatenate([np.asarray(predict_batch(batch)) for batch in batches])
 
     return predict
 
@@ -200,7 +202,7 @@ class Exported:
     max_difference: float  # of a probability, between the file and the stored version
 
 
-def export(stored: LoadedModel, form: str, target: Path, images: NDArray[np.uint8]) -> Exported:
+def export(stored: LoadedModel, form: str, target: Path, images: ImageArray) -> Exported:
     """Write a stored version in another format: raw pixels in, probabilities out.
 
     The runtime of the format runs the file before it gets its final name, and it must predict the same.

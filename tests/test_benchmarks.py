@@ -94,7 +94,7 @@ def test_the_errors_of_an_ensemble_are_listed_and_drawn() -> None:
     ]
     text = errors.errors_text(found)
     assert text == "The ensemble's errors, by index from 0: 2 (1, not 0), 3 (1, not 0). Every seed makes 1 of them."
-    assert errors.draw_errors(found, images.images).startswith(b"\x89PNG")
+    assert errors.draw_errors(found, np.asarray(images.images)).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", store.SCRIPTS)

@@ -107,7 +107,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     from mnist_lib import loading
 
     dataset = load_dataset(_data(version, options), objects)
-    images = dataset.test.images[:NUM_EXPORT_IMAGES]
+    images = np.asarray(dataset.test.images[:NUM_EXPORT_IMAGES])
     with quietly():
         exported = loading.export(loading.build(_stored(objects, version, options)), form, target, images)
     lines = [
@@ -206,8 +206,8 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
             f"{version.name}: expected the {len(stored.labels):,} images of {dataset.name} on which it was tested, got"
             f" all but {missing:,}; name the same data with --dataset, --data-dir or --data-source"
         )
-    images = test.images[in_test]
-    images[in_test < 0] = train.images[in_train[in_test < 0]]
+    images = np.asarray(test.images[in_test])
+    images[in_test < 0] = np.asarray(train.images[in_train[in_test < 0]])
     return Split(images, stored.labels, stored.hashes)
 
 

@@ -114,7 +114,7 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
     chosen = np.random.default_rng(options.seed).choice(len(split), count, replace=False)
     (height, width), classes = split.images.shape[1:3], stored.manifest.dataset.classes
     results: list[PictureResult] = []
-    for index, row in zip(chosen, model(split.images[chosen]).probabilities, strict=True):
+    for index, row in zip(chosen, model(np.asarray(split.images[chosen])).probabilities, strict=True):
         picture, label = Picture(split.images[index], (width, height)), classes[split.labels[index]]
         results.append(Answer(f"test image {index}", picture, row, classes, label))
     return results

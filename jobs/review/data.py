@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from jobs.models.compute import load_dataset
@@ -189,7 +190,7 @@ class Viewer:
     @property
     def is_light_on_dark(self) -> bool:
         """Return whether to draw light on dark: as most pictures of the dataset, if the model does not invert any."""
-        return not self.layout.digit and bool(self.data.dataset.train.images[:100].mean() < 96)
+        return not self.layout.digit and bool(np.asarray(self.data.dataset.train.images[:100]).mean() < 96)
 
     def read_again(self, item: ReviewItem) -> tuple[bytes, Picture]:
         """Return the content of the file of a picture, and what it shows.

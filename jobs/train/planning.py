@@ -12,7 +12,7 @@ from cluster.fan_out import FanOut, LostAttempt
 from cluster.nodes import LanePlan, Node, live_nodes, makespan, plan_lanes, this_machine
 from cluster.ray_lanes import RayLanes
 from cluster.session import address_of, session
-from cluster.tasks import put, result_of, start_beside_driver
+from cluster.tasks import driver_node, put, result_of, start_beside_driver
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.terminal import step
@@ -169,7 +169,9 @@ def _measure(options: TrainOptions, plan: LanePlan, begin: float) -> Expected:
     specs = [replace(trial, dataset=data.name, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
     limits, one_lane = options.limits(), replace(plan, lanes=1)
     resources = options.resources(plan.cpus, plan.gpus)
-    lanes = RayLanes(worker.run_lane, one_lane, limits, [images, pretrained], resources, CHECKPOINT_SECONDS)
+    lanes = RayLanes(
+        worker.run_lane, one_lane, limits, [images, pretrained, driver_node()], resources, CHECKPOINT_SECONDS
+    )
 
     def assignment(spec: TrialSpec, deadline: float) -> Assignment:
         return Assignment(spec, source=options.model_files.get(spec.model))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from cluster.nodes import LanePlan, live_nodes, wait_for_plan
 from cluster.ray_lanes import RayLanes
 from cluster.session import end_children, end_of_node
-from cluster.tasks import put
+from cluster.tasks import driver_node, put
 from jobs.console.exit_codes import TrainingError
 from jobs.console.options import flags_of
 from jobs.console.signals import stoppable
@@ -163,7 +163,7 @@ class Run(Generic[Options]):
         """Train what the recorder asks for. `deadline`: when the last trial should end, by `steady_time()`."""
         options, limits = self.options, self.options.limits()
         resources = options.resources(plan.cpus, plan.gpus)
-        inputs = [self.data.images, self.pretrained]
+        inputs = [self.data.images, self.pretrained, driver_node()]
         lanes = RayLanes(worker.run_lane, plan, limits, inputs, resources, options.checkpoint_seconds)
         with recorder.fan_out(lanes, limits, plan, deadline, options.max_concurrent) as fan_out:
             self.data.facts()

@@ -17,6 +17,7 @@ from mnist_lib.clock import steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.hold_out import require_untrained
+from mnist_lib.data.shards import hold
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.report.summary import dataset_summary
@@ -89,6 +90,7 @@ class RunDataset:
         with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
             facts: Dataset = result_of(self._info, "the preparation of the dataset")
         self._facts, self.prepared = facts, steady_time()
+        hold(facts.images)
         log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
         for text in groups_texts(facts.group_counts):
             log.info("%s: %s", facts.name, text)

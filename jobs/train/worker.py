@@ -15,11 +15,12 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from cluster.tasks import OtherMembers, unused_address
+from cluster.tasks import OtherMembers, call_on_node, unused_address
 from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Group, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.shards import on_this_node, read_part
 from mnist_lib.data.split import Dataset, ImageHashes
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DivergedError, GroupError, IntegrityError, ModelError
@@ -28,8 +29,6 @@ from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
-
-OBJECT_STORE_SHARE = 0.7  # share of the object store that a dataset may take up
 
 
 def prepare_dataset(
@@ -59,7 +58,7 @@ def prepare_dataset(
     from mnist_lib.data.hold_out import without_trained
     from mnist_lib.data.prepare import prepare, with_near_copies
 
-    dataset = prepare(request, OBJECT_STORE_SHARE * _object_store_bytes(), labels=labels, used=used)
+    dataset = prepare(request, labels=labels, used=used)
     dataset = with_near_copies(without_trained(dataset, trained), request)
     if any(file is not None or spec.init_from is not None for spec, file in models.items()):
         import_keras()
@@ -97,14 +96,6 @@ def predict_images(stored: StoredModel, dataset: Dataset, rows: NDArray[np.intp]
     return load_stored(stored)(dataset.images[rows])
 
 
-def _object_store_bytes() -> float:
-    """Return the size of Ray's object store on this node."""
-    own = ray.get_runtime_context().get_node_id()
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    (resources,) = [node["Resources"] for node in nodes if node["NodeID"] == own]
-    return float(resources["object_store_memory"])
-
-
 def run_lane(
     assignments: Iterable[Assignment], inputs: list[Any], resources: Resources, checkpoint_seconds: float
 ) -> Iterator[TrialEvent]:
@@ -112,7 +103,7 @@ def run_lane(
 
     Args:
         inputs: Ray references to the dataset and to a `Pretrained`, in a list, so that Ray starts the task before the
-            dataset is prepared.
+            dataset is prepared; and the id of the node that prepares it.
     """
     yield LaneStarted(trial="", **_this_process())
     if resources.nodes == 1:
@@ -151,8 +142,16 @@ def _run(
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     place = WorkerPlace(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
-    load, pretrained = (functools.partial[Any](ray.get, reference) for reference in inputs)
-    yield from run_trials(assignments, load, resources, place, checkpoint_seconds, group, import_began, pretrained)
+    images, pretrained, node = inputs
+
+    def load() -> Dataset:
+        dataset: Dataset = ray.get(images)
+        read = functools.partial(call_on_node, node, read_part)
+        return replace(dataset, images=on_this_node(dataset.images, read))
+
+    yield from run_trials(
+        assignments, load, resources, place, checkpoint_seconds, group, import_began, lambda: ray.get(pretrained)
+    )
 
 
 def _address_and_process() -> dict[str, Any]:

@@ -5,7 +5,7 @@ images depends only on the seed and the epoch, so that a resumed run trains on t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.data.split import Labels, Split
+from mnist_lib.errors import DataError
 
 # The maxima of a chunk. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take
 # 12 MB.
@@ -22,6 +23,8 @@ STEPS_PER_CHUNK = 117
 # `keras-cnn` take 2 s on two cores; 30 or 58 make its epochs no slower, but those of dense networks by up to a tenth.
 SLOW_STEPS_PER_CHUNK = 40
 CHUNK_BYTES = 64_000_000
+# Chunks that are read ahead, in a thread, while one is trained on.
+CHUNKS_AHEAD = 2
 
 # The maxima of an evaluation batch, per replica. Models need many times the memory of the images that they evaluate.
 EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES = 1_000, 3_200_000
@@ -119,17 +122,28 @@ def epochs(
     last: int,
     weights: NDArray[np.float32] | None = None,
     first_chunk: int = 0,
-) -> tf.data.Dataset:
-    """Return the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` for each epoch.
+) -> Iterator[Chunk]:
+    """Yield the chunks of the epochs `first` to `last`, counted from 1, in order: `plan.chunks` for each epoch.
 
     One dataset covers all epochs, so that the next epoch's first chunk is gathered during the last chunk of this one.
 
     Args:
         weights: [images] how much each image counts in the loss; by default 1.
         first_chunk: the chunk, counted from 0, with which the first epoch begins.
+
+    Raises:
+        DataError: images cannot be read.
     """
-    images, labels = tf.constant(split.images), tf.constant(split.labels)
-    image_weights = None if weights is None else tf.constant(weights)
+    labels, image_weights = tf.constant(split.labels), None if weights is None else tf.constant(weights)
+    shape, errors = (plan.steps_per_chunk, plan.replica_batch_size, *split.images.shape[1:]), list[DataError]()
+
+    def read(indices: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """Return the pixels of images, [replicas, *shape]."""
+        try:
+            return np.asarray(split.images[indices.reshape(-1)]).reshape(plan.replicas, *shape)
+        except DataError as error:
+            errors.append(error)  # TensorFlow raises another error in its place
+            raise
 
     @tf.autograph.experimental.do_not_convert
     def chunks_of(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -141,24 +155,33 @@ def epochs(
     def gather(order: tf.Tensor, chunk: tf.Tensor) -> Chunk:
         first_step = tf.cast(chunk, tf.int32) * plan.steps_per_chunk
         step = (first_step + tf.range(plan.steps_per_chunk))[:, None]  # [steps, 1]
-        shards = []
+        indices, weights_of_images = [], []
         for replica in range(plan.replicas):
             # The positions of each image in the global batch and in the epoch: [steps, replica batch].
             in_batch = replica * plan.replica_batch_size + tf.range(plan.replica_batch_size)[None, :]
             position = step * plan.global_batch_size + in_batch
             real = (in_batch < plan.global_batch_size) & (position < plan.images)
             batch_size = tf.minimum(plan.global_batch_size, plan.images - step * plan.global_batch_size)
-            index = tf.gather(
-                order, position % plan.images
-            )  # pad with real images, for representative batch statistics
-            weight = tf.where(real, 1.0 / tf.cast(batch_size, tf.float32), 0.0)
+            # Padded with real images, for representative batch statistics.
+            indices.append(tf.gather(order, position % plan.images))
+            weights_of_images.append(tf.where(real, 1.0 / tf.cast(batch_size, tf.float32), 0.0))
             if image_weights is not None:
-                weight *= tf.gather(image_weights, index)
-            number = tf.fill([plan.steps_per_chunk], replica)
-            shards.append(Shard(tf.gather(images, index), tf.gather(labels, index), weight, number))
+                weights_of_images[-1] *= tf.gather(image_weights, indices[-1])
+        # At once, since images are read in the order of their file.
+        images = tf.unstack(tf.ensure_shape(tf.numpy_function(read, [indices], tf.uint8), (plan.replicas, *shape)))
+        shards = (
+            Shard(images[replica], tf.gather(labels, index), weight, tf.fill([plan.steps_per_chunk], replica))
+            for replica, (index, weight) in enumerate(zip(indices, weights_of_images, strict=True))
+        )
         return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(shards))
 
     options = tf.data.Options()
     # Autotuning has nothing to tune here, and stopping its thread can take five seconds.
     options.autotune.enabled = False
-    return tf.data.Dataset.range(first, last + 1).flat_map(chunks_of).prefetch(2).with_options(options)
+    chunks = tf.data.Dataset.range(first, last + 1).flat_map(chunks_of).prefetch(CHUNKS_AHEAD).with_options(options)
+    try:
+        yield from chunks
+    except tf.errors.OpError as error:
+        if errors:
+            raise errors[0] from error
+        raise

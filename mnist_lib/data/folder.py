@@ -5,12 +5,13 @@ test, and whether it may be for validation. So a picture stays in its split when
 are in the same split. Of equal pictures in several groups, only those on the side of training are used.
 """
 
+import contextlib
 import functools
 import hashlib
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.groups import hash_of_group
 from mnist_lib.data.listing import MAX_NAMED, Listing, listed, real_folders
 from mnist_lib.data.request import MAX_SIDE, DataRequest
+from mnist_lib.data.shards import Images, ShardWriter
 from mnist_lib.data.split import (
     NO_GROUP,
     TEST,
@@ -39,33 +41,35 @@ MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for t
 PICTURES_PER_REPORT = 100  # pictures between two reports of progress
 
 
-def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progress: Callable[[str], object]) -> Dataset:
-    """Read the pictures of a folder, without corrections.
+def read_folder(request: DataRequest, listing: Listing, shards: Path, progress: Callable[[str], object]) -> Dataset:
+    """Read the pictures of a folder into shards, without corrections.
 
     Raises:
-        DataError: the images need more than `max_bytes` or, with `strict`, a picture cannot be read.
+        DataError: there is too little space for the images or, with `strict`, a picture cannot be read.
     """
     folder = request.folder
     assert folder is not None
     paths = [folder / file.path for file in listing.files]
     folders = real_folders([folder])
-    with Sandboxes(len(paths)) as sandboxes:
+    with contextlib.ExitStack() as stack:
+        sandboxes = stack.enter_context(Sandboxes(len(paths)))
         shape, notices = _shape(request, [*sandboxes.map(functools.partial(shape_of, folders=folders), paths)])
-        require_memory(request.name, len(paths), shape, max_bytes)
-        images, hashes = np.zeros((len(paths), *shape), np.uint8), np.zeros((len(paths), 2), np.uint64)
-        errors: dict[int, ImageError] = {}
+        hashes, errors = np.zeros((len(paths), 2), np.uint64), dict[int, ImageError]()
         read = functools.partial(read_file, layout=Layout(shape=shape), folders=folders)
+        writer = stack.enter_context(ShardWriter(shards, shape, len(paths)))
         for index, picture in enumerate(sandboxes.map(read, paths)):
             if isinstance(picture, Picture):
-                images[index] = picture.image
+                writer.add(picture.image[None])
                 hashes[index] = np.frombuffer(picture.sha256[:16], np.uint64)
             else:
                 errors[index] = picture
             if index % PICTURES_PER_REPORT == 0:
                 progress(f"{index:,} of {counted(len(paths), 'picture')}")
+        pixels = writer.finish()
     notices += _unreadable(request, listing, errors)
     labels, readable = np.array([file.label for file in listing.files]), np.ones(len(paths), bool)
     readable[[*errors]] = False
+    written = np.cumsum(readable) - 1  # the row of each picture in the shards
     names, groups = _groups(listing)
     of_names = np.frombuffer(b"".join(map(hash_of_group, names)), np.uint64).reshape(-1, 2)
     part, ranks = _parts_and_ranks(listing, of_names[groups] if names else hashes)
@@ -90,7 +94,7 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
         fingerprint="",
         notices=(*listing.notices, *notices),
         damaged=len(errors) + len(listing.unreadable),
-        images=images[rows],
+        images=Images(pixels, written[rows]),
         labels=as_labels(labels[rows], len(listing.classes)),
         hashes=hashes[rows],
         files=_files(listing)[rows],
@@ -101,17 +105,6 @@ def read_folder(request: DataRequest, listing: Listing, max_bytes: float, progre
     digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode())
     digest.update(dataset.ranks[: len(dataset.train)].tobytes())
     return replace(dataset, version=digest.hexdigest()[:8], fingerprint=digest.hexdigest())
-
-
-def require_memory(name: str, pictures: int, shape: Sequence[int], max_bytes: float) -> None:
-    """Raise DataError if so many pictures of that shape need more than `max_bytes`."""
-    size = pictures * math.prod(shape)
-    if size > max_bytes:
-        got = f"{counted(pictures, 'picture')} of {' x '.join(map(str, shape))} bytes, {size / 1e9:,.2f} GB"
-        raise DataError(
-            f"{name}: expected at most {max_bytes / 1e9:,.2f} GB of images, got {got}; choose a smaller --image-size,"
-            " or start Ray with a larger --object-store-memory"
-        )
 
 
 def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -36,9 +36,9 @@ def near_copies(dataset: Dataset) -> NearCopies:
         return NearCopies(compared=len(test_rows), test=test_rows[:0], train=train_rows[:0])
     nearest, similarity = np.zeros(len(test_rows), np.int64), np.full(len(test_rows), -1.0, np.float32)
     for block, candidates in _proposals(test_marks, train_marks):
-        tested = _reduced(test.images[test_rows[block]])
+        tested = _reduced(np.asarray(test.images[test_rows[block]]))
         for candidate in candidates.T:
-            found = _similarity(tested, _reduced(train.images[train_rows[candidate]]))
+            found = _similarity(tested, _reduced(np.asarray(train.images[train_rows[candidate]])))
             better = found > similarity[block]
             nearest[block] = np.where(better, train_rows[candidate], nearest[block])
             similarity[block] = np.where(better, found, similarity[block])
@@ -81,7 +81,7 @@ def _marks(split: Split) -> tuple[Floats, Rows]:
     kept = (numbers[:, None] > 0) | (numbers[WAVES:] > 0)  # the other half is the same, since images are real
     marks, rows = [np.empty((0, int(kept.sum())), np.float32)], [np.empty(0, np.int64)]
     for block in _blocks(len(split)):
-        grey = _reduced(split.images[block]).mean(axis=3)
+        grey = _reduced(np.asarray(split.images[block])).mean(axis=3)
         grey -= grey.mean(axis=(1, 2), keepdims=True)
         compared = np.flatnonzero(grey.std(axis=(1, 2)) >= MIN_CONTRAST)
         down, across = (_waves(side) for side in grey.shape[1:])

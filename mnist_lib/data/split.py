@@ -1,4 +1,4 @@
-"""A dataset as arrays in memory, which workers get through Ray's object store: its splits, and the hashes of images.
+"""A dataset as a table, of which all but the pixels is in memory: its splits, and the hashes of images.
 
 The hash of an image's pixels identifies it whatever its file is called, and assigns a picture of a folder to a split,
 unless the pictures have groups: then the hash of the group's name does.
@@ -7,6 +7,7 @@ unless the pictures have groups: then the hash of the group's name does.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +20,7 @@ from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import CountsBySplit
+from mnist_lib.data.shards import ImageArray, blocks, held
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT
@@ -27,7 +29,6 @@ from mnist_lib.wording import counted
 # One split for all trials and runs, so that their validation accuracies can be compared.
 VALIDATION_SEED = 20_260_101
 TEST_SHARE = 0.15  # of the pictures of a folder, if there is no test folder
-IMAGES_PER_BLOCK = 4_096  # of which the hashes are computed at a time: bounds the memory for their colours
 NO_LABELS = UsedLabels.of(b"")
 
 # [n, 2]: the first 16 bytes of a sha256. The chance that two of a million images share them is below 10**-26.
@@ -49,7 +50,7 @@ def as_labels(labels: NDArray[np.int64], classes: int) -> Labels:
 class Split:
     """The images of a split, or some of them."""
 
-    images: NDArray[np.uint8]  # [n, height, width, channels], 0-255
+    images: ImageArray  # [n, height, width, channels], 0-255
     labels: Labels  # [n], from 0
     hashes: ImageHashes = MADE  # [n, 2]; by default those of `images`. A picture is hashed before it is resized.
     files: NDArray[np.uint8] = MADE  # [n, longest]: as in `Dataset`; by default none
@@ -112,7 +113,7 @@ class Dataset:
     a correction says which class is correct.
     """
 
-    images: NDArray[np.uint8]  # [n, height, width, channels], 0-255; in the driver, n is 0
+    images: ImageArray  # [n, height, width, channels], 0-255; in the driver, n is 0
     labels: Labels  # [n], from 0
     hashes: ImageHashes  # [n, 2]; a picture from a folder is hashed before it is resized
     files: NDArray[np.uint8]  # [n, longest]: paths in a folder of pictures, padded with zeros; longest is 0 without
@@ -211,6 +212,15 @@ class Dataset:
         return replace(self, images=self.images[:0], files=self.files[:0])
 
     @property
+    def images_bytes(self) -> int:
+        """Size of the pixels of all images."""
+        return math.prod(self.images.shape)
+
+    def held(self) -> Dataset:
+        """Return the dataset with its pixels in memory."""
+        return replace(self, images=held(self.images))
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
@@ -230,10 +240,12 @@ class Dataset:
             if split.labels.max() >= len(self.classes):
                 index, last = int(split.labels.argmax()), len(self.classes) - 1
                 raise DataError(f"{name}: expected labels 0 to {last}, image {index} has {split.labels[index]}")
-            flat = split.images.reshape(len(split), -1)
-            constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
-            if len(constant):
-                raise DataError(f"{name}: image {constant[0]} is blank: all its pixels are {flat[constant[0], 0]}")
+            for block in blocks(split.images):
+                flat = np.asarray(split.images[block]).reshape(len(split.labels[block]), -1)
+                constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
+                if len(constant):
+                    blank, value = block.start + constant[0], flat[constant[0], 0]
+                    raise DataError(f"{name}: image {blank} is blank: all its pixels are {value}")
 
     def check_use(self, validation_percent: int | None, folds: int | None = None) -> None:
         """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
@@ -300,16 +312,16 @@ class Dataset:
         return self.train.take(~inside), self.train.take(inside)
 
 
-def hashes_of(images: NDArray[np.uint8]) -> ImageHashes:
+def hashes_of(images: ImageArray) -> ImageHashes:
     """Return the hashes of images, [n, height, width, channels]: picture files with these pixels have the same."""
     count, height, width, channels = images.shape
     size = hashlib.sha256(f"{(width, height)}".encode())
     hashes = np.empty((count, 2), np.uint64)
-    for first in range(0, count, IMAGES_PER_BLOCK):
-        block = images[first : first + IMAGES_PER_BLOCK]
+    for rows in blocks(images):
+        block = np.asarray(images[rows])
         colours = np.full((*block.shape[:3], 4), 255, np.uint8)  # red, green, blue, opacity
         colours[..., : channels if channels > 1 else 3] = block
-        for index, pixels in enumerate(colours.reshape(len(block), -1), start=first):
+        for index, pixels in enumerate(colours.reshape(len(block), -1), start=rows.start):
             digest = size.copy()
             digest.update(pixels.data)
             hashes[index] = np.frombuffer(digest.digest()[:16], np.uint64)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_lib.data.availability import missing_data, require_obtainable
-from mnist_lib.data.folder import chosen_shape, require_memory
+from mnist_lib.data.folder import chosen_shape
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
+from mnist_lib.data.shards import Images, ShardWriter
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataFolderError, DataMissingError
@@ -57,8 +58,8 @@ def import_builder(file: ModelFile) -> None:
         raise DataError(f"{path}, line {line}: {type(error).__name__}: {error}; correct the file") from error
 
 
-def prepare_builder(request: DataRequest, data_dir: Path) -> tuple[Any, bool]:
-    """Return the builder of a dataset that is prepared in `data_dir`, and whether this call has prepared it.
+def prepare_builder(request: DataRequest, data_dir: Path) -> Any:
+    """Return the builder of a dataset that is prepared in `data_dir`, after preparing it if it is not.
 
     Raises:
         DataMissingError: TFDS does not know the dataset, or it cannot be downloaded.
@@ -71,15 +72,14 @@ def prepare_builder(request: DataRequest, data_dir: Path) -> tuple[Any, bool]:
     tfds.disable_progress_bar()
     if request.tfds_import is not None:
         import_builder(request.tfds_import)
-    builder, is_new = _builder(request, data_dir), False
+    builder = _builder(request, data_dir)
     if not _is_prepared(builder):  # a prepared folder is not locked, since it may be read-only
         with _lock(request.name, data_dir / f".{request.name}.lock"):
             if not _is_prepared(builder):
                 require_obtainable(request, data_dir)
                 _download_and_prepare(request, builder)
-                is_new = True
         builder = _builder(request, data_dir)  # a builder reads the disk only when it is made
-    return builder, is_new
+    return builder
 
 
 def _builder(request: DataRequest, data_dir: Path) -> Any:
@@ -140,12 +140,11 @@ def _line(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).split()])[:300]
 
 
-def read_prepared(request: DataRequest, builder: Any, max_bytes: float) -> Dataset:
-    """Read both splits of a prepared dataset.
+def read_prepared(request: DataRequest, builder: Any, shards: Path) -> Dataset:
+    """Read both splits of a prepared dataset into shards of a folder.
 
     Raises:
-        DataError: it is not labelled images, a split does not exist, or the images need more than
-            `max_bytes`.
+        DataError: it is not labelled images, a split does not exist, or there is too little space for the images.
     """
     import tensorflow_datasets as tfds
 
@@ -166,11 +165,12 @@ def read_prepared(request: DataRequest, builder: Any, max_bytes: float) -> Datas
         )
     shape, notices = _shape(request, image.shape)
     count = sum(builder.info.splits[split].num_examples for split in request.splits)
-    require_memory(request.name, count, shape, max_bytes)
-    images, labels, end = np.zeros((count, *shape), np.uint8), np.zeros(count, np.int64), 0
-    for split in request.splits:
-        begin, end = end, end + builder.info.splits[split].num_examples
-        _read(request, builder, split, images[begin:end], labels[begin:end])
+    labels, end = np.zeros(count, np.int64), 0
+    with ShardWriter(shards, shape, count) as writer:
+        for split in request.splits:
+            begin, end = end, end + builder.info.splits[split].num_examples
+            _read(request, builder, split, writer, shape, labels[begin:end])
+        images = Images(writer.finish(), np.arange(count))
     rows = Split(images, as_labels(labels, label.num_classes))
     train = builder.info.splits[request.splits[0]].num_examples
     dataset = Dataset.of_rows(request.name, str(builder.version), rows, train, label.names)
@@ -185,8 +185,10 @@ def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, 
     return chosen_shape(request, (height, width) if height and width else None, channels, "images")
 
 
-def _read(request: DataRequest, builder: Any, split: str, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    """Read the images of a split, in the order of the files, into arrays of their number."""
+def _read(
+    request: DataRequest, builder: Any, split: str, writer: ShardWriter, shape: Shape, labels: NDArray[np.int64]
+) -> None:
+    """Write the images of a split, in the order of the files, and read their labels into an array of their number."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -203,7 +205,8 @@ def _read(request: DataRequest, builder: Any, split: str, images: NDArray[np.uin
         )
         for batch, batch_labels in tfds.as_numpy(examples):
             end = number + len(batch)
-            images[number:end], labels[number:end] = _images(batch, Shape(*images.shape[1:])), batch_labels
+            labels[number:end] = batch_labels
+            writer.add(_images(batch, shape))
             number = end
     except tf.errors.OpError as error:
         where = _first_damage(info.filepaths) or f"a file in {builder.data_path}"

@@ -52,12 +52,14 @@ class _SavedModel(TypedDict):
     config: _SavedLayers
 
 
-def hash_arrays(arrays: Iterable[NDArray[Any]]) -> str:
-    """Return the sha256 of the types, shapes and values of arrays."""
+def hash_arrays(arrays: Iterable[Any]) -> str:
+    """Return the sha256 of the types, shapes and values of arrays, also of those whose values are in files."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        rows = max(1, PART_BYTES // max(1, array.dtype.itemsize * math.prod(array.shape[1:])))
+        for begin in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[begin : begin + rows]).data)
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.shards import blocks
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.report.summary import near_copies_summary
 from mnist_lib.report.texts import corrections_texts, groups_texts, near_copies_texts
@@ -64,12 +65,14 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
 
 
 def _describe(split: Split, classes: int) -> dict[str, Any]:
+    pixels = (np.asarray(split.images[block]) for block in blocks(split.images))
+    lowest, highest, sums = zip(*((part.min(), part.max(), part.sum()) for part in pixels), strict=True)
     return {
         "images": len(split),
         "per_class": np.bincount(split.labels, minlength=classes).tolist(),
-        "lowest_pixel": int(split.images.min()),
-        "highest_pixel": int(split.images.max()),
-        "mean_pixel": float(split.images.mean()),
+        "lowest_pixel": int(min(lowest)),
+        "highest_pixel": int(max(highest)),
+        "mean_pixel": float(sum(sums) / math.prod(split.images.shape)),
     }
 
 
@@ -127,7 +130,7 @@ def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
     for number, (name, chosen) in enumerate(zip(names, choose(dataset, seed), strict=True)):
         y = top + number * row
         draw.text((MARGIN, y + height * scale / 2), name, fill=0, font=font, anchor="lm")
-        for place, image in enumerate(dataset.train.images[chosen]):
+        for place, image in enumerate(np.asarray(dataset.train.images[chosen])):
             shown = as_picture(255 - image if channels == 1 and dataset.name in DATASETS else image)
             shown = shown.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             picture.paste(shown, (left + place * column, y), shown if channels == 4 else None)
@@ -188,7 +191,8 @@ def examples_for_report(dataset: Dataset) -> NDArray[np.uint8]:
     step = -(-max(height, width) // REPORT_SIDE)
     columns = []
     for label in range(min(len(dataset.classes), REPORT_CLASSES)):
-        chosen = dataset.train.images[np.flatnonzero(dataset.train.labels == label)[:REPORT_EXAMPLES], ::step, ::step]
+        of_class = np.flatnonzero(dataset.train.labels == label)[:REPORT_EXAMPLES]
+        chosen = np.asarray(dataset.train.images[of_class])[:, ::step, ::step]
         column = np.zeros((REPORT_EXAMPLES, *chosen.shape[1:]), np.uint8)
         column[: len(chosen)] = chosen
         columns.append(np.concatenate([*column]))

@@ -16,6 +16,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Chunk, Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
+from mnist_lib.data.shards import ImageArray
 from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
@@ -133,7 +134,7 @@ class Trainer:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
         """
         weights = balancing_weights(split.labels) if self._spec.class_weights == "balanced" else None
-        chunks = iter(epochs(split, plan, seed, first, last, weights, part.chunks))
+        chunks = epochs(split, plan, seed, first, last, weights, part.chunks)
         looked_at = time.monotonic()
         for number in range(first, last + 1):
             begin, pending, frozen_epochs = time.perf_counter(), list[Totals](), self._spec.freeze_epochs or 0
@@ -207,14 +208,14 @@ class Predictor:
     def __init__(self, model: Model, strategy: tf.distribute.Strategy) -> None:
         self._model, self._strategy = model, strategy
 
-    def probabilities(self, weights: Weights, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def probabilities(self, weights: Weights, images: ImageArray) -> NDArray[np.float32]:
         """Return the probabilities that `predict` yields as one array."""
         return np.concatenate([outputs.probabilities for outputs in self.predict(weights, images)])
 
     def evaluate(
         self,
         weights: Weights,
-        images: NDArray[np.uint8],
+        images: ImageArray,
         heartbeat: TrialEvent,
         kept: Callable[[Outputs], Sequence[NDArray[Any]]] = lambda outputs: outputs[:1],
     ) -> Generator[TrialEvent, None, list[NDArray[Any]]]:
@@ -236,7 +237,7 @@ class Predictor:
         replicas = len(self._strategy.extended.worker_devices)
         return evaluation_batch_size(image_shape, self._model.activation_bytes) * replicas
 
-    def predict(self, weights: Weights, images: NDArray[np.uint8]) -> Iterator[Outputs]:
+    def predict(self, weights: Weights, images: ImageArray) -> Iterator[Outputs]:
         """Yield the outputs for images, [n, height, width, channels] uint8, 0-255, in parts.
 
         Raises:
@@ -245,7 +246,7 @@ class Predictor:
         # In a group, each process computes all of them: that needs no communication, and the results are the same.
         replicas, batch_size = len(self._strategy.extended.worker_devices), self.batch_size(images.shape[1:])
         for begin in range(0, len(images), batch_size):
-            batch = images[begin : begin + batch_size]
+            batch = np.asarray(images[begin : begin + batch_size])
             padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
             predicted = zip(*self._predict(weights, tf.split(padded, replicas)), strict=True)
             outputs = Outputs(*(np.concatenate(parts)[: len(batch)] for parts in predicted))

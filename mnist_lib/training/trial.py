@@ -49,6 +49,8 @@ from mnist_lib.wording import one_line
 # Compiled models that a lane holds; the least recently used one is removed first. Without its values, a model of dense
 # layers or a small convolutional network takes about 17 MB, most of it for what TensorFlow and XLA compile.
 MAX_COMPILED = 24
+# The images of a dataset that a lane holds in memory; of a larger one, it reads those that it needs from its files.
+MAX_HELD_BYTES = 1 << 30
 # Errors of a collective operation when another process of the group has ended.
 LOST_MEMBER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
@@ -161,8 +163,6 @@ class _Lane:
         self._checkpoint_seconds = checkpoint_seconds
         self._strategy: tf.distribute.Strategy | None = None
         self._data: Dataset | None = None
-        # By the percentage of validation images, or the fold and the number of folds.
-        self._splits: dict[tuple[int | None, ...], tuple[Split, Split | None]] = {}
         self._compiled: dict[TrialSpec, Compiled] = {}
 
     def begin(self, phase_began: float | None = None) -> None:
@@ -180,7 +180,8 @@ class _Lane:
     def load(self, load: Callable[[], Dataset]) -> None:
         """Load the dataset, unless it is already loaded."""
         if self._data is None:
-            self._data = load()
+            data = load()
+            self._data = data.held() if data.images_bytes <= MAX_HELD_BYTES else data
             self._end_phase("data")
 
     def _end_phase(self, name: str) -> None:
@@ -291,14 +292,9 @@ class _Lane:
         if shape in self._compiled:
             self._compiled[shape] = self._compiled.pop(shape)  # the last one is the most recently used
         else:
-            # The images of another fold are another copy, and trials of one fold follow each other.
-            self._compiled = {held: compiled for held, compiled in self._compiled.items() if held.fold == spec.fold}
             while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of shapes
                 del self._compiled[next(iter(self._compiled))]
-            parts = (spec.fold, spec.folds, spec.validation_percent)
-            if parts not in self._splits:  # a copy of the images, which many models share
-                self._splits = {parts: self._parts(spec)}
-            train, held_out = self._splits[parts]
+            train, held_out = self._parts(spec)
             validation, fold = (held_out, None) if spec.fold is None else (None, held_out)
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))

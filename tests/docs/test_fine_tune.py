@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,7 +21,7 @@ PAGE = "docs/fine-tune.md"
 @pytest.mark.long
 def test_the_page_starts_from_a_version_and_from_a_file(tmp_path: Path, data_dir: Path) -> None:
     split = letters(per_class=5, seed=0)
-    for number, (image, label) in enumerate(zip(split.images[..., 0], split.labels, strict=True)):
+    for number, (image, label) in enumerate(zip(np.asarray(split.images)[..., 0], split.labels, strict=True)):
         path = tmp_path / "letters" / CLASSES[label] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)

@@ -187,15 +187,16 @@ def test_a_loaded_model_predicts_as_it_did_in_its_run(champion: Path, digits: Da
     model = mnist_lib.load("keras", storage=champion / "results")
     assert dict(os.environ) == environment  # so that processes that this one starts see the GPUs
     assert model.name == "keras@1"
-    probabilities = model.predict(digits.test.images)
+    images = np.asarray(digits.test.images)
+    probabilities = model.predict(images)
     assert (probabilities.shape, probabilities.dtype) == ((1_000, 10), np.dtype("float32"))
     assert int((probabilities.argmax(axis=1) == digits.test.labels).sum()) == model.accuracy.correct
     assert model.accuracy.total == 1_000
     assert model.manifest["spec"]["epochs"] == 3
-    assert model.predict(digits.test.images[:0]).shape == (0, 10)
+    assert model.predict(images[:0]).shape == (0, 10)
     assert "manifest" not in repr(model)
     with pytest.raises(SpecError, match="expected images as uint8"):
-        model.predict(digits.test.images / 255)  # type: ignore[arg-type]
+        model.predict(images / 255)  # type: ignore[arg-type]
     assert mnist_lib.load("keras@latest", storage=str(champion / "results")).name == "keras@2"
     assert mnist_lib.load(storage=str(champion / "results")).name == "keras@1"
 

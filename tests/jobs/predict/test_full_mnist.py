@@ -64,7 +64,7 @@ def test_970_of_1000_saved_digits_are_predicted_right(
     variant: str, mnist: tuple[Path, Split], tmp_path: Path, predict: Any
 ) -> None:
     storage, test = mnist
-    for number, image in enumerate(test.images[..., 0]):
+    for number, image in enumerate(np.asarray(test.images)[..., 0]):
         (tmp_path / f"{number:04d}").write_bytes(VARIANTS[variant](Image.fromarray(image)))
     code, stdout, _ = predict(*sorted(tmp_path.iterdir()), "--storage", storage, "--json")
     assert code == 0
@@ -74,7 +74,7 @@ def test_970_of_1000_saved_digits_are_predicted_right(
 def test_38_of_40_drawn_digits_are_predicted_right(mnist: tuple[Path, Split], tmp_path: Path, predict: Any) -> None:
     storage, test = mnist
     for number in range(40):
-        (tmp_path / f"{number:04d}").write_bytes(drawn(test.images[number, ..., 0], number))
+        (tmp_path / f"{number:04d}").write_bytes(drawn(test.images[number][..., 0], number))
     code, stdout, _ = predict(*sorted(tmp_path.iterdir()), "--storage", storage, "--json")
     assert code == 0
     assert (predicted_digits(stdout) == test.labels[:40]).mean() >= 0.95

@@ -113,7 +113,7 @@ def test_stored_models_reproduce_the_summary_without_this_project(
 ) -> None:
     summary, home = gpu_run
     storage, expected = home / "results", counts_of_summary(summary)
-    assert correct_of_stored(summary, storage, digits.test.images, digits.test.labels) == expected
+    assert correct_of_stored(summary, storage, np.asarray(digits.test.images), digits.test.labels) == expected
     for name, model in summary["models"].items():
         predicted = np.load(storage / "models" / name / "versions" / str(model["version"]) / "predictions.npz")
         assert (predicted["predictions"] == predicted["labels"]).sum() == expected[name]

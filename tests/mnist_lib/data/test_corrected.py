@@ -48,7 +48,7 @@ def test_a_corrected_picture_has_its_new_label_in_its_old_split(tmp_path: Path) 
     assert (len(after.train), len(after.test)) == (len(before.train), len(before.test))
     for split, picture in chosen.items():
         images, labels = getattr(after, split).images, getattr(after, split).labels
-        (index,) = np.flatnonzero((images[..., 0] == np.asarray(picture)).all(axis=(1, 2)))
+        (index,) = np.flatnonzero((np.asarray(images)[..., 0] == np.asarray(picture)).all(axis=(1, 2)))
         assert labels[index] == 1
     assert after.corrections == CorrectionCounts(applied=2, holdout=1)
     assert after.fingerprint != before.fingerprint
@@ -97,7 +97,7 @@ def test_a_correction_decides_about_a_picture_in_several_classes(tmp_path: Path,
         assert noise(same).tobytes() in images_of(dataset, "b") - images_of(dataset, "a")
         assert dataset.notices == ("left out, the same picture in several classes: a/other.png, b/other.png",)
         split = dataset.test if share(noise(same)) < TEST_SHARE else dataset.train
-        assert (split.images[..., 0] == np.asarray(noise(same))).all(axis=(1, 2)).sum() == 2
+        assert (np.asarray(split.images)[..., 0] == np.asarray(noise(same))).all(axis=(1, 2)).sum() == 2
         assert len(dataset.ranks) == total(dataset)
     correct(folder, correction(noise(same), NONE), correction(noise(500), NONE))
     assert (total(read(folder)), read(folder).notices) == (60, ())
@@ -241,7 +241,7 @@ def test_the_other_images_stay_for_validation_when_one_is_removed(digits: Datase
     assert again is not None
     assert np.array_equal(again.images, validation.images)
     before, _ = digits.train_and_validation(10)
-    kept = (before.images != removed).any(axis=(1, 2, 3))
+    kept = (np.asarray(before.images) != removed).any(axis=(1, 2, 3))
     assert np.array_equal(training.images, before.images[kept])  # in the same order
 
 

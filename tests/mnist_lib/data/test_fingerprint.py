@@ -5,8 +5,8 @@ from pathlib import Path
 import obstore
 import pytest
 
-from mnist_lib.data.cache import fingerprint_of_files
 from mnist_lib.data.corrections import LabelsFile
+from mnist_lib.data.index import fingerprint_of_files
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError, StoreError
 from mnist_lib.objects import bucket

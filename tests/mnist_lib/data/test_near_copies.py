@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_lib.data import cache
+from mnist_lib.data import index
 from mnist_lib.data import near_copies as module
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepare import prepare, with_near_copies
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.shards import ImageArray
 from mnist_lib.data.split import Dataset, NearCopies, Split
 from tests.support.pictures import classes, noise, write_folder
 
@@ -21,12 +22,12 @@ Pixels = NDArray[np.uint8]
 MIDDLE = np.arange(0, 4_000, 40)  # training digits of all classes
 
 
-def dataset_of(train: Pixels, test: Pixels) -> Dataset:
+def dataset_of(train: ImageArray, test: ImageArray) -> Dataset:
     one, other = (Split(images, np.zeros(len(images), np.uint8)) for images in (train, test))
     return Dataset.of("images", "1", one, other)
 
 
-def named(train: Pixels, test: Pixels) -> dict[int, int]:
+def named(train: ImageArray, test: ImageArray) -> dict[int, int]:
     """Return the training image that each near-copy resembles, by index."""
     found = near_copies(dataset_of(train, test))
     return dict(zip(found.test.tolist(), found.train.tolist(), strict=True))
@@ -114,7 +115,7 @@ def test_near_copies_are_computed_once_and_again_when_a_picture_is_added(
         computed.append(near_copies(dataset))
         return computed[-1]
 
-    monkeypatch.setattr(cache, "near_copies", counted)
+    monkeypatch.setattr(index, "near_copies", counted)
     for _ in range(2):
         dataset = with_near_copies(prepare(request), request)
         assert dataset.near_copy_files == (("test/b/copy.png", "train/b/3.png"),)

@@ -37,7 +37,7 @@ def test_d6_the_error_locates_a_label_without_a_class() -> None:
 
 def test_d6_the_error_locates_a_blank_image() -> None:
     split = random_split(5)
-    split.images[2] = 7
+    np.asarray(split.images)[2] = 7
     with pytest.raises(DataError, match="image 2 is blank"):
         of(split).check(5, 2)
 

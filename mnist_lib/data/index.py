@@ -1,4 +1,5 @@
-"""A cache of decoded arrays, so that later runs read a dataset without TensorFlow, and without decoding pictures.
+"""The index of a prepared dataset: all of its table but the pixels, which are in shards, so that later runs read a
+dataset without TensorFlow, and without decoding pictures.
 
 It is used only as long as its sources have not changed: TFDS' files and version, or the pictures of a folder. Schedules
 ask here, too, whether the files of a dataset have changed.
@@ -10,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -24,17 +26,21 @@ from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.request import ClassNames, DataRequest
+from mnist_lib.data.shards import Images, Shards, remove_unused
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import hash_arrays, read_npz
 from mnist_lib.objects.local import LocalObjects
 
-CACHE_SCHEMA = 7
+INDEX_SCHEMA = 8
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
 NEAR_COPIES_SCHEMA = 1
 NEAR_COPIES = ("compared", "test", "train")
 SOURCE, ABOUT = "source", "about"  # arrays that hold text and JSON, as bytes
+# In place of the images: their rows in the shards, the sha256 of these, the number of images in each, and checksums.
+IN_SHARDS = (ROWS, SHARDS, COUNTS, CHECKSUMS) = ("rows", "shards", "counts", "checksums")
+OF_TABLE = tuple(column for column in COLUMNS if column != "images")
 
 log = logging.getLogger(__name__)
 
@@ -45,26 +51,33 @@ class _About(TypedDict):
     fingerprint: Text
     notices: tuple[Text, ...]
     damaged: Count
+    image_shape: tuple[Count, Count, Count]
 
 
-def cache_path(data_dir: Path, name: str) -> Path:
-    """Return the file of the cache. `data_dir`: the folder of prepared datasets."""
-    return data_dir / ".decoded" / f"{name}.npz"
+def index_path(folder: Path, name: str) -> Path:
+    """Return the path of an index. `folder`: as `shards_folder` returns it."""
+    return folder / f"{name}.npz"
 
 
-def write_cache(dataset: Dataset, path: Path, source: str) -> None:
-    """Write the arrays of a dataset without corrections. Do nothing if the folder is not writable.
+def write_index(dataset: Dataset, path: Path, source: str) -> None:
+    """Write the index of a dataset without corrections, whose images are in shards beside it, and remove unused shards.
 
     Args:
-        source: a text that changes with the arrays' sources; `read_cache` compares it.
+        source: a text that changes with the sources of the images; `read_index` compares it.
     """
-    arrays = {column: getattr(dataset, column) for column in COLUMNS}
+    images: Any = dataset.images
+    shards: Shards = images.source
+    columns = {column: getattr(dataset, column) for column in OF_TABLE}
+    in_shards = (images.rows, shards.digests, np.array(shards.counts), shards.checksums)
     about = encode({field: getattr(dataset, field) for field in _About.__annotations__})
-    write_arrays(path, source, {**arrays, ABOUT: np.frombuffer(about, np.uint8)})
+    own = {**dict(zip(IN_SHARDS, in_shards, strict=True)), ABOUT: np.frombuffer(about, np.uint8)}
+    write_arrays(path, source, {**columns, **own})
+    remove_unused(path.parent)
+    shutil.rmtree(path.parent.parent / ".decoded", ignore_errors=True)  # of earlier releases
 
 
 def write_arrays(path: Path, source: str, arrays: dict[str, Any]) -> None:
-    """Write arrays as `write_cache` does."""
+    """Write arrays as `write_index` does. Do nothing if the folder is not writable."""
     arrays = {**arrays, SOURCE: np.frombuffer(source.encode(), np.uint8)}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,26 +87,33 @@ def write_arrays(path: Path, source: str, arrays: dict[str, Any]) -> None:
             temporary.replace(path)
 
 
-def read_cache(name: str, path: Path, source: Callable[[str], str]) -> Dataset | None:
-    """Return the cached dataset, or None if there is no cache or it is damaged or stale.
+def read_index(name: str, path: Path, source: Callable[[str], str]) -> Dataset | None:
+    """Return the prepared dataset, or None if there is none, it is stale or damaged, or a shard is missing or cut.
 
     Args:
         source: takes the version of the dataset, and returns the current state of its sources.
     """
+    names = (*OF_TABLE, *IN_SHARDS, ABOUT, SOURCE)
     try:
-        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys((*COLUMNS, ABOUT, SOURCE), MAX_ARRAY_BYTES))
-        about = decode(arrays.pop(ABOUT).tobytes(), _About, str(path))
+        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys(names, MAX_ARRAY_BYTES))
+        about: Any = decode(arrays.pop(ABOUT).tobytes(), _About, str(path))
         if arrays.pop(SOURCE).tobytes().decode() != source(about["version"]):
             return None
-        columns: dict[str, Any] = arrays
-        return Dataset(name=name, **about, **columns)
     except (OSError, IntegrityError) as error:
         log.debug("%s: %s", path, error)
         return None
+    rows, digests, counts, checksums = (arrays.pop(name) for name in IN_SHARDS)
+    names = tuple(digest.tobytes().hex() for digest in digests)
+    shards = Shards(path.parent, about.pop("image_shape"), names, tuple(counts.tolist()), checksums)
+    if not shards.is_complete():
+        return None
+    shards.touch()
+    columns: dict[str, Any] = arrays
+    return Dataset(name=name, **about, **columns, images=Images(shards, rows))
 
 
 def cached_near_copies(dataset: Dataset, path: Path) -> NearCopies:
-    """Return the near-copies of a dataset: from the cache if images and splits are the same, or else computed."""
+    """Return the near-copies of a dataset: from a file if images and splits are the same, or else computed."""
     columns = [part.hashes for part in (dataset.train, dataset.test)]
     source = f"{NEAR_COPIES_SCHEMA} {dataset.image_shape} {hash_arrays(columns)}"
     try:
@@ -110,7 +130,7 @@ def cached_near_copies(dataset: Dataset, path: Path) -> NearCopies:
 def pictures_hash(listing: Listing, request: DataRequest) -> str:
     """Return the sha256 of all that the arrays of a folder depend on: its files, the options and the reading code."""
     pillow = metadata.version("pillow")
-    parts = (CACHE_SCHEMA, pillow, listing.state, listing.notices, request.image_size, request.channels)
+    parts = (INDEX_SCHEMA, pillow, listing.state, listing.notices, request.image_size, request.channels)
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -120,7 +140,7 @@ def source_hash(prepared: Path) -> str:
     Args:
         prepared: TFDS' folder of a version, such as `~/tensorflow_datasets/mnist/3.0.1`.
     """
-    versions = f"{CACHE_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode()
+    versions = f"{INDEX_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode()
     return hashlib.sha256(b"".join((versions, *_file_hashes(prepared)))).hexdigest()
 
 

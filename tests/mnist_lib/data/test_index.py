@@ -1,8 +1,10 @@
-"""Cached arrays are those that TFDS would return, or they are not used."""
+"""The images of an index are those that TFDS would return, or it is not used."""
 
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
@@ -12,11 +14,12 @@ import numpy as np
 import pytest
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
-from mnist_lib.data import cache
+from mnist_lib.data import index
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.data.tfds_images import import_builder
+from mnist_lib.errors import DataFolderError
 from mnist_lib.model_file import ModelFile
 from tests.support.builders import builder_file
 
@@ -35,17 +38,17 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
         yield prepare(DataRequest(dataset="leaves", data_dir=tmp_path)), tmp_path / "leaves"
 
 
-def cache_path(versions: Path) -> Path:
-    return versions.parent / ".decoded/leaves.npz"
+def path_of_index(versions: Path) -> Path:
+    return versions.parent / ".prepared/leaves.npz"
 
 
-def cached(versions: Path) -> Dataset | None:
-    return cache.read_cache("leaves", cache_path(versions), lambda version: cache.source_hash(versions / version))
+def indexed(versions: Path) -> Dataset | None:
+    return index.read_index("leaves", path_of_index(versions), lambda version: index.source_hash(versions / version))
 
 
-def test_a_cached_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Path]) -> None:
+def test_an_indexed_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
-    again = cached(versions)
+    again = indexed(versions)
     assert again is not None
     assert (again.fingerprint, again.version, again.name) == (dataset.fingerprint, dataset.version, dataset.name)
     assert np.array_equal(again.train.images, dataset.train.images)
@@ -66,7 +69,7 @@ def test_a_second_run_reads_its_data_without_tensorflow(prepared: tuple[Dataset,
 
 
 @pytest.mark.parametrize("change", ["a record", "the metadata", "an added file", "a removed file"])
-def test_a_cache_is_not_used_after_the_prepared_files_change(prepared: tuple[Dataset, Path], change: str) -> None:
+def test_an_index_is_not_used_after_the_prepared_files_change(prepared: tuple[Dataset, Path], change: str) -> None:
     version = next(prepared[1].iterdir())
     record, info = next(version.glob("*train*")), version / "dataset_info.json"
     match change:
@@ -80,22 +83,22 @@ def test_a_cache_is_not_used_after_the_prepared_files_change(prepared: tuple[Dat
             (version / "another").touch()
         case "a removed file":
             record.unlink()
-    assert cached(prepared[1]) is None
+    assert indexed(prepared[1]) is None
 
 
-def test_a_cache_of_another_tfds_version_is_not_used(
+def test_an_index_of_another_tfds_version_is_not_used(
     prepared: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "4.9.11")
-    assert cached(prepared[1]) is None
+    assert indexed(prepared[1]) is None
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "empty", "no archive"])
-def test_a_damaged_cache_is_not_used_and_the_dataset_is_decoded_again(
+def test_a_damaged_index_is_not_used_and_the_dataset_is_decoded_again(
     prepared: tuple[Dataset, Path], damage: str
 ) -> None:
     dataset, versions = prepared
-    path = cache_path(versions)
+    path = path_of_index(versions)
     content = bytearray(path.read_bytes())
     match damage:
         case "a flipped bit":
@@ -107,14 +110,26 @@ def test_a_damaged_cache_is_not_used_and_the_dataset_is_decoded_again(
         case "no archive":
             content = bytearray(b"no archive" * 100)
     path.write_bytes(content)
-    assert cached(versions) is None
+    assert indexed(versions) is None
     assert prepare(DataRequest(dataset="leaves", data_dir=versions.parent)).fingerprint == dataset.fingerprint
-    assert cached(versions) is not None  # and is stored again
+    assert indexed(versions) is not None  # and is stored again
 
 
-def test_no_cache_is_written_for_a_dataset_that_was_already_prepared(prepared: tuple[Dataset, Path]) -> None:
+def test_without_the_right_to_write_the_images_are_among_the_temporary_files_of_the_user(
+    prepared: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     dataset, versions = prepared
-    path = cache_path(versions)
-    path.unlink()
-    assert prepare(DataRequest(dataset="leaves", data_dir=versions.parent)).fingerprint == dataset.fingerprint
-    assert not path.exists()
+    expected = np.asarray(dataset.train.images)
+    shutil.rmtree(versions.parent / ".prepared")
+    (versions.parent / ".prepared").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    for _ in range(2):
+        again = prepare(DataRequest(dataset="leaves", data_dir=versions.parent))
+        assert again.fingerprint == dataset.fingerprint
+    (folder,) = (tmp_path / "temporary").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert np.array_equal(again.train.images, expected)
+    folder.chmod(0o755)
+    with pytest.raises(DataFolderError, match="it is not of this user alone"):
+        prepare(DataRequest(dataset="leaves", data_dir=versions.parent))
