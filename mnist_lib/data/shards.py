@@ -36,9 +36,6 @@ BLOCK_BYTES = 16 << 20  # of images that are processed at a time
 UNUSED_SECONDS = 3_600.0  # minimum age of a shard that is removed: a run that has just begun does not hold it yet
 HOLD_SUFFIX, PART_SUFFIX = ".held", ".part"
 
-# Files that name the shards that this process uses. The kernel unlocks them when it ends.
-_holds: list[Any] = []
-
 
 class ImageArray(Protocol):
     """Images, [n, height, width, channels] uint8, 0-255: a NumPy array, or `Images`. `np.asarray` returns pixels."""
@@ -347,12 +344,9 @@ def hold(images: ImageArray) -> None:
         return
     with contextlib.suppress(OSError):
         descriptor, name = tempfile.mkstemp(dir=shards.folder, suffix=PART_SUFFIX)
-        file = os.fdopen(descriptor, "w")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        file.write("\n".join(shards.names))
-        file.flush()
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # it stays open, and the kernel unlocks it when this process ends
+        os.write(descriptor, "\n".join(shards.names).encode())
         Path(name).replace(Path(name).with_suffix(HOLD_SUFFIX))
-        _holds.append(file)
 
 
 def remove_unused(folder: Path) -> None:

@@ -100,6 +100,7 @@ DOCUMENTS: dict[Any, Any] = {
         "fingerprint": "f",
         "notices": [],
         "damaged": 0,
+        "image_shape": [28, 28, 1],
     },
 }
 
