@@ -217,6 +217,7 @@ def export(stored: LoadedModel, form: str, target: Path, images: ImageArray) -> 
         SpecError, OutputError: the target exists, or cannot be written.
     """
     write, run = WRITERS[form]
+    images = np.asarray(images)
     expected = StoredPredictor(stored)(images)
     with atomic_output(target) as written:
         write(serving_module(stored.model, stored.weights, stored.image_shape, PROBABILITIES), written, stored.classes)

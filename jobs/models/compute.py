@@ -107,7 +107,7 @@ def export(options: ExportOptions, objects: Objects) -> CommandResult:
     from mnist_lib import loading
 
     dataset = load_dataset(_data(version, options), objects)
-    images = np.asarray(dataset.test.images[:NUM_EXPORT_IMAGES])
+    images = dataset.test.images[:NUM_EXPORT_IMAGES]
     with quietly():
         exported = loading.export(loading.build(_stored(objects, version, options)), form, target, images)
     lines = [
@@ -190,6 +190,8 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
 
     Raises DataError if the dataset here does not have them.
     """
+    import numpy as np  # it takes time to load, and most commands do without
+
     from mnist_lib.data.split import Split, indices_of
 
     tested_on = version.facts.dataset.fingerprint
