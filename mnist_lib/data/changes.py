@@ -82,7 +82,8 @@ def changes_between(before: DatasetState, after: DatasetState) -> Changes:
         removed[name] = _by_class(before.labels[old[gone]], before.classes)
         relabelled[name] = _by_class(after.labels[changed], after.classes)
     new_test = ~known  # the test split comes last; its new images may be copies, or come from the train split
-    new_test[new_test] = ~np.isin(after.hashes[new[new_test], 0], before.hashes[:, 0])
+    # NumPy's `isin` takes ten times as long as sorting.
+    new_test[new_test] = ~_equal(np.sort(before.hashes[:, 0]), after.hashes[new[new_test], 0])[1]
     return Changes(added, removed, relabelled, new_test)
 
 
@@ -111,15 +112,25 @@ def unknown_rows(dataset: Dataset, states: Sequence[DatasetState], counted: Coll
 
 def _partners(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Return for each new key the position of an equal old key, or -1. Each position occurs at most once."""
+    if np.array_equal(old, new):
+        return np.arange(len(new))
     old_order, new_order = np.argsort(old, kind="stable"), np.argsort(new, kind="stable")
     old_sorted, new_sorted = old[old_order], new[new_order]
     copies = np.arange(len(new)) - np.searchsorted(new_sorted, new_sorted)  # 0 for the first of equal keys, and so on
-    place = np.searchsorted(old_sorted, new_sorted) + copies
-    found = place < len(old)
-    found[found] = old_sorted[place[found]] == new_sorted[found]
+    place, found = _equal(old_sorted, new_sorted, copies)
     partner = np.full(len(new), -1)
     partner[new_order[found]] = old_order[place[found]]
     return partner
+
+
+def _equal(
+    ordered: NDArray[np.uint64], keys: NDArray[np.uint64], further: NDArray[np.int64] | int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return where each key would be in an ordered array, moved `further` on, and whether an equal one is there."""
+    place = np.searchsorted(ordered, keys) + further
+    found = place < len(ordered)
+    found[found] = ordered[place[found]] == keys[found]
+    return place, found
 
 
 def _by_class(labels: Labels, classes: Sequence[str]) -> dict[str, int]:
