@@ -1,0 +1,174 @@
+"""Train on a dataset that is larger than the memory: its speed, the memory of all processes, and the disk's speed.
+
+The pictures are small files that are enlarged to 224 x 224, so that they are made in minutes; what is prepared is as
+large as with other pictures. The model is small, so that reading images takes a large part of the time.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from benchmarks.record import setting
+from mnist_lib.wording import counted
+
+SIDE, CLASSES, LANES = 224, 10, 2
+IMAGE_BYTES = SIDE * SIDE * 3
+HELD_GIGABYTES = 0.9  # a lane holds as much in memory
+MODEL = """
+import keras
+
+def thumbnails(input_shape, classes):
+    \"\"\"Average over squares of 8 x 8 pixels, then one layer.\"\"\"
+    return keras.Sequential([
+        keras.Input(input_shape),
+        keras.layers.AveragePooling2D(8),
+        keras.layers.Flatten(),
+        keras.layers.Dense(classes),
+    ])
+"""
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Memory:
+    """The peak of the memory of a process and all its descendants that no file holds, in bytes."""
+
+    peak: int = 0
+    _ended: Event = field(default_factory=Event)
+
+    def watch(self, pid: int) -> Thread:
+        thread = Thread(target=self._watch, args=(pid,), daemon=True)
+        thread.start()
+        return thread
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _watch(self, pid: int) -> None:
+        known = {pid}
+        while not self._ended.wait(1):
+            known |= {child.pid for parent in known & {*psutil.pids()} for child in _children(parent)}
+            self.peak = max(self.peak, sum(map(_own_bytes, known)))
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _own_bytes(pid: int) -> int:
+    """Return RssAnon and RssShmem of a process, which a file cannot replace."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+
+
+def write_pictures(folder: Path, first: int, last: int) -> None:
+    """Write pictures of 16 x 16 pixels, in whose colours the class can be seen."""
+    for number in range(first, last):
+        random, label = np.random.default_rng(number), number % CLASSES
+        pixels = random.integers(0, 200, (16, 16, 3), np.uint8)
+        pixels[:, label] += 55
+        path = folder / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, compress_level=0)
+
+
+def pictures(folder: Path, gigabytes: float) -> Path:
+    """Return a folder of pictures that take so much when they are prepared."""
+    count = int(gigabytes * 1e9 / IMAGE_BYTES)
+    if not folder.exists():
+        with ProcessPoolExecutor() as executor:
+            begins = range(0, count, 1_000)
+            list(executor.map(write_pictures, *zip(*((folder, n, min(n + 1_000, count)) for n in begins), strict=True)))
+    return folder
+
+
+def train(folder: Path, work: Path, name: str, epochs: int) -> tuple[float, float, dict[str, float]]:
+    """Train two trials at a time, and return images per second of both, GB of memory, and seconds by phase."""
+    (work / "thumbnails.py").write_text(MODEL)
+    command = [
+        *(sys.executable, "-m", "jobs.train", "--dataset", f"{folder}/", "--models", f"{work / 'thumbnails.py'}:thumbnails"),
+        *("--data-dir", str(work / "data"), "--storage", str(work / "results"), "--run-name", name, "--trust"),
+        *("--image-size", str(SIDE), "--seeds", str(LANES), "--epochs", str(epochs), "--batch-size", "128"),
+        *("--cpus-per-trial", "1", "--validation-percent", "0", "--no-report", "--json"),
+    ]
+    process, memory = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True), Memory()
+    thread = memory.watch(process.pid)
+    stdout, _ = process.communicate()
+    memory.end()
+    thread.join()
+    if process.returncode:
+        raise SystemExit(f"{command} failed with {process.returncode}")
+    summary = json.loads(stdout)
+    speed = sum(trial["images_per_second"] for trial in summary["trials"])
+    return speed, memory.peak / 1e9, summary["timing"]
+
+
+def random_reads(data_dir: Path, seconds: float = 20) -> float:
+    """Return how many random images per second the disk reads, when none of them is in memory."""
+    files = [path for path in (data_dir / ".prepared").iterdir() if len(path.name) == 64]
+    subprocess.run(["sync"], check=True)
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    buffer, count, begin = memoryview(bytearray(IMAGE_BYTES)), 0, time.perf_counter()
+    for requests in _requests(files):
+        for descriptor, offset in requests:
+            os.posix_fadvise(descriptor, offset, IMAGE_BYTES, os.POSIX_FADV_WILLNEED)
+        for descriptor, offset in requests:
+            count += os.preadv(descriptor, [buffer], offset) // IMAGE_BYTES
+        if time.perf_counter() - begin > seconds:
+            break
+    return count / (time.perf_counter() - begin)
+
+
+def _requests(files: list[Path]) -> Iterator[list[tuple[int, int]]]:
+    random, descriptors = np.random.default_rng(0), [os.open(path, os.O_RDONLY) for path in files]
+    counts = [path.stat().st_size // IMAGE_BYTES for path in files]
+    while True:  # as many at a time as a chunk has
+        chosen = random.integers(len(files), size=384)
+        yield sorted((descriptors[file], int(random.integers(counts[file])) * IMAGE_BYTES) for file in chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=40.0, help="size of the prepared images (default: 40)")
+    parser.add_argument("--work", type=Path, help="folder for the pictures and the results (default: a temporary one)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        (work / "data").mkdir(parents=True, exist_ok=True)
+        small = pictures(work / "small", min(HELD_GIGABYTES, options.gigabytes / 4))
+        large = pictures(work / "large", options.gigabytes)
+        in_memory, _, _ = train(small, work, "small", epochs=8)
+        train(large, work, "prepare", epochs=1)
+        disk = random_reads(work / "data")
+        streamed, memory, timing = train(large, work, "large", epochs=1)
+    bound = min(in_memory, disk)
+    print(f"{setting(LANES)} {options.gigabytes:g} GB, {counted(LANES, 'lane')}, n = 1.\n")
+    print("| what | found |\n|---|---|")
+    print(f"| images/s of both lanes, 0.9 GB held in memory | {in_memory:,.0f} |")
+    print(f"| images/s of random reads from the disk, {IMAGE_BYTES:,} bytes each | {disk:,.0f} |")
+    print(f"| images/s of both lanes, {options.gigabytes:g} GB | {streamed:,.0f}, {streamed / bound:.0%} of the lower |")
+    print(f"| RssAnon and RssShmem of all processes | {memory:.2f} GB |")
+    print(f"| preparing, when prepared before | {timing['prepare_seconds']:.1f} s |")
+
+
+if __name__ == "__main__":
+    main()
