@@ -60,13 +60,13 @@ class Memory:
     def _watch(self, pid: int) -> None:
         known = {pid}
         while not self._ended.wait(1):
-            known |= {child.pid for parent in known & {*psutil.pids()} for child in _children(parent)}
+            known |= {child for parent in known & {*psutil.pids()} for child in _children(parent)}
             self.peak = max(self.peak, sum(map(_own_bytes, known)))
 
 
-def _children(pid: int) -> list[psutil.Process]:
+def _children(pid: int) -> list[int]:
     try:
-        return psutil.Process(pid).children(recursive=True)
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
         return []
 
@@ -105,7 +105,15 @@ def train(folder: Path, work: Path, name: str, epochs: int) -> tuple[float, floa
     """Train two trials at a time, and return images per second of both, GB of memory, and seconds by phase."""
     (work / "thumbnails.py").write_text(MODEL)
     command = [
-        *(sys.executable, "-m", "jobs.train", "--dataset", f"{folder}/", "--models", f"{work / 'thumbnails.py'}:thumbnails"),
+        *(
+            sys.executable,
+            "-m",
+            "jobs.train",
+            "--dataset",
+            f"{folder}/",
+            "--models",
+            f"{work / 'thumbnails.py'}:thumbnails",
+        ),
         *("--data-dir", str(work / "data"), "--storage", str(work / "results"), "--run-name", name, "--trust"),
         *("--image-size", str(SIDE), "--seeds", str(LANES), "--epochs", str(epochs), "--batch-size", "128"),
         *("--cpus-per-trial", "1", "--validation-percent", "0", "--no-report", "--json"),
@@ -160,12 +168,12 @@ def main() -> None:
         train(large, work, "prepare", epochs=1)
         disk = random_reads(work / "data")
         streamed, memory, timing = train(large, work, "large", epochs=1)
-    bound = min(in_memory, disk)
+    share = streamed / min(in_memory, disk)
     print(f"{setting(LANES)} {options.gigabytes:g} GB, {counted(LANES, 'lane')}, n = 1.\n")
     print("| what | found |\n|---|---|")
     print(f"| images/s of both lanes, 0.9 GB held in memory | {in_memory:,.0f} |")
     print(f"| images/s of random reads from the disk, {IMAGE_BYTES:,} bytes each | {disk:,.0f} |")
-    print(f"| images/s of both lanes, {options.gigabytes:g} GB | {streamed:,.0f}, {streamed / bound:.0%} of the lower |")
+    print(f"| images/s of both lanes, {options.gigabytes:g} GB | {streamed:,.0f}, {share:.0%} of the lower |")
     print(f"| RssAnon and RssShmem of all processes | {memory:.2f} GB |")
     print(f"| preparing, when prepared before | {timing['prepare_seconds']:.1f} s |")
 

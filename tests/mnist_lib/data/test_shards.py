@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from mnist_lib.data import shards as module
 from mnist_lib.data.shards import (
     Images,
-    Shards,
     ShardWriter,
     held,
     on_this_node,
@@ -27,24 +26,13 @@ from mnist_lib.data.shards import (
     shards_folder,
 )
 from mnist_lib.errors import DataError
+from tests.support.shards import shards_of, write_shards
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 2, 1), np.uint8)
 
 
-def write(folder: Path, images: NDArray[np.uint8] = IMAGES, per_shard: int = 5) -> Images:
-    """Write images into shards of a few images each."""
-    folder.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MAX_SHARD_BYTES", per_shard * images[0].size)
-        with ShardWriter(folder, images.shape[1:], len(images)) as writer:
-            writer.add(images[:7])
-            writer.add(images[7:])
-            return Images(writer.finish(), np.arange(len(images)))
-
-
-def shards_of(images: Images) -> Shards:
-    assert isinstance(images.source, Shards)
-    return images.source
+def write(folder: Path, images: NDArray[np.uint8] = IMAGES) -> Images:
+    return write_shards(folder, images, per_shard=5)
 
 
 def first_file(images: Images) -> Path:

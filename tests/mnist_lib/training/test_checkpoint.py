@@ -28,6 +28,7 @@ from mnist_lib.results import (
     RungDone,
     Started,
     TrialEvent,
+    TrialFailure,
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
@@ -41,6 +42,7 @@ from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.bounds import assert_at_most
 from tests.support.digits import few_digits
 from tests.support.results import epochs_in
+from tests.support.shards import in_shards, shards_of
 from tests.support.training_clock import TrainingClock
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -96,8 +98,14 @@ def histories(*results: TrialResult) -> list[list[EpochDone]]:
     ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-1 replica"],
 )
 def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
-    few: Dataset, model: str, resources: Resources, settings: dict[str, Any]
+    few: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: str,
+    resources: Resources,
+    settings: dict[str, Any],
 ) -> None:
+    """The first run holds the images in memory, the others read those that they need from several files."""
     shared: dict[str, Any] = {"schedule": "one-cycle", "global_batch_size": 25, "hidden_units": 8}
     (spec,) = trial_grid([model], [7], epochs=3, **shared, **settings)
     uninterrupted = events([Assignment(spec)], few, EACH_CHUNK, resources)
@@ -108,7 +116,8 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     # within epochs, the totals of chunks are not added one by one.
     epochs = epochs_in(uninterrupted)
     assignments = [Assignment(spec, content, epochs=epochs) for content in checkpoints.values()]
-    seen = events(assignments, few, EACH_EPOCH, resources)
+    monkeypatch.setattr(trial, "MAX_HELD_BYTES", 0)
+    seen = events(assignments, in_shards(few, tmp_path), EACH_EPOCH, resources)
     assert [event.resumed_after for event in seen if isinstance(event, Started)] == pytest.approx(positions)
     (expected,) = results(uninterrupted)
     assert len(results(seen)) == len(positions)
@@ -116,6 +125,22 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
         assert resumed.weights_sha256 == expected.weights_sha256
         assert resumed.best_epoch == expected.best_epoch
         assert histories(resumed) == histories(expected)
+
+
+@pytest.mark.usefixtures("compiled_once")
+def test_d10_a_file_of_images_that_is_lost_during_training_ends_the_trial(
+    few: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(trial, "MAX_HELD_BYTES", 0)
+    dataset = in_shards(few, tmp_path)
+    (spec,) = trial_grid(["scratch"], [0], epochs=50, hidden_units=8)
+    shards = shards_of(dataset.images)
+    for event in run_trials([Assignment(spec)], lambda: dataset, ONE, WorkerPlace(node="here"), EACH_EPOCH):
+        if isinstance(event, EpochDone):
+            shards.path(shards.names[1]).unlink(missing_ok=True)
+    assert isinstance(event, TrialFailure)
+    assert (event.code, event.details) == ("E-DATA", "")
+    assert event.message.startswith(f"{shards.path(shards.names[1])}: expected the images of a dataset, got No such")
 
 
 @pytest.mark.usefixtures("compiled_once", "three_chunks")
