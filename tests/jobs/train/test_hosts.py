@@ -57,9 +57,16 @@ def test_pictures_and_a_model_of_the_laptop_are_used_on_hosts_that_share_no_file
     summary = json.loads(stdout)
     assert sorted(summary["models"]) == ["scratch", "small_resnet"]
     assert {trial["node"].partition("/")[0] for trial in summary["trials"]} == {host.name for host in cluster}
-    for host in cluster[1:]:  # they hold neither data nor results
+    (images,) = (cluster[0].folder / "tfds/.prepared").glob("?" * 64)
+    for host in cluster[1:]:  # they hold the images, but neither pictures nor results
+        (copy,) = (host.folder / "home/tensorflow_datasets/.prepared").glob("?" * 64)
+        assert (copy.name, copy.read_bytes()) == (images.name, images.read_bytes())
         assert not [*host.folder.rglob("*.png"), *host.folder.rglob("?*.keras")]
     assert not list(laptop.folder.rglob("?*.keras"))
+    alone = ("--models=scratch", "--batch-size=16", "--dataset=./icons", f"--storage={laptop.folder}/storage")
+    code, stdout, stderr = laptop.run("python", "-m", "jobs.train", *TRAINING, *alone, environment={})
+    assert code == 0, stderr
+    assert hashes(stdout).items() <= {trial["id"]: trial["weights_sha256"] for trial in summary["trials"]}.items()
 
 
 def test_a_host_cut_off_during_training_does_not_change_the_result(
