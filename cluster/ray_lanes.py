@@ -61,7 +61,8 @@ class RayLanes:
     """
 
     def __init__(self, function: Callable[..., Iterator[Any]], plan: LanePlan, limits: Limits, *arguments: Any) -> None:
-        self._function, self._plan, self._arguments = function, plan, arguments
+        self._function, self.plan, self._arguments = function, plan, arguments
+        self._ahead: deque[_RayLane] = deque()  # started, and not returned by `start` yet
         self.head = HeadWatch(limits.head_seconds)
         self._numbers = itertools.count()
         self._task: Any = ray.remote(
@@ -75,12 +76,19 @@ class RayLanes:
         self._unfinished_kills: list[tuple[_RayLane, WorkerProcess | None]] = []
         self._kill_tasks: list[Any] = []
 
+    def start_ahead(self) -> None:
+        """Start the planned lanes already, so that their processes are prepared when `start` returns them."""
+        self._ahead.extend([self._started() for _ in range(self.plan.lanes)])
+
     def start(self) -> _RayLane:
+        return self._ahead.popleft() if self._ahead else self._started()
+
+    def _started(self) -> _RayLane:
         strategy: Any = "DEFAULT"
         group = None
-        if self._plan.nodes > 1:
-            part = {"CPU": float(self._plan.cpus)} | ({"GPU": float(self._plan.gpus)} if self._plan.gpus else {})
-            group = placement_group([part] * self._plan.nodes, strategy="STRICT_SPREAD")
+        if self.plan.nodes > 1:
+            part = {"CPU": float(self.plan.cpus)} | ({"GPU": float(self.plan.gpus)} if self.plan.gpus else {})
+            group = placement_group([part] * self.plan.nodes, strategy="STRICT_SPREAD")
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         options = {"scheduling_strategy": strategy, MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS // 2}
         number = next(self._numbers)

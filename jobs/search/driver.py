@@ -50,12 +50,13 @@ def search(run: Run[SearchOptions]) -> Summary:
         Also raises what `Run.train` raises.
     """
     with run.connected():
+        run.settle()
         options = run.options
         halving = options.halving()
-        plan = run.plan(halving.configurations * halving.ladder.folds)
-        with Search(options, run.folder, plan.lanes, run.deadline) as search:
+        lanes = run.lanes(halving.configurations * halving.ladder.folds)
+        with Search(options, run.folder, lanes.plan.lanes, run.deadline) as search:
             if not search.is_over:
-                run.drive(search, plan)
+                run.drive(search, lanes)
         summary = search.summary()
         search.delete_checkpoints()
         return run.train_trials(options.finals(summary.settings), summary)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from cluster.nodes import LanePlan, live_nodes, wait_for_plan
+from cluster.nodes import live_nodes, wait_for_plan
 from cluster.ray_lanes import RayLanes
 from cluster.session import end_children, end_of_node
 from cluster.tasks import driver_node, put
@@ -85,10 +85,7 @@ class Run(Generic[Options]):
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """Join or start the cluster, and begin to prepare the dataset there.
-
-        If the number of images decides defaults that were not given, it is waited for, and they are set in `options`.
-        """
+        """Join or start the cluster, and begin to prepare the dataset there."""
         if self.options.report:
             load_in_background()
         versions = self._start_from_versions()
@@ -99,7 +96,6 @@ class Run(Generic[Options]):
             start = steady_time() - self.begin - cluster_seconds
             phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
             self.folder.append_history(DriverConnected(phases=phases))
-            self._settle()
             yield
 
     def _start_from_versions(self) -> dict[str, StoredWeights]:
@@ -119,7 +115,8 @@ class Run(Generic[Options]):
         versions = self.options.starts.values()
         return {version.facts.weights_sha256: stored_weights(objects, version) for version in versions}
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """If the number of images decides defaults that were not given, wait for it, and set them in `options`."""
         given, self.options = values_of(self.options), self.options.settled(lambda: len(self.data.facts().train))
         chosen = {name: value for name, value in values_of(self.options).items() if value != given[name]}
         if chosen:
@@ -135,37 +132,43 @@ class Run(Generic[Options]):
             StoreError: the storage cannot be written, or another process took over the run.
         """
         with self.connected():
-            return self.train_trials(self.options.grid())
+            lanes = None
+            if not self.folder.resumed:  # the earlier driver may have left fewer trials
+                lanes = self.lanes(len(self.options.grid()))
+                lanes.start_ahead()  # they import TensorFlow while the dataset is prepared
+            self.settle()
+            return self.train_trials(self.options.grid(), lanes=lanes)
 
-    def train_trials(self, trials: Sequence[TrialSpec], search: SearchSummary | None = None) -> Summary:
+    def train_trials(
+        self, trials: Sequence[TrialSpec], search: SearchSummary | None = None, lanes: RayLanes | None = None
+    ) -> Summary:
         """Do what `train` does, on the cluster that is connected.
 
         Args:
             search: what the summary says about the search that has found the settings of these trials.
+            lanes: those for the trials; by default, new ones for the trials that an earlier driver has not finished.
         """
         files = self.options.model_files
         trust([Call(files[spec.model], spec.model, spec.arguments) for spec in trials if spec.model in files])
         with Training(self.folder, trials, files) as training:
             if training.unfinished:
-                self.drive(training, self.plan(len(training.unfinished)), self.deadline)
+                self.drive(training, lanes or self.lanes(len(training.unfinished)), self.deadline)
         if self.options.require_all:
             _require_all(training.rows)
         return self.store(training, search)
 
-    def plan(self, trials: int) -> LanePlan:
-        """Wait until at least one trial fits on the nodes, and return the plan."""
+    def lanes(self, trials: int) -> RayLanes:
+        """Wait until at least one trial fits on the nodes, and return lanes for the trials, which start later."""
         options = self.options
         plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
         log.info("starting %s for %s on %s", plan, counted(trials, "trial"), options.dataset)
-        return plan
+        inputs, resources = [self.data.images, self.pretrained, driver_node()], options.resources(plan.cpus, plan.gpus)
+        return RayLanes(worker.run_lane, plan, options.limits(), inputs, resources, options.checkpoint_seconds)
 
-    def drive(self, recorder: Recorder, plan: LanePlan, deadline: float = math.inf) -> None:
+    def drive(self, recorder: Recorder, lanes: RayLanes, deadline: float = math.inf) -> None:
         """Train what the recorder asks for. `deadline`: when the last trial should end, by `steady_time()`."""
         options, limits = self.options, self.options.limits()
-        resources = options.resources(plan.cpus, plan.gpus)
-        inputs = [self.data.images, self.pretrained, driver_node()]
-        lanes = RayLanes(worker.run_lane, plan, limits, inputs, resources, options.checkpoint_seconds)
-        with recorder.fan_out(lanes, limits, plan, deadline, options.max_concurrent) as fan_out:
+        with recorder.fan_out(lanes, limits, lanes.plan, deadline, options.max_concurrent) as fan_out:
             self.data.facts()
             recorder.record_events(fan_out, shown=not options.quiet)
 

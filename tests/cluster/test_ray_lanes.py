@@ -53,7 +53,9 @@ def wait_for_items(assignments: Any) -> Iterator[Any]:
 @contextmanager
 def running_lane() -> Iterator[tuple[RayLanes, Any, WorkerProcess]]:
     lanes = RayLanes(wait_for_items, LanePlan(lanes=1, cpus=1, gpus=0), Limits())
+    lanes.start_ahead()
     lane = lanes.start()
+    assert lane.number == 0, "another lane was started"
     wait_until(lambda: lanes.wait([lane], 1.0) and lanes.take(lane), "the lane has not started")
     assert lane.worker is not None
     yield lanes, lane, lane.worker

@@ -43,6 +43,9 @@ def test_a_run_says_what_has_changed_since_the_last_one(
     add_digits(folder, digits, 0, 200)
     first = run(ray_address, data_dir, tmp_path, "first", "--dataset", folder, report)
     assert "changes" not in first["dataset"]
+    lines = (tmp_path / "stderr").read_text()
+    # The number of images decides the batch size, and lanes import TensorFlow before it is known.
+    assert lines.index("starting 1 lane") < lines.index("training images") < lines.index("--batch-size=")
     add_digits(folder, digits, 200, 300)
     gone, wrong, nothing = ORDER[:3]
     (folder / str(digits.train.labels[gone]) / f"{gone}.png").unlink()
