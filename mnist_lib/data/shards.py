@@ -343,6 +343,7 @@ def hold(images: ImageArray) -> None:
     if shards is None:
         return
     with contextlib.suppress(OSError):
+        _held(shards.folder)
         descriptor, name = tempfile.mkstemp(dir=shards.folder, suffix=PART_SUFFIX)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # it stays open, and the kernel unlocks it when this process ends
         os.write(descriptor, "\n".join(shards.names).encode())
@@ -351,15 +352,7 @@ def hold(images: ImageArray) -> None:
 
 def remove_unused(folder: Path) -> None:
     """Remove the shards of a folder that no index names, no process holds, and that are older than an hour."""
-    used = {name for index in folder.glob("*.npz") for name in _indexed(index)}
-    for path in folder.glob(f"*{HOLD_SUFFIX}"):
-        with contextlib.suppress(OSError), path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                used.update(file.read().split())
-            else:
-                path.unlink()  # its process has ended
+    used = _held(folder) | {name for index in folder.glob("*.npz") for name in _indexed(index)}
     oldest = time.time() - UNUSED_SECONDS
     for path in folder.iterdir():
         is_shard = len(path.name) == 64 or path.suffix == PART_SUFFIX
@@ -367,6 +360,20 @@ def remove_unused(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < oldest:
                     path.unlink()
+
+
+def _held(folder: Path) -> set[str]:
+    """Return the names of the shards that processes hold, and remove what those have left that have ended."""
+    names = set[str]()
+    for path in folder.glob(f"*{HOLD_SUFFIX}"):
+        with contextlib.suppress(OSError), path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                names.update(file.read().split())
+            else:
+                path.unlink()
+    return names
 
 
 def _indexed(index: Path) -> list[str]:
