@@ -208,9 +208,8 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
             f"{version.name}: expected the {len(stored.labels):,} images of {dataset.name} on which it was tested, got"
             f" all but {missing:,}; name the same data with --dataset, --data-dir or --data-source"
         )
-    images = np.asarray(test.images[in_test])
-    images[in_test < 0] = np.asarray(train.images[in_train[in_test < 0]])
-    return Split(images, stored.labels, stored.hashes)
+    rows = np.where(in_test < 0, in_train, len(train) + in_test)
+    return Split(dataset.images[rows], stored.labels, stored.hashes)
 
 
 def used_labels(objects: Objects, version: Version) -> UsedLabels:

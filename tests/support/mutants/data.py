@@ -3,6 +3,7 @@
 from tests.support.mutants.mutant import Mutant
 
 LISTING, SPLIT = "mnist_lib/data/listing.py", "mnist_lib/data/split.py"
+SHARDS = "mnist_lib/data/shards.py"
 CORRECTED, CORRECTIONS = "mnist_lib/data/corrected.py", "mnist_lib/data/corrections.py"
 TESTS = "mnist_lib/data"
 
@@ -38,6 +39,30 @@ MUTANTS = (
         new="{path}\\0",
         why="Training would go on with the pictures of yesterday.",
         tests=(f"{TESTS}/test_folder.py", f"{TESTS}/test_fingerprint.py"),
+    ),
+    Mutant(
+        name="images are read in the order of their files",
+        file=SHARDS,
+        old="(pixels if in_order else pixels[place])",
+        new="(pixels if len(pixels) == len(rows) else pixels[place])",
+        why="Each image would have the label of another.",
+        tests=(f"{TESTS}/test_shards.py::test_any_rows_are_read_in_their_order_from_files_and_from_memory",),
+    ),
+    Mutant(
+        name="a damaged image is trained on",
+        file=SHARDS,
+        old="if zlib.crc32(buffer[index * size : (index + 1) * size]) != checksum:",
+        new="if not checksum:",
+        why="A failing disk would change the accuracy, and nobody would know.",
+        tests=(f"{TESTS}/test_shards.py::test_d10_no_wrong_pixels_are_returned",),
+    ),
+    Mutant(
+        name="the images of a running job are removed",
+        file=SHARDS,
+        old="names.update(file.read().split())",
+        new="pass",
+        why="A job that trains for days would fail when another one begins.",
+        tests=(f"{TESTS}/test_shards.py::test_only_old_shards_that_no_process_holds_are_removed",),
     ),
     Mutant(
         name="validation images are trained on",
