@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -250,7 +251,7 @@ class ShardWriter:
     def __exit__(self, *_: object) -> None:
         if self._file is not None:  # an error has ended the preparation
             self._file.close()
-            Path(self._part).unlink(missing_ok=True)
+            self._part.unlink(missing_ok=True)
 
     def add(self, images: NDArray[np.uint8]) -> None:
         """Add images, [n, height, width, channels]."""
@@ -278,15 +279,15 @@ class ShardWriter:
         return Shards(self._folder, self._image_shape, tuple(self._names), tuple(self._counts), checksums)
 
     def _begin_shard(self) -> None:
-        descriptor, self._part = tempfile.mkstemp(dir=self._folder, suffix=PART_SUFFIX)
-        self._file, self._digest, self._in_shard = os.fdopen(descriptor, "wb"), hashlib.sha256(), 0
+        self._part = self._folder / f"{uuid.uuid4().hex}{PART_SUFFIX}"  # other users may read it, unlike with mkstemp
+        self._file, self._digest, self._in_shard = self._part.open("xb"), hashlib.sha256(), 0
 
     def _finish_shard(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         name = self._digest.hexdigest()
-        Path(self._part).replace(self._folder / name)
+        self._part.replace(self._folder / name)
         self._names.append(name)
         self._counts.append(self._in_shard)
         self._file = None
