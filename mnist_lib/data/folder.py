@@ -11,15 +11,17 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.groups import hash_of_group
+from mnist_lib.data.index import picture_keys
+from mnist_lib.data.journal import Journal
 from mnist_lib.data.listing import MAX_NAMED, Listing, listed, real_folders
 from mnist_lib.data.request import MAX_SIDE, DataRequest
-from mnist_lib.data.shards import Images, ShardWriter
+from mnist_lib.data.shard_writer import ShardWriter, earlier_images
+from mnist_lib.data.shards import Images, blocks, writing
 from mnist_lib.data.split import (
     NO_GROUP,
     TEST,
@@ -41,35 +43,17 @@ MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for t
 PICTURES_PER_REPORT = 100  # pictures between two reports of progress
 
 
-def read_folder(request: DataRequest, listing: Listing, shards: Path, progress: Callable[[str], object]) -> Dataset:
-    """Read the pictures of a folder into shards, without corrections.
+def read_folder(request: DataRequest, listing: Listing, journal: Journal, progress: Callable[[str], object]) -> Dataset:
+    """Read the pictures of a folder into shards beside its journal, without corrections.
+
+    What the journal knows is not read again.
 
     Raises:
         DataError: there is too little space for the images or, with `strict`, a picture cannot be read.
     """
-    folder = request.folder
-    assert folder is not None
-    paths = [folder / file.path for file in listing.files]
-    folders = real_folders([folder])
-    with contextlib.ExitStack() as stack:
-        sandboxes = stack.enter_context(Sandboxes(len(paths)))
-        shape, notices = _shape(request, [*sandboxes.map(functools.partial(shape_of, folders=folders), paths)])
-        hashes, errors = np.zeros((len(paths), 2), np.uint64), dict[int, ImageError]()
-        read = functools.partial(read_file, layout=Layout(shape=shape), folders=folders)
-        writer = stack.enter_context(ShardWriter(shards, shape, len(paths)))
-        for index, picture in enumerate(sandboxes.map(read, paths)):
-            if isinstance(picture, Picture):
-                writer.add(picture.image[None])
-                hashes[index] = np.frombuffer(picture.sha256[:16], np.uint64)
-            else:
-                errors[index] = picture
-            if index % PICTURES_PER_REPORT == 0:
-                progress(f"{index:,} of {counted(len(paths), 'picture')}")
-        pixels = writer.finish()
+    images, hashes, errors, notices = _read(request, listing, journal, progress)
     notices += _unreadable(request, listing, errors)
-    labels, readable = np.array([file.label for file in listing.files]), np.ones(len(paths), bool)
-    readable[[*errors]] = False
-    written = np.cumsum(readable) - 1  # the row of each picture in the shards
+    labels, readable = np.array([file.label for file in listing.files]), images.rows >= 0
     names, groups = _groups(listing)
     of_names = np.frombuffer(b"".join(map(hash_of_group, names)), np.uint64).reshape(-1, 2)
     part, ranks = _parts_and_ranks(listing, of_names[groups] if names else hashes)
@@ -94,7 +78,7 @@ def read_folder(request: DataRequest, listing: Listing, shards: Path, progress: 
         fingerprint="",
         notices=(*listing.notices, *notices),
         damaged=len(errors) + len(listing.unreadable),
-        images=Images(pixels, written[rows]),
+        images=images[rows],
         labels=as_labels(labels[rows], len(listing.classes)),
         hashes=hashes[rows],
         files=_files(listing)[rows],
@@ -105,6 +89,57 @@ def read_folder(request: DataRequest, listing: Listing, shards: Path, progress: 
     digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode())
     digest.update(dataset.ranks[: len(dataset.train)].tobytes())
     return replace(dataset, version=digest.hexdigest()[:8], fingerprint=digest.hexdigest())
+
+
+def _read(
+    request: DataRequest, listing: Listing, journal: Journal, progress: Callable[[str], object]
+) -> tuple[Images, ImageHashes, dict[int, ImageError], list[str]]:
+    """Return the image of each picture, its hash, the errors of those that cannot be read, and notices.
+
+    The row of a picture that cannot be read is -1.
+    """
+    folder, shards = request.folder, journal.path.parent
+    assert folder is not None
+    paths = [folder / file.path for file in listing.files]
+    keys, folders = picture_keys(paths), real_folders([folder])
+    with contextlib.ExitStack() as stack:
+        sizes = journal.known_sizes(keys)
+        unknown = np.flatnonzero(sizes[:, 0] == 0)
+        sandboxes = stack.enter_context(Sandboxes(len(unknown)))
+        found: list[Shape | ImageError] = [Shape(*size) for size in sizes.tolist()]
+        measured = sandboxes.map(functools.partial(shape_of, folders=folders), [paths[index] for index in unknown])
+        for index, size in zip(unknown.tolist(), measured, strict=True):
+            found[index] = size
+            if isinstance(size, Shape):
+                journal.add_size(keys[index], size)
+            if journal.is_due:
+                with writing(shards):
+                    journal.flush()
+        shape, notices = _shape(request, found)
+        with writing(shards):
+            earlier = earlier_images(journal, keys, shape, shards)
+        rows, hashes, errors = earlier.rows, earlier.hashes, dict[int, ImageError]()
+        unread = np.flatnonzero(~hashes.any(1))
+        writer = stack.enter_context(ShardWriter(shards, shape, len(unread) + len(earlier.copied), earlier))
+        for block in blocks(earlier.images):
+            copied = earlier.copied[block]
+            rows[copied] = len(writer) + np.arange(len(copied))
+            image_hashes = [image_hash.tobytes() for image_hash in hashes[copied]]
+            writer.add(np.asarray(earlier.images[block]), keys[copied].tolist(), image_hashes)
+        if len(unread) > len(unknown):  # for the other pictures, the shape was another one
+            sandboxes = stack.enter_context(Sandboxes(len(unread)))
+        read = functools.partial(read_file, layout=Layout(shape=shape), folders=folders)
+        pictures = sandboxes.map(read, [paths[index] for index in unread])
+        for done, (index, picture) in enumerate(zip(unread.tolist(), pictures, strict=True)):
+            if isinstance(picture, Picture):
+                image_hash = picture.sha256[:16]
+                rows[index], hashes[index] = len(writer), np.frombuffer(image_hash, np.uint64)
+                writer.add(picture.image[None], [keys[index]], [image_hash])
+            else:
+                errors[index] = picture
+            if done % PICTURES_PER_REPORT == 0:
+                progress(f"{done:,} of {counted(len(unread), 'picture')}")
+        return Images(writer.finish(), rows), hashes, errors, notices
 
 
 def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -13,15 +13,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
 
+import filelock
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LabelsFile
+from mnist_lib.data.journal import KEY, Journal
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
@@ -29,11 +33,12 @@ from mnist_lib.data.request import ClassNames, DataRequest
 from mnist_lib.data.shards import Images, Shards, remove_unused
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
 from mnist_lib.documents import Count, Text, decode, encode
-from mnist_lib.errors import IntegrityError
+from mnist_lib.errors import DataError, DataFolderError, IntegrityError
 from mnist_lib.objects.archives import hash_arrays, read_npz
 from mnist_lib.objects.local import LocalObjects
 
 INDEX_SCHEMA = 8
+LOCK_SECONDS = 7_200.0  # for a preparation by another process
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
 NEAR_COPIES_SCHEMA = 1
 NEAR_COPIES = ("compared", "test", "train")
@@ -59,11 +64,24 @@ def index_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.npz"
 
 
-def write_index(dataset: Dataset, path: Path, source: str) -> None:
+def lock_preparation(name: str, path: Path) -> AbstractContextManager[Any]:
+    """Acquire a lock among the processes of this machine. The kernel releases it if its holder dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(path).acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout as error:
+        raise DataError(f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; stop it") from error
+    except OSError as error:
+        folder = f"{path.parent} cannot be written ({error.strerror})"
+        raise DataFolderError(f"{name}: {folder}; name another folder with --data-dir") from error
+
+
+def write_index(dataset: Dataset, path: Path, source: str, journal: Journal | None = None) -> None:
     """Write the index of a dataset without corrections, whose images are in shards beside it, and remove unused shards.
 
     Args:
         source: a text that changes with the sources of the images; `read_index` compares it.
+        journal: that of its preparation, which is reduced to what is used.
     """
     images: Any = dataset.images
     shards: Shards = images.source
@@ -72,6 +90,9 @@ def write_index(dataset: Dataset, path: Path, source: str) -> None:
     about = encode({field: getattr(dataset, field) for field in _About.__annotations__})
     own = {**dict(zip(IN_SHARDS, in_shards, strict=True)), ABOUT: np.frombuffer(about, np.uint8)}
     write_arrays(path, source, {**columns, **own})
+    if journal is not None:
+        with contextlib.suppress(OSError):
+            journal.rewrite()
     remove_unused(path.parent)
     shutil.rmtree(path.parent.parent / ".decoded", ignore_errors=True)  # of earlier releases
 
@@ -132,6 +153,20 @@ def pictures_hash(listing: Listing, request: DataRequest) -> str:
     pillow = metadata.version("pillow")
     parts = (INDEX_SCHEMA, pillow, listing.state, listing.notices, request.image_size, request.channels)
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def picture_keys(paths: Sequence[Path]) -> NDArray[np.bytes_]:
+    """Return for each picture what changes with its path, its state and the code that reads it: [paths] of `KEY`."""
+    code, keys = f"{INDEX_SCHEMA} {metadata.version('pillow')}", list[bytes]()
+    for path in paths:
+        try:
+            status = path.stat()
+            state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        except OSError as error:  # reading it will be an error, too
+            state = str(error)
+        text = os.fsencode(f"{code}\0{state}\0{path}")
+        keys.append(hashlib.blake2b(text, digest_size=KEY.itemsize).digest())
+    return np.array(keys, KEY)
 
 
 def source_hash(prepared: Path) -> str:

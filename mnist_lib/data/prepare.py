@@ -11,7 +11,16 @@ from mnist_lib.data.availability import check_source, default_data_dir, describe
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.embedded import read_embedded
-from mnist_lib.data.index import cached_near_copies, index_path, pictures_hash, read_index, source_hash, write_index
+from mnist_lib.data.index import (
+    cached_near_copies,
+    index_path,
+    lock_preparation,
+    pictures_hash,
+    read_index,
+    source_hash,
+    write_index,
+)
+from mnist_lib.data.journal import JOURNAL_SUFFIX, Journal
 from mnist_lib.data.listing import MAX_NAMED, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
@@ -98,10 +107,21 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     state, shards = pictures_hash(listing, request), shards_folder(request.data_dir)
     number = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     path = index_path(shards, f"{request.name}-{number}")
-    dataset = read_index(request.name, path, lambda about: state)
-    if dataset is None or (request.strict and dataset.damaged):  # which raises the error
-        dataset = read_folder(request, listing, shards, progress)
-        write_index(dataset, path, state)
+    own = f"{path.with_suffix('')}.{os.getuid()}"  # files of this user, since others may not be able to write them
+
+    def indexed() -> Dataset | None:
+        dataset = read_index(request.name, path, lambda about: state)
+        # With `strict`, reading the damaged ones again raises the error.
+        return None if dataset is not None and request.strict and dataset.damaged else dataset
+
+    dataset = indexed()
+    if dataset is None:
+        with lock_preparation(request.name, Path(f"{own}.lock")):
+            dataset = indexed()  # which another process may have written meanwhile
+            if dataset is None:
+                journal = Journal(Path(f"{own}{JOURNAL_SUFFIX}"))
+                dataset = read_folder(request, listing, journal, progress)
+                write_index(dataset, path, state, journal)
     return dataset
 
 

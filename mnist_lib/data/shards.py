@@ -15,11 +15,9 @@ import os
 import shutil
 import tempfile
 import time
-import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.availability import default_data_dir
+from mnist_lib.data.journal import JOURNAL_SUFFIX, Journal
 from mnist_lib.errors import DataError, DataFolderError
 
-MAX_SHARD_BYTES = 256 << 20
 FETCH_BYTES = 16 << 20  # that a node gets from another at a time
 FETCH_SECONDS = 7_200.0  # for a shard, while another process of this node fetches it
 BLOCK_BYTES = 16 << 20  # of images that are processed at a time
@@ -96,13 +94,16 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class HeldPixels:
-    """A source in memory, which a thread fills."""
+    """A source in memory."""
 
-    image_shape: tuple[int, ...]
-    pixels: Future[NDArray[np.uint8]]  # [n, height, width, channels]
+    pixels: NDArray[np.uint8]  # [n, height, width, channels]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self.pixels.shape[1:]
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.pixels.result()[rows]
+        return self.pixels[rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,86 +219,16 @@ def blocks(images: ImageArray) -> Iterator[slice]:
     return (slice(first, first + count) for first in range(0, len(images), count))
 
 
-def held(images: ImageArray) -> ImageArray:
-    """Return images whose pixels a thread reads into memory, in the order of their files, while a model is compiled.
-
-    Whoever needs pixels waits for all of them, and gets the error if they cannot be read.
-    """
-    if not isinstance(images, Images):
-        return images
-    rows, place = np.unique(images.rows, return_inverse=True)
-    executor = ThreadPoolExecutor(max_workers=1)
-    pixels = executor.submit(images.source.read, rows)
-    executor.shutdown(wait=False)  # it ends when they are read
-    return Images(HeldPixels(images.source.image_shape, pixels), place)
+def held(images: ImageArray) -> Images:
+    """Return images with their pixels in memory."""
+    return Images(HeldPixels(np.asarray(images)), np.arange(len(images)))
 
 
-class ShardWriter:
-    """Writes images one after the other into shards of a folder.
-
-    Raises:
-        DataError: the folder has too little space for the images.
-    """
-
-    def __init__(self, folder: Path, image_shape: Sequence[int], images: int) -> None:
-        """`images`: how many there will be, at most."""
-        self._folder, self._image_shape = folder, tuple(image_shape)
-        self._per_shard = max(1, MAX_SHARD_BYTES // math.prod(self._image_shape))
-        self._names, self._counts, self._checksums = list[str](), list[int](), list[int]()
-        self._file: Any = None
-        needed, free = images * math.prod(self._image_shape), shutil.disk_usage(folder).free
-        if needed > free:
-            raise _no_space(folder, f"{needed / 1e9:,.2f} GB", f"{free / 1e9:,.2f} GB")
-
-    def __len__(self) -> int:
-        return len(self._checksums)
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:  # an error has ended the preparation
-            self._file.close()
-            self._part.unlink(missing_ok=True)
-
-    def add(self, images: NDArray[np.uint8]) -> None:
-        """Add images, [n, height, width, channels]."""
-        try:
-            for image in np.ascontiguousarray(images).reshape(len(images), -1):
-                if self._file is None:
-                    self._begin_shard()
-                self._file.write(image.data)
-                self._digest.update(image.data)
-                self._checksums.append(zlib.crc32(image.data))
-                self._in_shard += 1
-                if self._in_shard == self._per_shard:
-                    self._finish_shard()
-        except OSError as error:
-            raise _not_written(self._folder, error) from error
-
-    def finish(self) -> Shards:
-        """Complete the last file, and return all."""
-        try:
-            if self._file is not None:
-                self._finish_shard()
-        except OSError as error:
-            raise _not_written(self._folder, error) from error
-        checksums = np.array(self._checksums, np.uint32)
-        return Shards(self._folder, self._image_shape, tuple(self._names), tuple(self._counts), checksums)
-
-    def _begin_shard(self) -> None:
-        self._part = self._folder / f"{uuid.uuid4().hex}{PART_SUFFIX}"  # other users may read it, unlike with mkstemp
-        self._file, self._digest, self._in_shard = self._part.open("xb"), hashlib.sha256(), 0
-
-    def _finish_shard(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        name = self._digest.hexdigest()
-        self._part.replace(self._folder / name)
-        self._names.append(name)
-        self._counts.append(self._in_shard)
-        self._file = None
+def require_space(folder: Path, size: int) -> None:
+    """Raise DataError if a folder has less free space than a number of bytes."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise _no_space(folder, f"{size / 1e9:,.2f} GB", f"{free / 1e9:,.2f} GB")
 
 
 def _no_space(folder: Path, expected: str, got: str) -> DataError:
@@ -305,10 +236,16 @@ def _no_space(folder: Path, expected: str, got: str) -> DataError:
     return DataError(f"{folder}: expected {expected} of free space for images, got {got}; {advice}")
 
 
-def _not_written(folder: Path, error: OSError) -> DataError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _no_space(folder, "more", "none")
-    return DataError(f"{folder}: images cannot be written ({error.strerror or error}); name another --data-dir")
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn each OSError in a block that writes images into a folder into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(folder, "more", "none") from error
+        reason = error.strerror or error
+        raise DataError(f"{folder}: images cannot be written ({reason}); name another --data-dir") from error
 
 
 def shards_folder(data_dir: Path | None = None) -> Path:
@@ -359,8 +296,9 @@ def hold(images: ImageArray) -> None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove the shards of a folder that no index names, no process holds, and that are older than an hour."""
+    """Remove old shards of a folder that no index and no journal names, and no process holds."""
     used = _held(folder) | {name for index in folder.glob("*.npz") for name in _indexed(index)}
+    used |= {shard.name for path in folder.glob(f"*{JOURNAL_SUFFIX}") for shard in Journal(path).shards}
     oldest = time.time() - UNUSED_SECONDS
     for path in folder.iterdir():
         is_shard = len(path.name) == 64 or path.suffix == PART_SUFFIX
@@ -422,20 +360,17 @@ def read_part(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
 
 def _fetched(shards: Shards, folder: Path, read: Callable[[Path, int, int], Any]) -> Shards:
     here = replace(shards, folder=folder)
-    try:
+    with writing(folder):  # turns also a lock that another process has held for too long into a DataError
         with filelock.FileLock(folder / ".lock", timeout=FETCH_SECONDS):
             for name, size in here.missing():
                 _fetch(shards.path(name), here.path(name), size, read)
         remove_unused(folder)
-    except OSError as error:  # also that another process has held the lock for too long
-        raise _not_written(folder, error) from error
     return here
 
 
 def _fetch(there: Path, path: Path, size: int, read: Callable[[Path, int, int], Any]) -> None:
-    part, free = path.with_suffix(PART_SUFFIX), shutil.disk_usage(path.parent).free
-    if size > free:
-        raise _no_space(path.parent, f"{size / 1e9:,.2f} GB", f"{free / 1e9:,.2f} GB")
+    part = path.with_suffix(PART_SUFFIX)
+    require_space(path.parent, size)
     with part.open("ab") as file:
         while (offset := file.tell()) < size:
             file.write(read(there, offset, min(FETCH_BYTES, size - offset)))

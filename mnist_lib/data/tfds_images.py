@@ -7,29 +7,28 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, get_args
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_lib.data.availability import missing_data, require_obtainable
 from mnist_lib.data.folder import chosen_shape
+from mnist_lib.data.index import lock_preparation
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
-from mnist_lib.data.shards import Images, ShardWriter
+from mnist_lib.data.shard_writer import ShardWriter
+from mnist_lib.data.shards import Images
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.environment import import_keras
-from mnist_lib.errors import DataChecksumError, DataError, DataFolderError, DataMissingError
+from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.pictures.reading import Shape, fitted
 from mnist_lib.wording import counted
 
-LOCK_SECONDS = 1_800.0  # enough for a download of MNIST over a slow connection
 IMAGES_PER_BATCH = 1_000  # read at a time, if all have the same shape
 
 
@@ -74,7 +73,7 @@ def prepare_builder(request: DataRequest, data_dir: Path) -> Any:
         import_builder(request.tfds_import)
     builder = _builder(request, data_dir)
     if not _is_prepared(builder):  # a prepared folder is not locked, since it may be read-only
-        with _lock(request.name, data_dir / f".{request.name}.lock"):
+        with lock_preparation(request.name, data_dir / f".{request.name}.lock"):
             if not _is_prepared(builder):
                 require_obtainable(request, data_dir)
                 _download_and_prepare(request, builder)
@@ -99,18 +98,6 @@ def _builder(request: DataRequest, data_dir: Path) -> Any:
 def _is_prepared(builder: Any) -> bool:
     """Return whether the version of this builder is prepared; the folder may hold other versions."""
     return Path(builder.data_path, "dataset_info.json").exists()
-
-
-def _lock(name: str, path: Path) -> AbstractContextManager[Any]:
-    """Acquire a lock among the processes of this machine. The kernel releases it if its holder dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(path).acquire(timeout=LOCK_SECONDS)
-    except filelock.Timeout as error:
-        raise DataError(f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; stop it") from error
-    except OSError as error:
-        folder = f"{path.parent} cannot be written ({error.strerror})"
-        raise DataFolderError(f"{name}: {folder}; name another folder with --data-dir") from error
 
 
 def _download_and_prepare(request: DataRequest, builder: Any) -> None:

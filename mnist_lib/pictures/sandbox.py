@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,8 @@ MAX_SECONDS = 60.0  # for one file, by the clock, since its storage or the machi
 MAX_BYTES = 900_000_000  # for one file; 50 million pixels take up to 800 MB
 
 FILES_PER_CALL = 100  # that a process reads before it returns their results, which count towards its memory
+SECONDS_PER_CALL = 0.5  # that many large files may take; a caller that is killed loses the results of a few calls
+FIRST_FILES_PER_CALL = 10  # before it is known how long they take
 MIN_FILES_PER_PROCESS = 50  # reading fewer takes less time than starting a process
 MAX_PROCESSES = 8  # more would read faster than the model predicts
 MAX_CALLS_PER_PROCESS = 4  # limits the results in memory that nobody has taken yet
@@ -122,17 +125,23 @@ class Sandboxes:
     def map(self, function: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T | ImageError]:
         """Yield the result of the function for each item, in their order, or an error in its place."""
         pending: deque[Future[list[T | ImageError]]] = deque()
-        for begin in range(0, len(items), FILES_PER_CALL):
-            pending.append(self._threads.submit(self._map, function, items[begin : begin + FILES_PER_CALL]))
-            if len(pending) >= MAX_CALLS_PER_PROCESS * len(self._sandboxes):
+        begin, self._files_per_call = 0, FIRST_FILES_PER_CALL
+        while begin < len(items) or pending:
+            if begin < len(items) and len(pending) < MAX_CALLS_PER_PROCESS * len(self._sandboxes):
+                end = begin + self._files_per_call
+                pending.append(self._threads.submit(self._map, function, items[begin:end]))
+                begin = end
+            else:
                 yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
 
     def _map(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T | ImageError]:
         sandbox = self._idle.get()
         try:
-            return sandbox.map(function, items)
+            start = time.monotonic()
+            results = sandbox.map(function, items)
+            files = len(items) * SECONDS_PER_CALL / max(time.monotonic() - start, 1e-9)
+            self._files_per_call = max(1, min(FILES_PER_CALL, round(files)))
+            return results
         finally:
             self._idle.put(sandbox)
 

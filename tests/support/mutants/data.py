@@ -65,6 +65,14 @@ MUTANTS = (
         tests=(f"{TESTS}/test_shards.py::test_only_old_shards_that_no_process_holds_are_removed",),
     ),
     Mutant(
+        name="a changed picture keeps its old pixels",
+        file="mnist_lib/data/index.py",
+        old="{code}\\0{state}\\0{path}",
+        new="{code}\\0{path}",
+        why="The model would be trained on pictures that are gone, and another machine on the new ones.",
+        tests=(f"{TESTS}/test_preparing.py::test_a_preparation_reads_only_what_is_new_and_equals_one_from_nothing",),
+    ),
+    Mutant(
         name="validation images are trained on",
         file=SPLIT,
         old="return train.take(order[held_out:]), train.take(order[:held_out])",

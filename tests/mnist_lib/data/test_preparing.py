@@ -1,0 +1,199 @@
+"""A preparation that uses what earlier ones have read equals one from nothing, also after kills."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_lib.data import folder as reading
+from mnist_lib.data import journal, shard_writer
+from mnist_lib.data.journal import JOURNAL_SUFFIX, OPEN_SUFFIX, Journal
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.shards import shards_of
+from mnist_lib.data.split import COLUMNS, Dataset
+from mnist_lib.errors import DataError
+from mnist_lib.pictures.sandbox import Sandbox, Sandboxes
+from tests.support.pictures import classes, noise, read, write_folder
+
+ROOT = Path(__file__).parents[3]
+IMAGES_PER_SHARD = 20
+
+
+class LoggingSandboxes(Sandboxes):
+    """Sandboxes that append one byte to a file when a result arrives."""
+
+    log: Path
+
+    def map(self, function: Any, items: Any) -> Iterator[Any]:
+        with self.log.open("ab", buffering=0) as file:
+            for result in super().map(function, items):
+                file.write(b"x")
+                yield result
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Callable[[], tuple[int, int]]:
+    """Make shards small, and return a function that returns how many sizes and images were read since its last call."""
+    counts = {"shape_of": 0, "read_file": 0}
+
+    def counting_map(function: Any, items: Sequence[Path]) -> list[Any]:
+        counts[function.func.__name__] += len(items)
+        return sandbox.map(function, items)
+
+    def since() -> tuple[int, int]:
+        before = counts["shape_of"], counts["read_file"]
+        counts.update(dict.fromkeys(counts, 0))
+        return before
+
+    monkeypatch.setattr(reading, "Sandboxes", lambda files: contextlib.nullcontext(SimpleNamespace(map=counting_map)))
+    monkeypatch.setattr(shard_writer, "MAX_SHARD_BYTES", IMAGES_PER_SHARD * 64)
+    return since
+
+
+def require_equal(dataset: Dataset, other: Dataset) -> None:
+    """Compare two datasets in every column and every field."""
+    for column in COLUMNS:
+        assert np.array_equal(np.asarray(getattr(dataset, column)), np.asarray(getattr(other, column))), column
+    for name in {field.name for field in fields(Dataset)} - {*COLUMNS}:
+        assert getattr(dataset, name) == getattr(other, name), name
+
+
+def from_nothing(folder: Path, data_dir: Path, **options: Any) -> Dataset:
+    """Return the dataset in a folder, prepared without what was read before."""
+    shutil.rmtree(data_dir, ignore_errors=True)
+    return prepare(DataRequest(dataset=f"{folder}/", data_dir=data_dir, **options))
+
+
+def test_a_preparation_reads_only_what_is_new_and_equals_one_from_nothing(
+    tmp_path: Path, reads: Callable[[], tuple[int, int]]
+) -> None:
+    options: dict[str, Any] = {"group_by": r"(.)\.png"}
+    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=70))
+
+    def require_law(sizes: int, images: int, **options: object) -> Dataset:
+        reads()
+        dataset = read(folder, **options)
+        assert reads() == (sizes, images)
+        require_equal(dataset, from_nothing(folder, tmp_path / "nothing", **options))
+        return dataset
+
+    require_law(140, 140)
+    write_folder(folder, {"a/new.png": noise(7_000), "b/copy.png": noise(3), "b/broken.png": b"x"})
+    added = require_law(3, 3)
+    assert added.damaged == 1
+    noise(7_001).save(folder / "a/5.png")
+    (folder / "b/7.png").rename(folder / "a/renamed.png")
+    for number in range(10, 60):
+        (folder / f"b/{number}.png").unlink()
+    require_law(3, 3)  # the broken one, too
+    (folder / "a/6.png").unlink()
+    require_law(1, 1)
+    require_law(1, 1, **options)  # groups
+    write_folder(folder, {"a/large.png": noise(7_002, (9, 9))})
+    require_law(2, 143 - 50, **options)  # of another size, so that all get another shape
+    (folder / "a/large.png").unlink()
+    require_law(1, 142 - 50)
+    require_law(1, 142 - 50, image_size=(4, 16))  # as many bytes
+    require_law(1, 142 - 50)
+    known = Journal(next((tmp_path / "prepared/.prepared").glob(f"*{JOURNAL_SUFFIX}")))
+    assert sum(len(shard.images) for shard in known.shards) == 141 - 50
+
+
+def test_many_small_additions_leave_few_files(tmp_path: Path, reads: Callable[[], tuple[int, int]]) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=25))
+    read(folder)
+    reads()
+    for number in range(12):
+        write_folder(folder, {f"a/new{number}.png": noise(7_000 + number)})
+        dataset = read(folder)
+        assert reads() == (1, 1)
+    shards = shards_of(dataset.images)
+    assert shards is not None
+    assert len(shards.names) <= 2 * (62 // IMAGES_PER_SHARD + 1)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 70)
+
+
+@pytest.mark.parametrize("damage", [Path.exists, flip, cut, Path.unlink], ids=["none", "flipped", "cut", "missing"])
+@pytest.mark.parametrize("suffix", [JOURNAL_SUFFIX, OPEN_SUFFIX])
+def test_after_a_full_disk_only_intact_images_are_used(
+    tmp_path: Path,
+    reads: Callable[[], tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], object],
+    suffix: str,
+) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=15))
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", lambda descriptor: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+        full.setattr(journal, "FLUSH_SECONDS", 0)
+        with pytest.raises(DataError, match="expected more of free space for images, got none; free some"):
+            read(folder)
+    reads()
+    damage(next((tmp_path / "prepared/.prepared").glob(f"*{suffix}")))
+    dataset = read(folder)
+    assert reads()[1] in (range(11, 31) if damage is not Path.exists else [11])  # 19 of 20 images had been noted
+    require_equal(dataset, from_nothing(folder, tmp_path / "nothing"))
+    assert not [*(tmp_path / "prepared/.prepared").glob(f"*{OPEN_SUFFIX}")]
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from mnist_lib.data import folder, journal, shard_writer
+from mnist_lib.pictures import sandbox
+from tests.mnist_lib.data.test_preparing import LoggingSandboxes
+from tests.support.pictures import read
+
+pictures, log, kills = Path(sys.argv[1]), Path(sys.argv[2]), 0
+LoggingSandboxes.log, folder.Sandboxes, sandbox.MIN_FILES_PER_PROCESS = log, LoggingSandboxes, 10**9
+journal.FLUSH_SECONDS, shard_writer.MAX_SHARD_BYTES = 0.02, 700 * 64
+log.touch()
+ended = False
+while not ended:
+    at = log.stat().st_size + random.randrange(2_500) if kills < 4 else 10**9
+    process = os.fork()
+    if not process:
+        read(pictures)
+        os._exit(0)
+    while not ended and log.stat().st_size < at:
+        ended = os.waitpid(process, os.WNOHANG) == (process, 0)
+        time.sleep(0.001)
+    if not ended:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        kills += 1
+print(kills)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_preparation_continues_where_it_was(tmp_path: Path, reads: Callable[[], tuple[int, int]]) -> None:
+    count, log = 3_000, tmp_path / "log"
+    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=count // 2))
+    command = [sys.executable, "-c", KILLED, str(folder), str(log)]
+    kills = int(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+    assert kills
+    again = log.stat().st_size - 2 * count
+    assert 0 <= again <= 400 * kills, (again, kills)
+    killed = read(folder)
+    assert reads() == (0, 0)
+    require_equal(killed, from_nothing(folder, tmp_path / "nothing"))
