@@ -18,6 +18,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,16 +95,13 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class HeldPixels:
-    """A source in memory."""
+    """A source in memory, which a thread fills."""
 
-    pixels: NDArray[np.uint8]  # [n, height, width, channels]
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        return self.pixels.shape[1:]
+    image_shape: tuple[int, ...]
+    pixels: Future[NDArray[np.uint8]]  # [n, height, width, channels]
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.pixels[rows]
+        return self.pixels.result()[rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,9 +217,18 @@ def blocks(images: ImageArray) -> Iterator[slice]:
     return (slice(first, first + count) for first in range(0, len(images), count))
 
 
-def held(images: ImageArray) -> Images:
-    """Return images with their pixels in memory."""
-    return Images(HeldPixels(np.asarray(images)), np.arange(len(images)))
+def held(images: ImageArray) -> ImageArray:
+    """Return images whose pixels a thread reads into memory, in the order of their files, while a model is compiled.
+
+    Whoever needs pixels waits for all of them, and gets the error if they cannot be read.
+    """
+    if not isinstance(images, Images):
+        return images
+    rows, place = np.unique(images.rows, return_inverse=True)
+    executor = ThreadPoolExecutor(max_workers=1)
+    pixels = executor.submit(images.source.read, rows)
+    executor.shutdown(wait=False)  # it ends when they are read
+    return Images(HeldPixels(images.source.image_shape, pixels), place)
 
 
 def require_space(folder: Path, size: int) -> None:

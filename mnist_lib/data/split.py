@@ -217,7 +217,7 @@ class Dataset:
         return math.prod(self.images.shape)
 
     def held(self) -> Dataset:
-        """Return the dataset with its pixels in memory."""
+        """Return the dataset with its pixels in memory, see `shards.held`."""
         return replace(self, images=held(self.images))
 
     @property

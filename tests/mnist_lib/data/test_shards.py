@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -97,6 +98,9 @@ def exchange(path: Path) -> None:
 def test_d10_no_wrong_pixels_are_returned(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     images = write(tmp_path)
     damage(first_file(images))
+    with pytest.raises(DataError, match=re.escape(str(first_file(images)))):  # in memory, of any image
+        np.asarray(held(images)[[22]])
+    damage(first_file(images := write(tmp_path)))
     assert np.array_equal(np.asarray(images[5:]), IMAGES[5:])
     with pytest.raises(DataError, match=message):
         np.asarray(images[[2, 9]])

@@ -127,7 +127,6 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
         assert histories(resumed) == histories(expected)
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_d10_a_file_of_images_that_is_lost_during_training_ends_the_trial(
     few: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
