@@ -1,10 +1,13 @@
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
+from tests.support.shards import in_shards
 
 
 def random_split(n: int) -> Split:
@@ -90,3 +93,9 @@ def test_a_rank_that_was_rounded_up_to_1_is_in_a_fold() -> None:
     dataset = of(random_split(5))
     ranks = np.array([1.0, np.nextafter(np.float32(1), np.float32(0)), 0.0, -(2.0**-40), -1.0, 2.0, 2.0], np.float32)
     assert set(replace(dataset, ranks=ranks).folds(7)) == {0, 6}
+
+
+def test_the_driver_gets_at_most_forty_bytes_for_each_image(tmp_path: Path) -> None:
+    dataset = in_shards(of(random_split(5_000)), tmp_path, per_shard=1_000)
+    named = replace(dataset, files=np.zeros((len(dataset.images), 30), np.uint8))
+    assert len(pickle.dumps(named.without_images())) < 40 * len(named.images)
