@@ -79,6 +79,7 @@ class RayLanes:
     def start_ahead(self) -> None:
         """Start the planned lanes already, so that their processes are prepared when `start` returns them."""
         self._ahead.extend([self._started() for _ in range(self.plan.lanes)])
+        self._mailbox.start()
 
     def start(self) -> _RayLane:
         return self._ahead.popleft() if self._ahead else self._started()
@@ -284,13 +285,17 @@ def _process_then_events(function: Callable[..., Iterator[Any]], *arguments: Any
 class Mailbox:
     """The trials of each lane, in an actor, since a running task has no other way to get its next one.
 
-    The actor is started for the first trial, later than the lanes, which find it by its name. The methods raise
-    ClusterError if it does not start in time.
+    The actor is started later than the lanes, at the latest for the first trial; they find it by its name. The methods
+    raise ClusterError if it does not start in time.
     """
 
     def __init__(self, head: HeadWatch) -> None:
         self.name = f"mailbox-{uuid.uuid4().hex}"
         self._head = head
+
+    def start(self) -> None:
+        """Start the actor before there is a trial."""
+        self._actor.answer.remote()
 
     def put(self, lane: int, payload: Any) -> None:
         """Give a lane its next trial, or None if there are no more."""
