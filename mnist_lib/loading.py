@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
-from mnist_lib.data.shards import ImageArray
+from mnist_lib.data.shards import ImageArray, Images
 from mnist_lib.data.split import Split
 from mnist_lib.documents import convert
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
@@ -81,19 +81,20 @@ def check_images(images: Any, image_shape: ImageShape) -> None:
     """Check the type and shape of images, because the model would also give an answer for wrong ones.
 
     Raises:
-        SpecError: the images are not a NumPy array of uint8 [n, *image_shape].
+        SpecError: the images are not uint8 [n, *image_shape], as a NumPy array or as those of a dataset.
     """
+    is_array = isinstance(images, np.ndarray | Images)
     dtype, shape = getattr(images, "dtype", type(images).__name__), tuple(getattr(images, "shape", ()))
     sides = ", ".join(map(str, image_shape))
-    if isinstance(images, np.ndarray) and dtype == np.uint8 and shape[1:] == image_shape and len(shape) == 4:
+    if is_array and dtype == np.uint8 and shape[1:] == image_shape and len(shape) == 4:
         return
-    if not isinstance(images, np.ndarray):
+    if not is_array:
         advice = "convert them with numpy.asarray(images, dtype='uint8')"
     elif np.issubdtype(dtype, np.floating) and images.size and 0 <= images.min() <= images.max() <= 1:
         advice = "multiply by 255 and convert: (images * 255).round().astype('uint8')"
     elif dtype != np.uint8:
         advice = "scale them to 0-255 and convert: images.astype('uint8')"
-    elif images.size % math.prod(image_shape) == 0:
+    elif math.prod(shape) % math.prod(image_shape) == 0:
         advice = f"reshape them: images.reshape(-1, {sides})"
     else:
         advice = "resize them"

@@ -28,6 +28,7 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
 from tests.support.bounds import at_most_processor_seconds
+from tests.support.shards import write_shards
 from tests.support.store.fake_versions import DATASET, small_manifest
 from tests.support.stored import publish_untrained, small_spec
 
@@ -44,11 +45,15 @@ def objects(tmp_path: Path) -> LocalObjects:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.long if name == "keras-best" else ()) for name in MODELS]
 )
-def test_a_loaded_version_predicts_what_the_stored_file_does(name: str, objects: LocalObjects, digits: Dataset) -> None:
+def test_a_loaded_version_predicts_what_the_stored_file_does(
+    name: str, objects: LocalObjects, digits: Dataset, tmp_path: Path
+) -> None:
     version = publish_untrained(objects, name)
     images = digits.train.images[:3_003:3]  # 1,001, one more than a batch
-    predicted = load_stored(StoredModel.read(objects, version))(images)
+    predict = load_stored(StoredModel.read(objects, version))
+    predicted = predict(images)
     assert predicted.shape == (len(images), 10)
+    assert np.array_equal(predict(write_shards(tmp_path / "shards", images, per_shard=500)), predicted)
     np.testing.assert_allclose(predicted, load_trusted(objects, version)(images), atol=1e-5)
 
 
