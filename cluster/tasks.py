@@ -55,20 +55,28 @@ def put(content: Any) -> Any:
     return ray.put(content)
 
 
-def result_of(reference: Any, what: str = "a task") -> Any:
+def result_of(reference: Any, what: str = "a task", progress: Callable[[], str] = str, *, logged: bool = True) -> Any:
     """Wait for a task, log the wait at intervals, and return the task's result.
 
+    Args:
+        progress: asked twice a second how far the task is, for the log.
+        logged: False if the wait is shown in another way.
+
     Raises:
-        ClusterError: the task has not ended within hours, its worker died, or lacks a package.
+        ClusterError: the task has made no progress for hours, its worker died, or lacks a package.
         ClusterLostError: the head no longer answers.
         Exception: the task's own; Ray's wrapper becomes its cause.
     """
-    wait, head = Wait(what), HeadWatch(Limits.head_seconds)
+    wait, head, so_far, since = Wait(what), HeadWatch(Limits.head_seconds), "", 0.0
     while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
         head.check()
-        if wait.seconds > PREPARE_SECONDS:
+        before, so_far = so_far, progress()
+        if so_far != before:
+            since = wait.seconds
+        if wait.seconds - since > PREPARE_SECONDS:
             raise ClusterError(f"{what} has not ended within {wait.seconds:.0f} s; see the log of its worker")
-        wait.log_if_due()
+        if logged:
+            wait.log_if_due(progress)
     return _result_now(reference)
 
 

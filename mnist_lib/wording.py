@@ -38,6 +38,29 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+class Progress(str):
+    """How far some work is, as text, with the share that is done."""
+
+    share: float  # from 0 to 1
+
+    @classmethod
+    def of(cls, what: str, done: int, total: int, seconds: float) -> "Progress":
+        """Return "120 of 1,000 WHAT, 0:44 left". `seconds`: so far; the rest is expected to be as fast."""
+        left = f", {duration(seconds / done * (total - done))} left" if done else ""
+        return cls.read(f"{done / max(total, 1)} {done:,} of {total:,} {what}{left}")
+
+    @classmethod
+    def read(cls, line: str) -> "Progress":
+        """Return what `line` has returned. Raises ValueError if it is something else."""
+        share, _, text = line.partition(" ")
+        progress = cls(text)
+        progress.share = float(share)
+        return progress
+
+    def line(self) -> str:
+        return f"{self.share} {self}"
+
+
 # Where credentials begin in a word with a later "@": user:password at its start, user or user:password after "://".
 _CREDENTIALS = re.compile(r"://(?=[^/@:]*:|[^/?#@]*@)|^(?=[^/@:]*:(?!//))")
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from mnist_lib.wording import printable, without_secrets
+from mnist_lib.wording import Progress, printable, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FRAMES, ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 FRAME_SECONDS = 0.1
+BAR, ASCII_BAR, BAR_WIDTH = "━─", "#-", 24  # what is done, what is left; characters
 ERASE_LINE = "\r\x1b[2K"
 
 _lock = threading.RLock()
@@ -123,7 +124,8 @@ class _Step(threading.Thread):
         self._text, self._begin, self._ended = text, time.monotonic(), threading.Event()
         self._progress = ""
         self._file = os.dup(sys.stderr.fileno())  # a copy, since importing TensorFlow redirects standard error
-        self._frames = itertools.cycle(FRAMES if sys.stderr.encoding.lower() == "utf-8" else ASCII_FRAMES)
+        is_utf8 = sys.stderr.encoding.lower() == "utf-8"
+        self._frames, self._bar = itertools.cycle(FRAMES if is_utf8 else ASCII_FRAMES), BAR if is_utf8 else ASCII_BAR
 
     def run(self) -> None:
         while not self._ended.wait(FRAME_SECONDS):
@@ -134,14 +136,22 @@ class _Step(threading.Thread):
             if _steps and _steps[-1] is self:
                 seconds = time.monotonic() - self._begin
                 time_so_far = f" ({seconds:.0f} s)" if seconds > 2 else ""
-                self.write(f"{next(self._frames)} {self._text}{self._progress}{time_so_far}")
+                self.write(f"{next(self._frames)} {self._text}", f"{self._progress}{time_so_far}")
 
     def show(self, progress: str) -> None:
         self._progress = f": {progress}"
+        if isinstance(progress, Progress):
+            done = round(progress.share * BAR_WIDTH)
+            self._progress = f": {self._bar[0] * done}{self._bar[1] * (BAR_WIDTH - done)} {progress}"
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, rest: str = "") -> None:
+        """Replace the line, which is cut at the end of `text` if it is too long."""
+        text, rest = printable(text), printable(rest)
         with contextlib.suppress(OSError):
-            os.write(self._file, f"{ERASE_LINE}{printable(text)}".encode())
+            columns = os.get_terminal_size(self._file).columns  # 0 if it is not known
+            if columns and len(text + rest) >= columns:
+                text = f"{text[: max(0, columns - len(rest) - 4)]}..."
+            os.write(self._file, f"{ERASE_LINE}{text}{rest}".encode())
 
     def end(self) -> None:
         self._ended.set()
@@ -157,7 +167,7 @@ def step(text: str, *, shown: bool = True) -> Iterator[Callable[[str], None]]:
     Yields:
         a function that shows how far the step is, such as "12 of 100 pictures".
     """
-    if not (shown and _is_capable()):
+    if not (shown and is_capable()):
         yield lambda progress: None
         return
     current = _Step(text)
@@ -176,14 +186,15 @@ def terminal() -> "Console | None":
 
     Write errors are ignored. The cursor stays visible, because a process that is killed could not show it again.
     """
-    if not _is_capable():
+    if not is_capable():
         return None
     console = safe_console(file=cast(TextIO, _Drawing(sys.stderr)))
     console.show_cursor = lambda show=True: False  # type: ignore[method-assign]
     return console
 
 
-def _is_capable() -> bool:
+def is_capable() -> bool:
+    """Return whether standard error is a terminal that can move its cursor."""
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 

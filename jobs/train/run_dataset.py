@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster.errors import ClusterError, ClusterLostError
 from cluster.tasks import result_of, start_beside_driver
-from jobs.console.terminal import step
+from jobs.console.terminal import is_capable, step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
 from jobs.train.planning import models_to_check
@@ -17,6 +17,7 @@ from mnist_lib.clock import steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.hold_out import require_untrained
+from mnist_lib.data.progress import ProgressFile
 from mnist_lib.data.shards import hold
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
@@ -67,6 +68,7 @@ class RunDataset:
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
         files = [sha256 for of_model in options.weights_sha256.values() for sha256 in of_model.values()]
         self._trained = trained_images(objects, origins(objects, options.init_from or (), files))
+        self._progress = ProgressFile(request)
         self.images, self._info, self._state = start_beside_driver(
             worker.prepare_dataset,
             request,
@@ -76,6 +78,7 @@ class RunDataset:
             self._begun.labels if self._begun else None,
             None if before is None else np.frombuffer(before, np.uint8),  # an array is sent without copying it
             self._trained,
+            self._progress,
             num_returns=3,
         )
 
@@ -87,8 +90,7 @@ class RunDataset:
         if self._facts is not None:
             return self._facts
         options, folder = self._options, self._folder
-        with step(f"importing TensorFlow and preparing {options.dataset}", shown=not options.quiet):
-            facts: Dataset = result_of(self._info, "the preparation of the dataset")
+        facts = self._prepared()
         self._facts, self.prepared = facts, steady_time()
         hold(facts.images)
         log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
@@ -130,6 +132,23 @@ class RunDataset:
                 ", ".join(others),
                 others[0],
             )
+        return facts
+
+    def _prepared(self) -> Dataset:
+        """Wait for the dataset, and show how much of a folder is read: on a terminal as a bar, or else in the log."""
+        shown = not self._options.quiet
+        with step(f"importing TensorFlow and preparing {self._options.dataset}", shown=shown) as show:
+
+            def progress() -> str:
+                if (so_far := self._progress.read()) is not None:
+                    show(so_far)
+                return so_far or ""
+
+            try:
+                logged = not (shown and is_capable())
+                facts: Dataset = result_of(self._info, "the preparation of the dataset", progress, logged=logged)
+            finally:
+                self._progress.remove()
         return facts
 
     def _other_folders(self) -> list[str]:

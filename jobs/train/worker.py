@@ -19,6 +19,7 @@ from cluster.tasks import OtherMembers, call_on_node, unused_address
 from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Group, Resources
 from mnist_lib.data.corrections import UsedLabels
+from mnist_lib.data.progress import ProgressFile
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.shards import on_this_node, read_part
 from mnist_lib.data.split import Dataset, ImageHashes
@@ -39,6 +40,7 @@ def prepare_dataset(
     used: UsedLabels | None = None,
     before: NDArray[np.uint8] | None = None,
     trained: Mapping[str, ImageHashes] = MappingProxyType({}),
+    progress: ProgressFile | None = None,
 ) -> tuple[Dataset, Dataset, NDArray[np.uint8]]:
     """Return the dataset, what the driver needs to know about it, and the content of its state.
 
@@ -49,6 +51,7 @@ def prepare_dataset(
         labels, used: the corrections, as in `prepare`.
         before: the content of the state of the last run.
         trained: images that are not tested on, as in `without_trained`.
+        progress: where to write how much of a folder is read.
 
     Raises:
         ModelError: no model can be built for the images of the dataset.
@@ -58,7 +61,7 @@ def prepare_dataset(
     from mnist_lib.data.hold_out import without_trained
     from mnist_lib.data.prepare import prepare, with_near_copies
 
-    dataset = prepare(request, labels=labels, used=used)
+    dataset = prepare(request, progress.write if progress else lambda text: None, labels=labels, used=used)
     dataset = with_near_copies(without_trained(dataset, trained), request)
     if any(file is not None or spec.init_from is not None for spec, file in models.items()):
         import_keras()

@@ -41,6 +41,7 @@ STEPS = """
 import logging, sys, time
 from jobs.console.output import *
 from jobs.console.terminal import step
+from mnist_lib.wording import Progress
 assert "rich" not in sys.modules
 
 def command(_):
@@ -48,9 +49,11 @@ def command(_):
     with step("outer step"):
         time.sleep(0.3)
         logging.getLogger("jobs").info("a log line")
-        with step("inner step"):
+        with step("inner step") as show:
             time.sleep(0.3)
+            show(Progress.of("pictures", 1, 4, seconds=5))
             print_stderr("a printed line")
+            time.sleep(0.3)
         time.sleep(0.3)
     with step("hidden step", shown=False):
         time.sleep(0.3)
@@ -72,6 +75,7 @@ def test_a_step_has_a_spinner_and_lines_are_printed_above_it() -> None:
     outer = [frame for frame in frames if frame.endswith("outer step")]
     assert len({frame[0] for frame in outer}) > 2  # the spinner moves
     assert any(frame.endswith("inner step") for frame in frames)
+    assert any("inner step: ━━━━━━────────────────── 1 of 4 pictures, 15 s left" in frame for frame in frames)
     assert "a log line\n" in frames
     assert "a printed line\n" in frames
     assert "hidden step" not in shown

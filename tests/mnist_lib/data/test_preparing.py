@@ -18,6 +18,7 @@ from mnist_lib.data import folder as reading
 from mnist_lib.data import journal, shard_writer
 from mnist_lib.data.journal import JOURNAL_SUFFIX, OPEN_SUFFIX, Journal
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.progress import ProgressFile
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.shards import shards_of
 from mnist_lib.data.split import COLUMNS, Dataset
@@ -120,6 +121,30 @@ def test_many_small_additions_leave_few_files(tmp_path: Path, reads: Callable[[]
     shards = shards_of(dataset.images)
     assert shards is not None
     assert len(shards.names) <= 2 * (62 // IMAGES_PER_SHARD + 1)
+
+
+def test_a_waiting_process_sees_how_many_pictures_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = DataRequest(dataset=str(write_folder(tmp_path / "f", classes("a", "b"))), data_dir=tmp_path)
+    monkeypatch.setattr(reading, "REPORT_SECONDS", 0)
+    file = ProgressFile(request)
+    shown = [file.read()]
+
+    def progress(text: str) -> None:
+        file.write(text)
+        shown.append(file.read())
+
+    prepare(request, progress)
+    assert shown[0] is None
+    assert [str(text).partition(",")[0] for text in (shown[60], shown[61], shown[120])] == [
+        "59 of 60 sizes",
+        "0 of 60 pictures",
+        "59 of 60 pictures",
+    ]
+    assert [text.share for text in shown if text][-2:] == [59 / 60, 1]
+    file.remove()
+    assert file.read() is None
+    assert not [*(tmp_path / ".prepared").glob("*.part")]
+    assert ProgressFile(DataRequest(data_dir=tmp_path)).path is None  # a dataset of the catalog
 
 
 def flip(path: Path) -> None:
