@@ -38,6 +38,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def bytes_text(count: float) -> str:
+    """Return a number of bytes as "40.2 GB" or "3.9 MB"."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 class Progress(str):
     """How far some work is, as text, with the share that is done."""
 

@@ -9,6 +9,7 @@ from jobs import begin_of_command
 from jobs.console.output import CommandResult, entry_point
 from jobs.search.options import SearchOptions
 from jobs.train.__main__ import checked_options, run_job
+from mnist_lib.data.volume import volume_of
 from mnist_lib.results import mean_score
 from mnist_lib.run_documents import Summary
 from mnist_lib.search.space import settings_text
@@ -25,7 +26,10 @@ def main(arguments: Sequence[str]) -> CommandResult:
     begin = begin_of_command()
     options = checked_options(SearchOptions, arguments, begin).with_inline_space()
     if options.plan:
-        return CommandResult(plan_document(options), plan_lines(options), json=options.json)
+        volume = volume_of(options.data())
+        document = {**plan_document(options), "images": volume.document() if volume else None}
+        lines = [*plan_lines(options), *([f"images: {volume}"] if volume else [])]
+        return CommandResult(document, lines, json=options.json)
     return run_job(options, begin, _search, search_lines)
 
 

@@ -21,6 +21,7 @@ from jobs.train.options import TrainOptions
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
+from mnist_lib.data.volume import Volume, volume_of
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import EpochDone, Started, TrialFailure
@@ -52,6 +53,7 @@ class Forecast:
     nodes: Sequence[Node]
     plan: LanePlan
     expected: Expected | None
+    volume: Volume | None
 
     @property
     def order(self) -> list[str]:
@@ -82,6 +84,7 @@ class Forecast:
             "why": self.why,
             "nodes": [asdict(node) for node in self.nodes],
             "expected": asdict(self.expected) if self.expected else None,
+            "images": self.volume.document() if self.volume else None,
         }
 
     def lines(self) -> list[str]:
@@ -93,6 +96,7 @@ class Forecast:
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
+            *([f"images: {self.volume}"] if self.volume else []),
             f"order: {', '.join(self.order)}",
             *([BY_IMAGES_TEXT] if self.options.unset else []),
             *([] if self.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
@@ -114,9 +118,12 @@ def forecast(options: TrainOptions) -> Forecast:
     Raises:
         ResourcesError: not even one trial fits on the nodes.
         TrainingError: a model failed while it was measured.
+        DataError: a folder cannot be listed, or none of its pictures can be read.
     """
     begin, expected, options = time.monotonic(), None, options.settled()
     trials = options.grid()
+    with step(f"looking at {options.dataset}", shown=not options.quiet):
+        volume = volume_of(options.data())
     if address_of(options.address) is None and not options.calibrate:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
         plan = plan_of(options, len(trials), nodes)
@@ -125,7 +132,7 @@ def forecast(options: TrainOptions) -> Forecast:
             nodes = live_nodes()
             plan = plan_of(options, len(trials), nodes)
             expected = _measure(options, plan, begin) if options.calibrate else None
-    return Forecast(options=options, trials=trials, nodes=nodes, plan=plan, expected=expected)
+    return Forecast(options=options, trials=trials, nodes=nodes, plan=plan, expected=expected, volume=volume)
 
 
 def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePlan:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from mnist_lib.data.shards import CHUNK_BYTES, CHUNKS_AHEAD
 from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DataError
 
@@ -22,9 +23,6 @@ STEPS_PER_CHUNK = 117
 # The same where a step takes long: a checkpoint, or the end at a time limit, waits for the end of a chunk. 117 steps of
 # `keras-cnn` take 2 s on two cores; 30 or 58 make its epochs no slower, but those of dense networks by up to a tenth.
 SLOW_STEPS_PER_CHUNK = 40
-CHUNK_BYTES = 64_000_000
-# Chunks that are read ahead, in a thread, while one is trained on.
-CHUNKS_AHEAD = 2
 
 # The maxima of an evaluation batch, per replica. Models need many times the memory of the images that they evaluate.
 EVALUATION_BATCH_SIZE, EVALUATION_BATCH_BYTES = 1_000, 3_200_000

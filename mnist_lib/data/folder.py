@@ -8,6 +8,7 @@ are in the same split. Of equal pictures in several groups, only those on the si
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,7 @@ T = TypeVar("T")
 
 DEFAULT_SIDE = 64  # pixels, for pictures that differ in size or are larger than MAX_SIDE
 MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for the longest
+MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
 REPORT_SECONDS = 0.2  # between two reports of progress
 
 
@@ -242,6 +244,19 @@ def _shape(request: DataRequest, found: Sequence[Shape | ImageError]) -> tuple[S
     size, *others = sizes = {(shape.height, shape.width) for shape in shapes}
     which = f"pictures of {len(sizes):,} sizes" if others else "pictures of {} x {}".format(*size)
     return chosen_shape(request, None if others else size, channels, which, min(DEFAULT_SIDE, max(map(max, sizes))))
+
+
+def probable_shape(request: DataRequest, listing: Listing) -> Shape:
+    """Return the shape of the images of a folder, by the sizes of some of its pictures.
+
+    Raises:
+        DataError: none of these can be read.
+    """
+    folder, names = request.folder, [*itertools.chain(*listing.paths)]
+    assert folder is not None
+    paths = [folder / name for name in names[:: -(-len(names) // MAX_SAMPLE)]]
+    with Sandboxes(len(paths)) as sandboxes:
+        return _shape(request, [*sandboxes.map(functools.partial(shape_of, folders=real_folders([folder])), paths)])[0]
 
 
 def chosen_shape(

@@ -64,6 +64,12 @@ def index_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.npz"
 
 
+def folder_index_path(request: DataRequest, folder: Path, prepared: Path) -> Path:
+    """Return the path of the index of a folder of pictures. `prepared`: as `shards_folder` returns it."""
+    number = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    return index_path(prepared, f"{request.name}-{number}")
+
+
 def lock_preparation(name: str, path: Path) -> AbstractContextManager[Any]:
     """Acquire a lock among the processes of this machine. The kernel releases it if its holder dies."""
     try:

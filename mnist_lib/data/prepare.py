@@ -1,7 +1,6 @@
 """Get a dataset, once per run: from a folder of pictures, here or in a bucket, or through TFDS."""
 
 import dataclasses
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.embedded import read_embedded
 from mnist_lib.data.index import (
     cached_near_copies,
+    folder_index_path,
     index_path,
     lock_preparation,
     pictures_hash,
@@ -104,9 +104,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     from mnist_lib.data.folder import read_folder  # imports Pillow
 
     listing = list_folder(folder, group_by=request.group_by)
-    state, shards = pictures_hash(listing, request), shards_folder(request.data_dir)
-    number = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    path = index_path(shards, f"{request.name}-{number}")
+    state, path = pictures_hash(listing, request), folder_index_path(request, folder, shards_folder(request.data_dir))
     own = f"{path.with_suffix('')}.{os.getuid()}"  # files of this user, since others may not be able to write them
 
     def indexed() -> Dataset | None:

@@ -31,10 +31,15 @@ from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.journal import JOURNAL_SUFFIX, Journal
 from mnist_lib.errors import DataError, DataFolderError
 
+# The images of a dataset that a lane holds in memory; of a larger one, it reads those that it needs from its files.
+MAX_HELD_BYTES = 1 << 30
+CHUNK_BYTES = 64_000_000  # maximum of a chunk of training
+CHUNKS_AHEAD = 2  # chunks that are read ahead, in a thread, while one is trained on
 FETCH_BYTES = 16 << 20  # that a node gets from another at a time
 FETCH_SECONDS = 7_200.0  # for a shard, while another process of this node fetches it
 BLOCK_BYTES = 16 << 20  # of images that are processed at a time
 UNUSED_SECONDS = 3_600.0  # minimum age of a shard that is removed: a run that has just begun does not hold it yet
+PREPARED = ".prepared"  # the folder of shards and indices, in that of prepared datasets
 HOLD_SUFFIX, PART_SUFFIX = ".held", ".part"
 
 
@@ -266,7 +271,7 @@ def shards_folder(data_dir: Path | None = None) -> Path:
         DataFolderError: neither can be written.
     """
     with contextlib.suppress(OSError, DataFolderError):
-        folder = (data_dir or default_data_dir()) / ".prepared"
+        folder = (data_dir or default_data_dir()) / PREPARED
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Group, Resources
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.batches import Plan
+from mnist_lib.data.shards import MAX_HELD_BYTES
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
@@ -49,8 +50,6 @@ from mnist_lib.wording import one_line
 # Compiled models that a lane holds; the least recently used one is removed first. Without its values, a model of dense
 # layers or a small convolutional network takes about 17 MB, most of it for what TensorFlow and XLA compile.
 MAX_COMPILED = 24
-# The images of a dataset that a lane holds in memory; of a larger one, it reads those that it needs from its files.
-MAX_HELD_BYTES = 1 << 30
 # Errors of a collective operation when another process of the group has ended.
 LOST_MEMBER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
