@@ -1,5 +1,6 @@
 """Run single tasks, as opposed to lanes: beside the driver, on every node, or on the other nodes of a group."""
 
+import functools
 import os
 import signal
 import threading
@@ -45,9 +46,13 @@ def driver_node() -> str:
 
 def call_on_node(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns on a node, without waiting for a free CPU. Raises what `result_of` raises."""
-    task: Any = ray.remote(num_cpus=0, max_retries=MAX_RETRIES)(function)
     affinity = NodeAffinitySchedulingStrategy(node, soft=False)
-    return _result_now(task.options(scheduling_strategy=affinity).remote(*arguments))
+    return _result_now(_task(function).options(scheduling_strategy=affinity).remote(*arguments))
+
+
+@functools.cache  # Ray exports each task once
+def _task(function: Callable[..., Any]) -> Any:
+    return ray.remote(num_cpus=0, max_retries=MAX_RETRIES)(function)
 
 
 def put(content: Any) -> Any:

@@ -40,6 +40,12 @@ class DataChecksumError(DataError):
     code = "E-DATA-CHECKSUM"
 
 
+class DataReadError(DataError):
+    """The pixels of a prepared dataset are damaged or missing. The next run prepares them again."""
+
+    code = "E-DATA-READ"
+
+
 class DataFolderError(DataError):
     """The folder for prepared datasets cannot be written."""
 

@@ -37,7 +37,7 @@ TABLE = (
     # When Ray loses the driver's node, it ends the driver with exit code 1 and prints no error code.
     ExitCode(1, "a bug in this program, or Ray ended the driver", "yes"),
     ExitCode(2, "the command line, the configuration, a model file or the pictures are invalid", "no"),
-    ExitCode(3, "the dataset is missing or damaged", "no"),
+    ExitCode(3, "the dataset is missing or damaged", "once"),
     ExitCode(4, "no node has the free resources that a trial needs", "yes"),
     ExitCode(5, "every trial failed", "once"),
     ExitCode(
@@ -64,6 +64,7 @@ ERRORS = {
         2, "the Python file of a model is invalid or not trusted, or the weights to start from do not fit"
     ),
     "E-DATA": ErrorCode(3, "the dataset is damaged or differs from the expected one"),
+    "E-DATA-READ": ErrorCode(3, "prepared images are damaged or missing; they are prepared again", retry=True),
     "E-DATA-MISSING": ErrorCode(3, "the dataset is not on this machine and cannot be downloaded"),
     "E-DATA-CHECKSUM": ErrorCode(3, "a source file differs from its checksum"),
     "E-RESOURCES": ErrorCode(4, "too few CPUs, GPUs or processes, or too little memory or disk space", retry=True),

@@ -18,7 +18,7 @@ from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.hold_out import require_untrained
 from mnist_lib.data.progress import ProgressFile
-from mnist_lib.data.shards import hold
+from mnist_lib.data.shard_folder import protect_images
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.report.summary import dataset_summary
@@ -92,7 +92,7 @@ class RunDataset:
         options, folder = self._options, self._folder
         facts = self._prepared()
         self._facts, self.prepared = facts, steady_time()
-        hold(facts.images)
+        protect_images(facts.images)
         log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
         for text in groups_texts(facts.group_counts):
             log.info("%s: %s", facts.name, text)

@@ -21,7 +21,8 @@ from mnist_lib.assignment import Assignment, Group, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.progress import ProgressFile
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shards import on_this_node, read_part
+from mnist_lib.data.shard_folder import on_this_node
+from mnist_lib.data.shards import read_part
 from mnist_lib.data.split import Dataset, ImageHashes
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import DivergedError, GroupError, IntegrityError, ModelError
@@ -149,7 +150,8 @@ def _run(
 
     def load() -> Dataset:
         dataset: Dataset = ray.get(images)
-        read = functools.partial(call_on_node, node, read_part)
+        is_there = ray.get_runtime_context().get_node_id() == node
+        read = None if is_there else functools.partial(call_on_node, node, read_part)
         return replace(dataset, images=on_this_node(dataset.images, read))
 
     yield from run_trials(

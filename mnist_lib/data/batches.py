@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.shards import CHUNK_BYTES, CHUNKS_AHEAD
 from mnist_lib.data.split import Labels, Split
-from mnist_lib.errors import DataError
 
 # The maxima of a chunk. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take
 # 12 MB.
@@ -130,16 +129,17 @@ def epochs(
         first_chunk: the chunk, counted from 0, with which the first epoch begins.
 
     Raises:
-        DataError: images cannot be read.
+        DataReadError: images cannot be read.
     """
     labels, image_weights = tf.constant(split.labels), None if weights is None else tf.constant(weights)
-    shape, errors = (plan.steps_per_chunk, plan.replica_batch_size, *split.images.shape[1:]), list[DataError]()
+    shape, errors = (plan.steps_per_chunk, plan.replica_batch_size, *split.images.shape[1:]), list[Exception]()
+    sources = [split.images]  # emptied at the end, since TensorFlow never forgets a function
 
     def read(indices: NDArray[np.int32]) -> NDArray[np.uint8]:
         """Return the pixels of images, [replicas, *shape]."""
         try:
-            return np.asarray(split.images[indices.reshape(-1)]).reshape(plan.replicas, *shape)
-        except DataError as error:
+            return np.asarray(sources[0][indices.reshape(-1)]).reshape(plan.replicas, *shape)
+        except Exception as error:
             errors.append(error)  # TensorFlow raises another error in its place
             raise
 
@@ -180,6 +180,6 @@ def epochs(
     try:
         yield from chunks
     except tf.errors.OpError as error:
-        if errors:
-            raise errors[0] from error
-        raise
+        raise (errors or [error])[0] from None
+    finally:
+        sources.clear()

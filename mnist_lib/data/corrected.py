@@ -1,6 +1,6 @@
 """Apply the corrections in `labels.jsonl` to a dataset, for training and test alike.
 
-They are applied to the arrays, after the cache, so that no picture is read again. An image never changes its split.
+They are applied to the arrays, after the index, so that no picture is read again. An image never changes its split.
 """
 
 import hashlib

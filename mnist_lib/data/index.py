@@ -30,7 +30,8 @@ from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.request import ClassNames, DataRequest
-from mnist_lib.data.shards import Images, Shards, remove_unused
+from mnist_lib.data.shard_folder import remove_unused, writing
+from mnist_lib.data.shards import PREPARED, Images, Shards
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import DataError, DataFolderError, IntegrityError
@@ -95,23 +96,26 @@ def write_index(dataset: Dataset, path: Path, source: str, journal: Journal | No
     in_shards = (images.rows, shards.digests, np.array(shards.counts), shards.checksums)
     about = encode({field: getattr(dataset, field) for field in _About.__annotations__})
     own = {**dict(zip(IN_SHARDS, in_shards, strict=True)), ABOUT: np.frombuffer(about, np.uint8)}
-    write_arrays(path, source, {**columns, **own})
+    with writing(path.parent):
+        write_arrays(path, source, {**columns, **own})
     if journal is not None:
         with contextlib.suppress(OSError):
             journal.rewrite()
     remove_unused(path.parent)
-    shutil.rmtree(path.parent.parent / ".decoded", ignore_errors=True)  # of earlier releases
+    if path.parent.name == PREPARED:
+        shutil.rmtree(path.parent.with_name(".decoded"), ignore_errors=True)  # of earlier releases
 
 
 def write_arrays(path: Path, source: str, arrays: dict[str, Any]) -> None:
-    """Write arrays as `write_index` does. Do nothing if the folder is not writable."""
+    """Write arrays as `write_index` does. Raises OSError if they cannot be written."""
     arrays = {**arrays, SOURCE: np.frombuffer(source.encode(), np.uint8)}
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            temporary = Path(folder, path.name)
-            np.savez(temporary, allow_pickle=False, **arrays)
-            temporary.replace(path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        temporary = Path(folder, path.name)
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 def read_index(name: str, path: Path, source: Callable[[str], str]) -> Dataset | None:
@@ -150,7 +154,8 @@ def cached_near_copies(dataset: Dataset, path: Path) -> NearCopies:
     except (OSError, IntegrityError) as error:
         log.debug("%s: %s", path, error)
     found = near_copies(dataset)
-    write_arrays(path, source, {name: np.asarray(getattr(found, name)) for name in NEAR_COPIES})
+    with contextlib.suppress(OSError):  # they are computed again
+        write_arrays(path, source, {name: np.asarray(getattr(found, name)) for name in NEAR_COPIES})
     return found
 
 

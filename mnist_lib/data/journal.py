@@ -58,7 +58,7 @@ class Journal:
         self._end = 0  # of the entries that are not damaged
         try:
             content = path.read_bytes()
-        except OSError:
+        except FileNotFoundError:
             content = b""
         for kind, payload in self._entries(content):
             self._apply(kind, payload)

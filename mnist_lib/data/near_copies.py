@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.data.shards import ImageArray
 from mnist_lib.data.split import Dataset, NearCopies, Split
 
 SIDE = 28  # pixels: larger images are reduced to this
@@ -36,9 +37,9 @@ def near_copies(dataset: Dataset) -> NearCopies:
         return NearCopies(compared=len(test_rows), test=test_rows[:0], train=train_rows[:0])
     nearest, similarity = np.zeros(len(test_rows), np.int64), np.full(len(test_rows), -1.0, np.float32)
     for block, candidates in _proposals(test_marks, train_marks):
-        tested = _reduced(np.asarray(test.images[test_rows[block]]))
+        tested = _reduced(test.images[test_rows[block]])
         for candidate in candidates.T:
-            found = _similarity(tested, _reduced(np.asarray(train.images[train_rows[candidate]])))
+            found = _similarity(tested, _reduced(train.images[train_rows[candidate]]))
             better = found > similarity[block]
             nearest[block] = np.where(better, train_rows[candidate], nearest[block])
             similarity[block] = np.where(better, found, similarity[block])
@@ -51,13 +52,13 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK))
 
 
-def _reduced(images: NDArray[np.uint8]) -> Floats:
+def _reduced(images: ImageArray) -> Floats:
     """Return images, [n, height, width, channels], with sides of at most SIDE: means over equal areas."""
     down, across = (_means(side, min(side, SIDE)) for side in images.shape[1:3])
     reduced = np.empty((len(images), len(down), len(across), images.shape[3]), np.float32)
     count = max(1, MAX_NUMBERS // math.prod(images.shape[1:]))
     for first in range(0, len(images), count):
-        part = images[first : first + count]
+        part = np.asarray(images[first : first + count])
         rows = down @ part.reshape(*part.shape[:2], -1).astype(np.float32)  # [n, rows, width * channels]
         reduced[first : first + count] = across @ rows.reshape(len(part), len(down), *part.shape[2:])
     return reduced
@@ -81,7 +82,7 @@ def _marks(split: Split) -> tuple[Floats, Rows]:
     kept = (numbers[:, None] > 0) | (numbers[WAVES:] > 0)  # the other half is the same, since images are real
     marks, rows = [np.empty((0, int(kept.sum())), np.float32)], [np.empty(0, np.int64)]
     for block in _blocks(len(split)):
-        grey = _reduced(np.asarray(split.images[block])).mean(axis=3)
+        grey = _reduced(split.images[block]).mean(axis=3)
         grey -= grey.mean(axis=(1, 2), keepdims=True)
         compared = np.flatnonzero(grey.std(axis=(1, 2)) >= MIN_CONTRAST)
         down, across = (_waves(side) for side in grey.shape[1:])

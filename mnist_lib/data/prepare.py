@@ -25,7 +25,7 @@ from mnist_lib.data.listing import MAX_NAMED, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shards import shards_folder
+from mnist_lib.data.shard_folder import protect_images, remove_unused, shards_folder, shards_folders
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.objects.local import LocalObjects
@@ -64,6 +64,7 @@ def prepare(
         labels, where = file.content(), file.where
     else:
         dataset = _read_other(request)
+    protect_images(dataset.images)
     if used is not None:
         labels = used.part_of(labels, where)
     return with_corrections(dataset, labels, where, published=request.folder is None)
@@ -108,7 +109,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     own = f"{path.with_suffix('')}.{os.getuid()}"  # files of this user, since others may not be able to write them
 
     def indexed() -> Dataset | None:
-        dataset = read_index(request.name, path, lambda about: state)
+        dataset = _indexed(request, path.stem, lambda version: state)
         # With `strict`, reading the damaged ones again raises the error.
         return None if dataset is not None and request.strict and dataset.damaged else dataset
 
@@ -128,9 +129,8 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
     name, entry = request.tfds_name, request.entry
     if request.data_source is not None:
         check_source(request, request.data_source)  # even if it is prepared: it may have been from other files
-    if entry and data_dir.is_dir():
-        path = index_path(shards_folder(data_dir), name)
-        dataset = read_index(request.name, path, lambda version: source_hash(data_dir / name / version))
+    if entry:
+        dataset = _indexed(request, name, lambda version: source_hash(data_dir / name / version))
         if dataset is not None:
             return dataset
     # This fails before the slow import, and before a folder is created.
@@ -144,4 +144,12 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
         dataset = dataclasses.replace(dataset, classes=entry.classes)
         dataset.check(entry.train, entry.test)
         write_index(dataset, index_path(shards, name), source_hash(Path(builder.data_path)))
+    else:
+        remove_unused(shards)
     return dataset
+
+
+def _indexed(request: DataRequest, name: str, source: Callable[[str], str]) -> Dataset | None:
+    """Return the dataset of an index, see `read_index`, also in a folder that this process may only read."""
+    found = (read_index(request.name, index_path(folder, name), source) for folder in shards_folders(request.data_dir))
+    return next(filter(None, found), None)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.journal import IMAGE, Journal, JournalShard, find
-from mnist_lib.data.shards import PART_SUFFIX, Images, Shards, require_space, writing
+from mnist_lib.data.shard_folder import PART_SUFFIX, protect, remove_unused, require_space, writing
+from mnist_lib.data.shards import Images, Shards
 
 MAX_SHARD_BYTES = 256 << 20
 
@@ -119,6 +120,7 @@ class ShardWriter:
         self._names, self._counts, self._checksums = list[str](), list[int](), list[int]()
         self._file: Any = None
         self._journal = None if earlier is None else earlier.journal
+        remove_unused(folder)
         require_space(folder, images * math.prod(self._image_shape))
         if earlier is not None:
             self._names, self._counts = [*earlier.shards.names], [*earlier.shards.counts]
@@ -195,9 +197,13 @@ class ShardWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         name = self._digest.hexdigest()
+        protect(self._folder, [name])
         if self._journal is not None:
             self._journal.complete(name)  # before it has the name: `earlier_images` repeats what follows
-        self._path.replace(self._folder / name)
+        if (self._folder / name).exists():  # perhaps of another user, who may not allow to replace it
+            self._path.unlink()
+        else:
+            self._path.replace(self._folder / name)
         self._names.append(name)
         self._counts.append(self._in_shard)
         self._file = None

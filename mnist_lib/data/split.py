@@ -20,7 +20,7 @@ from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import CountsBySplit
-from mnist_lib.data.shards import ImageArray, blocks, held
+from mnist_lib.data.shards import ImageArray, blocks, in_memory
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT
@@ -216,9 +216,9 @@ class Dataset:
         """Size of the pixels of all images."""
         return math.prod(self.images.shape)
 
-    def held(self) -> Dataset:
-        """Return the dataset with its pixels in memory, see `shards.held`."""
-        return replace(self, images=held(self.images))
+    def in_memory(self) -> Dataset:
+        """Return the dataset with its pixels in memory, see `shards.in_memory`."""
+        return replace(self, images=in_memory(self.images))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -180,7 +180,7 @@ class _Lane:
         """Load the dataset, unless it is already loaded."""
         if self._data is None:
             data = load()
-            self._data = data.held() if data.images_bytes <= MAX_HELD_BYTES else data
+            self._data = data.in_memory() if data.images_bytes <= MAX_HELD_BYTES else data
             self._end_phase("data")
 
     def _end_phase(self, name: str) -> None:

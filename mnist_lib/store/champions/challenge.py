@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.changes import DatasetState, changes_between, unknown_rows
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import ConflictError, IntegrityError, MnistError, SpecError, StoreError
+from mnist_lib.errors import ConflictError, DataReadError, IntegrityError, MnistError, SpecError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import append, next_record
@@ -138,7 +138,7 @@ class _Challenge:
             return Decision(False, before.why, before.statistics, before.budget, instead)
         try:
             right = self._is_right(pinned_version(self._objects, current))
-        except (IntegrityError, StoreError):
+        except (IntegrityError, StoreError, DataReadError):
             raise
         except MnistError as error:
             return Decision(False, f"{current.name} stays: it cannot answer the images of this hold-out ({error})")
@@ -213,7 +213,7 @@ class _Challenge:
             if shadow.decide(self._rule, current.model, current.name):
                 self._is_right(versions[0])  # as long as its errors concern it alone
         except MnistError as error:
-            if isinstance(error, StoreError) and not isinstance(error, ConflictError):
+            if isinstance(error, StoreError | DataReadError) and not isinstance(error, ConflictError):
                 raise
             log.warning("%s@%d can no longer be compared with the champion: %s", current.model, shadow.version, error)
             return None

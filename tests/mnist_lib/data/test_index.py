@@ -131,5 +131,5 @@ def test_without_the_right_to_write_the_images_are_among_the_temporary_files_of_
     assert folder.stat().st_mode & 0o777 == 0o700
     assert np.array_equal(again.train.images, expected)
     folder.chmod(0o755)
-    with pytest.raises(DataFolderError, match="it is not of this user alone"):
+    with pytest.raises(DataFolderError, match="that belongs to this user alone"):
         prepare(DataRequest(dataset="leaves", data_dir=versions.parent))

@@ -20,7 +20,7 @@ from mnist_lib.data.journal import JOURNAL_SUFFIX, OPEN_SUFFIX, Journal
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.progress import ProgressFile
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shards import shards_of
+from mnist_lib.data.shard_folder import shards_of
 from mnist_lib.data.split import COLUMNS, Dataset
 from mnist_lib.errors import DataError
 from mnist_lib.pictures.sandbox import Sandbox, Sandboxes
@@ -170,7 +170,7 @@ def test_after_a_full_disk_only_intact_images_are_used(
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", lambda descriptor: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
         full.setattr(journal, "FLUSH_SECONDS", 0)
-        with pytest.raises(DataError, match="expected more of free space for images, got none; free some"):
+        with pytest.raises(DataError, match="expected more free space for images, got none; free some"):
             read(folder)
     reads()
     damage(next((tmp_path / "prepared/.prepared").glob(f"*{suffix}")))

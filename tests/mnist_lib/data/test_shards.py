@@ -16,17 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mnist_lib.data import shards as module
+from mnist_lib.data import shard_folder as module
+from mnist_lib.data.shard_folder import on_this_node, remove_unused, shards_folder
 from mnist_lib.data.shard_writer import ShardWriter
-from mnist_lib.data.shards import (
-    Images,
-    held,
-    on_this_node,
-    read_part,
-    remove_unused,
-    shards_folder,
-)
-from mnist_lib.errors import DataError
+from mnist_lib.data.shards import Images, in_memory, read_part
+from mnist_lib.errors import DataError, DataReadError
 from tests.support.shards import shards_of, write_shards
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 2, 1), np.uint8)
@@ -50,7 +44,7 @@ def test_any_rows_are_read_in_their_order_from_files_and_from_memory(
     written: Images, rows: list[int], first: int
 ) -> None:
     index = np.array(rows, np.int64)
-    for images in (written, held(written), pickle.loads(pickle.dumps(written))):
+    for images in (written, in_memory(written), pickle.loads(pickle.dumps(written))):
         assert np.array_equal(np.asarray(images[index]), IMAGES[index])
         part = images[first:]
         assert (part.shape, part.dtype, len(part)) == (IMAGES[first:].shape, np.uint8, len(IMAGES) - first)
@@ -67,7 +61,7 @@ def test_several_indices_are_refused(written: Images) -> None:
 def test_a_shard_is_named_by_its_content_and_holds_a_limited_number_of_images(written: Images) -> None:
     shards = shards_of(written)
     assert shards.counts == (5, 5, 5, 5, 3)
-    assert sorted(path.name for path in shards.folder.iterdir()) == sorted(shards.names)
+    assert sorted(path.name for path in shards.folder.glob("?" * 64)) == sorted(shards.names)
 
 
 def flip(path: Path) -> None:
@@ -98,16 +92,13 @@ def exchange(path: Path) -> None:
 def test_d10_no_wrong_pixels_are_returned(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     images = write(tmp_path)
     damage(first_file(images))
-    with pytest.raises(DataError, match=re.escape(str(first_file(images)))):  # in memory, of any image
-        np.asarray(held(images)[[22]])
+    with pytest.raises(DataReadError, match=re.escape(str(first_file(images)))):  # in memory, of any image
+        np.asarray(in_memory(images)[[22]])
     damage(first_file(images := write(tmp_path)))
     assert np.array_equal(np.asarray(images[5:]), IMAGES[5:])
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataReadError, match=message):
         np.asarray(images[[2, 9]])
-    assert not shards_of(images).is_complete() or damage not in (
-        flip,
-        exchange,
-    )  # the next run prepares the images again
+    assert not shards_of(images).is_complete()  # so the next run prepares the images again
 
 
 def test_d9_too_little_disk_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -120,7 +111,7 @@ def test_d10_a_disk_that_becomes_full_is_one_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
-    with pytest.raises(DataError, match="expected more of free space for images, got none; free some"):
+    with pytest.raises(DataError, match="expected more free space for images, got none; free some"):
         write(tmp_path / "shards")
     assert not [*(tmp_path / "shards").iterdir()]
 
@@ -130,13 +121,19 @@ def age(folder: Path) -> None:
         os.utime(path, (0, time.time() - 2 * module.UNUSED_SECONDS))
 
 
-def test_only_old_shards_that_no_process_holds_are_removed(tmp_path: Path) -> None:
+def end_protection(folder: Path) -> None:
+    """Do what the kernel does when this process ends."""
+    os.close(module._used.pop(folder))
+
+
+def test_only_old_shards_that_no_process_uses_are_removed(tmp_path: Path) -> None:
     images, other = write(tmp_path), write(tmp_path, IMAGES[::-1])
+    end_protection(tmp_path)
     remove_unused(tmp_path)
-    assert shards_of(images).is_complete()
+    assert shards_of(images).is_complete()  # they are not old
     script = (
-        "import pickle, sys; from mnist_lib.data.shards import hold;"
-        "hold(pickle.load(sys.stdin.buffer)); print(flush=True); input()"
+        "import pickle, sys; from mnist_lib.data.shard_folder import protect_images;"
+        "protect_images(pickle.load(sys.stdin.buffer)); print(flush=True); input()"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -153,13 +150,29 @@ def test_only_old_shards_that_no_process_holds_are_removed(tmp_path: Path) -> No
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("name", ["another.used", "another.npz", "another.pictures"])
+def test_nothing_is_removed_if_it_is_not_known_what_another_user_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    images = write(tmp_path)
+    end_protection(tmp_path)
+    (tmp_path / name).mkdir()  # cannot be read, also by an administrator
+    age(tmp_path)
+    remove_unused(tmp_path)
+    assert shards_of(images).is_complete()
+    (tmp_path / name).rmdir()
+    (tmp_path / "damaged.npz").touch()
+    remove_unused(tmp_path)
+    assert not shards_of(images).is_complete()
+
+
 def test_a_node_gets_the_files_once_continues_where_it_was_and_refuses_other_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "here"))
     monkeypatch.setattr(module, "FETCH_BYTES", 8)
     there = write(tmp_path / "there")
-    missing = Images(replace(shards_of(there), folder=tmp_path / "nowhere"), there.rows)
+    missing = Images(replace(shards_of(there), folder=tmp_path / "nowhere/.prepared"), there.rows)
     asked: list[tuple[str, int]] = []
 
     def read(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
@@ -175,10 +188,13 @@ def test_a_node_gets_the_files_once_continues_where_it_was_and_refuses_other_byt
     assert np.array_equal(np.asarray(fetched), IMAGES)
     assert asked[2] == asked[3] != asked[0]
     count = len(asked)
-    assert np.array_equal(np.asarray(on_this_node(missing, read)), IMAGES)
+    end_protection(shards_folder())
+    age(shards_folder())
+    assert np.array_equal(np.asarray(on_this_node(missing, read)), IMAGES)  # nothing is removed in between
     assert len(asked) == count
     path = shards_folder() / shards_of(there).names[0]
     path.unlink()
+    assert on_this_node(missing, None) is missing  # a node does not ask itself
     with pytest.raises(DataError, match=r"expected the same bytes as in .*, got others; run again"):
         on_this_node(missing, lambda path, offset, size: bytes(size))
     assert not path.exists()

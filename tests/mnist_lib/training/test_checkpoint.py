@@ -138,7 +138,7 @@ def test_d10_a_file_of_images_that_is_lost_during_training_ends_the_trial(
         if isinstance(event, EpochDone):
             shards.path(shards.names[1]).unlink(missing_ok=True)
     assert isinstance(event, TrialFailure)
-    assert (event.code, event.details) == ("E-DATA", "")
+    assert (event.code, event.details) == ("E-DATA-READ", "")
     assert event.message.startswith(f"{shards.path(shards.names[1])}: expected the images of a dataset, got No such")
 
 
