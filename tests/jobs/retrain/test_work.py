@@ -50,7 +50,9 @@ def test_i12_the_secrets_of_notices_are_not_passed_on_to_training(
         (1, "", "yes"),  # Ray has ended the driver
         (1, "E-BUG", "no"),
         (2, "E-USAGE", "no"),
-        (3, "", "no"),
+        (3, "", "once"),
+        (3, "E-DATA", "no"),
+        (3, "E-DATA-READ", "yes"),
         (4, "E-RESOURCES", "yes"),
         (5, "", "once"),
         (5, "E-NAN", "no"),
