@@ -119,6 +119,11 @@ class Shards:
     def image_bytes(self) -> int:
         return math.prod(self.image_shape)
 
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(self.counts) * self.image_bytes
+
     def path(self, name: str) -> Path:
         return self.folder / name
 
