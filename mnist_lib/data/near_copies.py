@@ -22,17 +22,20 @@ STEP = 0.25  # pixels between the shifts that are tried
 MARGIN = 9  # the part of a side, at either end, that is not compared, since a shift changes what is seen there
 MIN_SIMILARITY = 0.98
 MIN_CONTRAST = 6.0  # standard deviation of the pixels, 0-255; below, noise would decide
-# Bounds for the memory: images, and numbers of images before they are reduced, at a time.
-BLOCK, MAX_NUMBERS = 1_024, 1 << 24
+# Bounds for the memory: images, numbers of images before they are reduced, and pairs of marks, at a time.
+BLOCK, MAX_NUMBERS, MAX_COSINES = 1_024, 1 << 24, 1 << 25
+MAX_PAIRS = 20_000_000_000  # that are compared by their marks: beyond, only as many test images as take a minute
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
 def near_copies(dataset: Dataset) -> NearCopies:
-    """Compare each test image of a dataset with the training images."""
+    """Compare the test images of a dataset with the training images: each one or, of millions, one in a few."""
     train, test = dataset.train, dataset.test
     (train_marks, train_rows), (test_marks, test_rows) = _marks(train), _marks(test)
+    step = -(-len(test_rows) * len(train_rows) // MAX_PAIRS)
+    test_marks, test_rows = test_marks[:: max(1, step)], test_rows[:: max(1, step)]
     if not len(train_rows) or not len(test_rows):
         return NearCopies(compared=len(test_rows), test=test_rows[:0], train=train_rows[:0])
     nearest, similarity = np.zeros(len(test_rows), np.int64), np.full(len(test_rows), -1.0, np.float32)
@@ -48,8 +51,9 @@ def near_copies(dataset: Dataset) -> NearCopies:
     return NearCopies(compared=len(test_rows), test=test_rows[order], train=nearest[order])
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK))
+def _blocks(count: int, size: int = 0) -> Iterator[slice]:
+    size = size or BLOCK
+    return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
 
 def _reduced(images: ImageArray) -> Floats:
@@ -110,7 +114,7 @@ def _fading(side: int) -> Floats:
 
 def _proposals(test: Floats, train: Floats) -> Iterator[tuple[slice, Rows]]:
     """Yield the rows of a block of test images, and of the training images with the most similar marks, [block, n]."""
-    for block in _blocks(len(test)):
+    for block in _blocks(len(test), max(1, min(BLOCK, MAX_COSINES // len(train)))):
         cosines = test[block] @ train.T
         places, best = np.arange(len(cosines)), []
         for _ in range(min(CANDIDATES, len(train))):

@@ -99,7 +99,10 @@ def test_blocks_do_not_change_what_is_named(digits: Dataset, monkeypatch: pytest
     whole = named(train, test)
     monkeypatch.setattr(module, "BLOCK", 24)
     monkeypatch.setattr(module, "MAX_NUMBERS", 28 * 28 * 5)
+    monkeypatch.setattr(module, "MAX_COSINES", 200 * 7)
     assert named(train, test) == whole != {}
+    monkeypatch.setattr(module, "MAX_PAIRS", 200 * 13)
+    assert named(train, test) == {index: copy for index, copy in whole.items() if index % 2 == 0} != {}
 
 
 def test_near_copies_are_computed_once_and_again_when_a_picture_is_added(
