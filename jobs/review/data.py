@@ -171,7 +171,7 @@ def read_data(
     if NONE in dataset.classes:
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
-    return ReviewedData(request, dataset, folder, listing, validation_percent)
+    return ReviewedData(request, dataset.in_memory(), folder, listing, validation_percent)
 
 
 class Viewer:

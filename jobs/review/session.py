@@ -26,7 +26,7 @@ from jobs.review.labels import Decision, DecisionError, Labels
 from jobs.review.model_process import ModelProcess
 from jobs.review.pictures import ItemAndImage
 from mnist_lib.data.corrections import NONE, Reason
-from mnist_lib.errors import MnistError, ModelError
+from mnist_lib.errors import DataReadError, MnistError, ModelError
 
 PICTURES_AHEAD = 8  # pictures that a browser loads in advance, so that fast typing need not wait
 SECONDS_UNTIL_RETURNED = 120.0  # without a request; then others get the pictures of a browser
@@ -167,6 +167,8 @@ class Session:
                 if self.model.state != "loading" or size > MAX_WAITING_BYTES:
                     self._predict(waiting)
                     size = 0
+        except DataReadError as error:
+            log.error("not all images are shown: %s", error)
         finally:
             self.is_complete = True
         self._predict(waiting)

@@ -79,7 +79,7 @@ class Plan:
         return min(self.images, chunks * self.steps_per_chunk * self.global_batch_size)
 
 
-class Shard(NamedTuple):
+class ReplicaPart(NamedTuple):
     """The part of a chunk that one replica trains on. Where images are missing, other images of the epoch fill in."""
 
     images: tf.Tensor  # [steps, replica batch, height, width, channels] uint8, 0-255
@@ -92,7 +92,7 @@ class Shard(NamedTuple):
 
 class Chunk(NamedTuple):
     steps: tf.Tensor  # [] int32: the number of real steps
-    shards: tuple[Shard, ...]  # one per replica
+    parts: tuple[ReplicaPart, ...]  # one per replica
 
 
 def blank_chunk(split: Split, plan: Plan) -> Chunk:
@@ -100,8 +100,8 @@ def blank_chunk(split: Split, plan: Plan) -> Chunk:
     batches = (plan.steps_per_chunk, plan.replica_batch_size)
     images = tf.zeros((*batches, *split.images.shape[1:]), split.images.dtype)
     labels, weights = tf.zeros(batches, split.labels.dtype), tf.zeros(batches)
-    shards = (Shard(images, labels, weights, tf.fill(batches[:1], replica)) for replica in range(plan.replicas))
-    return Chunk(tf.constant(1), tuple(shards))
+    parts = (ReplicaPart(images, labels, weights, tf.fill(batches[:1], replica)) for replica in range(plan.replicas))
+    return Chunk(tf.constant(1), tuple(parts))
 
 
 def balancing_weights(labels: Labels) -> NDArray[np.float32]:
@@ -167,11 +167,11 @@ def epochs(
                 weights_of_images[-1] *= tf.gather(image_weights, indices[-1])
         # At once, since images are read in the order of their file.
         images = tf.unstack(tf.ensure_shape(tf.numpy_function(read, [indices], tf.uint8), (plan.replicas, *shape)))
-        shards = (
-            Shard(images[replica], tf.gather(labels, index), weight, tf.fill([plan.steps_per_chunk], replica))
+        parts = (
+            ReplicaPart(images[replica], tf.gather(labels, index), weight, tf.fill([plan.steps_per_chunk], replica))
             for replica, (index, weight) in enumerate(zip(indices, weights_of_images, strict=True))
         )
-        return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(shards))
+        return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(parts))
 
     options = tf.data.Options()
     # Autotuning has nothing to tune here, and stopping its thread can take five seconds.

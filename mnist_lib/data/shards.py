@@ -232,9 +232,10 @@ def blocks(images: ImageArray) -> Iterator[slice]:
 def in_memory(images: ImageArray) -> ImageArray:
     """Return images whose pixels a thread reads into memory, in the order of their files, while a model is compiled.
 
-    Whoever needs pixels waits for all of them, and gets the error if they cannot be read.
+    Whoever needs pixels waits for all of them, and gets the error if they cannot be read. More than MAX_HELD_BYTES of
+    images stay where they are.
     """
-    if not isinstance(images, Images):
+    if not isinstance(images, Images) or math.prod(images.shape) > MAX_HELD_BYTES:
         return images
     rows, place = np.unique(images.rows, return_inverse=True)
     executor = ThreadPoolExecutor(max_workers=1)

@@ -7,7 +7,6 @@ unless the pictures have groups: then the hash of the group's name does.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -211,13 +210,8 @@ class Dataset:
         """Return what the driver needs to know: everything but the images and their files."""
         return replace(self, images=self.images[:0], files=self.files[:0])
 
-    @property
-    def images_bytes(self) -> int:
-        """Size of the pixels of all images."""
-        return math.prod(self.images.shape)
-
     def in_memory(self) -> Dataset:
-        """Return the dataset with its pixels in memory, see `shards.in_memory`."""
+        """Return the dataset with its pixels in memory, unless these are too many; see `shards.in_memory`."""
         return replace(self, images=in_memory(self.images))
 
     @property

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.data.batches import Chunk, Shard
+from mnist_lib.data.batches import Chunk, ReplicaPart
 from mnist_lib.models.model import Model, Tensors, Weights
 from mnist_lib.models.scratch import Optimizer, softmax_cross_entropy
 from mnist_lib.spec import TrialSpec
@@ -47,7 +47,7 @@ class Totals(NamedTuple):
     finite_steps: tf.Tensor  # [] int32: steps with a finite loss; once a loss is not finite, no later loss is
 
 
-Gradients = Callable[[Weights, Shard, int], tuple[Tensors, Tensors, Totals]]  # `gradients_of` for a model
+Gradients = Callable[[Weights, ReplicaPart, int], tuple[Tensors, Tensors, Totals]]  # `gradients_of` for a model
 
 
 def steps_of(
@@ -83,12 +83,12 @@ class WholeChunk:
     @tf.function(autograph=False)
     def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals]:
         after: tuple[Values, Totals] = self._strategy.run(
-            self._compiled, args=(values, chunk.steps, *chunk.shards, learning_rates)
+            self._compiled, args=(values, chunk.steps, *chunk.parts, learning_rates)
         )
         return after
 
     def _run_steps(
-        self, values: Values, steps: tf.Tensor, shard: Shard, learning_rates: tf.Tensor
+        self, values: Values, steps: tf.Tensor, shard: ReplicaPart, learning_rates: tf.Tensor
     ) -> tuple[Values, Totals]:
         narrow = [len(tensor.shape) == 2 and tensor.shape[1] <= NARROW for tensor in values.trainable]
 
@@ -97,7 +97,7 @@ class WholeChunk:
 
         def body(index: tf.Tensor, values: Values, totals: Totals) -> tuple[tf.Tensor, Values, Totals]:
             weights = Weights(transposed(values.trainable), values.state)
-            gradients, state, part = self._gradients(weights, Shard(*(part[index] for part in shard)), 1)
+            gradients, state, part = self._gradients(weights, ReplicaPart(*(part[index] for part in shard)), 1)
             trainable, slots = self._optimizer.update(
                 values.trainable, values.slots, transposed(gradients), learning_rates[index], values.step
             )
@@ -123,17 +123,17 @@ class StepByStep:
 
         @tf.function(jit_compile=self._compile_gradients or None, autograph=False)
         def gradients_of_replica(
-            flat: tf.Tensor, state: Tensors, shard: Shard, index: tf.Tensor
+            flat: tf.Tensor, state: Tensors, shard: ReplicaPart, index: tf.Tensor
         ) -> tuple[tf.Tensor, Tensors, Totals]:
             weights = Weights(_split(flat, shapes), state)
-            batch = Shard(*(part[index] for part in shard))
+            batch = ReplicaPart(*(part[index] for part in shard))
             replicas = self._strategy.num_replicas_in_sync
             gradients, after, totals = self._gradients(weights, batch, replicas)
             changes = [self._change(new, old) for new, old in zip(after, state, strict=True)]
             return _concat(gradients), changes, totals
 
         shards = self._strategy.experimental_distribute_values_from_function(
-            lambda context: chunk.shards[context.replica_id_in_sync_group]
+            lambda context: chunk.parts[context.replica_id_in_sync_group]
         )
         values, totals = _map(values, lambda tensors: [_concat(tensors)]), _no_totals()
         for index in tf.range(chunk.steps):
@@ -185,7 +185,7 @@ def smoothed_losses(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float
 
 
 def gradients_of(
-    model: Model, label_smoothing: float, is_frozen: Sequence[bool], weights: Weights, batch: Shard, replicas: int
+    model: Model, label_smoothing: float, is_frozen: Sequence[bool], weights: Weights, batch: ReplicaPart, replicas: int
 ) -> tuple[Tensors, Tensors, Totals]:
     """Return the gradients of one step of a shard, the state after it, and its totals.
 

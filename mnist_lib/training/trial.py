@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Group, Resources
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.shards import MAX_HELD_BYTES
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
@@ -179,8 +178,7 @@ class _Lane:
     def load(self, load: Callable[[], Dataset]) -> None:
         """Load the dataset, unless it is already loaded."""
         if self._data is None:
-            data = load()
-            self._data = data.in_memory() if data.images_bytes <= MAX_HELD_BYTES else data
+            self._data = load().in_memory()
             self._end_phase("data")
 
     def _end_phase(self, name: str) -> None:

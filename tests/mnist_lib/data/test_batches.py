@@ -30,8 +30,8 @@ def orders(n: int, seed: int, first: int, last: int) -> list[list[int]]:
     plan = Plan(n, 7, 1)
     seen: list[int] = []
     for chunk in epochs(numbered(n), plan, seed, first, last):
-        real = chunk.shards[0].weights.numpy() > 0
-        seen += numbers_of(chunk.shards[0].images)[real].tolist()
+        real = chunk.parts[0].weights.numpy() > 0
+        seen += numbers_of(chunk.parts[0].images)[real].tolist()
     return [seen[i : i + n] for i in range(0, len(seen), n)]
 
 
@@ -50,10 +50,10 @@ def test_each_epoch_has_every_image_once_with_equal_weights_in_a_batch(
             seen: Counter[int] = Counter()
             for chunk in epoch:
                 steps = int(chunk.steps)
-                weights = np.stack([shard.weights.numpy() for shard in chunk.shards])  # [replicas, steps, batch]
+                weights = np.stack([shard.weights.numpy() for shard in chunk.parts])  # [replicas, steps, batch]
                 assert weights[:, :steps].sum(axis=(0, 2)) == pytest.approx(np.ones(steps))
                 assert not weights[:, steps:].any()
-                for shard in chunk.shards:
+                for shard in chunk.parts:
                     real = shard.weights.numpy() > 0
                     numbers = numbers_of(shard.images)[real]
                     assert (shard.labels.numpy()[real] == numbers % 10).all()
@@ -70,7 +70,7 @@ def test_balancing_weights_let_every_class_count_the_same_and_leave_equal_classe
     split, plan = numbered(101), Plan(101, 32, 2)
     given = np.linspace(0.5, 1.5, 101).astype(np.float32)
     (plain,), (weighted,) = (epochs(split, plan, 0, 1, 1, by) for by in (None, given))
-    for one, other in zip(plain.shards, weighted.shards, strict=True):
+    for one, other in zip(plain.parts, weighted.parts, strict=True):
         assert (one.images.numpy() == other.images.numpy()).all()
         assert (one.weights.numpy() * given[numbers_of(one.images)] == other.weights.numpy()).all()
 
@@ -88,7 +88,7 @@ def test_a_resumed_epoch_has_the_chunks_that_follow_and_those_of_later_epochs(mo
 
     def numbers(first_chunk: int) -> list[list[int]]:
         """Return the images of each chunk of the epochs 2 and 3."""
-        shards = [chunk.shards for chunk in epochs(split, plan, 3, 2, 3, first_chunk=first_chunk)]
+        shards = [chunk.parts for chunk in epochs(split, plan, 3, 2, 3, first_chunk=first_chunk)]
         return [[n for s in both for n in numbers_of(s.images)[s.weights.numpy() > 0].tolist()] for both in shards]
 
     whole = numbers(first_chunk=0)
@@ -107,10 +107,10 @@ def test_a_short_last_batch_is_one_step(images: int, steps: int) -> None:
 def test_the_padding_of_a_short_batch_is_other_images_of_the_epoch() -> None:
     """Batch normalisation would otherwise see one image many times."""
     (chunk,) = epochs(numbered(70), Plan(70, 64, 2), seed=0, first=1, last=1)
-    last = np.concatenate([numbers_of(shard.images)[1] for shard in chunk.shards])
+    last = np.concatenate([numbers_of(shard.images)[1] for shard in chunk.parts])
     assert len(set(last.tolist())) == 64
-    assert [int((shard.weights.numpy()[1] > 0).sum()) for shard in chunk.shards] == [6, 0]
-    assert [set(shard.replica.numpy().tolist()) for shard in chunk.shards] == [{0}, {1}]
+    assert [int((shard.weights.numpy()[1] > 0).sum()) for shard in chunk.parts] == [6, 0]
+    assert [set(shard.replica.numpy().tolist()) for shard in chunk.parts] == [{0}, {1}]
 
 
 def test_padding_wastes_less_than_a_step_per_chunk() -> None:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.clock import steady_time
-from mnist_lib.data import batches
+from mnist_lib.data import batches, shards
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import CheckpointError
@@ -116,7 +116,7 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     # within epochs, the totals of chunks are not added one by one.
     epochs = epochs_in(uninterrupted)
     assignments = [Assignment(spec, content, epochs=epochs) for content in checkpoints.values()]
-    monkeypatch.setattr(trial, "MAX_HELD_BYTES", 0)
+    monkeypatch.setattr(shards, "MAX_HELD_BYTES", 0)
     seen = events(assignments, in_shards(few, tmp_path), EACH_EPOCH, resources)
     assert [event.resumed_after for event in seen if isinstance(event, Started)] == pytest.approx(positions)
     (expected,) = results(uninterrupted)
@@ -130,16 +130,16 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
 def test_d10_a_file_of_images_that_is_lost_during_training_ends_the_trial(
     few: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(trial, "MAX_HELD_BYTES", 0)
+    monkeypatch.setattr(shards, "MAX_HELD_BYTES", 0)
     dataset = in_shards(few, tmp_path)
     (spec,) = trial_grid(["scratch"], [0], epochs=50, hidden_units=8)
-    shards = shards_of(dataset.images)
+    files = shards_of(dataset.images)
     for event in run_trials([Assignment(spec)], lambda: dataset, ONE, WorkerPlace(node="here"), EACH_EPOCH):
         if isinstance(event, EpochDone):
-            shards.path(shards.names[1]).unlink(missing_ok=True)
+            files.path(files.names[1]).unlink(missing_ok=True)
     assert isinstance(event, TrialFailure)
     assert (event.code, event.details) == ("E-DATA-READ", "")
-    assert event.message.startswith(f"{shards.path(shards.names[1])}: expected the images of a dataset, got No such")
+    assert event.message.startswith(f"{files.path(files.names[1])}: expected the images of a dataset, got No such")
 
 
 @pytest.mark.usefixtures("compiled_once", "three_chunks")

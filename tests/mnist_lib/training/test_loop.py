@@ -73,7 +73,7 @@ def test_the_loop_gives_the_weights_of_keras_fit_on_equal_batches(
     chunks = list(epochs(train, plan, seed=0, first=1, last=1))
     totals = [trainer.train_chunk(chunk, constant(spec.learning_rate, 1)) for chunk in chunks]
     ours = [float(total.loss) / int(total.seen) for total in totals]
-    pairs = [(chunk.shards[0].images[0], chunk.shards[0].labels[0]) for chunk in chunks]
+    pairs = [(chunk.parts[0].images[0], chunk.parts[0].labels[0]) for chunk in chunks]
     steps = tf.data.Dataset.from_tensor_slices(tuple(map(tf.stack, zip(*pairs, strict=True))))
     history = twin.fit(steps, epochs=50, steps_per_epoch=1, shuffle=False, verbose=0)  # an epoch of fit is a step
 
@@ -117,7 +117,7 @@ def test_layer_losses_and_weights_without_a_gradient_are_treated_as_in_keras(dig
     for chunk in epochs(train, Plan(len(train), 64, replicas), seed=0, first=1, last=1):
         trainer.train_chunk(chunk, constant(0.1, 10))
         for step in range(10):
-            parts = [(shard.images[step], shard.labels[step]) for shard in chunk.shards]
+            parts = [(shard.images[step], shard.labels[step]) for shard in chunk.parts]
             images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
             twin.train_on_batch(images, labels)
     assert (trainer.weights.trainable[2].numpy() == 1).all()
@@ -181,10 +181,10 @@ def test_balanced_class_weights_give_the_weights_of_keras_class_weight(
     plan = Plan(100, 32, replicas)  # the last batch has 4 images
     for chunk in epochs(train, plan, seed=3, first=1, last=2):
         for step in range(plan.steps):
-            real = [shard.weights[step] > 0 for shard in chunk.shards]
+            real = [shard.weights[step] > 0 for shard in chunk.parts]
             images, labels = (
                 np.concatenate([part[step][mask] for part, mask in zip(parts, real, strict=True)])
-                for parts in zip(*(shard[:2] for shard in chunk.shards), strict=True)
+                for parts in zip(*(shard[:2] for shard in chunk.parts), strict=True)
             )
             weights = dict.fromkeys(range(10), 0.0) | {1: 100 / (2 * 90), 7: 100 / (2 * 10)}
             twin.train_on_batch(images, labels, class_weight=weights)

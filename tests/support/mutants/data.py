@@ -3,7 +3,7 @@
 from tests.support.mutants.mutant import Mutant
 
 LISTING, SPLIT = "mnist_lib/data/listing.py", "mnist_lib/data/split.py"
-SHARDS = "mnist_lib/data/shards.py"
+SHARDS, SHARD_FOLDER = "mnist_lib/data/shards.py", "mnist_lib/data/shard_folder.py"
 CORRECTED, CORRECTIONS = "mnist_lib/data/corrected.py", "mnist_lib/data/corrections.py"
 TESTS = "mnist_lib/data"
 
@@ -51,18 +51,18 @@ MUTANTS = (
     Mutant(
         name="a damaged image is trained on",
         file=SHARDS,
-        old="if zlib.crc32(buffer[index * size : (index + 1) * size]) != checksum:",
-        new="if not checksum:",
+        old="if zlib.crc32(buffer[index * size : (index + 1) * size]) == checksum:",
+        new="if checksum:",
         why="A failing disk would change the accuracy, and nobody would know.",
         tests=(f"{TESTS}/test_shards.py::test_d10_no_wrong_pixels_are_returned",),
     ),
     Mutant(
         name="the images of a running job are removed",
-        file=SHARDS,
+        file=SHARD_FOLDER,
         old="names.update(file.read().split())",
         new="pass",
         why="A job that trains for days would fail when another one begins.",
-        tests=(f"{TESTS}/test_shards.py::test_only_old_shards_that_no_process_holds_are_removed",),
+        tests=(f"{TESTS}/test_shards.py::test_only_old_shards_that_no_process_uses_are_removed",),
     ),
     Mutant(
         name="a changed picture keeps its old pixels",
