@@ -155,39 +155,41 @@ class Shards:
             DataReadError: a file is missing or cut, or an image is damaged. A damaged file is removed, so that the next
                 run prepares its images again.
         """
-        # In the order of the files, each image once: neighbours are read together.
-        ordered, place = np.unique(rows, return_inverse=True)
-        pixels = np.empty((len(ordered), self.image_bytes), np.uint8)
-        bounds = np.searchsorted(ordered, self._ends)
-        for shard, (begin, end) in enumerate(itertools.pairwise(bounds.tolist())):
+        order = np.argsort(rows, kind="stable")  # that of the files
+        pixels = np.empty((len(rows), self.image_bytes), np.uint8)
+        bounds = np.searchsorted(rows[order], self._ends).tolist()
+        for shard, (begin, end) in enumerate(itertools.pairwise(bounds)):
             if begin < end:
-                self._read_shard(shard, ordered[begin:end], pixels[begin:end])
-        in_order = len(ordered) == len(rows) and bool((place == np.arange(len(place))).all())
-        return (pixels if in_order else pixels[place]).reshape(len(rows), *self.image_shape)
+                self._read_shard(shard, pixels, places=order[begin:end], rows=rows[order[begin:end]])
+        return pixels.reshape(len(rows), *self.image_shape)
 
-    def _read_shard(self, shard: int, rows: NDArray[np.int64], pixels: NDArray[np.uint8]) -> None:
-        """Read images of one file, whose rows ascend, into an array of their number."""
-        path, size = self.path(self.names[shard]), self.image_bytes
+    def _read_shard(
+        self, shard: int, pixels: NDArray[np.uint8], *, places: NDArray[np.intp], rows: NDArray[np.int64]
+    ) -> None:
+        """Read images of one file, whose rows ascend, into places of an array."""
+        path, size, buffer = self.path(self.names[shard]), self.image_bytes, pixels.reshape(-1).data
         positions = rows - self._ends[shard]
-        breaks = [0, *(np.flatnonzero(np.diff(positions) != 1) + 1).tolist(), len(rows)]
-        runs = [(begin, end, int(positions[begin]) * size) for begin, end in itertools.pairwise(breaks)]
-        buffer = pixels.reshape(-1).data
+        breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(places) != 1)) + 1
+        runs = [  # of neighbours: where they begin in the file, and their part of the array
+            (int(positions[begin]) * size, buffer[places[begin] * size : (places[begin] + end - begin) * size])
+            for begin, end in itertools.pairwise((0, *breaks.tolist(), len(rows)))
+        ]
         try:
             with path.open("rb", buffering=0) as file:
                 if len(runs) > 1:
-                    for begin, end, offset in runs:  # the kernel reads them at the same time
-                        os.posix_fadvise(file.fileno(), offset, (end - begin) * size, os.POSIX_FADV_WILLNEED)
-                for begin, end, offset in runs:
-                    _read_into(buffer[begin * size : end * size], file.fileno(), offset)
+                    for offset, part in runs:  # the kernel reads them at the same time
+                        os.posix_fadvise(file.fileno(), offset, len(part), os.POSIX_FADV_WILLNEED)
+                for offset, part in runs:
+                    _read_into(part, file.fileno(), offset)
         except OSError as error:
             raise _not_read(path, error) from error
         expected = self.checksums[rows].tolist()
-        for index, (checksum, position) in enumerate(zip(expected, positions.tolist(), strict=True)):
-            if zlib.crc32(buffer[index * size : (index + 1) * size]) == checksum:
+        for position, place, checksum in zip(positions.tolist(), places.tolist(), expected, strict=True):
+            if zlib.crc32(buffer[place * size : (place + 1) * size]) == checksum:
                 continue
             # Once more, since it may be the memory that is damaged, and other processes use the file.
-            pixels[index] = read_part(path, position * size, size)
-            if zlib.crc32(pixels[index].data) != checksum:
+            pixels[place] = read_part(path, position * size, size)
+            if zlib.crc32(pixels[place].data) != checksum:
                 with contextlib.suppress(OSError):
                     path.unlink()
                 raise DataReadError(

@@ -43,15 +43,15 @@ MUTANTS = (
     Mutant(
         name="images are read in the order of their files",
         file=SHARDS,
-        old="(pixels if in_order else pixels[place])",
-        new="(pixels if len(pixels) == len(rows) else pixels[place])",
+        old="self._read_shard(shard, pixels, places=order[begin:end], rows",
+        new="self._read_shard(shard, pixels, places=np.arange(begin, end), rows",
         why="Each image would have the label of another.",
         tests=(f"{TESTS}/test_shards.py::test_any_rows_are_read_in_their_order_from_files_and_from_memory",),
     ),
     Mutant(
         name="a damaged image is trained on",
         file=SHARDS,
-        old="if zlib.crc32(buffer[index * size : (index + 1) * size]) == checksum:",
+        old="if zlib.crc32(buffer[place * size : (place + 1) * size]) == checksum:",
         new="if checksum:",
         why="A failing disk would change the accuracy, and nobody would know.",
         tests=(f"{TESTS}/test_shards.py::test_d10_no_wrong_pixels_are_returned",),
