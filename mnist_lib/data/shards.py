@@ -158,29 +158,35 @@ class Shards:
         order = np.argsort(rows, kind="stable")  # that of the files
         pixels = np.empty((len(rows), self.image_bytes), np.uint8)
         bounds = np.searchsorted(rows[order], self._ends).tolist()
-        for shard, (begin, end) in enumerate(itertools.pairwise(bounds)):
-            if begin < end:
-                self._read_shard(shard, pixels, places=order[begin:end], rows=rows[order[begin:end]])
+        parts = [
+            (shard, order[begin:end]) for shard, (begin, end) in enumerate(itertools.pairwise(bounds)) if begin < end
+        ]
+        if len(rows) > 1:
+            for shard, places in parts:  # so that the disk reads those of all files at the same time
+                self._announce(shard, rows[places])
+        for shard, places in parts:
+            self._read_shard(shard, rows[places], pixels, places)
         return pixels.reshape(len(rows), *self.image_shape)
 
+    def _announce(self, shard: int, rows: NDArray[np.int64]) -> None:
+        """Tell the kernel which images of one file will be read."""
+        with contextlib.suppress(OSError), self.path(self.names[shard]).open("rb", buffering=0) as file:
+            for position in (rows - self._ends[shard]).tolist():
+                os.posix_fadvise(file.fileno(), position * self.image_bytes, self.image_bytes, os.POSIX_FADV_WILLNEED)
+
     def _read_shard(
-        self, shard: int, pixels: NDArray[np.uint8], *, places: NDArray[np.intp], rows: NDArray[np.int64]
+        self, shard: int, rows: NDArray[np.int64], pixels: NDArray[np.uint8], places: NDArray[np.intp]
     ) -> None:
         """Read images of one file, whose rows ascend, into places of an array."""
         path, size, buffer = self.path(self.names[shard]), self.image_bytes, pixels.reshape(-1).data
         positions = rows - self._ends[shard]
         breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(places) != 1)) + 1
-        runs = [  # of neighbours: where they begin in the file, and their part of the array
-            (int(positions[begin]) * size, buffer[places[begin] * size : (places[begin] + end - begin) * size])
-            for begin, end in itertools.pairwise((0, *breaks.tolist(), len(rows)))
-        ]
         try:
             with path.open("rb", buffering=0) as file:
-                if len(runs) > 1:
-                    for offset, part in runs:  # the kernel reads them at the same time
-                        os.posix_fadvise(file.fileno(), offset, len(part), os.POSIX_FADV_WILLNEED)
-                for offset, part in runs:
-                    _read_into(part, file.fileno(), offset)
+                # Neighbours in the file that are neighbours in the array, too, at once.
+                for begin, end in itertools.pairwise((0, *breaks.tolist(), len(rows))):
+                    part = buffer[places[begin] * size : (places[begin] + end - begin) * size]
+                    _read_into(part, file.fileno(), int(positions[begin]) * size)
         except OSError as error:
             raise _not_read(path, error) from error
         expected = self.checksums[rows].tolist()

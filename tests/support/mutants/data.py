@@ -43,8 +43,8 @@ MUTANTS = (
     Mutant(
         name="images are read in the order of their files",
         file=SHARDS,
-        old="self._read_shard(shard, pixels, places=order[begin:end], rows",
-        new="self._read_shard(shard, pixels, places=np.arange(begin, end), rows",
+        old="self._read_shard(shard, rows[places], pixels, places)",
+        new="self._read_shard(shard, rows[places], pixels, np.sort(places))",
         why="Each image would have the label of another.",
         tests=(f"{TESTS}/test_shards.py::test_any_rows_are_read_in_their_order_from_files_and_from_memory",),
     ),
