@@ -1,7 +1,6 @@
 """Which stored versions the trials of a run start from, and that a resumed run starts from the same ones."""
 
 import logging
-import math
 
 import pytest
 
@@ -117,7 +116,6 @@ def test_a_version_that_does_not_exist_is_refused_in_one_line(objects: Objects) 
 def test_before_any_trial_a_version_has_to_fit_and_known_test_images_are_left_out(
     monkeypatch: pytest.MonkeyPatch, digits: Dataset
 ) -> None:
-    monkeypatch.setattr(worker, "_object_store_bytes", lambda: math.inf)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     objects = MemoryObjects()
     publish_untrained(objects, "keras")  # with 16 hidden units
