@@ -99,7 +99,9 @@ class Trainer:
         rates = np.zeros(plan.steps_per_chunk, np.float32)
         for steps in (self._steps, *([self._frozen_steps] if self._frozen_steps else [])):
             steps.run(self.values, blank_chunk(split, plan), tf.constant(rates))
-        self.predictor.probabilities(self.weights, split.images[:1])
+        # No image of the dataset, since these may still be on their way into memory.
+        pattern = np.resize(np.arange(256, dtype=np.uint8), (1, *split.images.shape[1:]))
+        self.predictor.probabilities(self.weights, pattern)
 
     @property
     def weights(self) -> Weights:
