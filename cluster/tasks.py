@@ -79,7 +79,9 @@ def result_of(reference: Any, what: str = "a task", progress: Callable[[], str] 
         if so_far != before:
             since = wait.seconds
         if wait.seconds - since > PREPARE_SECONDS:
-            raise ClusterError(f"{what} has not ended within {wait.seconds:.0f} s; see the log of its worker")
+            raise ClusterError(
+                f"{what} has made no progress for {wait.seconds - since:.0f} s; see the log of its worker"
+            )
         if logged:
             wait.log_if_due(progress)
     return _result_now(reference)

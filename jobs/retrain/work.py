@@ -24,7 +24,7 @@ from jobs.console.output import print_stderr
 from jobs.retrain.notices import RECEIVER, SECRET
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_in_storage
-from mnist_lib.data.index import fingerprint_of_files
+from mnist_lib.data.prepared.index import fingerprint_of_files
 from mnist_lib.environment import code_version
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects

@@ -17,8 +17,8 @@ from mnist_lib.clock import steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.hold_out import require_untrained
-from mnist_lib.data.progress import ProgressFile
-from mnist_lib.data.shard_folder import protect_images
+from mnist_lib.data.prepared.folder import protect_images
+from mnist_lib.data.prepared.progress import ProgressFile
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.report.summary import dataset_summary

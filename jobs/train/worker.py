@@ -19,9 +19,9 @@ from cluster.tasks import OtherMembers, call_on_node, unused_address
 from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Group, Resources
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.data.progress import ProgressFile
+from mnist_lib.data.prepared.folder import on_this_node
+from mnist_lib.data.prepared.progress import ProgressFile
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shard_folder import on_this_node
 from mnist_lib.data.shards import read_part
 from mnist_lib.data.split import Dataset, ImageHashes
 from mnist_lib.environment import import_keras, package_versions

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.groups import hash_of_group
-from mnist_lib.data.index import picture_keys
-from mnist_lib.data.journal import Journal
 from mnist_lib.data.listing import MAX_NAMED, Listing, listed, real_folders
+from mnist_lib.data.prepared.folder import writing
+from mnist_lib.data.prepared.index import picture_keys
+from mnist_lib.data.prepared.journal import Journal
+from mnist_lib.data.prepared.writer import ShardWriter, earlier_images
 from mnist_lib.data.request import MAX_SIDE, DataRequest
-from mnist_lib.data.shard_folder import writing
-from mnist_lib.data.shard_writer import ShardWriter, earlier_images
 from mnist_lib.data.shards import Images, blocks
 from mnist_lib.data.split import (
     NO_GROUP,

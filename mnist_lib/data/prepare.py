@@ -10,7 +10,11 @@ from mnist_lib.data.availability import check_source, default_data_dir, describe
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.embedded import read_embedded
-from mnist_lib.data.index import (
+from mnist_lib.data.listing import MAX_NAMED, list_folder
+from mnist_lib.data.mirror import with_local_files
+from mnist_lib.data.near_copies import near_copies
+from mnist_lib.data.prepared.folder import protect_images, remove_unused, shards_folder, shards_folders
+from mnist_lib.data.prepared.index import (
     cached_near_copies,
     folder_index_path,
     index_path,
@@ -20,12 +24,8 @@ from mnist_lib.data.index import (
     source_hash,
     write_index,
 )
-from mnist_lib.data.journal import JOURNAL_SUFFIX, Journal
-from mnist_lib.data.listing import MAX_NAMED, list_folder
-from mnist_lib.data.mirror import with_local_files
-from mnist_lib.data.near_copies import near_copies
+from mnist_lib.data.prepared.journal import JOURNAL_SUFFIX, Journal
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shard_folder import protect_images, remove_unused, shards_folder, shards_folders
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.objects.local import LocalObjects

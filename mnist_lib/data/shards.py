@@ -44,7 +44,7 @@ class ImageArray(Protocol):
 
 
 class Source(Protocol):
-    """Where the pixels of images are."""
+    """Provides the pixels of images."""
 
     @property
     def image_shape(self) -> tuple[int, ...]: ...

@@ -18,9 +18,9 @@ from PIL import Image
 
 from mnist_lib.data.availability import missing_data, require_obtainable
 from mnist_lib.data.folder import chosen_shape
-from mnist_lib.data.index import lock_preparation
+from mnist_lib.data.prepared.index import lock_preparation
+from mnist_lib.data.prepared.writer import ShardWriter
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
-from mnist_lib.data.shard_writer import ShardWriter
 from mnist_lib.data.shards import Images
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.environment import import_keras

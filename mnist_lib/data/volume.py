@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mnist_lib.data.availability import default_data_dir
-from mnist_lib.data.index import folder_index_path, index_path, pictures_hash, read_index, source_hash
 from mnist_lib.data.listing import Listing, list_folder
+from mnist_lib.data.prepared.folder import shards_of
+from mnist_lib.data.prepared.index import folder_index_path, index_path, pictures_hash, read_index, source_hash
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shard_folder import shards_of
 from mnist_lib.data.shards import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES, PREPARED
 from mnist_lib.errors import DataFolderError
 from mnist_lib.wording import bytes_text
@@ -27,7 +27,7 @@ class Volume:
 
     @property
     def is_held(self) -> bool:
-        """Whether each lane holds all images in its memory."""
+        """Return whether each lane holds all images in its memory."""
         return self.images * math.prod(self.image_shape) <= MAX_HELD_BYTES
 
     @property

@@ -1,4 +1,4 @@
-"""A file or folder that a command writes outside of any storage: complete, or absent."""
+"""A file or folder that is written outside of any storage: complete, or absent."""
 
 import contextlib
 import os
@@ -12,12 +12,23 @@ from mnist_lib.errors import OutputError, SpecError
 
 @contextlib.contextmanager
 def atomic_output(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write a file or a folder to. It becomes `target`, or is deleted on an exception.
-
-    Raises OutputError if it cannot be written.
-    """
+    """Yield a path for an output of a command, as `replacement`. Raises OutputError if it cannot be written."""
     if not target.parent.is_dir():  # TensorFlow would create it
         raise OutputError(f"{target}: expected a folder {target.parent}, got none; name another place")
+    try:
+        with replacement(target) as temporary:
+            yield temporary
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror or error}); name another place") from error
+
+
+@contextlib.contextmanager
+def replacement(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write a file or a folder to. It becomes `target`, or is deleted on an exception.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         yield temporary
@@ -25,8 +36,6 @@ def atomic_output(target: Path) -> Iterator[Path]:
             _sync(path)
         temporary.rename(target)
         _sync(target.parent)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error}); name another place") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.data.index import _About
+from mnist_lib.data.prepared.index import _About
 from mnist_lib.documents import MAX_DEPTH, Json, Moment, builtins_of, convert, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SchemaError
 from mnist_lib.objects.archives import _SavedModel

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnist_lib.data import shard_writer
-from mnist_lib.data.shard_writer import ShardWriter
+from mnist_lib.data.prepared import writer as module
+from mnist_lib.data.prepared.writer import ShardWriter
 from mnist_lib.data.shards import Images, Shards
 from mnist_lib.data.split import Dataset
 
@@ -17,7 +17,7 @@ def write_shards(folder: Path, images: Any, per_shard: int) -> Images:
     """Write images, [n, height, width, channels], into shards of a few images each."""
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_writer, "MAX_SHARD_BYTES", per_shard * images[0].size)
+        patch.setattr(module, "MAX_SHARD_BYTES", per_shard * images[0].size)
         with ShardWriter(folder, images.shape[1:], len(images)) as writer:
             writer.add(np.asarray(images[:7]))
             writer.add(np.asarray(images[7:]))

@@ -6,7 +6,7 @@ import obstore
 import pytest
 
 from mnist_lib.data.corrections import LabelsFile
-from mnist_lib.data.index import fingerprint_of_files
+from mnist_lib.data.prepared.index import fingerprint_of_files
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError, StoreError
 from mnist_lib.objects import bucket

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mnist_lib.data.groups import BY_FILE, groups_of, hash_of_group
-from mnist_lib.data.index import fingerprint_of_files
+from mnist_lib.data.prepared.index import fingerprint_of_files
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import NO_GROUP, Dataset, Split, is_held_out
 from mnist_lib.errors import DataError, SpecError

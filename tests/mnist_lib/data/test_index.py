@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
-from mnist_lib.data import index
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.prepared import index
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.data.tfds_images import import_builder

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from mnist_lib.data import folder as reading
-from mnist_lib.data import journal, shard_writer
-from mnist_lib.data.journal import JOURNAL_SUFFIX, OPEN_SUFFIX, Journal
 from mnist_lib.data.prepare import prepare
-from mnist_lib.data.progress import ProgressFile
+from mnist_lib.data.prepared import journal, writer
+from mnist_lib.data.prepared.folder import shards_of
+from mnist_lib.data.prepared.journal import JOURNAL_SUFFIX, OPEN_SUFFIX, Journal
+from mnist_lib.data.prepared.progress import ProgressFile
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shard_folder import shards_of
 from mnist_lib.data.split import COLUMNS, Dataset
 from mnist_lib.errors import DataError
 from mnist_lib.pictures.sandbox import Sandbox, Sandboxes
@@ -57,7 +57,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Callable[[], tup
         return before
 
     monkeypatch.setattr(reading, "Sandboxes", lambda files: contextlib.nullcontext(SimpleNamespace(map=counting_map)))
-    monkeypatch.setattr(shard_writer, "MAX_SHARD_BYTES", IMAGES_PER_SHARD * 64)
+    monkeypatch.setattr(writer, "MAX_SHARD_BYTES", IMAGES_PER_SHARD * 64)
     return since
 
 
@@ -183,14 +183,15 @@ def test_after_a_full_disk_only_intact_images_are_used(
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from mnist_lib.data import folder, journal, shard_writer
+from mnist_lib.data import folder
+from mnist_lib.data.prepared import journal, writer
 from mnist_lib.pictures import sandbox
 from tests.mnist_lib.data.test_preparing import LoggingSandboxes
 from tests.support.pictures import read
 
 pictures, log, kills = Path(sys.argv[1]), Path(sys.argv[2]), 0
 LoggingSandboxes.log, folder.Sandboxes, sandbox.MIN_FILES_PER_PROCESS = log, LoggingSandboxes, 10**9
-journal.FLUSH_SECONDS, shard_writer.MAX_SHARD_BYTES = 0.02, 700 * 64
+journal.FLUSH_SECONDS, writer.MAX_SHARD_BYTES = 0.02, 700 * 64
 log.touch()
 ended = False
 while not ended:

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mnist_lib.data import shard_folder as module
-from mnist_lib.data.shard_folder import on_this_node, remove_unused, shards_folder
-from mnist_lib.data.shard_writer import ShardWriter
+from mnist_lib.data.prepared import folder as module
+from mnist_lib.data.prepared.folder import on_this_node, remove_unused, shards_folder
+from mnist_lib.data.prepared.writer import ShardWriter
 from mnist_lib.data.shards import Images, in_memory, read_part
 from mnist_lib.errors import DataError, DataReadError
 from tests.support.shards import shards_of, write_shards
@@ -132,7 +132,7 @@ def test_only_old_shards_that_no_process_uses_are_removed(tmp_path: Path) -> Non
     remove_unused(tmp_path)
     assert shards_of(images).is_complete()  # they are not old
     script = (
-        "import pickle, sys; from mnist_lib.data.shard_folder import protect_images;"
+        "import pickle, sys; from mnist_lib.data.prepared.folder import protect_images;"
         "protect_images(pickle.load(sys.stdin.buffer)); print(flush=True); input()"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -141,6 +141,7 @@ def test_only_old_shards_that_no_process_uses_are_removed(tmp_path: Path) -> Non
     pickle.dump(images, process.stdin)
     process.stdin.flush()
     process.stdout.readline()
+    (tmp_path / ".mnist.npz.0").touch()  # as a killed process leaves it
     age(tmp_path)
     remove_unused(tmp_path)
     assert (shards_of(images).is_complete(), shards_of(other).is_complete()) == (True, False)

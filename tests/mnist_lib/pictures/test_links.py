@@ -17,8 +17,8 @@ from jobs.predict.batches import predict_on_cluster
 from jobs.predict.options import PredictOptions
 from jobs.review.data import Viewer, read_data
 from mnist_lib.data.folder import read_folder
-from mnist_lib.data.journal import Journal
 from mnist_lib.data.listing import find_pictures, list_folder, real_folders
+from mnist_lib.data.prepared.journal import Journal
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import ImageError
 from mnist_lib.objects.local import LocalObjects

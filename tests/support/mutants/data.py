@@ -3,7 +3,7 @@
 from tests.support.mutants.mutant import Mutant
 
 LISTING, SPLIT = "mnist_lib/data/listing.py", "mnist_lib/data/split.py"
-SHARDS, SHARD_FOLDER = "mnist_lib/data/shards.py", "mnist_lib/data/shard_folder.py"
+SHARDS, SHARD_FOLDER = "mnist_lib/data/shards.py", "mnist_lib/data/prepared/folder.py"
 CORRECTED, CORRECTIONS = "mnist_lib/data/corrected.py", "mnist_lib/data/corrections.py"
 TESTS = "mnist_lib/data"
 
@@ -66,7 +66,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a changed picture keeps its old pixels",
-        file="mnist_lib/data/index.py",
+        file="mnist_lib/data/prepared/index.py",
         old="{code}\\0{state}\\0{path}",
         new="{code}\\0{path}",
         why="The model would be trained on pictures that are gone, and another machine on the new ones.",

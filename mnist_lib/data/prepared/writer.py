@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.journal import IMAGE, Journal, JournalShard, find
-from mnist_lib.data.shard_folder import PART_SUFFIX, protect, remove_unused, require_space, writing
+from mnist_lib.data.prepared.folder import PART_SUFFIX, protect, remove_unused, require_space, writing
+from mnist_lib.data.prepared.journal import IMAGE, Journal, JournalShard, find
 from mnist_lib.data.shards import Images, Shards
 
 MAX_SHARD_BYTES = 256 << 20

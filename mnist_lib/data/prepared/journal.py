@@ -5,7 +5,6 @@ entry that a kill has cut, and all after it, do not count; images are compared w
 """
 
 import os
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mnist_lib.objects.output_file import replacement
 
 JOURNAL_SUFFIX = ".pictures"
 FLUSH_SECONDS = 1.0  # of work that a killed preparation loses
@@ -119,7 +120,7 @@ class Journal:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a `flush`."""
+        """Return whether it is time for a `flush`."""
         return time.monotonic() - self._flushed_at >= FLUSH_SECONDS
 
     def flush(self) -> None:
@@ -162,11 +163,9 @@ class Journal:
         for shard in self.shards:
             shape = np.array(shard.image_shape, "<u4").tobytes()
             entries += (BEGIN, shape), (IMAGES, shard.images.tobytes()), (COMPLETE, bytes.fromhex(shard.name))
-        with tempfile.TemporaryDirectory(dir=self.path.parent) as folder:
-            temporary = Path(folder, self.path.name)
+        with replacement(self.path) as temporary:
             temporary.write_bytes(b"".join(_entry(*entry) for entry in entries))
-            temporary.replace(self.path)
-            self._end = self.path.stat().st_size
+        self._end = self.path.stat().st_size
 
 
 def _entry(kind: bytes, payload: bytes) -> bytes:

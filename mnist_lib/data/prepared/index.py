@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from importlib import metadata
@@ -25,18 +24,19 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LabelsFile
-from mnist_lib.data.journal import KEY, Journal
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
+from mnist_lib.data.prepared.folder import remove_unused, writing
+from mnist_lib.data.prepared.journal import KEY, Journal
 from mnist_lib.data.request import ClassNames, DataRequest
-from mnist_lib.data.shard_folder import remove_unused, writing
 from mnist_lib.data.shards import PREPARED, Images, Shards
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.errors import DataError, DataFolderError, IntegrityError
 from mnist_lib.objects.archives import hash_arrays, read_npz
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.output_file import replacement
 
 INDEX_SCHEMA = 8
 LOCK_SECONDS = 7_200.0  # for a preparation by another process
@@ -109,13 +109,8 @@ def write_index(dataset: Dataset, path: Path, source: str, journal: Journal | No
 def write_arrays(path: Path, source: str, arrays: dict[str, Any]) -> None:
     """Write arrays as `write_index` does. Raises OSError if they cannot be written."""
     arrays = {**arrays, SOURCE: np.frombuffer(source.encode(), np.uint8)}
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        temporary = Path(folder, path.name)
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    with replacement(path) as temporary, temporary.open("wb") as file:  # a name would get the suffix .npz
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_index(name: str, path: Path, source: Callable[[str], str]) -> Dataset | None:

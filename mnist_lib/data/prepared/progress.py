@@ -5,8 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from mnist_lib.data.prepared.folder import PART_SUFFIX, shards_folder
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shard_folder import PART_SUFFIX, shards_folder
 from mnist_lib.errors import DataError
 from mnist_lib.wording import Progress
 

@@ -21,13 +21,14 @@ import filelock
 import numpy as np
 
 from mnist_lib.data.availability import default_data_dir
-from mnist_lib.data.journal import JOURNAL_SUFFIX, Journal
+from mnist_lib.data.prepared.journal import JOURNAL_SUFFIX, Journal
 from mnist_lib.data.shards import PREPARED, ImageArray, Images, Shards
 from mnist_lib.errors import DataError, DataFolderError, DataReadError
 
 FETCH_BYTES = 16 << 20  # size of a part of a file that a node gets from another
 UNUSED_SECONDS = 3_600.0  # minimum age of a shard that is removed: a run that has just begun does not protect it yet
 USED_SUFFIX, PART_SUFFIX = ".used", ".part"
+LOCK = ".lock"  # of a transfer
 
 log = logging.getLogger(__name__)
 
@@ -89,14 +90,16 @@ def shards_folder(data_dir: Path | None = None) -> Path:
     Raises:
         DataFolderError: none can be written.
     """
-    temporary = _temporary_folder()
-    with contextlib.suppress(OSError):
-        temporary.mkdir(mode=0o700, exist_ok=True)
     for folder in shards_folders(data_dir):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             if os.access(folder, os.W_OK):
                 return folder
+    temporary = _temporary_folder()
+    with contextlib.suppress(OSError):
+        temporary.mkdir(mode=0o700)
+    if _is_private(temporary):
+        return temporary
     raise DataFolderError(
         f"{temporary}: expected a folder for images that belongs to this user alone, got none; name one that can be"
         " written with --data-dir"
@@ -130,7 +133,7 @@ def protect_images(images: ImageArray) -> None:
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove old shards of a folder that no index and no journal names, and no process uses."""
+    """Remove old shards that no index or journal names and no process uses, and what killed processes have left."""
     try:
         used = _names_in_use(folder) | {name for index in folder.glob("*.npz") for name in _indexed(index)}
         used |= {shard.name for path in folder.glob(f"*{JOURNAL_SUFFIX}") for shard in Journal(path).shards}
@@ -139,8 +142,8 @@ def remove_unused(folder: Path) -> None:
         return
     oldest = time.time() - UNUSED_SECONDS
     for path in folder.iterdir():
-        is_shard = len(path.name) == 64 or path.suffix == PART_SUFFIX
-        if is_shard and path.name not in used:
+        is_unfinished = path.suffix == PART_SUFFIX or (path.name.startswith(".") and path.name != LOCK)
+        if (is_unfinished or len(path.name) == 64) and path.name not in used:
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < oldest:
                     path.unlink()
@@ -198,7 +201,7 @@ def _fetched(shards: Shards, folder: Path, read: Callable[[Path, int, int], Any]
     protect(folder, here.names)
     with writing(folder):
         here.touch()
-        with filelock.FileLock(folder / ".lock", mode=0o666):
+        with filelock.FileLock(folder / LOCK, mode=0o666):
             remove_unused(folder)
             missing = [*here.missing()]
             require_space(folder, sum(size - _size(_part(here.path(name))) for name, size in missing))
