@@ -161,6 +161,7 @@ def check_fields(value: Any, *, complete: bool = False) -> None:
 types_of: Callable[[Any], dict[str, Any]] = functools.cache(functools.partial(get_type_hints, include_extras=True))
 
 
+@functools.cache  # a space of a search has thousands of values to check
 def parts_of(kind: Any) -> tuple[Any, tuple[Any, ...]]:
     """Return a type without None and without `Annotated`, and the annotations."""
     annotations: tuple[Any, ...] = ()

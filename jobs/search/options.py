@@ -93,9 +93,9 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         for name in self.arguments:
             if not any(names is None or name in names for names in known):
                 raise SpecError(f"model_arg: expected an argument of {', '.join(self.models)}, got {name}")
+        self.halving()  # first, since it refuses a grid of too many configurations
         for example in self.variation.examples():
             self.trial(example, 0)
-        self.halving()
 
     @property
     def unset(self) -> list[str]:
