@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,22 +100,20 @@ def pictures(folder: Path, gigabytes: float) -> Path:
     return folder
 
 
+def job(command: str, *dataset: str, work: Path) -> list[str]:
+    """Return a command of this project on a dataset, given as its options."""
+    data = ("--data-dir", str(work / "data"), "--storage", str(work / "results"), "--image-size", str(SIDE))
+    return [sys.executable, "-m", f"jobs.{command}", *dataset, *data]
+
+
 def train(folder: Path, work: Path, name: str, epochs: int) -> tuple[float, float, dict[str, float]]:
     """Train two trials at a time, and return images per second of both, GB of memory, and seconds by phase."""
     (work / "one_convolution.py").write_text(MODEL)
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "jobs.train",
-            "--dataset",
-            f"{folder}/",
-            "--models",
-            f"{work / 'one_convolution.py'}:one_convolution",
-        ),
-        *("--data-dir", str(work / "data"), "--storage", str(work / "results"), "--run-name", name, "--trust"),
-        *("--image-size", str(SIDE), "--seeds", str(LANES), "--epochs", str(epochs), "--batch-size", "128"),
-        *("--cpus-per-trial", "1", "--validation-percent", "0", "--no-report", "--json"),
+        *job("train", "--dataset", f"{folder}/", work=work),
+        *("--models", f"{work / 'one_convolution.py'}:one_convolution", "--run-name", name, "--trust"),
+        *("--seeds", str(LANES), "--epochs", str(epochs), "--batch-size", "128", "--cpus-per-trial", "1"),
+        *("--validation-percent", "0", "--no-report", "--json"),
     ]
     process, memory = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True), Memory()
     thread = memory.watch(process.pid)
@@ -129,11 +127,12 @@ def train(folder: Path, work: Path, name: str, epochs: int) -> tuple[float, floa
     return speed, memory.peak / 1e9, summary["timing"]
 
 
-def random_reads(data_dir: Path, seconds: float = 20) -> float:
+def random_reads(data_dir: Path, seconds: float) -> float:
     """Return how many random images per second the disk reads, when none of them is in memory."""
     files = [path for path in (data_dir / ".prepared").iterdir() if len(path.name) == 64]
-    subprocess.run(["sync"], check=True)
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+    for path in files:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     buffer, count, begin = memoryview(bytearray(IMAGE_BYTES)), 0, time.perf_counter()
     for requests in _requests(files):
         for descriptor, offset in requests:
@@ -153,24 +152,27 @@ def _requests(files: list[Path]) -> Iterator[list[tuple[int, int]]]:
         yield sorted((descriptors[file], int(random.integers(counts[file])) * IMAGE_BYTES) for file in chosen)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=40.0, help="size of the prepared images (default: 40)")
+    parser.add_argument("--disk-seconds", type=float, default=20.0, help="time for random reads (default: 20)")
     parser.add_argument("--work", type=Path, help="folder for the pictures and the results (default: a temporary one)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         (work / "data").mkdir(parents=True, exist_ok=True)
         small = pictures(work / "small", min(HELD_GIGABYTES, options.gigabytes / 4))
         large = pictures(work / "large", options.gigabytes)
         in_memory, _, _ = train(small, work, "small", epochs=8)
-        train(large, work, "prepare", epochs=1)
-        disk = random_reads(work / "data")
+        subprocess.run(
+            job("show", f"{large}/", work=work), cwd=ROOT, stdout=subprocess.DEVNULL, check=True
+        )  # prepares them
+        disk = random_reads(work / "data", options.disk_seconds)
         streamed, memory, timing = train(large, work, "large", epochs=1)
     share = streamed / min(in_memory, disk)
     print(f"{setting(LANES)} {options.gigabytes:g} GB, {counted(LANES, 'lane')}, n = 1.\n")
     print("| what | found |\n|---|---|")
-    print(f"| images/s of both lanes, 0.9 GB held in memory | {in_memory:,.0f} |")
+    print(f"| images/s of both lanes, at most {HELD_GIGABYTES} GB, held in memory | {in_memory:,.0f} |")
     print(f"| images/s of random reads from the disk, {IMAGE_BYTES:,} bytes each | {disk:,.0f} |")
     print(f"| images/s of both lanes, {options.gigabytes:g} GB | {streamed:,.0f}, {share:.0%} of the lower |")
     print(f"| RssAnon and RssShmem of all processes | {memory:.2f} GB |")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from benchmarks import (
     groups,
     job,
     label_errors,
+    large_data,
     near_copies,
     nights,
     predicting,
@@ -253,6 +255,15 @@ def test_the_searches_are_compared_by_their_winners() -> None:
     record = search.report(found, accuracies, 10, 2)
     assert "| jobs.search, TPE | 98.10% | 98.00% to 98.20% | 65 | 100 |" in record
     assert "Ray Tune, ASHA, fit: +0.05 points on average (bound 0), -0.10 to +0.20 (bound -0.1); 4.0 times" in record
+
+
+@pytest.mark.long
+def test_training_on_large_data_is_compared_with_memory_and_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    large_data.main(["--gigabytes", "0.05", "--disk-seconds", "0.2"])
+    table = capsys.readouterr().out
+    found = dict(re.findall(r"\| ([^|]+?) \| ([\d,.]+)", table))
+    assert len(found) == 5, table
+    assert all(float(value.replace(",", "")) > 0 for value in found.values())
 
 
 @pytest.mark.mnist

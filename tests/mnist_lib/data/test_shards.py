@@ -101,6 +101,27 @@ def test_d10_no_wrong_pixels_are_returned(tmp_path: Path, damage: Callable[[Path
     assert not shards_of(images).is_complete()  # so the next run prepares the images again
 
 
+READ_WITH_LITTLE_MEMORY = """
+import pickle, resource, sys
+import numpy as np
+images = pickle.load(sys.stdin.buffer)
+used = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()  # data and stack
+resource.setrlimit(resource.RLIMIT_DATA, (used + 40_000_000, resource.RLIM_INFINITY))
+order = np.random.default_rng(0).permutation(len(images))
+print(sum(int(np.asarray(images[part])[:, 0, 0, 0].sum(dtype=int)) for part in np.array_split(order, 50)))
+np.asarray(images)
+"""
+
+
+def test_images_are_read_with_less_memory_than_they_take(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1_000, 100, 100, 10), np.uint8)  # 100 MB
+    images = write_shards(tmp_path, pixels, per_shard=300)
+    command = [sys.executable, "-c", READ_WITH_LITTLE_MEMORY]
+    done = subprocess.run(command, input=pickle.dumps(images), capture_output=True)
+    assert done.stdout.decode().strip() == str(pixels[:, 0, 0, 0].sum(dtype=int))
+    assert b"Unable to allocate 95.4 MiB" in done.stderr  # so the limit is a limit
+
+
 def test_d9_too_little_disk_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected 1,000\.00 GB of free space for images, got .* GB; free some"):
         ShardWriter(tmp_path, (1_000, 1_000, 1), 1_000_000)
