@@ -24,9 +24,11 @@ from mnist_lib.errors import DataReadError
 
 # The images of a dataset that a lane holds in memory; of a larger one, it reads those that it needs from its files.
 MAX_HELD_BYTES = 1 << 30
-CHUNK_BYTES = 64_000_000  # maximum of a chunk of training
+# Maximum of a chunk of training. The C library uses the memory of up to 32 MB again; more, the kernel clears each time.
+CHUNK_BYTES = 30_000_000
 CHUNKS_AHEAD = 2  # chunks that are read ahead, in a thread, while one is trained on
 BLOCK_BYTES = 16 << 20  # of images that are processed at a time
+ALIGNMENT = 64  # of an array, in bytes, with which TensorFlow uses it as a tensor without a copy
 PREPARED = ".prepared"  # the folder of shards and indices, in that of prepared datasets
 
 
@@ -93,7 +95,8 @@ class PixelsInMemory:
     pixels: Future[NDArray[np.uint8]]  # [n, height, width, channels]
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.pixels.result()[rows]
+        # With "raise", NumPy would make a copy, to leave the array as it was after an error.
+        return self.pixels.result().take(rows, axis=0, out=_empty(len(rows), *self.image_shape), mode="wrap")
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +159,7 @@ class Shards:
                 run prepares its images again.
         """
         order = np.argsort(rows, kind="stable")  # that of the files
-        pixels = np.empty((len(rows), self.image_bytes), np.uint8)
+        pixels = _empty(len(rows), self.image_bytes)
         bounds = np.searchsorted(rows[order], self._ends).tolist()
         parts = [
             (shard, order[begin:end]) for shard, (begin, end) in enumerate(itertools.pairwise(bounds)) if begin < end
@@ -229,6 +232,14 @@ def _read_into(buffer: memoryview, descriptor: int, offset: int) -> None:
         if not count:
             raise OSError("a shorter file")
         buffer, offset = buffer[count:], offset + count
+
+
+def _empty(*shape: int) -> NDArray[np.uint8]:
+    """Return an array of any pixels, [*shape], that TensorFlow uses without a copy."""
+    size = math.prod(shape)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size].reshape(shape)
 
 
 def blocks(images: ImageArray) -> Iterator[slice]:

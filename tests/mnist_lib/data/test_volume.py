@@ -37,7 +37,7 @@ def test_a_plan_says_how_much_memory_the_images_take_in_a_lane(tmp_path: Path, m
     held = volume_of(request)
     assert str(held) == "60, probably of 8 x 8 x 1, about 0.0 MB on disk, held in the memory of each lane"
     monkeypatch.setattr(volume, "MAX_HELD_BYTES", 60 * 64 - 1)
-    end = "0.0 MB on disk, read as needed; each lane holds up to 256.0 MB of them"
+    end = "0.0 MB on disk, read as needed; each lane holds up to 120.0 MB of them"
     assert str(held) == f"60, probably of 8 x 8 x 1, about {end}"
     read(tmp_path / "f")
     assert str(volume_of(replace(request, data_dir=tmp_path / "prepared"))) == f"60 of 8 x 8 x 1, {end}"
