@@ -205,7 +205,9 @@ class _Scan:
                 with os.scandir(parent) as entries:
                     for entry in entries:
                         name, path = entry.name, entry.path[self._prefix :]
-                        if _holds(entry.is_dir):
+                        if _may_be_picture(name) and (status := _status_of_file(entry)) is not None:
+                            yield path, status
+                        elif _holds(entry.is_dir):
                             if _holds(entry.is_symlink):
                                 links.append(path)
                             elif not _is_hidden(name):
@@ -248,6 +250,19 @@ class _Scan:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+
+def _may_be_picture(name: str) -> bool:
+    """Return whether a file of this name is one of those that make up nearly all of a folder."""
+    return name.endswith(PICTURE_SUFFIXES) and name[0] not in "._"
+
+
+def _status_of_file(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the status of a file that is not a link, or None for anything else."""
+    try:
+        return entry.stat(follow_symlinks=False) if entry.is_file(follow_symlinks=False) else None
+    except OSError:
+        return None
 
 
 def _holds(question: Callable[[], bool]) -> bool:

@@ -201,13 +201,13 @@ def test_a_check_of_a_folder_looks_at_no_more_pictures_than_it_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "a/0-note.pdf": b"x"})
-    looked_at, is_hidden = Counter[str](), listing._is_hidden
+    looked_at, may_be_picture = Counter[str](), listing._may_be_picture
 
     def look_at(name: str) -> bool:
         looked_at[Path(name).suffix] += 1
-        return is_hidden(name)
+        return may_be_picture(name)
 
-    monkeypatch.setattr(listing, "_is_hidden", look_at)
+    monkeypatch.setattr(listing, "_may_be_picture", look_at)
     checked = list_folder(folder, per_class=2)
     assert checked.classes == ("a", "b")
     assert [file.label for file in checked.files] == [0, 0, 1, 1]
