@@ -8,6 +8,7 @@ from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, table
 from jobs.console.terminal import step
 from jobs.doctor.checks import CHECKS, DoctorOptions, Finding, findings
+from jobs.doctor.gpu import devices
 from mnist_lib.objects.storage import check_storage
 
 COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
@@ -17,8 +18,9 @@ COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 def main(arguments: Sequence[str]) -> CommandResult:
     options: DoctorOptions = parse("jobs.doctor", DoctorOptions, arguments)
     check_storage(options.storage)
+    checks = {**CHECKS, "GPU": devices}  # the last one, since its last finding names the files for a report
     with step("checking"):
-        found = [finding for what, check in CHECKS.items() for finding in findings(what, check, options)]
+        found = [finding for what, check in checks.items() for finding in findings(what, check, options)]
     from rich.text import Text
 
     rows = [(Text(f.mark, style=COLORS[f.mark]), f.what, f.found, f.fix) for f in found]

@@ -1,17 +1,11 @@
-"""The checks of `jobs.doctor`, in `CHECKS`. Each yields findings; an error in a check becomes a finding with its fix.
-
-The models are tried on the CPU, on one GPU and on all, each time in a process of its own, since TensorFlow's devices
-cannot be changed once it uses them: `python -m jobs.doctor.checks RESOURCES DATA_DIR MODEL...` prints a line of JSON.
-"""
+"""The checks of `jobs.doctor`, in `CHECKS`. Each yields findings; an error in a check becomes one, with its fix."""
 
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +13,9 @@ from typing import Any
 from jobs import SOURCE_FOLDERS
 from jobs.console.datasets import DataOptions
 from jobs.console.options import JsonOptions, StorageOptions
-from jobs.console.output import print_result
-from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.catalog import MODELS
-from mnist_lib.data.availability import default_data_dir
-from mnist_lib.data.request import DataRequest
-from mnist_lib.documents import decode, encode
 from mnist_lib.environment import RESULT_PACKAGES, differing_versions, import_keras, package_versions
 from mnist_lib.objects.storage import is_url, open_storage
-from mnist_lib.results import EpochDone, TrialFailure
 from mnist_lib.settings import option
-from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import check_writable
 from mnist_lib.wording import counted, without_secrets
 
@@ -37,9 +23,6 @@ MIN_DISK = 500 << 20  # bytes, for prepared data, checkpoints and models
 MIN_MEMORY = 2 << 30  # bytes, for TensorFlow and a dataset in one worker
 MAX_CLOCK_SECONDS = 5.0  # difference between the clocks of a node and of this machine
 NODE_SECONDS = 60.0  # timeout: a new worker has to start, and on GPU nodes import TensorFlow
-EPOCHS = 3  # the first is slower on a GPU, so the fastest one counts
-MAX_LOSS_DIFFERENCE = 0.05  # relative, of the mean loss of the first epoch; rounding alone causes a smaller difference
-TIMEOUT_SECONDS = 900.0  # timeout for all models on one kind of devices
 
 INSTALL = "install requirements/runtime.lock on every node"
 INSTALL_GPU = "install requirements/gpu.lock and the NVIDIA driver there"
@@ -55,7 +38,11 @@ class DoctorOptions(DataOptions, StorageOptions, JsonOptions, without=UNUSED):
     no fault, otherwise the one with which the first fault would end a run."""
 
     address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", "HOST:PORT")
-    gpu: bool = option(False, "train each model for three epochs on the GPUs of this machine, and compare with the CPU")
+    gpu: bool = option(
+        False,
+        "compare what the GPUs of this machine compute with its CPU, and how fast, and write the results to"
+        " doctor-gpu.json and doctor-gpu.txt in the current folder",
+    )
 
 
 @dataclass(frozen=True)
@@ -239,102 +226,12 @@ def _others_read(file: Path) -> bool:
     return any(mode & read and all(folder & enter for folder in above) for read, enter in ways)
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A model on some devices: the loss of its first epoch and its speed, or why it does not work."""
-
-    loss: float = 0.0
-    images_per_second: float = 0.0
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Devices:
-    gpus: int  # that TensorFlow sees, used or not
-    models: Mapping[str, Measurement]
-
-
-def devices(options: DoctorOptions) -> Iterator[Finding]:
-    """Train each model on the CPU, on one GPU and mirrored over all GPUs, and compare."""
-    if not options.gpu:
-        return
-    folder = options.data_dir or default_data_dir()
-    cpu = measure(Resources(cpus=len(os.sched_getaffinity(0))), folder)
-    yield from compared("the CPU", cpu, cpu)
-    if not cpu.gpus:
-        yield Finding("GPU", "TensorFlow sees no GPU here", INSTALL_GPU, "E-GPU-INVISIBLE")
-        return
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    yield from compared("1 GPU", measure(Resources(gpus=1), folder, CUDA_VISIBLE_DEVICES=first), cpu)
-    if cpu.gpus > 1:
-        yield from compared(f"{cpu.gpus} GPUs, mirrored", measure(Resources(gpus=cpu.gpus), folder), cpu)
-
-
-def compared(where: str, tried: Devices, cpu: Devices) -> Iterator[Finding]:
-    """Yield a finding for each model, with its speed and whether it learns as on the CPU."""
-    for name, measured in tried.models.items():
-        what, on_cpu = f"{name} on {where}", cpu.models[name]
-        speed = f"{measured.images_per_second:,.0f} images/s"
-        if measured.error:
-            yield Finding(what, measured.error, INSTALL_GPU if tried is not cpu else "", "E-TRAINING")
-        elif tried is cpu or on_cpu.error:
-            yield Finding(what, speed)
-        else:
-            losses = f"loss {measured.loss:.4f}, on the CPU {on_cpu.loss:.4f}"
-            if abs(measured.loss - on_cpu.loss) > MAX_LOSS_DIFFERENCE * on_cpu.loss:
-                text = f"{losses}: expected a difference of at most {MAX_LOSS_DIFFERENCE:.0%}"
-                yield Finding(what, text, INSTALL_GPU, "E-TRAINING")
-            else:
-                times = measured.images_per_second / on_cpu.images_per_second
-                yield Finding(what, f"{speed}, {times:.1f} times the CPU; {losses}")
-
-
-def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODELS, **environment: str) -> Devices:
-    """Train a few epochs of each model in a process of its own, and return what it found."""
-    command = [sys.executable, "-m", "jobs.doctor.checks", encode(resources).decode(), str(data_dir), *models]
-    try:
-        done = subprocess.run(
-            command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
-        )
-        lines = done.stdout.splitlines() if not done.returncode else []
-        error = f"its process ended with exit code {done.returncode}: {' '.join(done.stderr.split()[-30:])}"
-    except subprocess.TimeoutExpired:
-        lines, error = [], f"it took more than {TIMEOUT_SECONDS:.0f} s"
-    if not lines:
-        return Devices(0, {name: Measurement(error=error) for name in models})
-    return decode(lines[-1].encode(), Devices, "the last line of jobs.doctor.checks")
-
-
-def try_models(resources: Resources, data_dir: Path, models: Collection[str]) -> Devices:
-    """Train a few epochs of each model in this process."""
-    import_keras()
-    import tensorflow as tf
-
-    from mnist_lib.data.prepare import prepare
-    from mnist_lib.training.trial import WorkerPlace, run_trials
-
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    specs = [TrialSpec.of(name, epochs=EPOCHS) for name in models]
-    measurements = {name: Measurement(error="it ended before its first epoch") for name in models}
-    data = DataRequest(data_dir=data_dir)
-    for event in run_trials(map(Assignment, specs), lambda: prepare(data), resources, WorkerPlace(node="here")):
-        name = event.trial.rpartition("-")[0]
-        if isinstance(event, EpochDone):
-            before = measurements[name]
-            loss = event.loss if before.error else before.loss
-            measurements[name] = Measurement(loss, max(before.images_per_second, event.images_per_second))
-        elif isinstance(event, TrialFailure):
-            measurements[name] = Measurement(error=f"{event.code} {event.message}")
-    return Devices(gpus, measurements)
-
-
 # By what they check, in their order.
 CHECKS: dict[str, Callable[[DoctorOptions], Iterator[Finding]]] = {
     "packages": versions_here,
     "storage": storage,
     "dataset": dataset,
     "token": token,
-    "GPU": devices,
     "cluster": cluster,
 }
 
@@ -351,12 +248,3 @@ def findings(
             raise
         problem, separator, fix = without_secrets(str(error)).rpartition("; ")
         yield Finding(what, problem, fix, code) if separator else Finding(what, fix, code=code)
-
-
-def main() -> None:
-    resources = decode(sys.argv[1].encode(), Resources, "the first argument")
-    print_result(encode(try_models(resources, Path(sys.argv[2]), sys.argv[3:])).decode())
-
-
-if __name__ == "__main__":
-    main()

@@ -203,6 +203,13 @@ class KerasModel:
         state = self._shift_seeds([*(tf.add(seed, (0, 1)) for seed in seeds), *state], -replica)
         return tf.cast(logits, tf.float32), state, loss
 
+    def without_random_numbers(self) -> None:
+        """Train without augmentation and dropout from now on, since XLA draws other random numbers than TensorFlow."""
+        self._augmentations = [lambda images, seed: images for _ in self._augmentations]
+        for layer in _leaves(self._in_training):
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+
     def _shift_seeds(self, state: Tensors, by: tf.Tensor) -> Tensors:
         """Add a number to the first half of each seed; a step changes only the second half."""
         shift = tf.stack([by, 0])
