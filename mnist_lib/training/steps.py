@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +43,10 @@ class Totals(NamedTuple):
     """Sums over images, which are added over steps, chunks and replicas."""
 
     loss: tf.Tensor  # [] float32
-    correct: tf.Tensor  # [] int32
-    seen: tf.Tensor  # [] int32
-    finite_steps: tf.Tensor  # [] int32: steps with a finite loss; once a loss is not finite, no later loss is
+    # Not int32, which TensorFlow adds in the memory of the host, also on a GPU.
+    correct: tf.Tensor  # [] int64
+    seen: tf.Tensor  # [] int64
+    finite_steps: tf.Tensor  # [] int64: steps with a finite loss; once a loss is not finite, no later loss is
 
 
 Gradients = Callable[[Weights, ReplicaPart, int], tuple[Tensors, Tensors, Totals]]  # `gradients_of` for a model
@@ -55,7 +57,7 @@ def steps_of(
 ) -> WholeChunk | StepByStep:
     on_gpu = "GPU" in strategy.extended.worker_devices[0]
     if xla and strategy.num_replicas_in_sync == 1 and (on_gpu or model.fast_in_xla_on_cpu):
-        return WholeChunk(gradients, optimizer, strategy)
+        return WholeChunk(gradients, optimizer, strategy, fixed_count=on_gpu)
     # Logical CPU devices share their threads. XLA functions that run on them together mostly wait for each other;
     # TensorFlow's own kernels do not.
     return StepByStep(gradients, optimizer, strategy, compile_gradients=xla and on_gpu)
@@ -74,10 +76,17 @@ class WholeChunk:
 
     `run`, here and in `StepByStep`, trains a chunk and returns the values after it and the sums over it, at the
     learning rates, [steps] float32.
+
+    Args:
+        fixed_count: whether each chunk runs all steps for which it has learning rates, of which those beyond its last
+            one change nothing. On a GPU, XLA waits for the host at each step unless the number of steps is a constant.
     """
 
-    def __init__(self, gradients: Gradients, optimizer: Optimizer, strategy: tf.distribute.Strategy) -> None:
+    def __init__(
+        self, gradients: Gradients, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, fixed_count: bool = False
+    ) -> None:
         self._gradients, self._optimizer, self._strategy = gradients, optimizer, strategy
+        self._fixed_count = fixed_count
         self._compiled = tf.function(self._run_steps, jit_compile=True, autograph=False)
 
     @tf.function(autograph=False)
@@ -101,10 +110,15 @@ class WholeChunk:
             trainable, slots = self._optimizer.update(
                 values.trainable, values.slots, transposed(gradients), learning_rates[index], values.step
             )
-            return index + 1, Values(trainable, slots, state, values.step + 1), _add(totals, part)
+            after = Values(trainable, slots, state, values.step + 1), _add(totals, part)
+            if self._fixed_count:
+                kept = partial(tf.where, index < steps)
+                after = tf.nest.map_structure(kept, after, (values, totals))
+            return index + 1, *after
 
+        end = learning_rates.shape[0] if self._fixed_count else steps
         start = (tf.constant(0), _map(values, transposed), _no_totals())
-        _, values, totals = tf.while_loop(lambda index, *_: index < steps, body, start)
+        _, values, totals = tf.while_loop(lambda index, *_: index < end, body, start)
         return _map(values, transposed), totals
 
 
@@ -140,14 +154,14 @@ class StepByStep:
             gradients, changes, part = self._strategy.run(
                 gradients_of_replica, args=(*values.trainable, values.state, shards, index)
             )
-            with tf.device(self._strategy.extended.worker_devices[0]):
+            with tf.device(self._strategy.extended.worker_devices[0]):  # `reduce` takes a CPU by default
                 trainable, slots = self._update(values, self._sum(gradients), learning_rates[index])
-            state = [self._one(old, change) for old, change in zip(values.state, changes, strict=True)]
-            values = Values(trainable, slots, state, values.step + 1)
-            part = Totals(*map(self._sum, part))
-            # The loss of a step is finite if that of every replica is.
-            part = part._replace(finite_steps=part.finite_steps // self._strategy.num_replicas_in_sync)
-            totals = _add(totals, part)
+                state = [self._one(old, change) for old, change in zip(values.state, changes, strict=True)]
+                values = Values(trainable, slots, state, values.step + 1)
+                part = Totals(*map(self._sum, part))
+                # The loss of a step is finite if that of every replica is.
+                part = part._replace(finite_steps=part.finite_steps // self._strategy.num_replicas_in_sync)
+                totals = _add(totals, part)
         return _map(values, lambda flat: _split(flat[0], shapes)), totals
 
     @tf.function(jit_compile=True, autograph=False)
@@ -204,9 +218,9 @@ def gradients_of(
     correct = real & (tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(batch.labels, tf.int32))
     totals = Totals(
         loss=tf.reduce_sum(tf.where(real, losses, 0.0)),
-        correct=tf.math.count_nonzero(correct, dtype=tf.int32),
-        seen=tf.math.count_nonzero(real, dtype=tf.int32),
-        finite_steps=tf.cast(tf.math.is_finite(loss), tf.int32),
+        correct=tf.math.count_nonzero(correct),
+        seen=tf.math.count_nonzero(real),
+        finite_steps=tf.cast(tf.math.is_finite(loss), tf.int64),
     )
     found = iter(tape.gradient(loss, trained, unconnected_gradients=tf.UnconnectedGradients.ZERO))
     pairs = zip(weights.trainable, is_frozen, strict=True)
@@ -214,7 +228,7 @@ def gradients_of(
 
 
 def _no_totals() -> Totals:
-    return Totals(tf.constant(0.0), tf.constant(0), tf.constant(0), tf.constant(0))
+    return Totals(tf.constant(0.0), *(tf.constant(0, tf.int64) for _ in range(3)))
 
 
 def _add(totals: Totals, part: Totals) -> Totals:
