@@ -251,6 +251,11 @@ def require_trusted(
 
 def _list_of_trusted() -> Path:
     """Return the path of the list of trusted calls. Raises RuntimeError if there is no home folder."""
+    return user_folder() / TRUSTED
+
+
+def user_folder() -> Path:
+    """Return the folder for what this program notes on this machine. Raises RuntimeError without a home folder."""
     home = os.environ.get("XDG_CONFIG_HOME", "")
     folder = Path(home) if Path(home).is_absolute() else Path.home() / ".config"
-    return folder / "mnist-jobs" / TRUSTED
+    return folder / "mnist-jobs"

@@ -299,7 +299,7 @@ class Measurements(TrialEvent, frozen=True, kw_only=True):
     gpus: tuple[Text, ...]
     node: Text
     weights_sha256: Sha256
-    versions: Texts  # of Python and packages in the worker
+    versions: Texts  # of Python and packages in the worker, and what `gpu_facts` says of its GPUs
 
 
 class TrialResult(Measurements, frozen=True, kw_only=True):

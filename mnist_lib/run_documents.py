@@ -181,6 +181,7 @@ class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
     freeze_epochs: Count | None = written(None)  # epochs with frozen weights; `null` if there were none
     class_weights: Name = written("none")  # how much an image counted in the loss
     score: Name = written("accuracy")  # what epochs and trials were compared by
+    deterministic: bool = written(False)  # whether it was trained without XLA, with deterministic operations
     configuration: Count | None = written(None)  # always `null`; only trials within a search have a number
     # The fold that it was not trained on, from 0; only of a trial of a fold.
     fold: Count | None = None
@@ -298,7 +299,7 @@ class Summary(Document, frozen=True, kw_only=True):
     trials: list[SuccessfulTrial | FailedTrial]  # one object per trial, ordered by model and seed
     ended: Moment  # when it ended, UTC, ISO 8601
     timing: Timing  # where the time went
-    versions: Texts  # versions of Python and of the packages on which the result depends, in the workers
+    versions: Texts  # versions of Python, packages, GPUs and drivers on which the result depends, in the workers
     search: SearchSummary | None = None  # the search that found the settings of the trials; only of `jobs.search`
     folds: FoldsSummary | None = None  # what folds tell; only with `--folds`
 

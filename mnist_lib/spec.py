@@ -48,6 +48,7 @@ BY_IMAGES_TEXT = (
     f"epochs and batch size, if not given: {MIN_EPOCHS} and {MAX_BATCH_SIZE}; for few images, up to {FEW_EPOCHS} epochs"
     f" in batches down to {FEW_BATCH_SIZE}"
 )
+INEXACT_TEXT = "on GPUs, a trial that is trained again has other weights, unless with --deterministic"
 
 Epochs = Annotated[int, Meta(ge=1, le=MAX_EPOCHS)]
 Folds = Annotated[int, Meta(ge=2, le=1_000)]
@@ -58,7 +59,7 @@ class TrialSettings(CheckedFields):
     """How a trial is trained. Momentum, weight decay and clipping are those of Keras' optimizers.
 
     A further setting is one field here and its use in the training step: options, search, documents and reports follow.
-    Reports leave out a setting that has its default, if that is None, 0.0 or a name.
+    Reports leave out a setting that has its default, if that is None, 0.0, False or a name.
     """
 
     GROUP = "training"
@@ -112,6 +113,12 @@ class TrialSettings(CheckedFields):
     )
     precision: Annotated[str, one_of(PRECISIONS)] = option(
         "float32", f"number format of training: {', '.join(PRECISIONS)}", scope="search"
+    )
+    deterministic: bool = option(
+        False,
+        "train without XLA and with deterministic operations only: equal trials then have equal weights on GPUs, too;"
+        " a model that uses an operation without a deterministic kernel is refused",
+        scope="trial",
     )
     validation_percent: Annotated[int, Meta(ge=0, le=50)] | None = option(
         None,
@@ -255,7 +262,17 @@ def defaults_for(images: float) -> dict[str, int]:
 def is_unused(name: str, value: object) -> bool:
     """Return whether the value of a field of a spec stands for "not used", so that reports leave it out."""
     declared = TrialSpec.__dataclass_fields__.get(name)
-    return declared is not None and value == declared.default and isinstance(declared.default, float | str | None)
+    return (
+        declared is not None and value == declared.default and isinstance(declared.default, float | str | bool | None)
+    )
+
+
+def is_exact(devices: Iterable[str], deterministic: bool) -> bool:
+    """Return whether a trial that is trained again has the same weights, bit for bit, on devices of the same type.
+
+    On GPUs, XLA chooses kernels by their speed, and the gradient of max-pooling is a sum in any order.
+    """
+    return deterministic or not any("GPU" in device for device in devices)
 
 
 def entry_of(model: str) -> ModelEntry:

@@ -61,7 +61,9 @@ ERRORS = {
     "E-CRON": ErrorCode(2, "the cron expression is invalid or never matches"),
     "E-IMAGE": ErrorCode(2, "none of the files is a picture that can be read"),
     "E-MODEL": ErrorCode(
-        2, "the Python file of a model is invalid or not trusted, or the weights to start from do not fit"
+        2,
+        "the Python file of a model is invalid or not trusted, the weights to start from do not fit, or --deterministic"
+        " excludes an operation of it",
     ),
     "E-DATA": ErrorCode(3, "the dataset is damaged or differs from the expected one"),
     "E-DATA-READ": ErrorCode(3, "prepared images are damaged or missing; they are prepared again", retry=True),

@@ -24,6 +24,7 @@ from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.spec import INEXACT_TEXT
 from mnist_lib.store.champions.challenge import Predict
 from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel, origins
@@ -80,18 +81,21 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
         )
     again, stored, low, high = map(percent, (result.again.value, result.stored.value, *result.interval))
     accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
+    how = "with different weights" if result.exact else "within the interval"
     verdicts = {
         reproduction.IDENTICAL: "reproduced: every weight is the same.",
-        reproduction.WITHIN: f"reproduced with different weights: {accuracies}.",
+        reproduction.WITHIN: f"reproduced {how}: {accuracies}.",
         reproduction.DIVERGED: f"not reproduced: {accuracies}.",
     }
     differing = [f"  {name}: {then} then, {here} here" for name, (then, here) in result.differing.items()]
-    threads = "" if result.verdict == reproduction.IDENTICAL else "; the number of threads (--cpus) may differ"
+    unexplained = result.exact and result.verdict != reproduction.IDENTICAL
+    threads = "; the number of threads (--cpus) may differ" if unexplained else ""
     differing = differing or [f"  Code, data, package versions and devices are the same{threads}."]
     verdict = f"{version.name} was {verdicts[result.verdict]}"
     chain = ", which starts from ".join(result.starts_from)
     started = [f"  {version.name} starts from {chain}."] if chain else []
-    lines = [verdict, *started, *differing, f"  It took {result.seconds:.1f} s."]
+    inexact = [] if result.exact else [f"  The weights are not compared: {INEXACT_TEXT}."]
+    lines = [verdict, *inexact, *started, *differing, f"  It took {result.seconds:.1f} s."]
     diverged = result.verdict == reproduction.DIVERGED
     return CommandResult(result, lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
 

@@ -25,7 +25,15 @@ from mnist_lib.data.volume import Volume, volume_of
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import EpochDone, Started, TrialFailure
-from mnist_lib.spec import BY_IMAGES_TEXT, MIN_VALIDATION, VALIDATION_PERCENT, TrialSpec, by_cost
+from mnist_lib.spec import (
+    BY_IMAGES_TEXT,
+    INEXACT_TEXT,
+    MIN_VALIDATION,
+    VALIDATION_PERCENT,
+    TrialSpec,
+    by_cost,
+    is_exact,
+)
 from mnist_lib.wording import counted
 
 CALIBRATION_EPOCHS = 6
@@ -72,6 +80,10 @@ class Forecast:
             text += "; 1 GPU per trial, because a small model gains little from a second GPU"
         return text
 
+    @property
+    def is_exact(self) -> bool:
+        return is_exact(["GPU"] * self.plan.gpus, self.options.deterministic)
+
     def document(self) -> dict[str, Any]:
         files = self.options.model_files
         return {
@@ -82,6 +94,7 @@ class Forecast:
             "gpus": self.plan.gpus,
             "nodes_per_trial": self.plan.nodes,
             "why": self.why,
+            "exact": self.is_exact,
             "nodes": [asdict(node) for node in self.nodes],
             "expected": asdict(self.expected) if self.expected else None,
             "images": self.volume.document() if self.volume else None,
@@ -95,6 +108,7 @@ class Forecast:
         lines = [
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
+            f"weights: {'the same, bit for bit, if trained again' if self.is_exact else INEXACT_TEXT}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             *([f"images: {self.volume}"] if self.volume else []),
             f"order: {', '.join(self.order)}",

@@ -19,6 +19,7 @@ from mnist_lib.run_documents import (
     SuccessfulTrial,
     Summary,
 )
+from mnist_lib.spec import INEXACT_TEXT, is_exact
 from mnist_lib.wording import and_balanced, counted, percent, rounded
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def notes(summary: Summary) -> list[str]:
         if trial.trained_epochs < trial.epochs:
             epochs = f"{rounded(trial.trained_epochs)} of {trial.epochs} epochs"
             notes.append(f"{trial.id} trained {epochs}, as many as the time limit allowed.")
+    if not all(is_exact(trial.devices, trial.deterministic) for trial in summary.successful):
+        notes.append(f"The weights are not exact: {INEXACT_TEXT}.")
     for name, model in summary.models.items():
         trials = [trial for trial in summary.successful if trial.model == name]
         if faults := _faults(model, dataset.classes, chance):

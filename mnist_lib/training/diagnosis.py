@@ -63,7 +63,8 @@ def gradient_differences(
             )
             for share in shares
         )
-        steps = steps_of(model, gradients, Optimizer(TrialSpec.of(name, optimizer="sgd")), strategy, xla=xla)
+        sgd = Optimizer(TrialSpec.of(name, optimizer="sgd"))
+        steps = steps_of(model, gradients, sgd, strategy, xla=xla, compile_update=xla)
         after, _ = steps.run(values, Chunk(tf.constant(1), parts), tf.constant([RATE]))
         return (_flat(weights) - _flat(Weights(after.trainable, []))) / RATE
 

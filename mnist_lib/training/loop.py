@@ -3,6 +3,7 @@
 A `Trainer` is compiled once for a shape of data and then trains any number of trials of that shape.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 from mnist_lib.data.batches import Chunk, Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
 from mnist_lib.data.shards import ImageArray
 from mnist_lib.data.split import Labels, Split
-from mnist_lib.errors import DivergedError
+from mnist_lib.errors import DivergedError, ModelError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import EPOCH_START, Accuracy, Balanced, EpochDone, EpochPart, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.steps import StepByStep, Totals, Values, WholeChunk, gradients_of, refused_by_xla, steps_of
+from mnist_lib.wording import one_line
 
 HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
 
@@ -33,6 +35,7 @@ class Trainer:
 
     Args:
         initial_weights: returns the weights that training with a seed starts from; by default those of the model.
+        xla: whether XLA works on the devices. A deterministic trial does without it.
     """
 
     def __init__(
@@ -41,21 +44,26 @@ class Trainer:
         spec: TrialSpec,
         strategy: tf.distribute.Strategy,
         initial_weights: Callable[[int], Weights] | None = None,
+        *,
+        xla: bool = True,
     ) -> None:
+        if spec.deterministic:
+            tf.config.experimental.enable_op_determinism()  # for this process: all trials of a run have the setting
+        self._xla = xla and not spec.deterministic
         self._model, self._spec, self._optimizer, self._strategy = model, spec, Optimizer(spec), strategy
         self._initial_weights = initial_weights or model.initial_weights
         self.predictor = Predictor(model, strategy)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
         self.is_frozen: list[bool] = []  # of each trainable weight: in the epochs of `freeze_epochs`
         self.start(seed=0)
-        self._compile_steps(xla=True)
+        self._compile_steps(xla=self._xla)
 
     def _compile_steps(self, *, xla: bool) -> None:
         """Make the steps in which all weights are trained and, if the spec has some, those with frozen weights."""
 
         def steps(optimizer: Optimizer, is_frozen: Sequence[bool]) -> WholeChunk | StepByStep:
             gradients = partial(gradients_of, self._model, self._spec.label_smoothing, is_frozen)
-            return steps_of(self._model, gradients, optimizer, self._strategy, xla=xla)
+            return steps_of(self._model, gradients, optimizer, self._strategy, xla=xla, compile_update=self._xla)
 
         self._steps, self._frozen_steps = steps(self._optimizer, [False] * len(self.values.trainable)), None
         if self._spec.freeze_epochs:
@@ -85,10 +93,19 @@ class Trainer:
         """Compile by running one step and one evaluation, so that the time of an epoch excludes compilation.
 
         XLA cannot compile every operation of a user's model; the model is then run without XLA.
+
+        Raises:
+            ModelError: the trial is deterministic, and an operation of the model has no deterministic kernel.
         """
         try:
             self._run_once(split, plan)
         except tf.errors.OpError as error:
+            has_no_kernel = isinstance(error, tf.errors.UnimplementedError) and "determinis" in str(error).lower()
+            if self._spec.deterministic and has_no_kernel:
+                raise ModelError(
+                    f"{self._spec.model}: expected operations with deterministic kernels, since --deterministic is"
+                    f" given, got {one_line(error)}; use another operation, or leave out --deterministic"
+                ) from error
             self.refused_by_xla = refused_by_xla(error)
             if self.refused_by_xla is None:
                 raise
@@ -145,6 +162,8 @@ class Trainer:
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
             padded = np.pad(rates, (0, plan.chunks * plan.steps_per_chunk - plan.steps))
             for rates_of_chunk in np.split(padded, plan.chunks)[part.chunks :]:
+                if self._mirrors_gpus and not pending:
+                    before = self.values, part
                 pending.append(self.train_chunk(next(chunks), rates_of_chunk, frozen=number <= frozen_epochs))
                 is_last = part.chunks + len(pending) == plan.chunks
                 if is_last or time.monotonic() - looked_at >= look_seconds:
@@ -152,16 +171,50 @@ class Trainer:
                     part = _with(part, pending)  # waits for the device
                     finite_steps += sum(total.finite_steps.numpy().item() for total in pending)
                     if finite_steps < plan.steps_in(part.chunks):
-                        raise DivergedError(
-                            f"the loss of epoch {number}, step {finite_steps + 1} of {plan.steps} is not a finite"
-                            f" number; use a lower --learning-rate ({learning_rates.max():g} is too high)"
-                        )
+                        why = f"use a lower --learning-rate ({learning_rates.max():g} is too high)"
+                        if self._mirrors_gpus and self._is_finite_on_one(
+                            *before, len(pending), split, plan, seed, learning_rates, number
+                        ):
+                            why = (
+                                f"it is finite on one GPU alone, so the {self.replicas} GPUs may damage what they copy"
+                                " to each other: run python -m jobs.doctor --gpu"
+                            )
+                        step = f"epoch {number}, step {finite_steps + 1} of {plan.steps}"
+                        raise DivergedError(f"the loss of {step} is not a finite number; {why}")
                     part = structs.replace(part, seconds=part.seconds + time.perf_counter() - begin)
                     if not is_last:
                         yield part
                         looked_at, begin, pending = time.monotonic(), time.perf_counter(), []
             yield part.done(trial, number)
             looked_at, part = time.monotonic(), EPOCH_START
+
+    @property
+    def _mirrors_gpus(self) -> bool:
+        devices = self._strategy.extended.worker_devices
+        return len(devices) == self.replicas > 1 and "GPU" in devices[0]
+
+    def _is_finite_on_one(
+        self,
+        values: Values,
+        part: EpochPart,
+        chunks: int,
+        split: Split,
+        plan: Plan,
+        seed: int,
+        rates: NDArray[np.float32],
+        epoch: int,
+    ) -> bool:
+        """Return whether the losses of the chunks after this part of an epoch are finite on the first device alone."""
+        strategy = tf.distribute.MirroredStrategy(self._strategy.extended.worker_devices[:1])
+        xla = self._xla and self.refused_by_xla is None
+        one = Trainer(self._model, self._spec, strategy, self._initial_weights, xla=xla)
+        one.values = values
+        same: dict[str, Any] = {"seed": seed, "learning_rates": rates, "first": epoch, "last": epoch, "part": part}
+        trained = one.train(split, replace(plan, replicas=1), **same, look_seconds=0.0)
+        try:
+            return len([*itertools.islice(trained, chunks)]) == chunks
+        except DivergedError:
+            return False
 
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32], *, frozen: bool = False) -> Totals:
         """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas.

@@ -12,12 +12,11 @@ from typing import Any
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import Interval, convert
-from mnist_lib.environment import package_versions
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import Pretrained, WeightsFile
 from mnist_lib.results import Accuracy, EpochDone, TrialFailure, TrialResult
-from mnist_lib.spec import MAX_EPOCHS, TrialSpec
+from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_exact
 from mnist_lib.store.contents import MANIFEST, read_manifest, source_of, stored_weights
 from mnist_lib.store.versions import Version, chain, verify
 from mnist_lib.training.trial import WorkerPlace, run_trials
@@ -34,6 +33,7 @@ class Reproduction:
     again: Accuracy
     differing: Mapping[str, tuple[str, str]]  # differences in how the two were made: name -> (stored, here)
     seconds: float
+    exact: bool = True  # whether the weights could be expected to be the same, see `is_exact`
     starts_from: tuple[str, ...] = ()  # the version whose weights it starts from, that from which this one starts, ...
 
 
@@ -51,8 +51,8 @@ def reproduce(
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
 
-    The verdict is `IDENTICAL` if the weights have the same hash, otherwise `WITHIN` if the test accuracy lies in the
-    95% interval of the stored one, otherwise `DIVERGED`.
+    The verdict is `IDENTICAL` if training is exact and the weights have the same hash, otherwise `WITHIN` if the test
+    accuracy lies in the 95% interval of the stored one, otherwise `DIVERGED`.
 
     Args:
         load: returns the dataset that the version was trained on; called after TensorFlow has been set up.
@@ -103,12 +103,14 @@ def reproduce(
         raise failure
     assert isinstance(last, TrialResult)
     stored, (low, high) = version.facts.test, version.facts.interval
-    verdict = IDENTICAL if last.weights_sha256 == sha256 else WITHIN if low <= last.test.value <= high else DIVERGED
-    here = _conditions(code, load().fingerprint, package_versions(), last.devices, last.history, spec.weights)
+    exact = is_exact((*devices, *last.devices), spec.deterministic)
+    is_same = exact and last.weights_sha256 == sha256
+    verdict = IDENTICAL if is_same else WITHIN if low <= last.test.value <= high else DIVERGED
+    here = _conditions(code, load().fingerprint, last.versions, last.devices, last.history, spec.weights)
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
     seconds, chained = time.monotonic() - begin, tuple(origin.name for origin in origins)
-    return Reproduction(verdict, stored, version.facts.interval, last.test, differing, seconds, chained)
+    return Reproduction(verdict, stored, version.facts.interval, last.test, differing, seconds, exact, chained)
 
 
 def _origins(objects: Objects, version: Version, spec: TrialSpec) -> list[Version]:

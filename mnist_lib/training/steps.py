@@ -53,14 +53,26 @@ Gradients = Callable[[Weights, ReplicaPart, int], tuple[Tensors, Tensors, Totals
 
 
 def steps_of(
-    model: Model, gradients: Gradients, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, xla: bool = True
+    model: Model,
+    gradients: Gradients,
+    optimizer: Optimizer,
+    strategy: tf.distribute.Strategy,
+    *,
+    xla: bool = True,
+    compile_update: bool = True,
 ) -> WholeChunk | StepByStep:
+    """Return the steps of a model.
+
+    Args:
+        xla: whether XLA can compile the model.
+        compile_update: whether it compiles the update of the weights, which consists of our own operations.
+    """
     on_gpu = "GPU" in strategy.extended.worker_devices[0]
     if xla and strategy.num_replicas_in_sync == 1 and (on_gpu or model.fast_in_xla_on_cpu):
         return WholeChunk(gradients, optimizer, strategy, fixed_count=on_gpu)
     # Logical CPU devices share their threads. XLA functions that run on them together mostly wait for each other;
     # TensorFlow's own kernels do not.
-    return StepByStep(gradients, optimizer, strategy, compile_gradients=xla and on_gpu)
+    return StepByStep(gradients, optimizer, strategy, compile_gradients=xla and on_gpu, compile_update=compile_update)
 
 
 def refused_by_xla(error: tf.errors.OpError) -> str | None:
@@ -123,13 +135,20 @@ class WholeChunk:
 
 
 class StepByStep:
-    """Steps that run one by one. XLA always compiles the update, and the gradients only with `compile_gradients`."""
+    """Steps that run one by one. XLA compiles the gradients only with `compile_gradients`."""
 
     def __init__(
-        self, gradients: Gradients, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, compile_gradients: bool
+        self,
+        gradients: Gradients,
+        optimizer: Optimizer,
+        strategy: tf.distribute.Strategy,
+        *,
+        compile_gradients: bool,
+        compile_update: bool = True,
     ) -> None:
         self._gradients, self._optimizer, self._strategy = gradients, optimizer, strategy
         self._compile_gradients = compile_gradients
+        self._update = tf.function(self._updated, jit_compile=compile_update or None, autograph=False)
 
     @tf.function
     def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals]:
@@ -164,8 +183,7 @@ class StepByStep:
                 totals = _add(totals, part)
         return _map(values, lambda flat: _split(flat[0], shapes)), totals
 
-    @tf.function(jit_compile=True, autograph=False)
-    def _update(self, values: Values, gradients: tf.Tensor, learning_rate: tf.Tensor) -> tuple[Tensors, list[Tensors]]:
+    def _updated(self, values: Values, gradients: tf.Tensor, learning_rate: tf.Tensor) -> tuple[Tensors, list[Tensors]]:
         return self._optimizer.update(values.trainable, values.slots, [gradients], learning_rate, values.step)
 
     def _sum(self, parts: tf.Tensor) -> tf.Tensor:

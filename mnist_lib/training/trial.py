@@ -41,6 +41,7 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
+from mnist_lib.training.gpus import gpu_facts, refused_by_gpu
 from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.steps import learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
@@ -172,6 +173,7 @@ class _Lane:
         """Configure TensorFlow, unless it is already configured."""
         if self._strategy is None:
             configure_process(self._resources)
+            self._refused_by_gpu = refused_by_gpu()
             self._strategy = mirrored_strategy(self._resources) if self._group is None else group_strategy(self._group)
             self._end_phase("import")
 
@@ -258,7 +260,7 @@ class _Lane:
             gpus=self._place.gpus,
             node=self._place.node,
             weights_sha256=compiled.model.stored(state.weights).sha256(),
-            versions=package_versions(),
+            versions={**package_versions(), **gpu_facts()},
             probabilities=probabilities,
             of_fold=of_fold,
             files={**compiled.model.files(state.weights), **judgement, **source},
@@ -303,8 +305,10 @@ class _Lane:
             plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape), is_slow)
             start = warm_start(model, spec, image_shape, self._dataset.classes, source, self._pretrained())
             notices += (start.notice,) if start.notice else ()
-            trainer = Trainer(model, spec, self._strategy, start.initial_weights)
+            trainer = Trainer(model, spec, self._strategy, start.initial_weights, xla=not self._refused_by_gpu)
             trainer.compile(train, plan)
+            if self._refused_by_gpu and not spec.deterministic:
+                notices = (*notices, f"{spec.model} is trained without XLA: {self._refused_by_gpu}")
             if trainer.refused_by_xla is not None:
                 refused = f"{spec.model} is trained without XLA, which cannot compile {trainer.refused_by_xla}"
                 notices = (*notices, refused)

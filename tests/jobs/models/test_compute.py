@@ -85,17 +85,30 @@ def test_reproduce_of_a_bare_name_trains_the_champion_again(command: Callable[..
     assert json.loads(stdout)["stored"]["correct"] < 300
 
 
-@pytest.mark.parametrize(("verdict", "shown"), [("identical", False), ("within the interval", True)])
+@pytest.mark.parametrize(
+    ("verdict", "exact", "shown"),
+    [("identical", True, ""), ("within the interval", True, "threads"), ("within the interval", False, "weights")],
+)
 def test_reproduce_names_the_threads_only_if_nothing_else_explains_other_weights(
-    verdict: str, shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verdict: str,
+    exact: bool,
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from mnist_lib.training import reproduction
 
     publish_untrained(LocalObjects(tmp_path), "keras")
-    again = reproduction.Reproduction(verdict, Accuracy(9, 10), (0.8, 1.0), Accuracy(9, 10), {}, seconds=1.0)
+    again = reproduction.Reproduction(
+        verdict, Accuracy(9, 10), (0.8, 1.0), Accuracy(9, 10), {}, seconds=1.0, exact=exact
+    )
     monkeypatch.setattr(reproduction, "reproduce", lambda *given: again)
     assert models.main(["reproduce", "keras@1", f"--storage={tmp_path}"]) == 0
-    assert ("the number of threads (--cpus) may differ" in capsys.readouterr().out) == shown
+    output = capsys.readouterr().out
+    assert ("the number of threads (--cpus) may differ" in output) == (shown == "threads")
+    assert ("was reproduced within the interval" in output) == (shown == "weights")
+    assert ("The weights are not compared: on GPUs" in output) == (shown == "weights")
 
 
 def publish_with_epochs(epochs: Sequence[int], objects: LocalObjects) -> None:

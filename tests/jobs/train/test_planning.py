@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.nodes import LanePlan
 from jobs.train.options import TrainOptions
-from jobs.train.planning import images_per_epoch
+from jobs.train.planning import Forecast, images_per_epoch
 from tests.support.job import ROOT, train
 
 
@@ -22,6 +23,23 @@ def test_a_calibrated_plan_knows_the_images_of_an_epoch(
     (tmp_path / "letters").mkdir()
     monkeypatch.chdir(tmp_path)
     assert images_per_epoch(TrainOptions(dataset=dataset), measured=70) == images
+
+
+@pytest.mark.parametrize(
+    ("gpus", "deterministic", "expected"),
+    [
+        (0, False, "weights: the same, bit for bit, if trained again"),
+        (1, False, "weights: on GPUs, a trial that is trained again has other weights, unless with --deterministic"),
+        (1, True, "weights: the same, bit for bit, if trained again"),
+    ],
+)
+def test_the_plan_says_whether_training_again_gives_the_same_weights(
+    gpus: int, deterministic: bool, expected: str
+) -> None:
+    options, plan = TrainOptions(deterministic=deterministic), LanePlan(lanes=1, cpus=1, gpus=gpus)
+    forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, expected=None, volume=None)
+    assert expected in forecast.lines()
+    assert forecast.document()["exact"] == ("bit for bit" in expected)
 
 
 @pytest.mark.slow

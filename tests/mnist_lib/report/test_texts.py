@@ -39,6 +39,19 @@ def test_the_table_says_not_better_than_guessing_only_if_the_model_may_be(
     assert "needs more steps" not in text  # nobody knows: it may have nothing to train
 
 
+@pytest.mark.parametrize(
+    ("devices", "deterministic", "exact"),
+    [(("CPU:0",), False, True), (("0/GPU:0", "1/GPU:0"), False, False), (("GPU:0",), True, True)],
+)
+def test_the_table_says_if_training_again_gives_other_weights(
+    devices: tuple[str, ...], deterministic: bool, exact: bool
+) -> None:
+    summary = small_summary(CORRECT)
+    trials = [structs.replace(trial, devices=devices, deterministic=deterministic) for trial in summary.successful]
+    text = text_of(structs.replace(summary, trials=trials))
+    assert ("The weights are not exact" in text) != exact
+
+
 @pytest.mark.parametrize(("correct", "guessing"), [(950, True), (960, True), (970, False)])
 def test_guessing_is_to_answer_always_the_largest_class(correct: int, guessing: bool) -> None:
     summary = small_summary(CORRECT)

@@ -11,14 +11,17 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.versions import Version, commit_record, version_folder
-from mnist_lib.training.reproduction import IDENTICAL, Reproduction, reproduce
+from mnist_lib.training import reproduction
+from mnist_lib.training.reproduction import IDENTICAL, WITHIN, Reproduction, reproduce
 from tests.support.digits import few_digits
 from tests.support.stored import publish_trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
-def test_the_last_version_of_a_chain_is_reproduced_if_the_one_before_is_intact(digits: Dataset, tmp_path: Path) -> None:
+def test_the_last_version_of_a_chain_is_reproduced_if_the_one_before_is_intact(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objects, few = LocalObjects(tmp_path), few_digits(digits)
     spec = TrialSpec.of("keras", hidden_units=8, epochs=1)
     first = publish_trained(objects, few, "a", spec)
@@ -31,6 +34,11 @@ def test_the_last_version_of_a_chain_is_reproduced_if_the_one_before_is_intact(d
 
     result = again(third)
     assert (result.verdict, result.starts_from, result.differing) == (IDENTICAL, ("keras@2", "keras@1"), {})
+    assert result.exact
+    with monkeypatch.context() as on_gpus:
+        on_gpus.setattr(reproduction, "is_exact", lambda devices, deterministic: False)
+        result = again(third)
+    assert (result.verdict, result.exact) == (WITHIN, False)
 
     def refused(reason: str) -> None:
         with pytest.raises(IntegrityError, match=reason):
