@@ -63,18 +63,14 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Gpu:
-    device_name: str = "unknown"
-    compute_capability: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
 class Devices:
-    """What was measured on some devices, and what TensorFlow knows of all GPUs, used or not."""
+    """What was measured on some devices, and what TensorFlow knows of all GPUs."""
 
     models: Mapping[str, Measurement]
-    gpus: tuple[Gpu, ...] = ()
+    gpus: int = 0  # that TensorFlow sees, used or not
+    facts: Mapping[str, str] = field(default_factory=dict)  # see `gpu_facts`: of all of them
     built_for: tuple[str, ...] = ()  # compute capabilities, such as "sm_89" and "compute_90"
+    refused_by_gpu: str = ""  # why XLA is not used
     wrong_numbers: Mapping[str, int] = field(default_factory=dict)  # see `wrong_numbers`
     memory: tuple[tuple[int, int], ...] = ()  # see `memory_after`: after each of `CHUNKS`
 
@@ -95,13 +91,13 @@ def _everywhere(data_dir: Path, measured: dict[str, Devices]) -> Iterator[Findin
     if not cpu.gpus:
         yield Finding("GPU", "TensorFlow sees no GPU here", INSTALL_GPU, "E-GPU-INVISIBLE")
         return
-    yield from (capability(gpu, cpu.built_for) for gpu in dict.fromkeys(cpu.gpus))
+    yield from (capability(version, cpu.built_for) for version in cpu.facts["compute_capability"].split(", "))
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     one = measured["1 GPU"] = measure(Resources(gpus=1), data_dir, CUDA_VISIBLE_DEVICES=first)
     yield from compared("1 GPU", one, cpu)
-    if len(cpu.gpus) > 1:
-        where = f"{len(cpu.gpus)} GPUs, mirrored"
-        every = measured[where] = measure(Resources(gpus=len(cpu.gpus)), data_dir)
+    if cpu.gpus > 1:
+        where = f"{cpu.gpus} GPUs, mirrored"
+        every = measured[where] = measure(Resources(gpus=cpu.gpus), data_dir)
         yield from compared(where, every, cpu)
 
 
@@ -119,21 +115,21 @@ def write_report(measured: Mapping[str, Devices], found: Sequence[Finding]) -> F
     return Finding("report", f"send {FILES[0].absolute()} and {FILES[1]} beside it with a report of a fault")
 
 
-def capability(gpu: Gpu, built_for: Sequence[str]) -> Finding:
-    """Compare the compute capability of a GPU with those for which TensorFlow was built.
+def capability(version: str, built_for: Sequence[str]) -> Finding:
+    """Compare the compute capability of a GPU, such as "8.9", with those for which TensorFlow was built.
 
     A GPU runs code for its major version and up to its minor one. "compute_90" stands for this code and for PTX, from
     which the driver compiles code for newer GPUs; "sm_90" for the code alone (configure.py of TensorFlow).
     """
-    what, own = f"GPU {gpu.device_name}", gpu.compute_capability
-    if own is None or not built_for:
-        return Finding(what, "its compute capability, or that of TensorFlow's code, is unknown")
+    what, text = f"compute capability {version}", f"TensorFlow has code for {', '.join(built_for) or 'unknown ones'}"
     parts = [re.fullmatch(r"(sm|compute)_(\d+)(\d)\w?", name) for name in built_for]
     code = [(part[1], (int(part[2]), int(part[3]))) for part in parts if part]
-    text = f"compute capability {own[0]}.{own[1]}, TensorFlow has code for {', '.join(built_for)}"
-    if any(version[0] == own[0] and version <= own for _, version in code):
+    if not code or version == "unknown":
         return Finding(what, text)
-    if any(kind == "compute" and version <= own for kind, version in code):
+    major, minor = map(int, version.split("."))
+    if any(of[0] == major and of[1] <= minor for _, of in code):
+        return Finding(what, text)
+    if any(kind == "compute" and of <= (major, minor) for kind, of in code):
         # "could take 30 minutes or longer", and failed: https://github.com/tensorflow/tensorflow/issues/97387
         return Finding(what, f"{text}: the driver compiles it first, which may take half an hour or fail", OTHER_GPU)
     return Finding(what, text, OTHER_GPU, "E-TRAINING")
@@ -142,6 +138,8 @@ def capability(gpu: Gpu, built_for: Sequence[str]) -> Finding:
 def compared(where: str, tried: Devices, cpu: Devices) -> Iterator[Finding]:
     """Yield whether copies and memory are as they should be, and for each model its speed and whether it learns as on
     the CPU, where weights that are not exact are a fault."""
+    if tried.refused_by_gpu:
+        yield Finding(f"XLA on {where}", f"training does without it: {tried.refused_by_gpu}", OTHER_GPU)
     if tried.wrong_numbers:
         wrong = [f"{count:,} of {name}" for name, count in tried.wrong_numbers.items() if count]
         text = f"a known vector is exact after {counted(len(tried.wrong_numbers) - 1, 'transfer')} and in the sum"
@@ -216,19 +214,23 @@ def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODE
 
 def measure_here(resources: Resources, data_dir: Path, folder: Path, models: Collection[str]) -> Devices:
     """Measure everything in this process. `folder`: of the checkpoints from `interrupt_here`."""
-    dataset, strategy = _set_up(resources, data_dir)
+    dataset, facts = _set_up(resources, data_dir)
     import tensorflow as tf
 
     from mnist_lib.training.diagnosis import memory_after, wrong_numbers
+    from mnist_lib.training.gpus import refused_by_gpu
+    from mnist_lib.training.strategy import mirrored_strategy
 
-    measured = {name: _tried(name, folder / name, resources, dataset, strategy) for name in models}
-    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    refused = refused_by_gpu()
+    strategy, xla = mirrored_strategy(resources), not refused
     return Devices(
-        measured,
-        tuple(Gpu(gpu.get("device_name", "unknown"), gpu.get("compute_capability")) for gpu in details),
+        {name: _tried(name, folder / name, resources, dataset, strategy, xla=xla) for name in models},
+        len(tf.config.list_physical_devices("GPU")),
+        facts,
         tuple(tf.sysconfig.get_build_info().get("cuda_compute_capabilities", ())),
+        refused,
         wrong_numbers(strategy),
-        tuple(memory_after(CHUNKS, dataset, strategy)),
+        tuple(memory_after(CHUNKS, dataset, strategy, xla=xla)),
     )
 
 
@@ -243,17 +245,19 @@ def interrupt_here(resources: Resources, data_dir: Path, folder: Path, models: C
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _set_up(resources: Resources, data_dir: Path) -> tuple[Dataset, Any]:
-    """Set up TensorFlow, and return the dataset and the strategy over these devices."""
+def _set_up(resources: Resources, data_dir: Path) -> tuple[Dataset, dict[str, str]]:
+    """Set up TensorFlow for these devices, and return the dataset and what is known of all GPUs."""
     import_keras()
     import tensorflow as tf
 
     from mnist_lib.data.prepare import prepare
-    from mnist_lib.training.strategy import configure_process, mirrored_strategy
+    from mnist_lib.training.gpus import gpu_facts
+    from mnist_lib.training.strategy import configure_process
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
+    facts = gpu_facts()  # before `configure_process`, which may hide them
     configure_process(resources)
-    return prepare(DataRequest(data_dir=data_dir)).in_memory(), mirrored_strategy(resources)
+    return prepare(DataRequest(data_dir=data_dir)).in_memory(), facts
 
 
 def _spec(name: str) -> TrialSpec:
@@ -268,7 +272,9 @@ def _events(
     return run_trials(trials, lambda: dataset, resources, WorkerPlace(node="here"), checkpoint_seconds)
 
 
-def _tried(name: str, checkpoint: Path, resources: Resources, dataset: Dataset, strategy: Any) -> Measurement:
+def _tried(
+    name: str, checkpoint: Path, resources: Resources, dataset: Dataset, strategy: Any, *, xla: bool
+) -> Measurement:
     """Train a model twice, resume it from the checkpoint, and compare its gradients."""
     from mnist_lib.training.diagnosis import gradient_differences
 
@@ -285,7 +291,7 @@ def _tried(name: str, checkpoint: Path, resources: Resources, dataset: Dataset, 
         if isinstance(event, TrialResult):
             hashes.append(event.weights_sha256)
     try:
-        gradients = gradient_differences(name, dataset, strategy)
+        gradients = gradient_differences(name, dataset, strategy, xla=xla)
     except Exception as error:  # of any kind: one that XLA raises is a finding, too
         return Measurement(error=f"its gradients: {type(error).__name__}: {one_line(error)}")
     speed = max(epoch.images_per_second for epoch in epochs)

@@ -34,7 +34,7 @@ CHUNK_IMAGES, BATCH_SIZE, HIDDEN_UNITS = 1_000, 500, 32
 
 
 def gradient_differences(
-    name: str, dataset: Dataset, strategy: tf.distribute.Strategy, images: int = 128
+    name: str, dataset: Dataset, strategy: tf.distribute.Strategy, *, xla: bool = True, images: int = 128
 ) -> dict[str, float | None]:
     """Return how much the gradients of a step, "as trained" and "without XLA", differ from those on a CPU without XLA.
 
@@ -42,6 +42,9 @@ def gradient_differences(
 
     Every replica computes the same images, without random numbers, but has another share of the loss than the next
     one. So the sum over the replicas is the same for each model, and one that is left out or counted twice changes it.
+
+    Args:
+        xla: whether XLA works on these devices.
     """
     model = build_model(TrialSpec.of(name), dataset.image_shape, len(dataset.classes))
     if isinstance(model, KerasModel):
@@ -69,11 +72,11 @@ def gradient_differences(
         return (_flat(weights) - _flat(Weights(after.trainable, []))) / RATE
 
     cpu = gradient(tf.distribute.MirroredStrategy(["/CPU:0"]), xla=False)
-    ways, differences = {"as trained": True, "without XLA": False}, {}
+    ways, differences = {"as trained": xla, "without XLA": False}, {}
     if devices_of(strategy) == ("CPU:0",):
         del ways["without XLA"]  # it would be compared with itself
-    for how, xla in ways.items():
-        difference = float(np.linalg.norm(gradient(strategy, xla=xla) - cpu) / np.linalg.norm(cpu))
+    for how, compiles in ways.items():
+        difference = float(np.linalg.norm(gradient(strategy, xla=compiles) - cpu) / np.linalg.norm(cpu))
         differences[how] = difference if math.isfinite(difference) else None
     return differences
 
@@ -109,12 +112,14 @@ def wrong_numbers(strategy: tf.distribute.Strategy) -> dict[str, int]:
     return {**wrong, "sum": int(np.count_nonzero(total(parts).numpy() != expected))}
 
 
-def memory_after(chunks: tuple[int, ...], dataset: Dataset, strategy: tf.distribute.Strategy) -> list[tuple[int, int]]:
+def memory_after(
+    chunks: tuple[int, ...], dataset: Dataset, strategy: tf.distribute.Strategy, *, xla: bool = True
+) -> list[tuple[int, int]]:
     """Return the bytes that this process, and those that TensorFlow on its GPUs, holds after so many chunks."""
     train = dataset.train.take(np.arange(CHUNK_IMAGES))
     spec = TrialSpec.of("scratch", hidden_units=HIDDEN_UNITS, global_batch_size=BATCH_SIZE)
     plan = Plan(len(train), BATCH_SIZE, strategy.num_replicas_in_sync)  # an epoch is a chunk
-    trainer = Trainer(build_model(spec, dataset.image_shape, len(dataset.classes)), spec, strategy)
+    trainer = Trainer(build_model(spec, dataset.image_shape, len(dataset.classes)), spec, strategy, xla=xla)
     trainer.compile(train, plan)
     rates, memory = np.full(plan.steps * chunks[-1], 0.01, np.float32), []
     for chunk, _ in enumerate(trainer.train(train, plan, seed=0, learning_rates=rates, last=chunks[-1]), start=1):

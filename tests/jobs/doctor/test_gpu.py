@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from jobs.doctor import gpu
 from jobs.doctor.checks import Finding
-from jobs.doctor.gpu import Devices, Gpu, Measurement, capability, compared, measure
+from jobs.doctor.gpu import Devices, Measurement, capability, compared, measure
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.batches import Chunk, ReplicaPart
@@ -76,13 +76,17 @@ def test_two_hashes_are_a_fault_on_the_cpu_and_a_fact_on_a_gpu(hashes: str, caus
 
 @pytest.mark.parametrize(
     ("version", "mark"),
-    [((5, 2), "fault"), ((7, 5), "ok"), ((8, 6), "ok"), ((9, 0), "ok"), ((12, 0), "warning")],
-    ids=str,
+    [("5.2", "fault"), ("7.5", "ok"), ("8.6", "ok"), ("9.0", "ok"), ("12.0", "warning"), ("unknown", "ok")],
 )
-def test_a_compute_capability_without_code_is_found(version: tuple[int, int], mark: str) -> None:
-    found = capability(Gpu("a GPU", version), SUPPORTED)
-    assert (found.mark, found.what) == (mark, "GPU a GPU")
-    assert f"compute capability {version[0]}.{version[1]}, " in found.found
+def test_a_compute_capability_without_code_is_found(version: str, mark: str) -> None:
+    found = capability(version, SUPPORTED)
+    assert (found.mark, found.what) == (mark, f"compute capability {version}")
+
+
+def test_a_gpu_that_xla_cannot_use_is_named() -> None:
+    found, _ = compared("1 GPU", on_gpus(refused_by_gpu="a first compilation on A ended with SIGABRT"), CPU)
+    text = "training does without it: a first compilation on A ended with SIGABRT"
+    assert (found.mark, found.what, found.found) == ("warning", "XLA on 1 GPU", text)
 
 
 @pytest.mark.slow
