@@ -88,6 +88,8 @@ def devices(options: DoctorOptions) -> Iterator[Finding]:
 def _everywhere(data_dir: Path, measured: dict[str, Devices]) -> Iterator[Finding]:
     cpu = measured["the CPU"] = measure(Resources(cpus=len(os.sched_getaffinity(0))), data_dir)
     yield from compared("the CPU", cpu, cpu)
+    if not cpu.wrong_numbers:
+        return  # its process has ended, as each finding says, so nothing is known of GPUs
     if not cpu.gpus:
         yield Finding("GPU", "TensorFlow sees no GPU here", INSTALL_GPU, "E-GPU-INVISIBLE")
         return

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from jobs.doctor import gpu
-from jobs.doctor.checks import Finding
-from jobs.doctor.gpu import Devices, Measurement, capability, compared, measure
+from jobs.doctor.checks import DoctorOptions, Finding
+from jobs.doctor.gpu import FILES, Devices, Measurement, capability, compared, devices, measure
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.batches import Chunk, ReplicaPart
@@ -175,6 +175,11 @@ def test_a_process_that_dies_or_hangs_is_an_error_of_every_model(
     died = measure(Resources(), tmp_path, PYTHONHOME="/absent")
     assert died.models.keys() == MODELS.keys()
     assert all(row.error.startswith("its process ended with exit code 1: ") for row in died.models.values())
+    monkeypatch.setattr(gpu, "measure", lambda *arguments: died)
+    monkeypatch.chdir(tmp_path)
+    *found, report = devices(DoctorOptions(gpu=True))
+    assert [finding.what for finding in found] == [f"{name} on the CPU" for name in MODELS]
+    assert (report.what, sorted(path.name for path in tmp_path.iterdir())) == ("report", sorted(map(str, FILES)))
 
 
 @pytest.mark.slow
