@@ -12,17 +12,23 @@ import tensorflow as tf
 Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def shifted(images: tf.Tensor, seed: tf.Tensor, pixels: int = 1) -> tf.Tensor:
-    """Move each image by at most `pixels` along each axis. Pixels from outside the image are 0.
+def shifted(images: tf.Tensor, seed: tf.Tensor, pixels: int = 1, shifts: int = 8) -> tf.Tensor:
+    """Move images by at most `pixels` along each axis. Pixels from outside an image are 0.
 
-    images: [batch, height, width, channels] -> the same shape and type.
+    A batch has a few random shifts, each of as many neighbours: their order is random, too, and slices take a fifth of
+    the time of a shift for each image.
+
+    Args:
+        images: [batch, height, width, channels]; the result has the same shape and type.
     """
-    height, width = images.shape[1:3]
-    pad = [pixels, pixels]
-    begin = tf.random.stateless_uniform((tf.shape(images)[0], 2), seed, 0, 2 * pixels + 1, tf.int32)
-    rows, columns = begin[:, :1] + tf.range(height), begin[:, 1:] + tf.range(width)
-    images = tf.gather(tf.pad(images, [[0, 0], pad, pad, [0, 0]]), rows, axis=1, batch_dims=1)
-    return tf.gather(images, columns, axis=2, batch_dims=1)
+    batch, height, width, channels = images.shape
+    begins = tf.random.stateless_uniform((min(shifts, batch), 2), seed, 0, 2 * pixels + 1, tf.int32)
+    padded = tf.pad(images, [[0, 0], [pixels, pixels], [pixels, pixels], [0, 0]])
+    parts, edges = [], [part * batch // len(begins) for part in range(len(begins) + 1)]
+    for begin, first, end in zip(tf.unstack(begins), edges[:-1], edges[1:], strict=True):
+        corner = tf.stack([first, begin[0], begin[1], 0])
+        parts.append(tf.slice(padded, corner, (end - first, height, width, channels)))
+    return tf.concat(parts, axis=0)
 
 
 def distorted(

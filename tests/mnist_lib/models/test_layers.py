@@ -19,15 +19,17 @@ pytestmark = pytest.mark.usefixtures("tensorflow")
 SEED = np.array([5, 0], np.int32)
 
 
-def test_a_random_shift_moves_every_pixel_of_an_image_alike_and_reproducibly() -> None:
+def test_a_random_shift_moves_every_pixel_of_a_part_of_the_batch_alike_and_reproducibly() -> None:
     images = np.zeros((200, 6, 6, 1), np.uint8)
     images[:, 2, 3] = 255
-    moved = shifted(tf.constant(images), SEED).numpy()
+    moved = shifted(tf.constant(images), SEED, shifts=100).numpy()
+    assert (moved[::2] == moved[1::2]).all()
     places = {tuple(place) for place in np.argwhere(moved[..., 0])[:, 1:]}
     assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}
     assert (moved.reshape(200, -1).sum(axis=1) == 255).all()
-    assert (shifted(tf.constant(images), SEED).numpy() == moved).all()
-    assert (shifted(tf.constant(images), tf.constant([5, 1])).numpy() != moved).any()
+    assert (shifted(tf.constant(images), SEED, shifts=100).numpy() == moved).all()
+    assert (shifted(tf.constant(images), tf.constant([5, 1]), shifts=100).numpy() != moved).any()
+    assert shifted(tf.constant(images[:3]), SEED).shape == (3, 6, 6, 1)  # fewer images than shifts
 
 
 def distorted_by(
