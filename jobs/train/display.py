@@ -53,6 +53,7 @@ class TrialProgress:
     validates: bool
     state: State = State.WAITING
     epoch: float = 0  # trained so far, with the fraction of the current one
+    started: tuple[float, float] = (0.0, 0.0)  # the value of `time.monotonic()` and the epoch when its attempt started
     loss: float | None = None
     accuracy: float | None = None  # after the last epoch, on validation images or, if there are none, training images
     score_name: str = "accuracy"  # or "balanced accuracy"
@@ -106,7 +107,7 @@ class RunProgress:
         match event:
             case Started():
                 trial.state, trial.epoch, trial.node = State.RUNNING, event.resumed_after, event.node
-                trial.attempt = attempts(event.trial)
+                trial.attempt, trial.started = attempts(event.trial), (time.monotonic(), event.resumed_after)
             case Heartbeat():
                 trial.epoch = max(trial.epoch, event.epoch)
             case EpochDone():
@@ -138,17 +139,21 @@ class RunProgress:
     def seconds_left(self, trial: TrialProgress) -> float | None:
         """Return the expected seconds until a trial ends, from the mean duration of its model's epochs.
 
-        If that model has no epoch yet, those of other models are scaled by cost. None until any epoch has ended.
+        If that model has no epoch yet, from what the trial has trained of its first one; if that is nothing, those of
+        other models are scaled by cost. None until there is any.
         """
         if trial.end:
             return 0.0
-        if not self._epochs:
-            return None
+        begin, first = trial.started
         if trial.model in self._epochs:
             count, seconds = self._epochs[trial.model]
-        else:
+        elif trial.epoch > first:
+            count, seconds = trial.epoch - first, time.monotonic() - begin
+        elif self._epochs:
             count = sum(count * self._costs[model] for model, (count, _) in self._epochs.items())
             seconds = sum(seconds for _, seconds in self._epochs.values()) * self._costs[trial.model]
+        else:
+            return None
         return self._until_deadline((trial.epochs - trial.epoch) * seconds / count)
 
     @property
@@ -214,18 +219,14 @@ def _lines(progress: RunProgress, clock: Clock) -> Show:
             last_line[trial.id] = now
         elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS and now - last_of_any >= ANY_LINE_SECONDS:
             last_line[trial.id] = last_of_any = now
-            log.info(
-                "%s: epoch %s, loss %s, %s %s %s, %s images/s, %s left",
-                *(
-                    trial.id,
-                    f"{trial.epoch:.1f} of {trial.epochs}".replace(".0 ", " "),
-                    _text(trial.loss, ".4f") or "-",
-                    _accuracy_name(trial),
-                    trial.score_name,
-                ),
-                *(_text(trial.accuracy, ".2%") or "-", _text(trial.images_per_second, ",.0f") or "-"),
-                time_left(progress.seconds_left(trial)),
+            values = (
+                ("loss {:.4f}", trial.loss),
+                (f"{_accuracy_name(trial)} {trial.score_name} {{:.2%}}", trial.accuracy),
+                ("{:,.0f} images/s", trial.images_per_second),
             )
+            known = [form.format(value) for form, value in values if value is not None]
+            epoch = f"epoch {trial.epoch:.1f} of {trial.epochs}".replace(".0 ", " ")
+            log.info("%s: %s", trial.id, ", ".join((epoch, *known, f"{time_left(progress.seconds_left(trial))} left")))
 
     return show
 
