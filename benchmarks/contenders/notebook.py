@@ -14,7 +14,7 @@ from mnist_lib.data.request import DataRequest
 epochs, folder = int(sys.argv[2]), Path(sys.argv[3])
 data = prepare(DataRequest(dataset=sys.argv[1]))  # prepared by TFDS, as for the job
 train_images, test_images = (
-    split.images.reshape(len(split), -1).astype("float32") / 255 for split in (data.train, data.test)
+    np.asarray(split.images).reshape(len(split), -1).astype("float32") / 255 for split in (data.train, data.test)
 )
 
 model = keras.Sequential(
