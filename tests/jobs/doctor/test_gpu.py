@@ -1,6 +1,7 @@
 """What devices compute, with logical CPU devices in place of GPUs, and each fault put into it on purpose."""
 
 import json
+import mmap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,10 +153,11 @@ def test_a_wrong_copy_and_a_wrong_sum_of_a_vector_are_found(
 def test_growing_memory_is_found(
     mirrored: tf.distribute.Strategy, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, train_chunk = list[Chunk](), Trainer.train_chunk
+    held, train_chunk = list[mmap.mmap](), Trainer.train_chunk
 
     def holding(self: Trainer, chunk: Chunk, *arguments: Any, **named: Any) -> Totals:
-        held.append(chunk)
+        held.append(mmap.mmap(-1, 2 << 20))  # from the kernel: this process may have free memory from earlier tests
+        held[-1].write(bytes(2 << 20))
         return train_chunk(self, chunk, *arguments, **named)
 
     monkeypatch.setattr(Trainer, "train_chunk", holding)
