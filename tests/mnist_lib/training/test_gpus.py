@@ -82,7 +82,7 @@ def test_what_the_child_process_compiles_is_compiled_here() -> None:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Whether XLA compiles each function that is made meanwhile."""
+    """Return a list that gets, for each function that is made meanwhile, whether XLA compiles it."""
     function, found = tf.function, list[bool]()
 
     def recorded(*args: Any, **options: Any) -> Any:

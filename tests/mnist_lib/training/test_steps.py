@@ -53,7 +53,7 @@ def layers() -> list[keras.Layer]:
 
 
 def test_a_chunk_whose_number_of_steps_xla_knows_gives_the_same_weights(digits: Dataset) -> None:
-    """As on a GPU, here on a CPU: the steps beyond the last one change no weight, no seed and no sum."""
+    """The loop of a GPU is compiled for the CPU here: steps beyond the last one change no weight, seed or sum."""
     model, ours = KerasModel(layers(), layers, digits.image_shape, "float32"), Optimizer(TrialSpec.of("keras"))
     train = digits.train.take(np.arange(320))
     (chunk,) = epochs(train, Plan(len(train), 32, 1), seed=0, first=1, last=1)
