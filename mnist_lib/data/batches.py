@@ -29,7 +29,7 @@ MAX_ACTIVATION_BYTES = 1 << 30  # of the two largest layers that follow each oth
 
 
 def evaluation_batch_size(image_shape: Sequence[int], activation_bytes: int = 0) -> int:
-    """Return the number of images to which every batch of an evaluation is padded, so that it is compiled once.
+    """Return the number of images in every batch of an evaluation except the last one.
 
     Args:
         activation_bytes: size of the model's activations for one image; 0 if it is unknown.

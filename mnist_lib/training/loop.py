@@ -258,10 +258,11 @@ class Outputs(NamedTuple):
 
 
 class Predictor:
-    """A model that predicts on the devices of a strategy. It is compiled once for a shape of images."""
+    """A model that predicts on the devices of a strategy. It is compiled once, for any number of images of a shape."""
 
     def __init__(self, model: Model, strategy: tf.distribute.Strategy) -> None:
         self._model, self._strategy = model, strategy
+        self._compiled: Callable[..., list[tuple[tf.Tensor, ...]]] | None = None
 
     def probabilities(self, weights: Weights, images: ImageArray) -> NDArray[np.float32]:
         """Return the probabilities that `predict` yields as one array."""
@@ -302,19 +303,23 @@ class Predictor:
         replicas, batch_size = len(self._strategy.extended.worker_devices), self.batch_size(images.shape[1:])
         for begin in range(0, len(images), batch_size):
             batch = np.asarray(images[begin : begin + batch_size])
-            padded = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            padded = np.pad(batch, [(0, -len(batch) % replicas), (0, 0), (0, 0), (0, 0)])
             predicted = zip(*self._predict(weights, tf.split(padded, replicas)), strict=True)
             outputs = Outputs(*(np.concatenate(parts)[: len(batch)] for parts in predicted))
             if not np.isfinite(outputs.probabilities).all():
                 raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
             yield outputs
 
-    @tf.function(autograph=False)
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
-        """Return the outputs for each replica's images, [batch, height, width, channels] each.
+        """Return the outputs for each replica's images, [batch, height, width, channels] each."""
+        if self._compiled is None:
+            any_number = [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in images]
+            function = tf.function(self._outputs, autograph=False)
+            self._compiled = function.get_concrete_function(weights, any_number)
+        return self._compiled(weights, images)
 
-        This runs without XLA, which is no faster here and cannot compile every user's model.
-        """
+    def _outputs(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
+        """Do what `_predict` does, without XLA, which is no faster here and cannot compile every user's model."""
         shares = self._strategy.experimental_distribute_values_from_function(
             lambda context: images[context.replica_id_in_sync_group % len(images)]
         )
