@@ -21,6 +21,7 @@ from mnist_lib.objects.output_file import replacement
 
 DRIVER = Path("/proc/driver/nvidia/version")
 FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")
+OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 TRY_SECONDS = 300.0  # to start TensorFlow and to compile; on some GPUs, XLA takes a minute for a matrix product
 # -P: modules are found as in this process, not in the working folder.
 COMMAND = (sys.executable, "-P", "-m", "mnist_lib.training.gpus")
@@ -52,7 +53,8 @@ def refused_by_gpu() -> str:
     """Return why XLA cannot be used on the GPUs of this process, or "" if it can be, or if there are none.
 
     A child process tries it once for each kind of GPU, driver, version of TensorFlow and XLA flags, and the result is
-    stored in the user's folder. The child uses the GPU, so call this before TensorFlow does here.
+    stored in the user's folder, unless the GPU had too little free memory. The child uses the GPU, so call this before
+    TensorFlow does here.
     """
     facts = gpu_facts()
     if not facts:
@@ -61,6 +63,8 @@ def refused_by_gpu() -> str:
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home folder
         return (user_folder() / f"xla-{key[:16]}.txt").read_text()
     refusal = _refusal(f"a first compilation on {facts['gpu']}")
+    if OUT_OF_MEMORY.search(refusal):  # another process may use the GPU just now
+        return refusal
     with contextlib.suppress(OSError, RuntimeError):
         path = user_folder() / f"xla-{key[:16]}.txt"
         refusal = refusal and f"{refusal}; delete {path} to try it again"

@@ -76,6 +76,15 @@ def test_xla_is_tried_once_in_a_process_that_it_may_abort(monkeypatch: pytest.Mo
     assert "took more than 0 s" in refusal("import time; time.sleep(60)")
 
 
+@pytest.mark.usefixtures("two_gpus")
+def test_xla_is_tried_again_on_a_gpu_whose_memory_was_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = "RESOURCE_EXHAUSTED: Error: Out of memory while trying to allocate 8 bytes"
+    monkeypatch.setattr(gpus, "COMMAND", (sys.executable, "-c", f"raise SystemExit('{error}')"))
+    assert gpus.refused_by_gpu().endswith(f"ended with exit code 1 ({error})")
+    monkeypatch.setattr(gpus, "COMMAND", (sys.executable, "-c", ""))
+    assert gpus.refused_by_gpu() == ""
+
+
 def test_what_the_child_process_compiles_is_compiled_here() -> None:
     gpus.main()
 
