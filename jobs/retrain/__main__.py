@@ -26,15 +26,7 @@ from jobs.retrain.options import (
     check_train,
     train_options,
 )
-from jobs.retrain.status import (
-    NOTICE_SCHEMA,
-    events_of,
-    notice_of,
-    sentence_of,
-    show_history,
-    show_status,
-    slot_text,
-)
+from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, sentence_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
 from jobs.search.options import require_after_dashes
 from mnist_lib.clock import SystemClock, text_of, timestamp

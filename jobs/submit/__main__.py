@@ -13,14 +13,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import Options, parse, split_at_dashes, split_config, split_subcommand
-from jobs.console.output import (
-    RESULT_BEGINS,
-    RESULT_ENDS,
-    CommandResult,
-    entry_point,
-    print_result,
-    print_stderr,
-)
+from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, CommandResult, entry_point, print_result, print_stderr
 from jobs.search.options import SearchOptions, is_search, require_after_dashes
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import LABELS, LabelsFile

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -15,18 +15,10 @@ from mnist_lib.settings import Positive, Seconds, Seed, option
 from mnist_lib.spec import Folds
 from mnist_lib.store.champions.promotion import WHEN, Rule, Thresholds, When
 
-if TYPE_CHECKING:
-    pass
-
-
 MODELS_HELP = (
     f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
 )
-
-
 Count = Annotated[int, Meta(ge=1, le=100_000)]
-
-
 Seeds = Annotated[
     tuple[Seed, ...] | Count, seeds, Meta(title="N|A,B", description="a count from 1 to 100000, or a list of seeds")
 ]

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cluster.nodes import live_nodes, wait_for_plan
 from cluster.ray_lanes import RayLanes
@@ -31,32 +31,18 @@ from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.results import TrialResult
-from mnist_lib.run_documents import (
-    DriverConnected,
-    FailedTrial,
-    SearchSummary,
-    SuccessfulTrial,
-    Summary,
-    Timing,
-)
+from mnist_lib.run_documents import DriverConnected, FailedTrial, SearchSummary, SuccessfulTrial, Summary, Timing
 from mnist_lib.settings import values_of
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import Night, promote
 from mnist_lib.store.contents import contents_of, stored_weights
-from mnist_lib.store.datasets import (
-    begun_with,
-    record_last_run,
-    store_state,
-)
+from mnist_lib.store.datasets import begun_with, record_last_run, store_state
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -29,15 +29,7 @@ from mnist_lib.models.warm_start import warm_start
 from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
-from mnist_lib.results import (
-    Begun,
-    EpochDone,
-    Started,
-    Trained,
-    TrialEvent,
-    TrialFailure,
-    TrialResult,
-)
+from mnist_lib.results import Begun, EpochDone, Started, Trained, TrialEvent, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
