@@ -28,7 +28,6 @@ def accuracy_interval(
     correct: NDArray[np.integer[Any]] | NDArray[np.bool_],
     per_trial: Sequence[int] = (),
     groups: NDArray[np.int32] | None = None,
-    selected_from: int = 1,
 ) -> Interval:
     """Return the 95% interval of the mean accuracy of trials: Wilson's for as many independent answers as count.
 
@@ -41,7 +40,6 @@ def accuracy_interval(
         per_trial: [trials] the number of images that a trial predicts correctly; by default there is one trial.
         groups: [images] the number of the group of an image, such as its object or its writer. Another test set would
             have other groups: each counts as one unit, and the quantile is that of Student's t.
-        selected_from: as in `Accuracy.interval`.
     """
     images, trials = len(correct), max(1, len(per_trial))
     if not images:
@@ -57,10 +55,8 @@ def accuracy_interval(
     variance = squares + images**2 * max(0.0, over_seeds)  # of the number of correct answers of a trial
     design = (variance + ALIKE * size**2) / (images * mean * (1 - mean) + ALIKE * size)
     effective = min(float(images * trials), images / design)
-    low, high = 1 - 0.025 / selected_from, 0.975
-    if grouped:
-        return wilson_interval(mean, effective, student_t_quantile(low, freedom), student_t_quantile(high, freedom))
-    return wilson_interval(mean, effective, normal_quantile(low), normal_quantile(high))
+    quantile = student_t_quantile(0.975, freedom) if grouped else normal_quantile(0.975)
+    return wilson_interval(mean, effective, quantile, quantile)
 
 
 def _over_seeds(of_images: NDArray[np.float64], of_trials: NDArray[np.float64], mean: float) -> float:
