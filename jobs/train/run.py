@@ -180,14 +180,9 @@ class Run(Generic[Options]):
         summary = summarize(
             run=self.folder.run,
             dataset=self.data.summary(),
+            facts=facts,
             tallies=training.tallies,
             stored=stored,
-            labels=facts.test.labels,
-            groups=facts.test_groups,
-            published=facts.published_test_labels,
-            reviewed=facts.reviewed_test,
-            new=facts.changes.new_test if facts.changes else None,
-            distinct=facts.near_copies.distinct(len(facts.test)) if facts.near_copies else None,
             trials=training.rows,
             timing=Timing(
                 wall_seconds=steady_time() - self.begin,
@@ -244,8 +239,13 @@ class Run(Generic[Options]):
             *(folder.objects, version, self.options.rule(), self.data.predict),
             Night(self.data.facts(), self.data.predict_rows),
         )
-        significance = decision.budget.document() if decision.budget else None
-        return Stored(version.number, self._is_champion(version), decision.why, significance, decision.instead)
+        return Stored(
+            version=version.number,
+            champion=self._is_champion(version),
+            promotion=decision.why,
+            promoted_instead=decision.instead,
+            significance=decision.budget.document() if decision.budget else None,
+        )
 
     def _is_champion(self, version: Version) -> bool:
         try:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.changes import fall
-from mnist_lib.data.split import Dataset, Labels
+from mnist_lib.data.split import Dataset
+from mnist_lib.documents import Interval
 from mnist_lib.environment import package_versions
 from mnist_lib.intervals import VARYING, accuracy_interval
 from mnist_lib.report.aggregation import Tally
@@ -41,38 +42,33 @@ SETTINGS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stored:
-    """The version that holds the chosen trial of a model."""
+    """What `ModelSummary` says about the version that holds the chosen trial of a model."""
 
     version: int
     champion: bool
-    why: str  # reason for `champion`
-    significance: Significance | None = None  # what is left of it for this dataset
-    promoted_instead: int | None = None  # an earlier version that became the champion
+    promotion: str
+    promoted_instead: int | None = None
+    significance: Significance | None = None
 
 
 def summarize(
     *,
     run: str,
     dataset: DatasetSummary,
+    facts: Dataset,  # the dataset itself; its pixels are not needed
     tallies: Mapping[str, Tally],  # of the models with a successful trial
     stored: Mapping[str, Stored],  # of the same models
-    labels: Labels,  # [test images]
-    groups: NDArray[np.int32] | None = None,  # [test images]: the number of the group; None without groups
     trials: Sequence[SuccessfulTrial | FailedTrial],
     timing: Timing,
     ended: str,  # UTC, ISO 8601
-    published: Labels | None = None,  # [test images]: before corrections, if these differ
-    reviewed: NDArray[np.bool_] | None = None,  # [test images]: those whose label was reviewed at random
-    new: NDArray[np.bool_] | None = None,  # [test images]: those that the last run did not have
-    distinct: NDArray[np.bool_] | None = None,  # [test images]: those that resemble no training image
     earlier: Sequence[Summary] = (),  # the last runs of the dataset
     search: SearchSummary | None = None,
     folds: FoldsSummary | None = None,
 ) -> Summary:
     """Return the summary of a run."""
-    models = {}
+    models, labels = {}, facts.test.labels
     for model, tally in sorted(tallies.items()):
         earlier_models = [summary.models[model] for summary in earlier if model in summary.models]
         before = [row.new_test for row in earlier_models if row.new_test]
@@ -81,7 +77,7 @@ def summarize(
             trials=statistics.count,
             mean_test_accuracy=statistics.mean,
             std_test_accuracy=statistics.std,
-            ci95=tally.interval(labels, groups),
+            ci95=tally.interval(labels, facts.test_groups),
             ci95_over=VARYING[statistics.count > 1],
             highest_test_accuracy=tally.highest,
             ensemble_test=ensemble,
@@ -90,13 +86,9 @@ def summarize(
             best_trial_test_accuracy=chosen.test.value,
             score=chosen.spec.score,
             mean_test_balanced_accuracy=tally.balanced_accuracy(labels),
-            **_by_class(chosen, labels, groups, dataset.classes),
-            version=stored[model].version,
-            champion=stored[model].champion,
-            promoted_instead=stored[model].promoted_instead,
-            promotion=stored[model].why,
-            significance=stored[model].significance,
-            **_partial_tests(chosen, labels, groups, published, reviewed, new, before, distinct),
+            **_by_class(chosen, facts),
+            **_partial_tests(chosen, facts, before),
+            **vars(stored[model]),
         )
     return Summary(
         run=run,
@@ -143,56 +135,43 @@ def near_copies_summary(info: Dataset) -> NearCopiesSummary | None:
     return NearCopiesSummary(count=len(info.near_copies.test), compared=info.near_copies.compared, first=first)
 
 
-def _by_class(
-    chosen: TrialResult, labels: Labels, groups: NDArray[np.int32] | None, classes: Sequence[str]
-) -> dict[str, Any]:
+def _by_class(chosen: TrialResult, facts: Dataset) -> dict[str, Any]:
     """Return the accuracy of the stored trial on each class, their mean, and its answer if it has only one."""
-    answers, recall = chosen.probabilities.argmax(axis=1), []
-    for label in range(len(classes)):
-        own = labels == label
-        correct = answers[own] == label
-        interval = accuracy_interval(correct, groups=None if groups is None else groups[own])
-        recall.append(Recall(correct=int(correct.sum()), total=len(correct), ci95=interval))
+    answers, labels, recall = chosen.probabilities.argmax(axis=1), facts.test.labels, []
+    for label in range(len(facts.classes)):
+        test, interval = _part(answers == labels, facts, labels == label)
+        recall.append(Recall(correct=test.correct, total=test.total, ci95=interval))
     answer = constant_answer(answers, labels)
     return {
         "best_trial_test_balanced_accuracy": mean_score(row.correct / row.total for row in recall if row.total),
         "recall": tuple(recall),
-        "always_answers": None if answer is None else classes[answer],
+        "always_answers": None if answer is None else facts.classes[answer],
     }
 
 
-def _partial_tests(
-    chosen: TrialResult,
-    labels: Labels,
-    groups: NDArray[np.int32] | None,
-    published: Labels | None,
-    reviewed: NDArray[np.bool_] | None,
-    new: NDArray[np.bool_] | None,
-    before: Sequence[Accuracy],
-    distinct: NDArray[np.bool_] | None,
-) -> dict[str, Any]:
+def _partial_tests(chosen: TrialResult, facts: Dataset, before: Sequence[Accuracy]) -> dict[str, Any]:
     """Return the accuracy of the stored trial on published labels, and on reviewed, new and distinct images alone."""
-    answers, fields = chosen.probabilities.argmax(axis=1), dict[str, Any]()
-    correct = answers == labels
+    answers, labels, published = chosen.probabilities.argmax(axis=1), facts.test.labels, facts.published_test_labels
+    correct, fields = answers == labels, dict[str, Any]()
     if published is not None:
         test = Accuracy(int((answers == published).sum()), len(published))
         fields |= {"published_test": test, "published_test_accuracy": test.value}
-    if reviewed is not None:
-        fields |= _partial_test("reviewed", correct, groups, reviewed)
-    if new is not None and new.any():
-        test = Accuracy(int(correct[new].sum()), int(new.sum()))
+    if facts.changes is not None and facts.changes.new_test.any():
+        test, _ = _part(correct, facts, facts.changes.new_test)
         fields |= {"new_test": test, "new_test_accuracy": test.value, "new_test_before": fall(test, before)}
-    if distinct is not None and distinct.any() and not distinct.all():
-        fields |= _partial_test("distinct", correct, groups, distinct)
+    distinct = facts.near_copies.distinct(len(labels)) if facts.near_copies else np.ones(len(labels), bool)
+    some_are = distinct.any() and not distinct.all()
+    for name, inside in (("reviewed", facts.reviewed_test), ("distinct", distinct if some_are else None)):
+        if inside is not None:
+            test, interval = _part(correct, facts, inside)
+            fields |= {f"{name}_test": test, f"{name}_test_accuracy": test.value, f"{name}_test_ci95": interval}
     return fields
 
 
-def _partial_test(
-    name: str, correct: NDArray[np.bool_], groups: NDArray[np.int32] | None, inside: NDArray[np.bool_]
-) -> dict[str, Any]:
-    test = Accuracy(int(correct[inside].sum()), int(inside.sum()))
-    interval = accuracy_interval(correct[inside], groups=None if groups is None else groups[inside])
-    return {f"{name}_test": test, f"{name}_test_accuracy": test.value, f"{name}_test_ci95": interval}
+def _part(correct: NDArray[np.bool_], facts: Dataset, inside: NDArray[np.bool_]) -> tuple[Accuracy, Interval]:
+    """Return the accuracy on a part of the test images, and its 95% interval. correct, inside: [test images]."""
+    groups = None if facts.test_groups is None else facts.test_groups[inside]
+    return Accuracy(int(correct[inside].sum()), int(inside.sum())), accuracy_interval(correct[inside], groups=groups)
 
 
 def trial_summary(

@@ -10,7 +10,7 @@ from msgspec import structs
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.request import CountsBySplit, Growth
-from mnist_lib.data.split import Dataset, Labels
+from mnist_lib.data.split import Dataset, Labels, Split
 from mnist_lib.documents import decode, encode
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.page import ReportedRun
@@ -18,7 +18,6 @@ from mnist_lib.report.summary import Stored, dataset_summary, summarize, trial_s
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
     ChangesSummary,
-    DatasetSummary,
     DriverConnected,
     SearchDocument,
     SearchSummary,
@@ -34,6 +33,7 @@ from tests.support.simulation.memory import MemoryObjects
 
 NAUGHTY = "<script>alert(1)</script> & \"quotes\" of '{{ 7 * 7 }}'"
 TIMING = Timing(wall_seconds=36.0, start_seconds=5.0, prepare_seconds=6.0, trials_seconds=24.5, store_seconds=0.5)
+SIGNIFICANCE = Significance(total=0.05, left=0.039, comparisons=25)
 FOUR_LABELS = np.array([0, 1, 2, 3], np.uint8)
 
 
@@ -78,13 +78,12 @@ def made_run(
     summary = summarize(
         run="2026-11-25T03-00-00Z-made",
         dataset=dataset_summary(dataset, validation_percent=10),
+        facts=dataset,
         tallies=tallies,
         stored={
-            name: Stored(number + 1, number == 0, NAUGHTY, Significance(total=0.05, left=0.039, comparisons=25))
+            name: Stored(version=number + 1, champion=number == 0, promotion=NAUGHTY, significance=SIGNIFICANCE)
             for number, name in enumerate(sorted(tallies))
         },
-        labels=dataset.test.labels,
-        distinct=dataset.near_copies.distinct(len(dataset.test)) if dataset.near_copies else None,
         trials=rows,
         timing=TIMING,
         ended="2026-11-25T03:00:31Z",
@@ -227,14 +226,14 @@ def tally_of(first: TrialResult, *others: TrialResult) -> Tally:
     return tally
 
 
-def small_summary(*predicted: list[int], failed: int = 0, **tests: Any) -> Summary:
+def small_summary(*predicted: list[int], failed: int = 0, **facts: Any) -> Summary:
     """Return the summary of keras trials with these predictions for FOUR_LABELS, and of `failed` failed trials.
 
     Args:
-        tests: what `summarize` is told about the test images.
+        facts: other fields of the dataset.
     """
     results = [small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)]
-    return summary_of_results(results, failed=failed, **tests)
+    return summary_of_results(results, failed=failed, **facts)
 
 
 def summary_of_results(
@@ -243,7 +242,7 @@ def summary_of_results(
     labels: Labels = FOUR_LABELS,
     classes: tuple[str, ...] = DIGITS,
     failed: int = 0,
-    **tests: Any,
+    **facts: Any,
 ) -> Summary:
     """Return the summary of keras trials with these results on test images with these labels. See `small_summary`."""
     tallies = {"keras": tally_of(*results)} if results else {}
@@ -251,24 +250,15 @@ def summary_of_results(
     for seed in range(len(results), len(results) + failed):
         failure = TrialFailure(trial=f"keras-s{seed}", code="E-NAN", message="loss is not a number")
         rows.append(trial_summary(TrialSpec.of("keras", seed=seed), failure, attempts=1))
+    images = np.zeros((len(labels), 1, 1, 1), np.uint8)
+    dataset = Dataset.of("few", "1", Split(images[:0], labels[:0]), Split(images, labels), classes)
     return summarize(
         run="r",
-        dataset=DatasetSummary(
-            name="few",
-            version="1",
-            fingerprint="f",
-            classes=classes,
-            image_shape=(28, 28, 1),
-            train=10_000,
-            validation=0,
-            test=len(labels),
-            largest_class=int(np.bincount(labels).max()),
-        ),
+        dataset=structs.replace(dataset_summary(dataset, None), train=10_000, image_shape=(28, 28, 1)),
+        facts=replace(dataset, **facts),
         tallies=tallies,
-        stored={"keras": Stored(7, True, "better")} if results else {},
-        labels=labels,
+        stored={"keras": Stored(version=7, champion=True, promotion="better")} if results else {},
         trials=rows,
         timing=TIMING,
         ended="2026-11-25T03:00:00Z",
-        **tests,
     )

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnist_lib.data.split import NearCopies
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.report.summary import settings_of
 from mnist_lib.results import Accuracy
@@ -33,9 +34,10 @@ def test_the_interval_says_what_varies_and_is_not_0_wide_if_all_seeds_agree() ->
 
 def test_a_group_of_reviewed_or_distinct_test_images_is_one_unit_in_their_interval() -> None:
     groups, most = np.array([5, 5, 7, 7], np.int32), np.array([True, True, True, False])
-    tests: dict[str, Any] = {"reviewed": np.full(4, True), "distinct": most}
-    alone = small_summary(HALF, **tests).models["keras"]
-    grouped = small_summary(HALF, **tests, groups=groups).models["keras"]
+    near_copies = NearCopies(compared=4, test=np.array([3]), train=np.array([0]))
+    facts: dict[str, Any] = {"reviewed_test": np.full(4, True), "near_copies": near_copies}
+    alone = small_summary(HALF, **facts).models["keras"]
+    grouped = small_summary(HALF, **facts, group_by="folder", groups=groups).models["keras"]
     assert alone.reviewed_test_ci95 == pytest.approx(Accuracy(2, 4).interval())
     assert alone.distinct_test_ci95 == pytest.approx(Accuracy(2, 3).interval())
     assert grouped.reviewed_test_ci95 == grouped.ci95 != alone.ci95
@@ -57,7 +59,8 @@ def test_the_recall_of_each_class_has_an_interval_in_which_a_group_is_one_unit()
     assert found.mean_test_balanced_accuracy == pytest.approx(((60 / 80 + 15 / 20) / 2 + 0.5) / 2)
     assert found.always_answers is None
     groups = (np.arange(100) // 10).astype(np.int32)
-    low, high = summary_of_results([result], labels=labels, groups=groups).models["keras"].recall[0].ci95
+    grouped = summary_of_results([result], labels=labels, group_by="folder", groups=groups).models["keras"]
+    low, high = grouped.recall[0].ci95
     assert high - low > 2 * (found.recall[0].ci95[1] - found.recall[0].ci95[0])
 
 
