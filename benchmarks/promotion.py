@@ -258,7 +258,7 @@ def growing_report(years_each: int) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for (name, growth), when in itertools.product(GROWTHS.items(), ("if-better", "if-significant")):
-        found = simulated(growth, Rule(when=when), years_each)
+        found = simulated(growth, Rule(promote=when), years_each)
         deployed, newest, worst, relative, worse = (
             statistics.fmean(column)
             for column in zip(*((y.deployed, y.newest, y.worst, y.relative, y.worse) for y in found), strict=True)
@@ -274,7 +274,7 @@ def growing_report(years_each: int) -> list[str]:
         "|---|---|---|",
     ]
     for name, growth in SHADOWS.items():
-        found = simulated(growth, Rule(when="if-significant"), years_each)
+        found = simulated(growth, Rule(promote="if-significant"), years_each)
         false = percent(share([year.no_better > 0 for year in found])) if growth.better == 1 else "-"
         nights = statistics.median(year.first or NIGHTS + 1 for year in found) if growth.better < 1 else "-"
         lines.append(f"| {name} | {false} | {nights} |")

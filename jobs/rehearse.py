@@ -23,7 +23,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr
-from jobs.train.option_groups import PromotionOptions, RunOptions
+from jobs.train.option_groups import RunOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import steady_time
 from mnist_lib.environment import code_version
@@ -31,6 +31,7 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import EpochDone, HistoryEntry, Started
 from mnist_lib.run_documents import AttemptDied, Summary, TrialEnded
 from mnist_lib.settings import Seed, option, options_of
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted, duration
 
@@ -41,7 +42,7 @@ MIN_NODES = 2
 # train all epochs.
 UNUSED = (
     *("address", "wait_for_resources", "max_failures", "gpus_per_trial", "allow_cpu", "init_from"),
-    *options_of(PromotionOptions),
+    *options_of(Rule),
     *options_of(RunOptions),
 )
 

@@ -141,7 +141,7 @@ def test_simulated_years_of_promotions_are_reported() -> None:
 def test_more_pictures_replace_the_champion_sooner_than_significance() -> None:
     growth = promotion.Growth(0.1)
     (by_data, by_chance) = (
-        [promotion.grow(seed, growth, 60, Rule(when=when)) for seed in range(5)]
+        [promotion.grow(seed, growth, 60, Rule(promote=when)) for seed in range(5)]
         for when in ("if-better", "if-significant")
     )
     assert sum(year.newest for year in by_data) < sum(year.deployed for year in by_data)

@@ -179,7 +179,7 @@ def _champion_texts(record: Champion) -> list[str]:
 
 
 def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
-    rule = Rule(when="always" if options.always else "if-better", **part_of(options, Thresholds))
+    rule = Rule(promote="always" if options.always else "if-better", **part_of(options, Thresholds))
     name = options.version
     if name in model_names(objects):
         raise SpecError(

@@ -13,7 +13,6 @@ from mnist_lib.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Nodes, Replicas
 from mnist_lib.catalog import MODELS
 from mnist_lib.settings import Positive, Seconds, Seed, option
 from mnist_lib.spec import Folds
-from mnist_lib.store.champions.promotion import WHEN, Rule, Thresholds, When
 
 MODELS_HELP = (
     f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
@@ -102,18 +101,6 @@ class LaneOptions(Options):
     checkpoint_seconds: Seconds = option(
         CHECKPOINT_SECONDS,
         "seconds between two checkpoints of a trial, also within an epoch; 0: after every epoch",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromotionOptions(Thresholds):
-    GROUP = "promotion"
-
-    promote: When = option(
-        Rule.when,
-        f"when to make a stored model the champion. {'; '.join(f'{name}: {about}' for name, about in WHEN.items())}",
-        "WHEN",
-        scope="run",
     )
 
 

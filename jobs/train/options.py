@@ -13,7 +13,7 @@ from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import names_outside, parse, split_config
 from jobs.console.values import Folder, existing_folder
-from jobs.train.option_groups import LaneOptions, ModelOptions, PromotionOptions, RunOptions, ShownOptions
+from jobs.train.option_groups import LaneOptions, ModelOptions, RunOptions, ShownOptions
 from mnist_lib.assignment import Resources
 from mnist_lib.clock import moment_of
 from mnist_lib.environment import package_versions
@@ -21,7 +21,7 @@ from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.settings import MAX_SEED, option, options_of, part_of, values_of
 from mnist_lib.spec import VALIDATION_PERCENT, TrialSettings, TrialSpec, defaults_for, trial_grid
-from mnist_lib.store.champions.promotion import Rule, Thresholds
+from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.runs import Command
 from mnist_lib.store.versions import LATEST, NUMBER, Version
 
@@ -35,7 +35,7 @@ AnyFolder = Folder | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, LaneOptions, RunOptions, ShownOptions):
+class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, RunOptions, ShownOptions):
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
     COMMAND: ClassVar[Command] = "jobs.train"
@@ -282,7 +282,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, PromotionOptions, L
         return until if self.max_seconds is None else min(until, begin + self.max_seconds)
 
     def rule(self) -> Rule:
-        return Rule(when=self.promote, **part_of(self, Thresholds))
+        return Rule(**part_of(self, Rule))
 
     def _seeds(self) -> Sequence[int]:
         if not isinstance(self.seeds, int):

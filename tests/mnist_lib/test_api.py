@@ -52,7 +52,7 @@ def objects(tmp_path: Path) -> LocalObjects:
 def store(objects: LocalObjects, model: str, right: int, *, champion: bool = True) -> None:
     version = publish(objects, model, f"run-{right}", files(right), about(right=right))
     if champion:
-        promote(objects, version, Rule(when="always"))
+        promote(objects, version, Rule(promote="always"))
 
 
 def in_process(code: str, folder: Path) -> str:
@@ -177,7 +177,7 @@ def champion(tensorflow: None, digits: Dataset, tmp_path_factory: pytest.TempPat
     objects = LocalObjects(folder / "results")
     for run, epochs in (("a", 3), ("b", 1)):
         version = publish_trained(objects, digits, run, TrialSpec.of("keras", hidden_units=32, epochs=epochs))
-        promote(objects, version, Rule(when="if-better"))
+        promote(objects, version, Rule(promote="if-better"))
     return folder
 
 

@@ -51,7 +51,6 @@ WHEN = {
     "always": "promote a stored model regardless of its accuracy",
     "never": "do not promote a stored model",
 }
-When = Annotated[str, one_of(WHEN)]
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,14 @@ class Thresholds(CheckedFields):
 class Rule(Thresholds):
     """The rule that decides when a version becomes the champion. Raises SpecError for a value out of range."""
 
-    when: When = option("if-better", f"when to promote: {', '.join(WHEN)}", name="promote")
+    GROUP = "promotion"
+
+    promote: Annotated[str, one_of(WHEN)] = option(
+        "if-better",
+        f"when to make a stored model the champion. {'; '.join(map(': '.join, WHEN.items()))}",
+        "WHEN",
+        scope="run",
+    )
 
     @property
     def comparisons_alpha(self) -> float:
@@ -223,11 +229,11 @@ class Rule(Thresholds):
 
     def decide_alone(self, challenger: Predictions) -> Decision | None:
         """Decide without the champion, or return None if the challenger has to be compared with it."""
-        if self.when == "never":
+        if self.promote == "never":
             return Decision(False, "promotion is off (--promote never)")
         if challenger.disqualification is not None:
             return Decision(False, f"{challenger.name} {challenger.disqualification}")
-        if self.when == "always":
+        if self.promote == "always":
             return Decision(True, "promoted regardless of its accuracy, as requested")
         if (answer := challenger.always_answers) is not None:
             right = percent(challenger.accuracy)
@@ -264,7 +270,7 @@ class Rule(Thresholds):
             new: training images that the champion was not trained on, or with another label.
             before: all training images of the champion.
         """
-        if self.when != "if-better" or not before or missing_images(new, before):
+        if self.promote != "if-better" or not before or missing_images(new, before):
             return None
         if compared.advantage < 0:
             return None
@@ -307,7 +313,7 @@ class Rule(Thresholds):
         needed = len(compared.labels) * NormalDist().inv_cdf(alpha) ** 2 * squares / compared.advantage**2
         needed = max(len(compared.labels) + 1, float(f"{needed:.1e}"))
         ways = ["label random new pictures"]
-        if missing and self.when == "if-better":
+        if missing and self.promote == "if-better":
             ways.append(f"add {counted(missing, 'training image')}, with which it has only to be as good")
         ways.append(f"use jobs.models promote {compared.challenger} --always")
         return f"{chance}; at these rates, about {needed:,.0f} test images would tell: {', or '.join(ways)}"

@@ -79,7 +79,7 @@ def storage(tmp_path: Path) -> Path:
     objects = LocalObjects(tmp_path / "results")
     for right in (100, 150):
         version = publish(objects, "keras", f"run-{right}", files(right), about(right=right))
-        promote(objects, version, Rule(when="always"))
+        promote(objects, version, Rule(promote="always"))
     return tmp_path
 
 

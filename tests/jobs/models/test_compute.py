@@ -42,7 +42,7 @@ def storage(tensorflow: None, data_dir: Path, tmp_path_factory: pytest.TempPathF
     promotions = []
     for run, spec in (("a", good), ("b", replace(good, epochs=1, learning_rate=1e-6))):
         version = publish_trained(objects, dataset, run, spec)
-        promotions.append(promote(objects, version, Rule(when="if-better")).promote)
+        promotions.append(promote(objects, version, Rule(promote="if-better")).promote)
     assert promotions == [True, False]
     assert version.about["test"]["correct"] < 300
     return folder

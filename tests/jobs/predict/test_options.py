@@ -83,7 +83,7 @@ def test_a_wrong_option_is_refused_before_tensorflow_ray_or_rich_is_loaded() -> 
 
 def test_a_damaged_version_predicts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     objects = LocalObjects(tmp_path / "results")
-    promote(objects, publish(objects, "keras", "run", files(150), about(right=150)), Rule(when="always"))
+    promote(objects, publish(objects, "keras", "run", files(150), about(right=150)), Rule(promote="always"))
     path = tmp_path / "results/models/keras/versions/1/model.keras"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert predict.main(["a.png", "--storage", str(tmp_path / "results")]) == 7

@@ -36,7 +36,7 @@ def objects() -> Objects:
     objects = MemoryObjects()
     versions = [published(objects, right) for right in (80, 150, 100)]
     for version in versions[:2]:
-        promote(objects, version, Rule(when="always"))
+        promote(objects, version, Rule(promote="always"))
     return objects
 
 
@@ -148,7 +148,7 @@ def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(obj
     folder = begin()
     run = started(objects, *given, run=folder.run)
     begin_with(folder, RunData(UsedLabels.of(b""), None, run.options.init_from or ()))
-    promote(objects, version, Rule(when="always"))
+    promote(objects, version, Rule(promote="always"))
     assert begin().run == folder.run
     assert [trial.init_from for trial in started(objects, *given, run=folder.run).options.grid()] == ["keras@2"]
     assert starts(objects, *given) == {"keras": "keras@4"}  # another run

@@ -25,7 +25,7 @@ from tests.support.store.faulty import Interrupted, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import published
 
-ALWAYS = Rule(when="always")
+ALWAYS = Rule(promote="always")
 
 
 def five(objects: Objects) -> list[Version]:

@@ -98,7 +98,7 @@ def compared(right: dict[int, int], champion: dict[int, int]) -> Compared:
         ({0: 90, 1: 90}, {0: 90, 1: 90}, 20, Rule(), True),
         ({0: 90, 1: 90}, {0: 90, 1: 90}, 19, Rule(), False),  # 9.5% of 200
         ({0: 89, 1: 90}, {0: 90, 1: 90}, 200, Rule(), False),
-        ({0: 90, 1: 90}, {0: 90, 1: 90}, 200, Rule(when="if-significant"), False),
+        ({0: 90, 1: 90}, {0: 90, 1: 90}, 200, Rule(promote="if-significant"), False),
         ({0: 100, 1: 60}, {0: 60, 1: 95}, 200, Rule(), False),  # class 1 collapses
         ({0: 100, 1: 60}, {0: 60, 1: 95}, 200, Rule(max_class_drop=0.4), True),
     ],
@@ -236,7 +236,7 @@ def test_a_model_that_always_gives_one_answer_is_promoted_only_on_request(champi
     constant = answering("keras@2", np.zeros(300, np.uint8), np.repeat(np.arange(3, dtype=np.uint8), 100))
     decision = decide(constant, champion)
     assert (decision.promote, decision.why) == (False, "keras@2 always answers 0, which is right for 33.33%")
-    assert decide(constant, champion, Rule(when="always")).promote
+    assert decide(constant, champion, Rule(promote="always")).promote
     of_one_class = by_class("keras@1", {4: 100})
     assert of_one_class.always_answers is None  # it is right, and nothing else could be
 
@@ -244,21 +244,21 @@ def test_a_model_that_always_gives_one_answer_is_promoted_only_on_request(champi
 @pytest.mark.parametrize("champion", [None, predictions("keras@1", 100)])
 @pytest.mark.parametrize("when", ["if-better", "always"])
 def test_p5_a_challenger_with_nan_probabilities_is_never_promoted(champion: Predictions | None, when: str) -> None:
-    assert not decide(predictions("keras@2", 200, finite=False), champion, Rule(when=when)).promote
+    assert not decide(predictions("keras@2", 200, finite=False), champion, Rule(promote=when)).promote
 
 
 @pytest.mark.parametrize("champion", [None, predictions("keras@1", 100)])
 @pytest.mark.parametrize("when", ["if-better", "always"])
 def test_a_challenger_not_tested_on_all_images_is_never_promoted(champion: Predictions | None, when: str) -> None:
-    decision = decide(predictions("keras@2", 199, images=199), champion, Rule(when=when))
+    decision = decide(predictions("keras@2", 199, images=199), champion, Rule(promote=when))
     assert not decision.promote
     assert decision.why == "keras@2 was tested on 199 of 200 images"
 
 
 def test_a_worse_uncertain_or_inaccurate_version_is_not_promoted() -> None:
     worse, better = predictions("keras@2", 100), predictions("keras@1", 110)
-    assert decide(worse, better, Rule(when="always")).promote
-    assert not decide(worse, better, Rule(when="if-better")).promote
+    assert decide(worse, better, Rule(promote="always")).promote
+    assert not decide(worse, better, Rule(promote="if-better")).promote
     assert not decide(better, worse).promote  # p is 0.001
     assert decide(better, worse, alpha=0.001).promote
-    assert not decide(better, None, Rule(when="if-better", min_accuracy=0.9)).promote
+    assert not decide(better, None, Rule(promote="if-better", min_accuracy=0.9)).promote

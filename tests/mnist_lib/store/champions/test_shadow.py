@@ -30,7 +30,7 @@ from tests.support.store.faulty import KilledError
 from tests.support.store.invariants import champions
 from tests.support.store.sealed import reseal
 
-RULE = Rule(when="if-significant")
+RULE = Rule(promote="if-significant")
 
 
 def counts(gained: int, lost: int) -> dict[str, AnswerCounts]:
