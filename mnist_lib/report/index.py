@@ -44,16 +44,9 @@ class Row:
 class Change:
     """A version that became champion."""
 
-    model: str
-    version: int
-    at: str  # UTC, ISO 8601
-    kind: str  # "promote" or "rollback"; "keep" if no record before can be read
-    why: str
-    current: bool  # whether it is the latest change of its model and dataset
-    dataset: str
-    accuracy: float | None = None  # on the newest hold-out, or on its own; None if it is no longer known
-    interval: tuple[float, float] | None = None  # of the current champion's accuracy
-    budget: str | None = None  # what is left of the significance for the dataset; None if that is not known
+    record: Champion  # that of the current champion has its accuracy on the newest hold-out
+    accuracy: float | None = None  # None if it is no longer known
+    newest: Champion | None = None  # the newest record of the log, if it is one of the current champion
 
 
 def write_index(objects: Objects) -> None:
@@ -115,30 +108,16 @@ def _changes(objects: Objects) -> Iterator[Change | str]:
                 if isinstance(record, IntegrityError):
                     yield f"a champion of {model} for {dataset} ({record})"
                 elif record is current and isinstance(newest, Champion):
-                    yield _change(objects, replace(record, test=newest.test or record.test), newest)
+                    record = replace(record, test=newest.test or record.test)
+                    yield Change(record, _test_accuracy(objects, record), newest)
                 elif record.kind != "keep":
-                    yield _change(objects, record, None)
-
-
-def _change(objects: Objects, record: Champion, newest: Champion | None) -> Change:
-    """Return a change of the champion. `newest`: the newest record of the log, if it is the current champion's."""
-    budget = newest.budget if newest is not None else None
-    return Change(
-        model=record.model,
-        version=record.version,
-        at=record.at,
-        kind=record.kind,
-        why=record.why,
-        current=newest is not None,
-        dataset=record.dataset,
-        accuracy=record.test.value if record.test else _test_accuracy(objects, record),
-        interval=record.interval if newest is not None else None,
-        budget=str(budget) if budget is not None else None,
-    )
+                    yield Change(record, _test_accuracy(objects, record))
 
 
 def _test_accuracy(objects: Objects, record: Champion) -> float | None:
-    """Return the test accuracy of a version, if it is still known."""
+    """Return the accuracy of a champion: on the hold-out of its record, or else its own, if that is still known."""
+    if record.test:
+        return record.test.value
     try:
         version = find(objects, record.model, record.version)
         return version.facts.test.value if version else None
@@ -155,7 +134,7 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
         left_out: what cannot be shown, each with the reason.
     """
     runs = sorted(rows, key=lambda row: (row.ended, row.run), reverse=True)
-    changes = sorted(changes, key=lambda change: change.at)
+    changes = sorted(changes, key=lambda change: change.record.at)
     models = sorted({name for row in runs for name in row.accuracies})
     groups = []
     for dataset in dict.fromkeys(row.dataset for row in runs):
@@ -167,12 +146,11 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
                 "settings": _settings(own),
                 "differing": _differing(own),
                 "models": [name for name in models if any(name in row.accuracies for row in own)],
-                "plot": _plot(f"over-time-{dataset}", models, own, [c for c in changes if c.dataset == dataset]),
+                "plot": _plot(f"over-time-{dataset}", models, own, [c for c in changes if c.record.dataset == dataset]),
             }
         )
-    champions = sorted(
-        (change for change in changes if change.current), key=lambda change: (change.model, change.dataset)
-    )
+    champions = [change for change in changes if change.newest]
+    champions.sort(key=lambda change: (change.record.model, change.record.dataset))
     return render(
         "index.html",
         groups=groups,
@@ -211,8 +189,8 @@ def _plot(name: str, models: Sequence[str], rows: Sequence[Row], changes: Sequen
     for number, model in enumerate(models):
         dated = [(row.ended, row.accuracies[model]) for row in rows[::-1] if model in row.accuracies]
         runs = [(datetime.fromisoformat(at), accuracy) for at, accuracy in dated]
-        own = [change for change in changes if change.model == model]
-        stars = [(datetime.fromisoformat(c.at), c.accuracy) for c in own if c.accuracy is not None]
+        own = [change for change in changes if change.record.model == model]
+        stars = [(datetime.fromisoformat(c.record.at), c.accuracy) for c in own if c.accuracy is not None]
         if runs:
             series[model] = number, runs, stars
     return Markup(plots.over_time(name, series).svg) if series else None

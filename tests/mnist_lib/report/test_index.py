@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,19 +15,27 @@ from playwright.sync_api import Browser
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.index import MAX_RUNS, Change, Row, index, row_of
 from mnist_lib.run_documents import Summary
+from mnist_lib.store.champions.log import Champion
 from mnist_lib.wording import printable
 from tests.support.browser import LOOKS, PHONE, WIDE, assert_good, look_at
 from tests.support.hostile import ANY_TEXT, is_harmless
 from tests.support.made_run import NAUGHTY, made_run
 
 LINK = "runs/run-0/report.html"
+
+
+def record(model: str, version: int, day: int, why: str = "the first", **fields: Any) -> Champion:
+    """Return the record of a promotion on a day of January 2026."""
+    given = {"dataset": "mnist-mini", "number": version, "kind": "promote", "run": "r", "replaced": None, **fields}
+    return Champion(model=model, version=version, at=f"2026-01-{day:02}T03:00:00Z", why=why, **given)
+
+
+BY_HAND, OF_SCRATCH = record("keras", 1, 4, "by hand", kind="rollback"), record("scratch", 5, 2, dataset="mnist")
 CHANGES = [
-    Change("keras", 1, "2026-01-01T03:00:00Z", "promote", "the first", False, "mnist-mini", 0.94),
-    Change("keras", 2, "2026-01-03T03:00:00Z", "promote", NAUGHTY, False, "mnist-mini", 0.95),
-    Change(
-        "keras", 1, "2026-01-04T03:00:00Z", "rollback", "by hand", True, "mnist-mini", budget="3.9% is left of the 5%"
-    ),
-    Change("scratch", 5, "2026-01-02T03:00:00Z", "promote", "the first", True, "mnist", 0.88),
+    Change(record("keras", 1, 1), 0.94),
+    Change(record("keras", 2, 3, NAUGHTY), 0.95),
+    Change(BY_HAND, newest=replace(BY_HAND, total=0.05, comparisons=25)),
+    Change(OF_SCRATCH, 0.88, newest=OF_SCRATCH),
 ]
 
 
@@ -196,8 +205,9 @@ def test_any_name_is_text_in_the_page(name: str) -> None:
         champions={},
         link=None,
     )
+    named = record(name, 1, 1, name, dataset=name)
     with mock.patch("mnist_lib.report.index._plot", return_value=None):  # takes most of the time; has its own tests
-        page = index([made], [Change(name, 1, "2026-01-01T03:00:00Z", "promote", name, True, name)]).decode()
+        page = index([made], [Change(named, newest=named)]).decode()
     assert is_harmless(page.replace(NO_BREAK, " "))
     found: list[str] = []
     parser = html.parser.HTMLParser()
