@@ -62,7 +62,6 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, arguments)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
-    options.grid()
     options.check()
     options.check_data_dir()
     rehearsal = rehearse(options)

@@ -171,6 +171,5 @@ def check_train(given: TrainOptions) -> TrainOptions:
     for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:
             raise UsageError(f"{name}: not allowed among the options of jobs.train in a schedule; {hint}")
-    given.grid()
     given.check()
     return given

@@ -21,9 +21,8 @@ from mnist_lib.data.groups import BY_FILE
 from mnist_lib.data.listing import list_folder
 from mnist_lib.model_file import trust, with_folder
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.objects.storage import check_storage, is_url
+from mnist_lib.objects.storage import is_url
 from mnist_lib.settings import option
-from mnist_lib.store.runs import check_run_name
 from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
@@ -204,9 +203,7 @@ def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
         raise UsageError("--vary and --space are options of a search; use: python -m jobs.submit search -- ...")
     options: TrainOptions = parse("jobs.submit --", kind, flags)
     options.require_trusted(flags)
-    options.grid()
     options.check()
-    check_storage(options.storage)
     if not is_url(options.storage) and not Path(options.storage).is_absolute():
         raise UsageError(
             f"storage: expected a URL, or an absolute path on the cluster's head, got {options.storage!r}, which is"
@@ -216,9 +213,6 @@ def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
         raise UsageError(
             "address: expected none after --, since the job runs on the cluster that it is sent to; omit --address"
         )
-    run = options.run_name or options.resume
-    if run is not None:
-        check_run_name(run)
     return options
 
 

@@ -34,7 +34,7 @@ from mnist_lib.objects.storage import check_storage, is_url, open_storage
 from mnist_lib.run_documents import Summary
 from mnist_lib.settings import options_of, values_of
 from mnist_lib.store.opening import open_run, run_to_resume
-from mnist_lib.store.runs import CONFIGURATION, REPORT, RunFolder, check_run_name, check_writable, configuration_of
+from mnist_lib.store.runs import CONFIGURATION, REPORT, RunFolder, check_writable, configuration_of
 from mnist_lib.store.versions import version_folder
 
 if TYPE_CHECKING:
@@ -72,12 +72,8 @@ def checked_options(kind: type[Options], arguments: Sequence[str], begin: float)
         options = resumed_options(options, arguments)
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
-    options.grid()
     options.check()
     options.check_data_dir()
-    check_storage(options.storage)
-    if options.run_name is not None:
-        check_run_name(options.run_name)
     require_time_left(options, begin)
     return options
 

@@ -19,10 +19,11 @@ from mnist_lib.clock import moment_of
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
+from mnist_lib.objects.storage import check_storage
 from mnist_lib.settings import MAX_SEED, option, options_of, part_of, values_of
 from mnist_lib.spec import VALIDATION_PERCENT, TrialSettings, TrialSpec, defaults_for, trial_grid
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.runs import Command
+from mnist_lib.store.runs import Command, check_run_name
 from mnist_lib.store.versions import LATEST, NUMBER, Version
 
 if TYPE_CHECKING:
@@ -241,7 +242,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         )
 
     def check(self) -> None:
-        """Raise SpecError for options that exclude each other. Resources that are auto are not known yet."""
+        """Raise SpecError or ModelError for options that every run would refuse. Resources may still be automatic."""
+        self.grid()
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
         self.names_to_start_from()
@@ -254,6 +256,9 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
                 f"validation_percent: expected none with --folds, which hold out each image once, got"
                 f" {self.validation_percent}; leave out one of them"
             )
+        check_storage(self.storage)
+        if (run := self.run_name or self.resume) is not None:
+            check_run_name(run)
 
     def check_data_dir(self) -> None:
         """Raise UsageError if the data folder is not on this machine. Not for `jobs.submit`, which trains elsewhere."""

@@ -15,8 +15,7 @@ from jobs.console.options import parse, split_at_dashes
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
 from jobs.submit import __main__ as submit
 from jobs.train.options import TrainOptions
-from mnist_lib.objects.storage import check_storage, is_url
-from mnist_lib.store.runs import check_run_name
+from mnist_lib.objects.storage import is_url
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "cluster.md").read_text()
@@ -146,11 +145,7 @@ def instructions(name: str) -> list[str]:
 
 def parse_train(arguments: Sequence[str]) -> TrainOptions:
     options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
-    assert options.grid()
     options.check()
-    check_storage(options.storage)
-    if options.run_name:
-        check_run_name(options.run_name)
     return options
 
 
