@@ -45,7 +45,7 @@ def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -
             log.info("%s starts from random weights, since it has no %s yet", model, missing)
         else:
             log.info("%s starts from the weights of %s, trained on %s", model, version.name, version.facts.dataset.name)
-            found[model] = hold_version(objects, version)
+            found[model] = hold(objects, version)
     return found
 
 
@@ -56,11 +56,4 @@ def recorded_versions(objects: Objects, names: Sequence[str]) -> dict[str, Versi
         ConflictError: `gc` is deleting one.
         SpecError: one was deleted, or its record is missing.
     """
-    return {
-        version.model: hold_version(objects, version) for version in (find_version(objects, name) for name in names)
-    }
-
-
-def hold_version(objects: Objects, version: Version) -> Version:
-    hold(objects, version.model, version.number)
-    return version
+    return {version.model: hold(objects, version) for version in (find_version(objects, name) for name in names)}

@@ -16,7 +16,7 @@ from jobs.console.options import flags_of
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
-from jobs.train.initial_versions import hold_version, initial_versions, recorded_versions
+from jobs.train.initial_versions import initial_versions, recorded_versions
 from jobs.train.options import TrainOptions
 from jobs.train.planning import connected, plan_of
 from jobs.train.recorder import Recorder, Training
@@ -41,7 +41,7 @@ from mnist_lib.store.datasets import begun_with, record_last_run, store_state
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import Version, hold
 from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ class Run(Generic[Options]):
         version = publish(folder.objects, model, folder.run, files, about)
         if origin := self.options.starts.get(model):
             try:
-                hold_version(folder.objects, origin)  # until `gc` finds that the new version starts from it
+                hold(folder.objects, origin)  # until `gc` finds that the new version starts from it
             except ConflictError:
                 log.warning("%s cannot be reproduced, since gc has deleted %s meanwhile", version.name, origin.name)
         decision = promote(

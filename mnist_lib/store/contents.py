@@ -44,11 +44,9 @@ from mnist_lib.store.versions import (
     About,
     DatasetFacts,
     Version,
-    find_all,
     find_named,
-    is_readable,
-    model_names,
     read_file,
+    readable_versions,
 )
 
 log = logging.getLogger(__name__)
@@ -169,11 +167,9 @@ def origins(objects: Objects, names: Iterable[str], weights: Collection[str]) ->
 def _names_by_file(objects: Objects) -> dict[str, list[str]]:
     """Return the names of the versions that have a file with a hash, by the hash."""
     found = dict[str, list[str]]()
-    for model in model_names(objects):
-        for _, version in find_all(objects, model):
-            if is_readable(version):
-                for file in version.files.values():
-                    found.setdefault(file.sha256, []).append(version.name)
+    for version in readable_versions(objects):
+        for file in version.files.values():
+            found.setdefault(file.sha256, []).append(version.name)
     return found
 
 

@@ -21,7 +21,7 @@ from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.records import RecordLog, read_record, seal
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version, find_all, is_readable, model_names
+from mnist_lib.store.versions import Version, model_names, readable_versions
 
 FOLDER = "datasets"
 RUN_DATA = "data.json"  # in the folder of a run
@@ -144,7 +144,7 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
     Returns:
         the names of the deleted objects, or of those that would be deleted.
     """
-    needed = {version.facts.dataset.fingerprint for version in _versions(objects) if version.name not in gone}
+    needed = {version.facts.dataset.fingerprint for version in readable_versions(objects) if version.name not in gone}
     decisions = [*_newest_decisions(objects)]
     deleted = []
     for dataset in objects.folders(FOLDER):
@@ -159,13 +159,6 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
                 if not dry_run:
                     objects.delete(name)
     return deleted
-
-
-def _versions(objects: Objects) -> Iterator[Version]:
-    for model in model_names(objects):
-        for _, version in find_all(objects, model):
-            if is_readable(version):
-                yield version
 
 
 def _newest_decisions(objects: Objects) -> Iterator[bytes]:

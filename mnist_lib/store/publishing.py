@@ -236,7 +236,7 @@ def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVer
     if dry_run:
         return ""
     failpoint("gc.before_condemn")
-    if not condemn(objects, version.model, version.number, state):
+    if not condemn(objects, version, state):
         return "a run or a promotion has just begun to use it"
     if version.number in needed.numbers():  # it was promoted, and its hold only seemed expired because clocks differ
         return needed.numbers()[version.number]

@@ -186,6 +186,14 @@ def chain(objects: Objects, name: str | None) -> list[Version]:
     return [*found.values()]
 
 
+def readable_versions(objects: Objects) -> Iterator[Version]:
+    """Yield the versions of all models whose records are intact."""
+    for model in model_names(objects):
+        for _, version in find_all(objects, model):
+            if is_readable(version):
+                yield version
+
+
 def is_readable(version: Version | IntegrityError) -> TypeGuard[Version]:
     """Return whether the record of a version is intact, and says what a listing shows if the version exists."""
     try:
@@ -296,19 +304,19 @@ class HoldState:
     held: str = ""  # why it is held
 
 
-def hold(objects: Objects, model: str, version: int) -> None:
-    """Keep `gc` from deleting a version for an hour. Raises ConflictError if it is being deleted."""
+def hold(objects: Objects, version: Version) -> Version:
+    """Keep `gc` from deleting a version for an hour, and return it. Raises ConflictError if it is being deleted."""
     while True:
-        state = read_hold_state(objects, model, version)
+        state = read_hold_state(objects, version.model, version.number)
         if state.condemned:
-            raise ConflictError(f"{model}@{version} was deleted by gc; name another version (see: jobs.models list)")
-        if _append_hold(objects, model, version, state, "hold"):
-            return
+            raise ConflictError(f"{version.name} was deleted by gc; name another version (see: jobs.models list)")
+        if _append_hold(objects, version, state, "hold"):
+            return version
 
 
-def condemn(objects: Objects, model: str, version: int, state: HoldState) -> bool:
+def condemn(objects: Objects, version: Version, state: HoldState) -> bool:
     """Prevent new holds on a version, or return False if its log has grown since `state` was read."""
-    return state.condemned or _append_hold(objects, model, version, state, "condemn")
+    return state.condemned or _append_hold(objects, version, state, "condemn")
 
 
 def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
@@ -327,10 +335,8 @@ def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
     return HoldState(last, held=f"held until {text_of(until)}, since a run or a promotion has just used it")
 
 
-def _append_hold(
-    objects: Objects, model: str, version: int, state: HoldState, kind: Literal["hold", "condemn"]
-) -> bool:
-    return _holds(objects, model, version).append(state.last + 1, Hold(kind, now_text()))
+def _append_hold(objects: Objects, version: Version, state: HoldState, kind: Literal["hold", "condemn"]) -> bool:
+    return _holds(objects, version.model, version.number).append(state.last + 1, Hold(kind, now_text()))
 
 
 def _holds(objects: Objects, model: str, version: int) -> RecordLog:

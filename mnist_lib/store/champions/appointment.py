@@ -149,7 +149,7 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
         version = find(objects, model, target)
         if version is None:
             raise SpecError(f"{model}@{target}: there is no such version; see: jobs.models list {model}")
-        hold(objects, model, target)
+        hold(objects, version)
         verify(objects, version)
         known = [record for record in records if isinstance(record, Champion)]
         for record in known:

@@ -71,7 +71,7 @@ def promote(
         IntegrityError: the challenger is damaged.
         StoreError: the storage fails; the champion is unchanged.
     """
-    hold(objects, challenger.model, challenger.number)
+    hold(objects, challenger)
     verify(objects, challenger)
     challenge = _Challenge(objects, challenger, rule, predict, night)
     while True:
@@ -201,7 +201,7 @@ class _Challenge:
             return shadow  # another shadow would need the file, too
         try:
             versions = pinned_version(self._objects, current, shadow), pinned_version(self._objects, current)
-            hold(self._objects, current.model, shadow.version)
+            hold(self._objects, versions[0])
             verify(self._objects, versions[0])
             states = [state for state in map(self._state, versions) if state is not None]
             starts = [v for v in origins(self._objects, [v.name for v in versions], []) if v not in versions]

@@ -186,7 +186,7 @@ def test_a_run_stores_its_model_although_gc_has_deleted_what_it_starts_from(capl
     folder, training = recorded(objects, [ended(0, 5)], resumed=False)
     run = run_in(folder)
     run.options = OPTIONS.starting_from({"keras": kept, "scratch": origin})
-    condemn(objects, "keras", origin.number, read_hold_state(objects, "keras", origin.number))
+    condemn(objects, origin, read_hold_state(objects, "keras", origin.number))
     assert run.store(training).models["keras"].version == 3
     assert read_hold_state(objects, "keras", kept.number).held
     assert "cannot be reproduced" not in caplog.text

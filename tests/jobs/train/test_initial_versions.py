@@ -9,6 +9,7 @@ from jobs.train import worker
 from jobs.train.options import TrainOptions
 from jobs.train.planning import models_to_check
 from jobs.train.run import Run
+from mnist_lib.api import require_version
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ConflictError, ModelError, SpecError
@@ -152,7 +153,7 @@ def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(obj
     assert begin().run == folder.run
     assert [trial.init_from for trial in started(objects, *given, run=folder.run).options.grid()] == ["keras@2"]
     assert starts(objects, *given) == {"keras": "keras@4"}  # another run
-    condemn(objects, "keras", 2, read_hold_state(objects, "keras", 2))
+    condemn(objects, require_version(objects, "keras", 2), read_hold_state(objects, "keras", 2))
     with pytest.raises(ConflictError, match="keras@2 was deleted by gc"):
         started(objects, *given, run=folder.run)
     objects.delete("models/keras/commits/00000002.json")  # random weights would mix two kinds of trials in one run

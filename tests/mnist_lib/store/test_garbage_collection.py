@@ -240,7 +240,7 @@ def test_gc_keeps_a_version_that_is_promoted_just_before_gc_condemns_it(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *_ = five(objects)
-    hold(objects, "keras", 1)  # of a promotion on a machine whose clock is an hour behind that of gc
+    hold(objects, first)  # of a promotion on a machine whose clock is an hour behind that of gc
     monkeypatch.setattr("mnist_lib.store.versions.HOLD_DURATION", timedelta(0))
 
     def failpoint(name: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from jobs.review.labels import Decision, Labels
 from jobs.train.__main__ import main as train
+from mnist_lib.api import require_version
 from mnist_lib.clock import SystemClock, timestamp
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.errors import ClockError
@@ -48,7 +49,7 @@ def _begin(objects: Objects) -> None:
 
 WRITERS: dict[str, Callable[[Objects], object]] = {
     **{name: scenario.act for name, scenario in SCENARIOS.items()},
-    "hold": lambda objects: hold(objects, "keras", 4),
+    "hold": lambda objects: hold(objects, require_version(objects, "keras", 4)),
     "label": lambda objects: Labels(LabelsFile(objects), "ada").decide(
         Decision(image="a" * 32, label="3", replaced="5", why="random")
     ),

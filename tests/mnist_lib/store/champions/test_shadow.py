@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mnist_lib.api import require_version
 from mnist_lib.data.changes import DatasetState
 from mnist_lib.data.split import NO_GROUP, Dataset, Split
 from mnist_lib.errors import ModelError
@@ -312,7 +313,8 @@ def test_a_damaged_file_of_counted_pictures_ends_no_shadow_and_is_named(
 
 
 def test_a_shadow_that_gc_was_about_to_delete_gives_way_to_the_newest_version(folder: Folder) -> None:
-    assert condemn(folder.objects, "keras", 2, read_hold_state(folder.objects, "keras", 2))
+    shadow = require_version(folder.objects, "keras", 2)
+    assert condemn(folder.objects, shadow, read_hold_state(folder.objects, "keras", 2))
     assert not folder.night(champion, range(2_000, 2_020)).promote
     assert (folder.shadow().version, folder.shadow().number) == (3, 2)
 
