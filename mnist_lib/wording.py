@@ -1,9 +1,15 @@
 """How counts, shares, durations, errors and names are written for people, the same in every command and report."""
 
 import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 MAX_REASON = 300  # characters of an error's message
 MAX_SHORT_NAME = 24  # characters of a name in a picture
+REPORT_SECONDS = 0.2  # between two reports of progress
 
 
 def rounded(value: float) -> str:
@@ -64,6 +70,23 @@ class Progress(str):
 
     def line(self) -> str:
         return f"{self.share} {self}"
+
+
+def reported(
+    results: Iterable[T], total: int, what: str, progress: Callable[[str], object], step: int = 1
+) -> Iterator[T]:
+    """Yield results, and report now and then how many there are, as "120 of 1,000 WHAT, 0:44 left".
+
+    Args:
+        step: how many each result counts as.
+    """
+    begin = last = time.monotonic()
+    for number, result in enumerate(results):
+        now = time.monotonic()
+        if now - last >= REPORT_SECONDS:
+            progress(Progress.of(what, number * step, total, now - begin))
+            last = now
+        yield result
 
 
 # Where credentials begin in a word with a later "@": user:password at its start, user or user:password after "://".

@@ -244,4 +244,4 @@ def load_dataset(
     with contextlib.redirect_stdout(sys.stderr):
         dataset = prepare(data, progress=progress, labels=labels_in_storage(data, objects), used=used)
     dataset = without_trained(dataset, trained)
-    return with_near_copies(dataset, data) if near_copies else dataset
+    return with_near_copies(dataset, data, progress) if near_copies else dataset

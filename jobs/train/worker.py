@@ -52,7 +52,7 @@ def prepare_dataset(
         labels, used: the corrections, as in `prepare`.
         before: the content of the state of the last run.
         trained: images that are not tested on, as in `without_trained`.
-        progress: where to write how much of a folder is read.
+        progress: where to write how much of a folder is read, and of the search for near-copies done.
 
     Raises:
         ModelError: no model can be built for the images of the dataset.
@@ -62,8 +62,9 @@ def prepare_dataset(
     from mnist_lib.data.hold_out import without_trained
     from mnist_lib.data.prepare import prepare, with_near_copies
 
-    dataset = prepare(request, progress.write if progress else lambda text: None, labels=labels, used=used)
-    dataset = with_near_copies(without_trained(dataset, trained), request)
+    show = progress.write if progress else lambda text: None
+    dataset = prepare(request, show, labels=labels, used=used)
+    dataset = with_near_copies(without_trained(dataset, trained), request, show)
     if any(file is not None or spec.init_from is not None for spec, file in models.items()):
         import_keras()
         from mnist_lib.models.building import build_model, check_model

@@ -10,10 +10,8 @@ import functools
 import hashlib
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +38,11 @@ from mnist_lib.data.split import (
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_of
 from mnist_lib.pictures.sandbox import Sandboxes
-from mnist_lib.wording import Progress, counted
-
-T = TypeVar("T")
+from mnist_lib.wording import Progress, counted, reported
 
 DEFAULT_SIDE = 64  # pixels, for pictures that differ in size or are larger than MAX_SIDE
 MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for the longest
 MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
-REPORT_SECONDS = 0.2  # between two reports of progress
 
 
 def read_folder(request: DataRequest, listing: Listing, journal: Journal, progress: Callable[[str], object]) -> Dataset:
@@ -116,7 +111,7 @@ def _read(
         sandboxes = stack.enter_context(Sandboxes(len(unknown)))
         found: list[Shape | ImageError] = [Shape(*size) for size in sizes.tolist()]
         measured = sandboxes.map(functools.partial(shape_of, folders=folders), [paths[index] for index in unknown])
-        measured = _reported(measured, len(unknown), "sizes", progress)
+        measured = reported(measured, len(unknown), "sizes", progress)
         for index, size in zip(unknown.tolist(), measured, strict=True):
             found[index] = size
             if isinstance(size, Shape):
@@ -139,7 +134,7 @@ def _read(
             sandboxes = stack.enter_context(Sandboxes(len(unread)))
         read = functools.partial(read_file, layout=Layout(shape=shape), folders=folders)
         pictures = sandboxes.map(read, [paths[index] for index in unread])
-        pictures = _reported(pictures, len(unread), "pictures", progress)
+        pictures = reported(pictures, len(unread), "pictures", progress)
         for index, picture in zip(unread.tolist(), pictures, strict=True):
             if isinstance(picture, Picture):
                 image_hash = picture.sha256[:16]
@@ -148,17 +143,6 @@ def _read(
             else:
                 errors[index] = picture
         return Images(writer.finish(), rows), hashes, errors, notices
-
-
-def _reported(results: Iterable[T], total: int, what: str, progress: Callable[[str], object]) -> Iterator[T]:
-    """Yield results, and report now and then how many of them there are."""
-    begin = reported = time.monotonic()
-    for done, result in enumerate(results):
-        now = time.monotonic()
-        if now - reported >= REPORT_SECONDS:
-            progress(Progress.of(what, done, total, now - begin))
-            reported = now
-        yield result
 
 
 def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -4,15 +4,19 @@ Marks, which a shift does not change, propose a few training images for each tes
 shift decides. A copy that is turned, mirrored or very noisy is not found, nor is an object seen from another side.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.shards import ImageArray
-from mnist_lib.data.split import Dataset, NearCopies, Split
+from mnist_lib.data.shards import MAX_HELD_BYTES, ImageArray
+from mnist_lib.data.split import Dataset, NearCopies
+from mnist_lib.wording import reported
 
 SIDE = 28  # pixels: larger images are reduced to this
 WAVES = 5  # the highest frequency in the marks, in periods per image
@@ -22,78 +26,137 @@ STEP = 0.25  # pixels between the shifts that are tried
 MARGIN = 9  # the part of a side, at either end, that is not compared, since a shift changes what is seen there
 MIN_SIMILARITY = 0.98
 MIN_CONTRAST = 6.0  # standard deviation of the pixels, 0-255; below, noise would decide
-# Bounds for the memory: images, numbers of images before they are reduced, and pairs of marks, at a time.
-BLOCK, MAX_NUMBERS, MAX_COSINES = 1_024, 1 << 24, 1 << 25
+# Bounds for the memory: images, numbers of images before they are reduced, and pairs of marks, at a time in a thread.
+BLOCK, MAX_NUMBERS, MAX_COSINES = 1_024, 1 << 22, 1 << 23
+MAX_THREADS = 4
 MAX_PAIRS = 20_000_000_000  # that are compared by their marks: beyond, only as many test images as take a minute
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
-def near_copies(dataset: Dataset) -> NearCopies:
-    """Compare the test images of a dataset with the training images: each one or, of millions, one in a few."""
-    train, test = dataset.train, dataset.test
-    (train_marks, train_rows), (test_marks, test_rows) = _marks(train), _marks(test)
-    step = -(-len(test_rows) * len(train_rows) // MAX_PAIRS)
-    test_marks, test_rows = test_marks[:: max(1, step)], test_rows[:: max(1, step)]
-    if not len(train_rows) or not len(test_rows):
-        return NearCopies(compared=len(test_rows), test=test_rows[:0], train=train_rows[:0])
-    nearest, similarity = np.zeros(len(test_rows), np.int64), np.full(len(test_rows), -1.0, np.float32)
-    for block, candidates in _proposals(test_marks, train_marks):
-        tested = _reduced(test.images[test_rows[block]])
-        for candidate in candidates.T:
-            found = _similarity(tested, _reduced(train.images[train_rows[candidate]]))
-            better = found > similarity[block]
-            nearest[block] = np.where(better, train_rows[candidate], nearest[block])
-            similarity[block] = np.where(better, found, similarity[block])
+def near_copies(dataset: Dataset, progress: Callable[[str], object] = lambda text: None) -> NearCopies:
+    """Compare the test images of a dataset with the training images: each one or, of millions, one in a few.
+
+    Args:
+        progress: called now and then with how many images are read, and then with how many are compared.
+    """
+    train, total = len(dataset.train), len(dataset.train) + len(dataset.test)
+    images = _ReducedImages(dataset.images[:total])
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), MAX_THREADS)) as threads:
+        read = threads.map(images.marks, _blocks(total))
+        read = reported(read, total, "images read for near-copies", progress, BLOCK)
+        marks, rows = (np.concatenate(parts) for parts in zip(*read, strict=True))
+        begin = int(np.searchsorted(rows, train))  # of the test images
+        step = max(1, -(-(len(rows) - begin) * begin // MAX_PAIRS))
+        train_marks, train_rows = marks[:begin], rows[:begin]
+        test_marks, test_rows = marks[begin::step], rows[begin::step]
+        if not len(train_rows) or not len(test_rows):
+            return NearCopies(compared=len(test_rows), test=test_rows[:0], train=train_rows[:0])
+
+        def compared(block: slice) -> tuple[Rows, Floats]:
+            """Return the training image that each test image of a block resembles most, and how similar it is."""
+            tested = images[test_rows[block]]
+            nearest, similarity = np.zeros(len(tested), np.int64), np.full(len(tested), -1.0, np.float32)
+            for candidate in _candidates(test_marks[block], train_marks):
+                found = _similarity(tested, images[train_rows[candidate]])
+                better = found > similarity
+                nearest[better], similarity[better] = train_rows[candidate[better]], found[better]
+            return nearest, similarity
+
+        size = max(1, min(BLOCK, MAX_COSINES // len(train_rows)))
+        results = threads.map(compared, _blocks(len(test_rows), size))
+        results = reported(results, len(test_rows), "test images compared for near-copies", progress, size)
+        nearest, similarity = (np.concatenate(parts) for parts in zip(*results, strict=True))
     order = np.argsort(-similarity, kind="stable")
     order = order[: int((similarity >= MIN_SIMILARITY).sum())]
-    return NearCopies(compared=len(test_rows), test=test_rows[order], train=nearest[order])
+    return NearCopies(compared=len(test_rows), test=test_rows[order] - train, train=nearest[order])
 
 
 def _blocks(count: int, size: int = 0) -> Iterator[slice]:
+    """Return slices of a number of images; an empty one if there are none."""
     size = size or BLOCK
-    return (slice(first, min(first + size, count)) for first in range(0, count, size))
+    return (slice(first, min(first + size, count)) for first in range(0, max(count, 1), size))
 
 
-def _reduced(images: ImageArray) -> Floats:
-    """Return images, [n, height, width, channels], with sides of at most SIDE: means over equal areas."""
-    down, across = (_means(side, min(side, SIDE)) for side in images.shape[1:3])
-    reduced = np.empty((len(images), len(down), len(across), images.shape[3]), np.float32)
-    count = max(1, MAX_NUMBERS // math.prod(images.shape[1:]))
-    for first in range(0, len(images), count):
-        part = np.asarray(images[first : first + count])
-        rows = down @ part.reshape(*part.shape[:2], -1).astype(np.float32)  # [n, rows, width * channels]
-        reduced[first : first + count] = across @ rows.reshape(len(part), len(down), *part.shape[2:])
-    return reduced
+class _ReducedImages:
+    """Images with sides of at most SIDE. As many as take MAX_HELD_BYTES are held, so that they are read only once."""
+
+    def __init__(self, images: ImageArray) -> None:
+        height, width, channels = images.shape[1:]
+        shape = min(height, SIDE), min(width, SIDE), channels
+        is_whole = not (height % shape[0] or width % shape[1])
+        # The pixels whose sum is stored, which is exact, if each area consists of whole pixels; or else 1, for means.
+        self._area = np.float32(height // shape[0] * (width // shape[1]) if is_whole else 1)
+        dtype = np.dtype(np.uint16 if is_whole else np.float32)
+        held = min(len(images), MAX_HELD_BYTES // (dtype.itemsize * math.prod(shape)))
+        self._images, self._held = images, np.empty((held, *shape), dtype)
+
+    def marks(self, block: slice) -> tuple[Floats, Rows]:
+        """Read images, and return what `_marks` returns for them."""
+        reduced = self._read(self._images[block])
+        held = self._held[block]
+        held[:] = reduced[: len(held)]
+        marks, compared = _marks(np.divide(reduced, self._area, dtype=np.float32))
+        return marks, block.start + compared
+
+    def __getitem__(self, rows: Rows) -> Floats:
+        """Return reduced images, [n, height, width, channels], 0-255."""
+        is_held, reduced = rows < len(self._held), np.empty((len(rows), *self._held.shape[1:]), self._held.dtype)
+        reduced[is_held] = self._held[rows[is_held]]
+        reduced[~is_held] = self._read(self._images[rows[~is_held]])
+        means: Floats = np.divide(reduced, self._area, dtype=np.float32)
+        return means
+
+    def _read(self, images: ImageArray) -> NDArray[np.uint16] | Floats:
+        """Read and reduce images, a few at a time."""
+        reduced = np.empty((len(images), *self._held.shape[1:]), self._held.dtype)
+        count = max(1, MAX_NUMBERS // math.prod(images.shape[1:]))
+        reduce = _sums if reduced.dtype == np.uint16 else _means
+        for part in _blocks(len(images), count):
+            reduced[part] = reduce(np.asarray(images[part]), *reduced.shape[1:3])
+        return reduced
 
 
-def _means(side: int, parts: int) -> Floats:
-    """Return the matrix that takes the mean over each of equal parts of a side, [parts, side]."""
-    edges, pixels = np.linspace(0, side, parts + 1)[:, None], np.arange(side)
-    covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
-    means: Floats = (np.maximum(covered, 0) * parts / side).astype(np.float32)
+def _sums(images: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint16]:
+    """Return the sums over areas of whole pixels, at most 8 x 8: [n, height, width, channels]."""
+    count, down, across, channels = images.shape
+    rows = images.reshape(count, height, down // height, across * channels).sum(axis=2, dtype=np.uint16)
+    columns = rows.reshape(count, height, width, across // width, channels)
+    # Sums of slices: `sum` is several times slower where the numbers to add are not far apart.
+    return functools.reduce(np.add, np.moveaxis(columns, 3, 0))
+
+
+def _means(images: NDArray[np.uint8], height: int, width: int) -> Floats:
+    """Return the means over equal areas, which may cut pixels: [n, height, width, channels]."""
+    count, down, across, channels = images.shape
+    rows = _weights(down, height) @ images.reshape(count, down, across * channels).astype(np.float32)
+    means: Floats = _weights(across, width) @ rows.reshape(count, height, across, channels)
     return means
 
 
-def _marks(split: Split) -> tuple[Floats, Rows]:
-    """Return the marks, [n, marks], of the images with enough contrast, and their indices, [n].
+def _weights(side: int, parts: int) -> Floats:
+    """Return the matrix that takes the mean over each of equal parts of a side, [parts, side]."""
+    edges, pixels = np.linspace(0, side, parts + 1)[:, None], np.arange(side)
+    covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    weights: Floats = (np.maximum(covered, 0) * parts / side).astype(np.float32)
+    return weights
+
+
+def _marks(reduced: Floats) -> tuple[Floats, Rows]:
+    """Return the marks, [n, marks], of the reduced images with enough contrast, and their indices, [n].
 
     Marks are the magnitudes of low frequencies, which a shift does not change, with a length of 1. Square roots are
     taken, since the lowest frequencies would outweigh all others.
     """
     numbers = np.arange(-WAVES, WAVES + 1)
     kept = (numbers[:, None] > 0) | (numbers[WAVES:] > 0)  # the other half is the same, since images are real
-    marks, rows = [np.empty((0, int(kept.sum())), np.float32)], [np.empty(0, np.int64)]
-    for block in _blocks(len(split)):
-        grey = _reduced(split.images[block]).mean(axis=3)
-        grey -= grey.mean(axis=(1, 2), keepdims=True)
-        compared = np.flatnonzero(grey.std(axis=(1, 2)) >= MIN_CONTRAST)
-        down, across = (_waves(side) for side in grey.shape[1:])
-        roots = np.sqrt(np.abs(down.T @ (grey[compared] @ across[:, WAVES:])))[:, kept]
-        marks.append(roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-6))
-        rows.append(block.start + compared)
-    return np.concatenate(marks), np.concatenate(rows)
+    grey = reduced.mean(axis=3)
+    grey -= grey.mean(axis=(1, 2), keepdims=True)
+    compared = np.flatnonzero(grey.std(axis=(1, 2)) >= MIN_CONTRAST)
+    down, across = (_waves(side) for side in grey.shape[1:])
+    roots = np.sqrt(np.abs(down.T @ (grey[compared] @ across[:, WAVES:])))[:, kept]
+    return roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-6), compared
 
 
 def _waves(side: int) -> NDArray[np.complex64]:
@@ -112,15 +175,14 @@ def _fading(side: int) -> Floats:
     return fading
 
 
-def _proposals(test: Floats, train: Floats) -> Iterator[tuple[slice, Rows]]:
-    """Yield the rows of a block of test images, and of the training images with the most similar marks, [block, n]."""
-    for block in _blocks(len(test), max(1, min(BLOCK, MAX_COSINES // len(train)))):
-        cosines = test[block] @ train.T
-        places, best = np.arange(len(cosines)), []
-        for _ in range(min(CANDIDATES, len(train))):
-            best.append(cosines.argmax(axis=1))
-            cosines[places, best[-1]] = -np.inf
-        yield block, np.stack(best, axis=1)
+def _candidates(test: Floats, train: Floats) -> Iterator[Rows]:
+    """Yield the rows of the training images with the most similar marks, the next one for each test image, [test]."""
+    cosines = test @ train.T
+    places = np.arange(len(cosines))
+    for _ in range(min(CANDIDATES, len(train))):
+        best = cosines.argmax(axis=1)
+        cosines[places, best] = -np.inf
+        yield best
 
 
 def _similarity(one: Floats, other: Floats) -> Floats:

@@ -70,17 +70,23 @@ def prepare(
     return with_corrections(dataset, labels, where, published=request.folder is None)
 
 
-def with_near_copies(dataset: Dataset, request: DataRequest) -> Dataset:
+def with_near_copies(
+    dataset: Dataset, request: DataRequest, progress: Callable[[str], object] = lambda text: None
+) -> Dataset:
     """Return a prepared dataset with its near-copies. Datasets of the catalog are published, so none are sought there.
 
     They are stored beside the prepared dataset, so that a resumed run does not compute them again.
+
+    Args:
+        progress: called now and then with how much of the search is done.
     """
     if request.entry is not None:
         return dataset
     try:
-        found = cached_near_copies(dataset, index_path(shards_folder(request.data_dir), f"{request.name}-copies"))
+        path = index_path(shards_folder(request.data_dir), f"{request.name}-copies")
+        found = cached_near_copies(dataset, path, progress)
     except DataFolderError:  # no folder can be written
-        found = near_copies(dataset)
+        found = near_copies(dataset, progress)
     first = zip(found.test[:MAX_NAMED], found.train[:MAX_NAMED], strict=True)
     files = ((dataset.test.file(test), dataset.train.file(train)) for test, train in first)
     named = tuple((test, train) for test, train in files if test and train)

@@ -138,7 +138,7 @@ def read_index(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
     return Dataset(name=name, **about, **columns, images=Images(shards, rows))
 
 
-def cached_near_copies(dataset: Dataset, path: Path) -> NearCopies:
+def cached_near_copies(dataset: Dataset, path: Path, progress: Callable[[str], object]) -> NearCopies:
     """Return the near-copies of a dataset: from a file if images and splits are the same, or else computed."""
     columns = [part.hashes for part in (dataset.train, dataset.test)]
     source = f"{NEAR_COPIES_SCHEMA} {dataset.image_shape} {hash_arrays(columns)}"
@@ -148,7 +148,7 @@ def cached_near_copies(dataset: Dataset, path: Path) -> NearCopies:
             return NearCopies(compared=int(arrays["compared"]), test=arrays["test"], train=arrays["train"])
     except (OSError, IntegrityError) as error:
         log.debug("%s: %s", path, error)
-    found = near_copies(dataset)
+    found = near_copies(dataset, progress)
     with contextlib.suppress(OSError):  # they are computed again
         write_arrays(path, source, {name: np.asarray(getattr(found, name)) for name in NEAR_COPIES})
     return found

@@ -14,11 +14,11 @@ LINE_BYTES = 200  # a line is padded, so that it replaces all of the one before
 
 
 class ProgressFile:
-    """The file, or nothing if it cannot be written or the dataset is no folder of pictures, which are read at once."""
+    """The file, or nothing if it cannot be written, or for a dataset of the catalog, which takes seconds."""
 
     def __init__(self, request: DataRequest) -> None:
         self.path: Path | None = None
-        if request.folder is not None or request.url is not None:
+        if request.entry is None:
             with contextlib.suppress(OSError, DataError):
                 # Beside the shards, where it is removed in time if this process is killed.
                 descriptor, name = tempfile.mkstemp(dir=shards_folder(request.data_dir), suffix=PART_SUFFIX)

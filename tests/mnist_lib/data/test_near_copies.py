@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from mnist_lib import wording
 from mnist_lib.data import near_copies as module
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepare import prepare, with_near_copies
@@ -77,6 +78,7 @@ def test_a_picture_without_contrast_is_not_compared(digits: Dataset) -> None:
     found = near_copies(dataset_of(digits.train.images, test))
     assert (found.compared, sorted(found.test.tolist())) == (3, [2, 3, 4])
     assert not len(near_copies(dataset_of(grey, test)).test)
+    assert not len(near_copies(dataset_of(grey[:0], grey[:0])).test)
     assert found.distinct(5).tolist() == [True, True, False, False, False]
 
 
@@ -87,22 +89,42 @@ def test_the_same_shape_in_another_colour_is_no_copy() -> None:
     assert named(red, np.concatenate([blue, red])) == {1: 0}
 
 
-def test_pictures_that_are_reduced_are_compared() -> None:
-    pictures = np.stack([np.asarray(noise(seed, (6, 5), "RGB").resize((90, 61))) for seed in range(40)])
+@pytest.mark.parametrize("size", [(90, 61), (84, 56)], ids=["areas that cut pixels", "areas of whole pixels"])
+def test_pictures_that_are_reduced_are_compared(size: tuple[int, int]) -> None:
+    pictures = np.stack([np.asarray(noise(seed, (6, 5), "RGB").resize(size)) for seed in range(40)])
     assert named(pictures[:30], np.concatenate([pictures[25:40], pictures[:1, :, ::-1]])) == {
         n: 25 + n for n in range(5)
     }
 
 
-def test_blocks_do_not_change_what_is_named(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_over_areas_of_whole_pixels_are_their_means() -> None:
+    pictures = np.stack([np.asarray(noise(seed, (224, 112), "RGB")) for seed in range(3)])
+    assert np.array_equal(module._sums(pictures, 28, 28) / np.float32(32), module._means(pictures, 28, 28))
+
+
+def test_blocks_and_held_images_do_not_change_what_is_named(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = digits.train.images[:200], np.concatenate([digits.train.images[100:115], digits.test.images[:10]])
     whole = named(train, test)
     monkeypatch.setattr(module, "BLOCK", 24)
     monkeypatch.setattr(module, "MAX_NUMBERS", 28 * 28 * 5)
     monkeypatch.setattr(module, "MAX_COSINES", 200 * 7)
+    monkeypatch.setattr(module, "MAX_HELD_BYTES", 2 * 28 * 28 * 150)
     assert named(train, test) == whole != {}
     monkeypatch.setattr(module, "MAX_PAIRS", 200 * 13)
     assert named(train, test) == {index: copy for index, copy in whole.items() if index % 2 == 0} != {}
+
+
+def test_a_search_reports_how_many_images_are_read_and_how_many_are_compared(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", 100)
+    monkeypatch.setattr(wording, "REPORT_SECONDS", 0)
+    shown: list[str] = []
+    near_copies(dataset_of(digits.train.images[:1_050], digits.test.images[:150]), shown.append)
+    assert [text.partition(", 0 s")[0] for text in shown] == [
+        *(f"{count:,} of 1,200 images read for near-copies" for count in range(0, 1_200, 100)),
+        *(f"{count} of 150 test images compared for near-copies" for count in (0, 100)),
+    ]
 
 
 def test_near_copies_are_computed_once_and_again_when_a_picture_is_added(
@@ -114,17 +136,20 @@ def test_near_copies_are_computed_once_and_again_when_a_picture_is_added(
     request = DataRequest(dataset=f"{folder}/", data_dir=tmp_path / "prepared")
     computed: list[NearCopies] = []
 
-    def counted(dataset: Dataset) -> NearCopies:
-        computed.append(near_copies(dataset))
+    def counted(dataset: Dataset, progress: Callable[[str], object]) -> NearCopies:
+        computed.append(near_copies(dataset, progress))
         return computed[-1]
 
     monkeypatch.setattr(index, "near_copies", counted)
+    monkeypatch.setattr(wording, "REPORT_SECONDS", 0)
+    shown: list[str] = []
     for _ in range(2):
-        dataset = with_near_copies(prepare(request), request)
+        dataset = with_near_copies(prepare(request), request, shown.append)
         assert dataset.near_copy_files == (("test/b/copy.png", "train/b/3.png"),)
         assert dataset.near_copies is not None
         assert dataset.near_copies.compared == 2
     assert len(computed) == 1
+    assert shown == ["0 of 62 images read for near-copies", "0 of 2 test images compared for near-copies"]
     write_folder(folder, {"train/a/another.png": noise(70_008)})
     assert with_near_copies(prepare(request), request).near_copy_files == dataset.near_copy_files
     assert len(computed) == 2

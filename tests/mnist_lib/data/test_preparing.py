@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnist_lib import wording
 from mnist_lib.data import folder as reading
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared import journal, writer
@@ -125,7 +126,7 @@ def test_many_small_additions_leave_few_files(tmp_path: Path, reads: Callable[[]
 
 def test_a_waiting_process_sees_how_many_pictures_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = DataRequest(dataset=str(write_folder(tmp_path / "f", classes("a", "b"))), data_dir=tmp_path)
-    monkeypatch.setattr(reading, "REPORT_SECONDS", 0)
+    monkeypatch.setattr(wording, "REPORT_SECONDS", 0)
     file = ProgressFile(request)
     shown = [file.read()]
 
