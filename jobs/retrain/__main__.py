@@ -133,6 +133,7 @@ def _run_once(
         if nothing_due and entry is not None:
             return _idle_result(options, timetable, entry)
         if entry is not None and pause.state == "idle":
+            entry = retrainer.last_run or entry  # a slot that came due during the run may have been skipped since then
             notice = notice_of(entry, options.name, options.storage)
             return CommandResult(notice, [sentence_of(entry, options.name)], entry.exit_code or exit_codes.DONE)
         if pause.state == "busy":

@@ -130,6 +130,7 @@ class Retrainer:
         self._last_now = clock.now()
         self._floor = enroll  # when this process started, or the time to which the clock was set back
         self.last_settled: Entry | None = None  # the newest settled entry that this process has seen
+        self.last_run: Entry | None = None  # the same of the slots whose runs this process has started
 
     @property
     def is_running(self) -> bool:
@@ -329,6 +330,8 @@ class Retrainer:
         log.info("slot %s: %s%s%s", entry.slot, entry.kind, f": {entry.why}" if entry.why else "", missed)
         if not entry.is_open:
             self.last_settled = entry
+            if entry.run == self._launched:
+                self.last_run = entry
             self._notify(entry)
 
     def _kill_attempt(self, run: ActiveRun, why: str) -> Pause:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.support.job import MARK, ROOT
 from tests.support.untrained import UNTRAINED
 
 HOURLY, DAILY = "--cron=0 * * * *", "--cron=0 0 * * *"
+HOUR = timedelta(hours=1)
 TRAIN = f"""{UNTRAINED}
 import sys
 from jobs.train.__main__ import main
@@ -37,11 +39,19 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Schedule:
+    """A schedule whose clock shows a quarter past an hour at first, so that no slot comes due during a test."""
+
     def __init__(self, folder: Path, data_dir: Path) -> None:
         self.folder, self.data_dir, self.storage = folder, data_dir, folder / "results"
+        now = datetime.now(UTC)
+        self.ahead = (now.replace(minute=15, second=0) - now) % HOUR  # of this machine's clock
         self.trains = False  # whether its trials train, instead of waiting for a moment
 
-    def start(self, *arguments: str, train: tuple[str, ...] = (), ahead: float = 0) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, train: tuple[str, ...] = (), later: timedelta = timedelta(0)
+    ) -> subprocess.Popen[str]:
+        """Start a command. later: how much more its clock is ahead."""
+        ahead = (self.ahead + later).total_seconds()
         words = [*arguments, "--storage", str(self.storage), "--", "--data-dir", str(self.data_dir), *train]
         environment = {"HOME": str(self.folder), MARK: str(self.folder), "MNIST_TEST_AHEAD": str(ahead)}
         environment["MNIST_TEST_UNTRAINED"] = "" if self.trains else "1"
@@ -55,8 +65,8 @@ class Schedule:
                 text=True,
             )
 
-    def run(self, *arguments: str, train: tuple[str, ...] = (), ahead: float = 0) -> tuple[int, str]:
-        process = self.start(*arguments, train=train, ahead=ahead)
+    def run(self, *arguments: str, train: tuple[str, ...] = (), later: timedelta = timedelta(0)) -> tuple[int, str]:
+        process = self.start(*arguments, train=train, later=later)
         stdout, _ = process.communicate(timeout=JOB_SECONDS)
         return process.returncode, stdout
 

@@ -3,7 +3,7 @@
 import json
 import re
 import signal
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,30 +17,24 @@ from tests.support.bounds import at_most_processor_seconds, wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
 from tests.support.job import processes_of
-from tests.support.schedule import DAILY, HOURLY, Schedule, epochs_of, kill, terminate
+from tests.support.schedule import DAILY, HOUR, HOURLY, Schedule, epochs_of, kill, terminate
 from tests.support.store.invariants import champions
 
 pytestmark = pytest.mark.slow
 
 TRAIN = ("--models=scratch", "--epochs=2", "--no-report")
+BEFORE_A_SLOT = timedelta(minutes=44, seconds=40)  # 20 seconds before a full hour
 LONG = ("--models=scratch", "--epochs=3000", "--checkpoint-seconds=0", "--validation-percent=0")
-
-
-def before_the_next_hour(seconds: int) -> float:
-    """Return how far the clock of a schedule is to be ahead, so that an hourly slot is due in so many seconds."""
-    now = datetime.now(UTC)
-    return (now.replace(minute=59, second=60 - seconds) - now).total_seconds()
 
 
 @pytest.mark.long
 def test_a_daemon_that_is_killed_and_restarted_runs_each_slot_once(schedule: Schedule) -> None:
     command = (HOURLY, "--lease-seconds=6", "--tz=Europe/Berlin")
     train = ("--models=scratch", "--epochs=40", "--checkpoint-seconds=0")
-    ahead = before_the_next_hour(seconds=20)
-    daemon = schedule.start(*command, train=train, ahead=ahead)
+    daemon = schedule.start(*command, train=train, later=BEFORE_A_SLOT)
     wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
     kill(daemon)
-    daemon = schedule.start(*command, train=train, ahead=ahead)
+    daemon = schedule.start(*command, train=train, later=BEFORE_A_SLOT)
     (run,) = (schedule.storage / "runs").glob("*")
     wait_until((run / "summary.json").exists, schedule.log())
     wait_until(lambda: schedule.read("status")["going_on"] is None, schedule.log())
@@ -65,11 +59,11 @@ def test_with_once_the_command_exits_soon_for_a_done_slot_and_skips_unchanged_on
     idle = json.loads(stdout)
     assert (code, idle["outcome"]) == (0, "idle")
     assert idle["newest"] == {"slot": first["slot"], "outcome": "done"}
-    assert moment_of(first["slot"]) < datetime.now(UTC) < moment_of(idle["next"])
+    assert moment_of(first["slot"]) < datetime.now(UTC) + schedule.ahead < moment_of(idle["next"])
     code, stdout = schedule.run("--once", HOURLY, train=TRAIN)
     assert code == 0
     assert re.fullmatch(r"nightly: nothing is due; next: .* UTC; newest slot, 20\S+:00:00Z: done\n", stdout)
-    code, stdout = schedule.run(*command, train=TRAIN, ahead=3600)  # although there is a champion now
+    code, stdout = schedule.run(*command, train=TRAIN, later=HOUR)  # although there is a champion now
     skipped = json.loads(stdout)
     assert (code, skipped["outcome"], skipped["events"]) == (0, "unchanged", ["skip"])
     assert skipped["cause"] == f"data, configuration and code have not changed since run {first['run']}"
@@ -85,7 +79,7 @@ def test_a_schedule_runs_a_search(schedule: Schedule) -> None:
     found = json.loads((schedule.storage / f"runs/{done['run']}/search.json").read_text())
     assert [made["scores"].keys() for made in found["decisions"]] == [{"0", "1"}]
     command = ("--once", HOURLY, "--skip-unchanged", "--json")
-    code, stdout = schedule.run(*command, train=(*search, "--final-seeds=1"), ahead=3600)
+    code, stdout = schedule.run(*command, train=(*search, "--final-seeds=1"), later=HOUR)
     assert (code, json.loads(stdout)["outcome"]) == (0, "unchanged")
 
 
@@ -99,7 +93,7 @@ def test_nights_of_a_new_user_end_with_the_model_of_more_pictures_not_of_wrong_o
 
     def notice(hour: int, init: str = "scratch") -> dict[str, Any]:
         command = ("--once", HOURLY, "--skip-unchanged", "--json", f"--init={init}")
-        code, stdout = schedule.run(*command, train=train, ahead=3600 * hour)
+        code, stdout = schedule.run(*command, train=train, later=hour * HOUR)
         assert code == 0, schedule.log()
         found: dict[str, Any] = json.loads(stdout)
         return found
@@ -173,12 +167,11 @@ def test_w8_now_trains_after_a_daemon_was_ended_by_a_signal(schedule: Schedule) 
     """What follows a killed one is in `mnist_lib/retraining/test_recovery.py`."""
     command = (HOURLY, "--overlap=replace", "--lease-seconds=6")
     train = ("--models=scratch", "--epochs=40", "--checkpoint-seconds=0", "--no-report")
-    ahead = before_the_next_hour(seconds=20)
-    daemon = schedule.start(*command, train=train, ahead=ahead)
+    daemon = schedule.start(*command, train=train, later=BEFORE_A_SLOT)
     wait_until(lambda: epochs_of(schedule) >= 1, "no epoch has been trained")
     assert terminate(daemon) == 128 + signal.SIGTERM
     assert epochs_of(schedule) < 40
-    code, stdout = schedule.run("--now", *command, "--json", train=train, ahead=ahead + 3600)
+    code, stdout = schedule.run("--now", *command, "--json", train=train, later=BEFORE_A_SLOT + HOUR)
     assert code == 0, schedule.log()
     done = json.loads(stdout)
     assert (done["outcome"], done["attempt"], epochs_of(schedule)) == ("done", 2, 40), schedule.log()

@@ -1,12 +1,17 @@
 """Attempts of a schedule: the exit code, the cause, and whether the attempt is retried."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.console.exit_codes import exit_code_of
+from jobs.console.output import CommandResult
 from jobs.console.terminal import SafeStream
+from jobs.retrain.__main__ import _run_once
+from jobs.retrain.options import RetrainOptions
 from jobs.retrain.work import TrainAttempt, TrainWork
 from jobs.search.options import job_options
 from jobs.train.options import TrainOptions
@@ -15,10 +20,13 @@ from mnist_lib.documents import builtins_of
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE, AttemptResult
+from mnist_lib.retraining.slots import Policy
 from mnist_lib.store.runs import RunFolder
 from tests.support.bounds import wait_until
 from tests.support.corrections import correct, correction
 from tests.support.pictures import classes, noise, write_folder
+from tests.support.retraining.hourly import HOUR, HOURLY
+from tests.support.retraining.world import Settings, World
 from tests.support.store.summaries import small_model, small_summary, small_trial, successful_trial, summary_of
 
 
@@ -42,6 +50,26 @@ def test_i12_the_secrets_of_notices_are_not_passed_on_to_training(
     monkeypatch.setenv("MNIST_JOBS_NOTIFY_SECRET", "whsec_canary")
     monkeypatch.setenv("MNIST_JOBS_NOTIFY", "https://canary")
     assert result_of("env | grep -q canary && exit 3; exit 0", folder).exit_code == 0
+
+
+def test_the_exit_code_is_that_of_the_run_although_a_slot_was_skipped_during_it() -> None:
+    world = World(Settings(cron=HOURLY, policy=Policy(max_attempts=1), longest_run=3 * HOUR, failing=1.0))
+    (machine,) = world.machines
+    machine.boot(world.timetable.latest(world.time()) - timedelta(seconds=1))
+    assert machine.retrainer is not None
+
+    class Waiting:
+        def wait(self, seconds: float) -> bool:
+            world.now += max(1.0, seconds)
+            return False
+
+    options = RetrainOptions(cron=HOURLY, once=True)
+    rest: Any = (machine.objects, machine.retrainer, None, Waiting(), world.timetable)
+    result = _run_once(options, *rest)
+    assert isinstance(result, CommandResult)
+    failed, skipped = world.journal()[-2:]
+    assert (failed.kind, skipped.kind, skipped.exit_code) == ("failed", "skipped", None)
+    assert (result.document["outcome"], result.exit_code) == ("failed", failed.exit_code)
 
 
 @pytest.mark.parametrize(
