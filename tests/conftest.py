@@ -30,6 +30,7 @@ import pytest
 from mnist_lib.assignment import Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.environment import _without_collections
 from mnist_lib.pictures.sandbox import Sandbox
 from tests.support.bounds import wait_until
 from tests.support.job import ROOT, summary_of
@@ -69,6 +70,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail tests that are skipped for a reason that is not in ALLOWED_SKIPS",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import all tests without a search for garbage, and never search what they have imported."""
+    with _without_collections():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
