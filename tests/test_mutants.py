@@ -55,9 +55,9 @@ def test_every_invariant_is_broken_by_a_mutant() -> None:
 def test_a_seed_draws_the_same_faults_again() -> None:
     from tests.support.mutants.drawn import draw
 
-    drawn = draw(3, seed=1)
-    assert drawn == draw(3, seed=1)
-    assert {*drawn}.isdisjoint(draw(3, seed=2))
+    drawn = draw(2, seed=1)
+    assert drawn == draw(2, seed=1)
+    assert {*drawn}.isdisjoint(draw(2, seed=2))
     for mutant in drawn:
         assert mutant.old == (ROOT / mutant.file).read_text() != mutant.new
         compile(mutant.new, mutant.file, "exec")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mnist_lib import catalog
 from mnist_lib.data import availability
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.tfds_images import prepare_builder
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 from tests.support.bounds import assert_at_most
 from tests.support.builders import trees
@@ -38,8 +40,17 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(catalog.DATASETS, "mnist", dataclasses.replace(catalog.DATASETS["mnist"], url=url))
 
 
+@pytest.fixture(scope="module")
+def prepared_trees(tmp_path_factory: pytest.TempPathFactory, tensorflow: None) -> Path:
+    """A folder in which TFDS has prepared the dataset, which has not been read."""
+    folder = tmp_path_factory.mktemp("trees")
+    prepare_builder(trees(folder / "tfds"), folder / "tfds")
+    return folder
+
+
 @pytest.fixture
-def request_of_trees(tmp_path: Path) -> DataRequest:
+def request_of_trees(tmp_path: Path, prepared_trees: Path) -> DataRequest:
+    shutil.copytree(prepared_trees, tmp_path, dirs_exist_ok=True)
     return trees(tmp_path / "tfds")
 
 

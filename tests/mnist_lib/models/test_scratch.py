@@ -129,7 +129,7 @@ def test_an_optimizer_takes_the_same_steps_as_its_keras_counterpart(
     weights = [tf.constant(value) for value in start]
     slots = ours.initial_slots(weights)
     variables = [keras.Variable(value) for value in start]
-    for step in range(20):
+    for step in range(8):
         gradients = [tf.constant(generator.normal(size=w.shape).astype(np.float32)) for w in start]
         weights, slots = ours.update(weights, slots, gradients, tf.constant(0.05), tf.constant(step))
         theirs.apply(gradients, variables)

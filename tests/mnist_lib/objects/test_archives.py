@@ -80,7 +80,7 @@ def test_a_member_that_holds_more_than_it_should_is_refused_in_little_memory(
     method: int, compress: Callable[[bytes], bytes], size: int, tmp_path: Any
 ) -> None:
     path = tmp_path / "bomb.npz"
-    path.write_bytes(claiming(size, method, compress(bytes(1 << 26))))
+    path.write_bytes(claiming(size, method, compress(bytes(1 << 25))))
     setup = "from mnist_lib.objects.archives import read_npz\nfrom mnist_lib.errors import IntegrityError\n"
     setup += f"content = open({str(path)!r}, 'rb').read()\n"
     code = """

@@ -71,8 +71,10 @@ def test_next_latest_and_count_agree_on_the_slots_from_any_minute(cron: str, day
     while every[-1] < begin + timedelta(days=3):
         every.append(timetable.next(every[-1]))
     assert every == sorted(set(every))
-    for minute in range(0, 2 * 24 * 60, 7):
-        moment = begin + timedelta(minutes=minute)
+    end, second = begin + timedelta(days=2), timedelta(seconds=1)
+    around = {slot + distance for slot in every for distance in (-second, timedelta(0), second)}
+    between = {begin + timedelta(minutes=minute) for minute in range(0, 2 * 24 * 60, 31)}
+    for moment in sorted(moment for moment in around | between if begin <= moment < end):
         before = [slot for slot in every if slot <= moment]
         assert Timetable(cron, BERLIN).latest(moment) == before[-1]
         assert timetable.next(moment) == every[len(before)]
