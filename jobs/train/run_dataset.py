@@ -98,7 +98,8 @@ class RunDataset:
             log.info("%s: %s", facts.name, text)
         if not facts.reusable:
             log.info(
-                "the dataset's folder cannot be written, so each run prepares the dataset again; use another --data-dir"
+                "the folder of prepared datasets could not be written, so the images are among the temporary files, and"
+                " the next run may have to prepare them again; use another --data-dir"
             )
         facts.check_use(options.percent_for_validation, options.folds)
         if options.folds is not None:

@@ -13,7 +13,7 @@ from mnist_lib.data.embedded import read_embedded
 from mnist_lib.data.listing import MAX_NAMED, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
-from mnist_lib.data.prepared.folder import protect_images, remove_unused, shards_folder, shards_folders
+from mnist_lib.data.prepared.folder import is_temporary, protect_images, remove_unused, shards_folder, shards_folders
 from mnist_lib.data.prepared.index import (
     cached_near_copies,
     folder_index_path,
@@ -65,6 +65,7 @@ def prepare(
     else:
         dataset = _read_other(request)
     protect_images(dataset.images)
+    dataset = dataclasses.replace(dataset, reusable=not is_temporary(dataset.images))
     if used is not None:
         labels = used.part_of(labels, where)
     return with_corrections(dataset, labels, where, published=request.folder is None)
@@ -103,7 +104,7 @@ def _read_other(request: DataRequest) -> Dataset:
         return _read_tfds(request, default_data_dir())
     except DataFolderError:
         with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return dataclasses.replace(_read_tfds(request, Path(temporary), is_temporary=True), reusable=False)
+            return _read_tfds(request, Path(temporary), is_temporary=True)
 
 
 def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], object]) -> Dataset:

@@ -126,7 +126,7 @@ class Dataset:
     classes: tuple[str, ...]  # the names of the labels
     fingerprint: str  # covers every image and label of both splits
     group_by: str | None = None  # as in `DataRequest`
-    reusable: bool = True  # whether the next run can read what has been prepared
+    reusable: bool = True  # False: what has been prepared is among the temporary files
     notices: tuple[str, ...] = ()  # about what is left out
     damaged: int = 0  # files that could not be read and are left out
     corrections: CorrectionCounts | None = None  # None: there are none

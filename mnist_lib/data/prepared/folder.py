@@ -112,6 +112,12 @@ def shards_of(images: ImageArray) -> Shards | None:
     return source if isinstance(source, Shards) else None
 
 
+def is_temporary(images: ImageArray) -> bool:
+    """Return whether the files of images are among the temporary files, since no other folder could be written."""
+    shards = shards_of(images)
+    return shards is not None and shards.folder == _temporary_folder()
+
+
 def protect(folder: Path, names: Sequence[str]) -> None:
     """Keep shards of a folder from being removed until this process ends, if the folder can be written."""
     with contextlib.suppress(OSError):

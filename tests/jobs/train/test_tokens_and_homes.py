@@ -95,5 +95,5 @@ def test_f21_a_run_with_a_read_only_home_says_what_the_next_run_cannot_reuse(tmp
     if "unshare" in done.stderr:
         pytest.skip("this machine does not allow mount namespaces")
     assert done.returncode == 0, done.stderr
-    assert "the dataset's folder cannot be written, so each run prepares the dataset again; use another" in done.stderr
+    assert "could not be written, so the images are among the temporary files, and the next run may have" in done.stderr
     assert not list((tmp_path / "home").iterdir())

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -122,6 +123,18 @@ def test_many_small_additions_leave_few_files(tmp_path: Path, reads: Callable[[]
     shards = shards_of(dataset.images)
     assert shards is not None
     assert len(shards.names) <= 2 * (62 // IMAGES_PER_SHARD + 1)
+
+
+def test_a_dataset_knows_that_its_images_are_among_the_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, prepared = write_folder(tmp_path / "f", classes("a", "b")), tmp_path / "prepared/.prepared"
+    assert read(folder).reusable
+    shutil.rmtree(prepared)
+    prepared.touch()  # in place of a folder without the right to write, which root has
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert [read(folder).reusable, read(folder).reusable] == [False, False]
 
 
 def test_a_waiting_process_sees_how_many_pictures_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
