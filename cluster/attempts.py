@@ -69,12 +69,10 @@ class Trial(Protocol):
     @property
     def kind(self) -> str:
         """Trials of one kind share preparations, such as a compilation, in a lane."""
-        ...
 
     @property
     def cost(self) -> float:
         """Roughly how long the trial takes, compared with other trials."""
-        ...
 
 
 class LaneEvent(Protocol):
@@ -87,7 +85,6 @@ class LaneEvent(Protocol):
     @property
     def phase(self) -> str:
         """The name of the `LaneState` that the trial is in from now on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -107,26 +104,21 @@ class Cluster(Protocol):
     @property
     def head(self) -> HeadWatch:
         """What is known about the head and the nodes. While the head does not answer, `start` would block."""
-        ...
 
     def start(self) -> Lane:
         """Ask for a lane. It begins when its resources are free, and its first event is its `WorkerProcess`."""
-        ...
 
     def assign(self, lane: Lane, payload: Any) -> None:
         """Give a lane its next trial, or None if there are no more, so that its task returns."""
-        ...
 
     def wait(self, lanes: Collection[Lane], seconds: float) -> Sequence[Lane]:
         """Wait until `take` may have something for one of the lanes, and return all such lanes.
 
         What has arrived by then is not lost if the process of the lane dies.
         """
-        ...
 
     def take(self, lane: Lane) -> Message | Death | None:
         """Return the next event of a lane, or its end; None while the content of the event is on the way."""
-        ...
 
     def kill(self, lane: Lane, worker: WorkerProcess | None) -> None:
         """End a lane by force, and give back what it holds.
@@ -134,15 +126,12 @@ class Cluster(Protocol):
         Args:
             worker: the lane's process, to kill it even if it is suspended.
         """
-        ...
 
     def finish_kills(self, seconds: float) -> None:
         """Wait until the processes that `kill` was given are dead, for at most that long."""
-        ...
 
     def describe_free(self) -> str:
         """Return what is free on each node."""
-        ...
 
 
 # What the driver knows

@@ -145,13 +145,11 @@ class TrialSpec(TrialSettings):
 
     model: str
     dataset: str
-    arguments: Mapping[str, Any] = field(
-        default_factory=dict, hash=False
-    )  # arguments of the function that builds the model
+    # Of the function that builds the model.
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
     source_sha256: str | None = None  # hash of the Python file that defines the model; None for the catalog
-    weights: Mapping[str, str] = field(
-        default_factory=dict, hash=False
-    )  # sha256 of each file whose path that function gets, by argument
+    # The sha256 of each file whose path that function gets, by argument.
+    weights: Mapping[str, str] = field(default_factory=dict, hash=False)
     init_from: VersionName | None = None  # the version whose weights it starts from; None for random weights
     init_sha256: Sha256 | None = None  # the hash of these weights
     configuration: Seed | None = None  # its number in a search; None for any other trial

@@ -29,9 +29,8 @@ class TimeLimit:
     ) -> None:
         self._options, self._lanes, self._deadline, self.wall = options, lanes, deadline, wall
         self._seen: dict[str, float] = {}  # time of each trial's last epoch
-        self._epoch_seconds: deque[float] = deque(
-            maxlen=MAX_MEASURED_EPOCHS
-        )  # first epochs without, others with validation
+        # Of first epochs without validation, of others with it.
+        self._epoch_seconds: deque[float] = deque(maxlen=MAX_MEASURED_EPOCHS)
         self._seconds_per_epoch: dict[str, float] = {}  # the mean of each trial
 
     def restore(self, epoch: EpochDone) -> None:

@@ -51,9 +51,8 @@ def find_ink(levels: Levels) -> Levels:
         raise NoInkError(BLANK)
     strong = distance >= _otsu(_without_paper_around(distance))
     direction = difference[strong].mean(axis=0)  # from the colour of the paper to that of the ink
-    direction /= max(
-        float(np.sqrt((direction * direction).mean())), 1.0
-    )  # near 0 if some ink is darker and some lighter
+    # Its length is near 0 if some ink is darker than the paper and some lighter.
+    direction /= max(float(np.sqrt((direction * direction).mean())), 1.0)
     ink: Levels = (difference * direction).mean(axis=2)
     noise = NOISE * MAD * float(np.median(np.abs(_border(ink))))
     amounts = np.sort(ink[strong])
