@@ -4,7 +4,6 @@ A count of changes is compared with those of earlier runs by the exact test of t
 counts, one of them has a binomial distribution. So a few earlier runs suffice, even if they have no image of the class.
 """
 
-import io
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -17,7 +16,7 @@ from mnist_lib.data.request import ClassNames, CountsBySplit, Growth
 from mnist_lib.data.split import NO_GROUP, Changes, Dataset, ImageHashes, Labels, indices_of
 from mnist_lib.documents import decode, encode
 from mnist_lib.errors import IntegrityError
-from mnist_lib.objects.archives import read_npz
+from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.results import Accuracy
 
 SPLITS = ("train", "test")
@@ -56,10 +55,8 @@ class DatasetState:
         return cls(hashes, labels, split, classes)
 
     def content(self) -> bytes:
-        file = io.BytesIO()
         names = np.frombuffer(encode(list(self.classes)), np.uint8)
-        np.savez(file, hashes=self.hashes, labels=self.labels, split=self.split, classes=names)
-        return file.getvalue()
+        return npz({"hashes": self.hashes, "labels": self.labels, "split": self.split, "classes": names})
 
 
 def changes_between(before: DatasetState, after: DatasetState) -> Changes:

@@ -63,6 +63,13 @@ def hash_arrays(arrays: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+def npz(arrays: Mapping[str, Any], *, compressed: bool = False) -> bytes:
+    """Return a .npz file of arrays, for `read_npz`."""
+    content = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(content, allow_pickle=False, **arrays)
+    return content.getvalue()
+
+
 def read_npz(content: bytes, name: str, limits: Mapping[str, int]) -> Arrays:
     """Return the arrays of a .npz file. `limits` are the names of all arrays and the maximum size of each in bytes.
 

@@ -9,7 +9,6 @@ likeness of s or less, however bad the score is (conformal prediction: Vovk et a
 so low a likeness depends on the model; `benchmarks.rejecting` measures it.
 """
 
-import io
 import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.catalog import MAX_TEST_IMAGES
 from mnist_lib.errors import IntegrityError
-from mnist_lib.objects.archives import read_npz
+from mnist_lib.objects.archives import npz, read_npz
 
 LIKENESS = "likeness.npz"  # the file of a version
 MAX_FEATURES = 256  # more are folded, see `mnist_lib.models.model.folded`
@@ -89,9 +88,7 @@ class Likeness:
         return np.asarray((lower + 1) / (len(self.held_out) + 1))
 
     def file(self) -> bytes:
-        content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, **vars(self))
-        return content.getvalue()
+        return npz(vars(self), compressed=True)
 
     @classmethod
     def read(cls, content: bytes, name: str, classes: int) -> "Likeness":

@@ -4,7 +4,6 @@ versions differ.
 Anybody may have written these files, so the sha256 and the format of each are checked when it is read.
 """
 
-import io
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from mnist_lib.documents import (
 )
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
+from mnist_lib.objects.archives import npz
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.pictures.likeness import LIKENESS, Likeness
 from mnist_lib.pretrained import BLANK, Pretrained, StoredWeights
@@ -248,15 +248,13 @@ def contents_of(
         devices=list(result.devices),
         versions=result.versions,
     )
-    predictions = io.BytesIO()
-    np.savez_compressed(
-        predictions,
-        probabilities=result.probabilities,  # [test images, classes] float32
-        predictions=result.probabilities.argmax(axis=1).astype(dataset.test.labels.dtype),
-        labels=dataset.test.labels,
-        hashes=dataset.test.hashes,  # [test images, 2] uint64
-    )
-    made = {PREDICTIONS: predictions.getvalue(), MANIFEST: encode(manifest, indent=2)}
+    predictions = {
+        "probabilities": result.probabilities,  # [test images, classes] float32
+        "predictions": result.probabilities.argmax(axis=1).astype(dataset.test.labels.dtype),
+        "labels": dataset.test.labels,
+        "hashes": dataset.test.hashes,  # [test images, 2] uint64
+    }
+    made = {PREDICTIONS: npz(predictions, compressed=True), MANIFEST: encode(manifest, indent=2)}
     return {**result.files, **made}, builtins_of(about)
 
 

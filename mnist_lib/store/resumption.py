@@ -8,7 +8,6 @@ All of it is deleted when the run is complete.
 """
 
 import hashlib
-import io
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ import numpy as np
 from mnist_lib.catalog import MAX_PROBABILITIES
 from mnist_lib.documents import Count, Sha256
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.objects.archives import read_npz
+from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_EPOCHS_BYTES, MAX_FILE_BYTES, concurrently
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.results import Measurements, TrialResult
@@ -47,10 +46,8 @@ log = logging.getLogger(__name__)
 
 def store_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_model: bool) -> None:
     """Store the result of a trial that has ended, and delete its checkpoints."""
-    probabilities = io.BytesIO()
     fold = {} if result.of_fold is None else {"of_fold": result.of_fold}
-    np.savez(probabilities, allow_pickle=False, probabilities=result.probabilities, **fold)
-    files = {PROBABILITIES: probabilities.getvalue()}
+    files = {PROBABILITIES: npz({"probabilities": result.probabilities, **fold})}
     if with_model:
         files |= {f"model/{path}": content for path, content in result.files.items()}
     for path, content in files.items():

@@ -3,7 +3,6 @@
 Others may write to the store that checkpoints come from, so only numbers and JSON are read from them.
 """
 
-import io
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from mnist_lib.data.batches import Plan
 from mnist_lib.documents import Count, Json, Seconds, decode, encode
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
-from mnist_lib.objects.archives import read_npz
+from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.results import EPOCH_START, Accuracy, EpochPart
 from mnist_lib.spec import MAX_EPOCHS, TrialSpec
 from mnist_lib.training.steps import Values
@@ -63,9 +62,7 @@ def pack(state: TrainingState, values: Values, spec: TrialSpec) -> bytes:
     notes = Notes(asdict(spec), state.best, state.epoch, state.part, state.seconds)
     arrays = _arrays((values, state.weights))
     arrays["notes"] = np.frombuffer(encode(notes), np.uint8)
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
-    return content.getvalue()
+    return npz(arrays)
 
 
 def unpack(content: bytes, spec: TrialSpec, plan: Plan, like: Values) -> tuple[TrainingState, Values]:

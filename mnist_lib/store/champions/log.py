@@ -10,7 +10,6 @@ hashes of the images of one night.
 """
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -22,7 +21,7 @@ from mnist_lib.data.request import stored_name
 from mnist_lib.data.split import ImageHashes
 from mnist_lib.documents import Count, Json, Moment, Name, Number, Sha256, Share, Text
 from mnist_lib.errors import IntegrityError
-from mnist_lib.objects.archives import read_npz
+from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.records import RecordLog, read_record, seal, unseal
 from mnist_lib.results import Accuracy
@@ -301,10 +300,9 @@ def store_counted(objects: Objects, model: str, dataset: str, hashes: ImageHashe
     """Store hashes of images, [n, 2]; return the name of the file without suffix, or None if there are none."""
     if not len(hashes):
         return None
-    content = io.BytesIO()
-    np.savez(content, hashes=np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 16))
-    sha256 = hashlib.sha256(content.getvalue()).hexdigest()
-    objects.create(_counted_name(model, dataset, sha256), content.getvalue())
+    content = npz({"hashes": np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 16)})
+    sha256 = hashlib.sha256(content).hexdigest()
+    objects.create(_counted_name(model, dataset, sha256), content)
     return sha256
 
 
