@@ -19,7 +19,7 @@ from jobs.console.terminal import Drawn
 from mnist_lib.errors import ImageError
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.pictures.likeness import Answers
-from mnist_lib.pictures.reading import Picture
+from mnist_lib.pictures.reading import Picture, as_picture
 from mnist_lib.pictures.rejecting import (
     NO_ANSWER,
     NONE_OF_THESE,
@@ -202,8 +202,6 @@ def draw(answers: Sequence[Answer], path: Path) -> None:
 def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer, left: int, top: int) -> None:
     height, width, channels = answer.picture.image.shape
     scale = TILE / max(height, width)
-    from mnist_lib.report.dataset import as_picture
-
     seen = as_picture(answer.picture.image)
     seen = seen.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST)
     sheet.paste(seen, (left, top), seen if channels == 4 else None)

@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mnist_lib.data.availability import missing_data, require_obtainable
 from mnist_lib.data.folder import chosen_shape
@@ -26,7 +25,7 @@ from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 from mnist_lib.model_file import ModelFile
-from mnist_lib.pictures.reading import Shape, fitted
+from mnist_lib.pictures.reading import Shape, as_picture, fitted
 from mnist_lib.wording import counted
 
 IMAGES_PER_BATCH = 1_000  # read at a time, if all have the same shape
@@ -227,5 +226,4 @@ def _images(batch: NDArray[Any], shape: Shape) -> NDArray[np.uint8]:
         batch = np.clip(batch.astype(np.float32) / (257 if batch.dtype == np.uint16 else 1), 0, 255).astype(np.uint8)
     if batch.shape[1:] == shape:
         return batch
-    pictures = (image[:, :, 0] if image.shape[2] == 1 else image for image in batch)
-    return np.stack([fitted(Image.fromarray(picture), shape) for picture in pictures])
+    return np.stack([fitted(as_picture(image), shape) for image in batch])

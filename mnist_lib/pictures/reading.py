@@ -266,6 +266,11 @@ def _as_is(plain: Image.Image, layout: Layout) -> tuple[NDArray[np.uint8], float
     return pixels, rejecting.likeness_of(ink) if layout.judged else None
 
 
+def as_picture(image: NDArray[np.uint8]) -> Image.Image:
+    """Return an image, [height, width, channels], as a picture in mode L, RGB or RGBA."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
 def fitted(plain: Image.Image, shape: Shape) -> NDArray[np.uint8]:
     """Return the picture in its colours, on white where it is transparent, scaled and cropped to the shape."""
     if plain.mode == "RGBA" and shape.channels < 4:

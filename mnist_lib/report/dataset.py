@@ -20,6 +20,7 @@ from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.shards import blocks
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.pictures.reading import as_picture
 from mnist_lib.report.summary import near_copies_summary
 from mnist_lib.report.texts import corrections_texts, groups_texts, near_copies_texts
 from mnist_lib.wording import counted, printable, short_name
@@ -135,11 +136,6 @@ def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
             shown = shown.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             picture.paste(shown, (left + place * column, y), shown if channels == 4 else None)
     picture.save(path, format="PNG", optimize=True)
-
-
-def as_picture(image: NDArray[np.uint8]) -> Image.Image:
-    """Return an image, [height, width, channels], as a picture in mode L, RGB or RGBA."""
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
 def examples_as_text(dataset: Dataset, seed: int, columns: int = 80) -> Text:
