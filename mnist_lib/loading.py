@@ -23,7 +23,6 @@ from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.shards import ImageArray, Images
 from mnist_lib.data.split import Split
-from mnist_lib.documents import convert
 from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_stored, load_module
@@ -33,8 +32,7 @@ from mnist_lib.objects.output_file import atomic_output, require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.likeness import Answers, Likeness
 from mnist_lib.results import Accuracy
-from mnist_lib.spec import TrialSpec
-from mnist_lib.store.contents import MANIFEST, StoredModel
+from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.loop import Predictor, accuracy_of
@@ -108,8 +106,8 @@ def build(stored: StoredModel) -> LoadedModel:
         IntegrityError: the files are damaged, or are those of another model.
         ModelError: the code of a user's model fails.
     """
-    manifest, files, name = stored.manifest, stored.files, f"{stored.name}: {MANIFEST}"
-    spec = convert(manifest.spec, TrialSpec, name, "$.spec")
+    manifest, files = stored.manifest, stored.files
+    spec = manifest.trial_spec(stored.name)
     image_shape, classes = manifest.dataset.image_shape, manifest.dataset.classes
     try:
         model, weights = build_stored(spec, image_shape, len(classes), stored.source, files, stored.pretrained())

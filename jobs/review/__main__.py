@@ -32,11 +32,9 @@ from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
 from mnist_lib.data.listing import find_pictures, real_folders
-from mnist_lib.documents import convert
 from mnist_lib.errors import MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version
@@ -67,7 +65,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         request = replace(request, group_by=stored_grouping(version))
     with contextlib.closing(ModelProcess(stored)) as model:
         with step(f"reading {request.name}") as progress:
-            spec = convert(stored.manifest.spec, TrialSpec, stored.name, "$.spec")
+            spec = stored.manifest.trial_spec(stored.name)
             data = read_data(request, objects, progress, spec.validation_percent)
         first = label_errors(objects, version.run)
         with _begun(options, objects, data, stored, model, versions, first) as session:

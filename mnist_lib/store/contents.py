@@ -76,6 +76,10 @@ class Manifest(Document, frozen=True, kw_only=True):
     validation: Accuracy | None = written(None)
     best_epoch: Number | None = None
 
+    def trial_spec(self, version: str) -> TrialSpec:
+        """Return `spec` as such. Raises IntegrityError if it is malformed. `version`: for messages."""
+        return convert(self.spec, TrialSpec, f"{version}: {MANIFEST}", "$.spec")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredModel:
@@ -114,8 +118,7 @@ class StoredModel:
 
     def pretrained(self) -> Pretrained:
         """Return what stands for the weights files of the trial. Raises IntegrityError if a file is damaged."""
-        spec = convert(self.manifest.spec, TrialSpec, f"{self.name}: {MANIFEST}", "$.spec")
-        return Pretrained.read_blanks(spec.weights, self.files, self.name)
+        return Pretrained.read_blanks(self.manifest.trial_spec(self.name).weights, self.files, self.name)
 
     def likeness(self) -> Likeness | None:
         """Return how pictures are judged; None for a model of digits, or a version of an earlier version of this
@@ -197,7 +200,7 @@ def source_of(
     source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE, limit=MAX_SOURCE_BYTES))
     if source.sha256 != expected:
         raise IntegrityError(f"{version.name}: {SOURCE_FILE}: expected sha256 {expected}, got {source.sha256}")
-    spec = convert(manifest.spec, TrialSpec, f"{version.name}: {MANIFEST}", "$.spec")
+    spec = manifest.trial_spec(version.name)
     if spec.model != version.model:
         raise IntegrityError(f"{version.name}: {MANIFEST}: $.spec: expected {version.model}, got {spec.model}")
     call = Call(source, spec.model, spec.arguments)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset
-from mnist_lib.documents import Interval, convert
+from mnist_lib.documents import Interval
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import Pretrained, WeightsFile
@@ -72,7 +72,7 @@ def reproduce(
         MnistError: the training failed.
     """
     manifest, begin = read_manifest(objects, version), time.monotonic()
-    spec, devices = convert(manifest.spec, TrialSpec, f"{version.name}: {MANIFEST}", "$.spec"), manifest.devices
+    spec, devices = manifest.trial_spec(version.name), manifest.devices
     epochs, sha256 = len(manifest.history), manifest.weights_sha256
     if [row.epoch for row in manifest.history] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
         expected = f"1 to {spec.epochs:,} epochs, numbered in order from 1, got {epochs:,} that do not match"
