@@ -1,6 +1,5 @@
 """The commands that run TensorFlow on a stored version: evaluate, reproduce, export."""
 
-import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from jobs.models import __main__ as models
 from jobs.models.options import EvaluateOptions
 from mnist_lib.api import find_version
 from mnist_lib.data.split import Dataset
+from mnist_lib.objects.archives import npz
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
@@ -168,16 +168,14 @@ def test_a_version_with_more_test_images_than_its_dataset_is_not_promoted(
     assert promote(objects, answering(objects, first(900), dataset="mnist-mini"), Rule()).promote
     facts = {"name": "mnist-mini", "version": "1", "fingerprint": fingerprint, "test": 1_200}
     labels = np.arange(1_200, dtype=np.uint8) % 10
-    predictions = io.BytesIO()
-    np.savez(
-        predictions,
-        probabilities=np.eye(10, dtype=np.float32)[labels],
-        predictions=labels,
-        labels=labels,
-        hashes=np.zeros((1_200, 2), np.uint64),
-    )
+    predictions = {
+        "probabilities": np.eye(10, dtype=np.float32)[labels],
+        "predictions": labels,
+        "labels": labels,
+        "hashes": np.zeros((1_200, 2), np.uint64),
+    }
     manifest = json.dumps(small_manifest()).encode()
-    files = {"model.keras": b"1", "manifest.json": manifest, "predictions.npz": predictions.getvalue()}
+    files = {"model.keras": b"1", "manifest.json": manifest, "predictions.npz": npz(predictions)}
     facts |= {"image_shape": [28, 28, 1], "classes": [*"0123456789"]}
     publish(
         objects, "keras", "forged", files, {**about(), "dataset": facts, "test": {"correct": 1_200, "total": 1_200}}

@@ -1,7 +1,6 @@
 """Predictions that somebody forged: memory in proportion to their files, and the same names of hold-outs as ever."""
 
 import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from mnist_lib.catalog import MAX_TEST_IMAGES
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.archives import npz
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions.log import counted_images, store_counted
 from mnist_lib.store.predictions import Predictions
@@ -64,10 +64,8 @@ def test_of_the_images_that_were_counted_only_those_of_the_dataset_are_held(tmp_
     store_counted(objects, "keras", "a", images[:5])
     store_counted(objects, "keras", "a", images[5:])
     assert counted_images(objects, "keras", "a", images[4:6]) == {row.tobytes() for row in images[4:6]}
-    content = io.BytesIO()
-    np.savez(content, hashes=np.arange(1 << 24, dtype=np.uint8).reshape(-1, 16))
-    path = tmp_path / f"models/keras/counted/a/{hashlib.sha256(content.getvalue()).hexdigest()}.npz"
-    path.write_bytes(content.getvalue())
+    content = npz({"hashes": np.arange(1 << 24, dtype=np.uint8).reshape(-1, 16)})
+    (tmp_path / f"models/keras/counted/a/{hashlib.sha256(content).hexdigest()}.npz").write_bytes(content)
     setup = f"""
 from pathlib import Path
 import numpy as np
@@ -76,19 +74,18 @@ from mnist_lib.store.champions.log import counted_images
 objects = LocalObjects(Path({str(tmp_path)!r}))
 """
     code = "counted_images(objects, 'keras', 'a', np.zeros((1, 2), np.uint64))"
-    assert peak_bytes(setup, code) < 4 * len(content.getvalue())
+    assert peak_bytes(setup, code) < 4 * len(content)
 
 
 def test_predictions_for_more_images_than_a_dataset_may_have_are_refused(tmp_path: Path) -> None:
-    labels, content = np.zeros(MAX_TEST_IMAGES + 1, np.uint8), io.BytesIO()
-    np.savez_compressed(
-        content,
-        probabilities=np.zeros((len(labels), 2), np.float32),
-        predictions=labels,
-        labels=labels,
-        hashes=np.zeros((len(labels), 2), np.uint64),
-    )
-    made = {**files(0), "predictions.npz": content.getvalue()}
+    labels = np.zeros(MAX_TEST_IMAGES + 1, np.uint8)
+    predictions = {
+        "probabilities": np.zeros((len(labels), 2), np.float32),
+        "predictions": labels,
+        "labels": labels,
+        "hashes": np.zeros((len(labels), 2), np.uint64),
+    }
+    made = {**files(0), "predictions.npz": npz(predictions, compressed=True)}
     version = publish(LocalObjects(tmp_path), "keras", "r", made, about())
     with pytest.raises(IntegrityError, match=r"keras@1: predictions.npz: expected .* of up to 2,097,152 images, got "):
         Predictions.read(LocalObjects(tmp_path), version)

@@ -1,6 +1,5 @@
 """Versions with chosen answers to chosen images: of another dataset, after a correction, with an added class."""
 
-import io
 import json
 import zlib
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mnist_lib.objects.archives import npz
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
@@ -37,14 +37,12 @@ def answering(
     numbers = np.arange(len(right)) if images is None else np.asarray(images)
     known = numbers % len(classes) if labels is None else np.asarray(labels)
     answers = np.where(right, known, (known + 1) % len(classes))
-    predictions = io.BytesIO()
-    np.savez(
-        predictions,
-        probabilities=np.eye(len(classes), dtype=np.float32)[answers],
-        predictions=answers.astype(np.uint8),
-        labels=known.astype(np.uint8),
-        hashes=np.stack([numbers, numbers + 1], axis=1).astype(np.uint64),
-    )
+    predictions = {
+        "probabilities": np.eye(len(classes), dtype=np.float32)[answers],
+        "predictions": answers.astype(np.uint8),
+        "labels": known.astype(np.uint8),
+        "hashes": np.stack([numbers, numbers + 1], axis=1).astype(np.uint64),
+    }
     crc = zlib.crc32(np.stack([numbers, known]).tobytes())
     facts = {
         **{
@@ -57,7 +55,7 @@ def answering(
     }
     files = {
         "model.keras": b"model",
-        "predictions.npz": predictions.getvalue(),
+        "predictions.npz": npz(predictions),
         "manifest.json": json.dumps(small_manifest(spec={"model": model}, dataset=facts)).encode(),
     }
     about = {

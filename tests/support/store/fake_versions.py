@@ -1,10 +1,11 @@
 """Small versions for tests: a fake model, and predictions of which a given number is right."""
 
-import io
 import json
 from typing import Any
 
 import numpy as np
+
+from mnist_lib.objects.archives import npz
 
 LABELS = np.arange(200, dtype=np.uint8) % 10
 IMAGE_HASHES = np.arange(2 * len(LABELS), dtype=np.uint64).reshape(-1, 2)
@@ -38,18 +39,15 @@ def files(right: int, *, finite: bool = True, images: int = 200) -> dict[str, by
     probabilities = np.eye(10, dtype=np.float32)[answers]
     if not finite:
         probabilities[0, 0] = np.nan
-    content = io.BytesIO()
-    np.savez(
-        content,
-        allow_pickle=False,
-        probabilities=probabilities,
-        predictions=answers.astype(np.uint8),
-        labels=labels,
-        hashes=IMAGE_HASHES[:images],
-    )
+    predictions = {
+        "probabilities": probabilities,
+        "predictions": answers.astype(np.uint8),
+        "labels": labels,
+        "hashes": IMAGE_HASHES[:images],
+    }
     manifest = small_manifest(spec={"model": "keras", "seed": right, "epochs": 5})
     return {
         "model.keras": f"model {right}".encode(),
-        "predictions.npz": content.getvalue(),
+        "predictions.npz": npz(predictions),
         "manifest.json": json.dumps(manifest).encode(),
     }
