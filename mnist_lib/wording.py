@@ -29,6 +29,11 @@ def percent(share: float) -> str:
     return f"{share:.2%}"
 
 
+def interval_text(interval: tuple[float, float]) -> str:
+    """Return an interval of shares: "96.98% to 97.51%"."""
+    return " to ".join(map(percent, interval))
+
+
 def and_balanced(share: float | None) -> str:
     """Return a balanced accuracy as it follows an accuracy, ", balanced 61.20%", or "" if there is none."""
     return "" if share is None else f", balanced {percent(share)}"

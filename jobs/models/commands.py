@@ -53,7 +53,7 @@ from mnist_lib.store.versions import (
     verify_copy,
     version_folder,
 )
-from mnist_lib.wording import and_balanced, counted, percent
+from mnist_lib.wording import and_balanced, counted, interval_text, percent
 
 MAX_IMAGES_SHOWN = 10  # by `diff`, without --json
 
@@ -83,8 +83,8 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
     if options.open:
         _open_report(folder)
     about, dataset, test = version.facts, version.facts.dataset, version.facts.test
-    low, high = map(percent, about.interval)
-    accuracy = f"{percent(test.value)} ({low} to {high}){and_balanced(about.test_balanced_accuracy)}"
+    balanced = and_balanced(about.test_balanced_accuracy)
+    accuracy = f"{percent(test.value)} ({interval_text(about.interval)}){balanced}"
     facts = {
         "stored": f"{version.committed_at}, by run {version.run}, trial {about.trial}",
         "test": f"{test.correct:,} of {test.total:,} images right: {accuracy}",
@@ -169,10 +169,9 @@ def _champion_texts(record: Champion) -> list[str]:
     """Return what is known about a champion today: its accuracy, and what is left of its budget."""
     texts = []
     if record.test is not None and record.interval is not None:
-        low, high = map(percent, record.interval)
         chosen = f", as the best of {record.selected_from:,}" if record.selected_from > 1 else ""
         right = f"{record.test.correct:,} of the {record.test.total:,} images of the newest hold-out right"
-        texts.append(f"{right}: {percent(record.test.value)} ({low} to {high}{chosen})")
+        texts.append(f"{right}: {percent(record.test.value)} ({interval_text(record.interval)}{chosen})")
     if record.budget is not None:
         texts.append(str(record.budget))
     return texts

@@ -32,7 +32,7 @@ from mnist_lib.store.datasets import begun_with, trained_images
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
-from mnist_lib.wording import percent
+from mnist_lib.wording import interval_text, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,12 +52,12 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     predict = load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
     evaluation = compare_with_stored(stored, predict, tested_split(objects, version, _data(version, options)))
     test, difference = evaluation.test, evaluation.max_difference
-    low, high = map(percent, version.facts.interval if test == version.facts.test else test.interval())
+    interval = interval_text(version.facts.interval if test == version.facts.test else test.interval())
     same = "all" if evaluation.matching == test.total else f"{evaluation.matching:,} of"
     near = f"probabilities within {difference:.0e}" if difference else "the same probabilities"
     lines = [
         f"{version.name} gives the stored prediction for {same} {test.total:,} test images ({near}).",
-        f"{test.correct:,} of the predictions are right: {percent(test.value)} ({low} to {high}).",
+        f"{test.correct:,} of the predictions are right: {percent(test.value)} ({interval}).",
     ]
     return CommandResult(evaluation, lines, exit_codes.DONE if evaluation.reproduced else exit_codes.INTEGRITY)
 
@@ -79,8 +79,8 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
             *(objects, version, load, cpus, code, options.model_file),
             *(progress, options.max_epochs, options.model_arg, weights),
         )
-    again, stored, low, high = map(percent, (result.again.value, result.stored.value, *result.interval))
-    accuracies = f"test accuracy {again}, stored {stored} ({low} to {high})"
+    again, stored = percent(result.again.value), percent(result.stored.value)
+    accuracies = f"test accuracy {again}, stored {stored} ({interval_text(result.interval)})"
     how = "with different weights" if result.exact else "within the interval"
     verdicts = {
         reproduction.IDENTICAL: "reproduced: every weight is the same.",

@@ -21,7 +21,7 @@ from mnist_lib.retraining.slots import Timetable, missed_text
 from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.versions import model_names
-from mnist_lib.wording import and_balanced, counted, duration, percent
+from mnist_lib.wording import and_balanced, counted, duration, interval_text, percent
 
 NOTICE_SCHEMA = 1
 # Kind of a journal entry -> event. The events of a "done" entry depend on its results.
@@ -151,9 +151,8 @@ def _mean_text(row: ModelResult) -> str:
     """Return the mean accuracy of the trials with its 95% interval as a phrase; "" if they are not known."""
     if row.mean_test_accuracy is None or row.ci95 is None:
         return ""
-    low, high = map(percent, row.ci95)
     mean = f"mean of {row.trials:,} trials {percent(row.mean_test_accuracy)}, " if (row.trials or 1) > 1 else ""
-    return f" ({mean}{low} to {high})"
+    return f" ({mean}{interval_text(row.ci95)})"
 
 
 def seconds_of(entry: Entry) -> float | None:

@@ -96,10 +96,8 @@ def legend(axes: Axes) -> None:
 def plot(name: str, figure: Figure) -> Plot:
     """Draw the figure as SVG for a page, and as PNG."""
     svg, png = io.StringIO(), io.BytesIO()
-    with (
-        warnings.catch_warnings(),
-        _settings({"svg.hashsalt": name}),
-    ):  # otherwise two plots in a page could have the same identifiers
+    # Without a salt, two plots in a page could have the same identifiers.
+    with warnings.catch_warnings(), _settings({"svg.hashsalt": name}):
         # A glyph that no font has is drawn as a box; names too long for the layout are cut at the edge.
         warnings.simplefilter("ignore", UserWarning)
         for text in figure.findobj(Text):  # printable, and never as a formula, as Matplotlib shows a name with $

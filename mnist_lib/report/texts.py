@@ -20,7 +20,7 @@ from mnist_lib.run_documents import (
     Summary,
 )
 from mnist_lib.spec import INEXACT_TEXT, is_exact
-from mnist_lib.wording import and_balanced, counted, percent, rounded
+from mnist_lib.wording import and_balanced, counted, interval_text, percent, rounded
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,7 +74,7 @@ def _models(summary: Summary) -> "Table":
             name,
             str(model.trials),
             percent(model.mean_test_accuracy) + ("" if std is None else f" ± {100 * std:.2f}"),
-            " to ".join(map(percent, model.ci95)),
+            interval_text(model.ci95),
             percent(model.highest_test_accuracy),
             percent(model.ensemble_test_accuracy) if model.trials > 1 else "-",
             *([_share(model.mean_test_balanced_accuracy)] if balanced else []),
@@ -110,8 +110,7 @@ def _trials(summary: Summary) -> "Table":
 def folds_text(folds: FoldsSummary) -> str:
     """Return the accuracy on the images of all folds, and how many of their labels may be wrong, as sentences."""
     accuracies = [
-        f"{name} {percent(model.accuracy)} ({' to '.join(map(percent, model.ci95))})"
-        + and_balanced(model.balanced_accuracy)
+        f"{name} {percent(model.accuracy)} ({interval_text(model.ci95)})" + and_balanced(model.balanced_accuracy)
         for name, model in folds.models.items()
     ]
     found = ", ".join(accuracies) or "no model was trained on all of them"
@@ -164,7 +163,7 @@ def _faults(model: ModelSummary, classes: Sequence[str], chance: float) -> str:
         faults.append(f"is not clearly better than guessing, which {has} {percent(chance)}")
     if neglected is not None:
         row = model.recall[neglected]
-        few = f"{row.correct:,} of {counted(row.total, 'test image')} ({' to '.join(map(percent, row.ci95))})"
+        few = f"{row.correct:,} of {counted(row.total, 'test image')} ({interval_text(row.ci95)})"
         accuracy = percent(model.best_trial_test_accuracy)
         faults.append(f"neglects {classes[neglected]}: it recognises {few}, but {accuracy} of all")
     remedy = "try more --epochs, if it has weights to train"
@@ -309,10 +308,9 @@ def partial_accuracies(model: ModelSummary) -> list[str]:
         images = counted(published.total, "image")
         phrases.append(f"{percent(published.value)} on the published labels of {images}")
     if (reviewed := model.reviewed_test) and model.reviewed_test_ci95:
-        low, high = map(percent, model.reviewed_test_ci95)
-        images = counted(reviewed.total, "image")
-        phrases.append(f"{percent(reviewed.value)} (95% interval {low} to {high}) on {images} reviewed at random")
+        interval, images = interval_text(model.reviewed_test_ci95), counted(reviewed.total, "image")
+        phrases.append(f"{percent(reviewed.value)} (95% interval {interval}) on {images} reviewed at random")
     if (distinct := model.distinct_test) and (limits := model.distinct_test_ci95):
-        others = f"{percent(distinct.value)} ({' to '.join(map(percent, limits))})"
+        others = f"{percent(distinct.value)} ({interval_text(limits)})"
         phrases.append(f"{others} on the {counted(distinct.total, 'image')} that resemble no training image")
     return phrases

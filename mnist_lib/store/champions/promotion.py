@@ -26,7 +26,7 @@ from mnist_lib.documents import Share
 from mnist_lib.run_documents import Significance
 from mnist_lib.settings import CheckedFields, one_of, option
 from mnist_lib.store.champions.evidence import AnswerCounts, evidence, mcnemar
-from mnist_lib.wording import counted, percent
+from mnist_lib.wording import counted, interval_text, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
     import numpy as np
@@ -247,15 +247,15 @@ class Rule(Thresholds):
             balanced: whether balanced accuracy decides, by which a guess is right for one divided by the classes.
         """
         what = "a balanced accuracy of " if balanced else ""
-        value, (low, high) = challenger.score(balanced=balanced)
+        value, interval = challenger.score(balanced=balanced)
         guess = challenger.guess(balanced=balanced)
         statistics = {"accuracy": value, "min_accuracy": self.min_accuracy, "guess": guess}
         has = f"{challenger.name} has {what}{percent(value)}"
         if value < self.min_accuracy:
             return Decision(False, f"{has}: the first champion needs {percent(self.min_accuracy)}", statistics)
-        if low <= guess:
+        if interval[0] <= guess:
             why = (
-                f"{has} ({percent(low)} to {percent(high)}): not clearly better than always answering the most"
+                f"{has} ({interval_text(interval)}): not clearly better than always answering the most"
                 f" frequent class, which has {what}{percent(guess)}"
             )
             return Decision(False, why, statistics)
