@@ -15,6 +15,7 @@ from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import is_temporary, protect_images, remove_unused, shards_folder, shards_folders
 from mnist_lib.data.prepared.index import (
+    builder_hash,
     cached_near_copies,
     folder_index_path,
     index_path,
@@ -22,6 +23,8 @@ from mnist_lib.data.prepared.index import (
     pictures_hash,
     read_index,
     source_hash,
+    tfds_folder,
+    tfds_index_path,
     write_index,
 )
 from mnist_lib.data.prepared.journal import JOURNAL_SUFFIX, Journal
@@ -132,14 +135,17 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
 
 
 def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = False) -> Dataset:
-    """Return a dataset of TFDS; one of the catalog from its index if the files of TFDS have not changed."""
-    name, entry = request.tfds_name, request.entry
+    """Return a dataset of TFDS, from its index if neither the files of TFDS nor the user's builder have changed."""
+    entry, folder = request.entry, tfds_folder(request, data_dir)
+
+    def state(version: str) -> str:
+        return source_hash(folder / version) if entry else builder_hash(request, folder)
+
     if request.data_source is not None:
         check_source(request, request.data_source)  # even if it is prepared: it may have been from other files
-    if entry:
-        dataset = _indexed(request, name, lambda version: source_hash(data_dir / name / version))
-        if dataset is not None:
-            return dataset
+    dataset = _indexed(request, tfds_index_path(request, data_dir).stem, state)
+    if dataset is not None:
+        return dataset
     # This fails before the slow import, and before a folder is created.
     describe_availability(dataclasses.replace(request, data_dir=data_dir))
     from mnist_lib.data.tfds_images import prepare_builder, read_prepared  # imports TensorFlow and Pillow
@@ -150,8 +156,9 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
     if entry:
         dataset = dataclasses.replace(dataset, classes=entry.classes)
         dataset.check(entry.train, entry.test)
-        write_index(dataset, index_path(shards, name), source_hash(Path(builder.data_path)))
-    else:
+    if Path(builder.data_path).is_relative_to(folder):
+        write_index(dataset, tfds_index_path(request, shards), state(dataset.version))
+    else:  # in a namespace of TFDS, whose folders are elsewhere
         remove_unused(shards)
     return dataset
 

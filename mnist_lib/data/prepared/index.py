@@ -33,6 +33,7 @@ from mnist_lib.data.request import ClassNames, DataRequest
 from mnist_lib.data.shards import PREPARED, Images, Shards
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
 from mnist_lib.documents import Count, Text, decode, encode
+from mnist_lib.environment import package_versions
 from mnist_lib.errors import DataError, DataFolderError, IntegrityError
 from mnist_lib.objects.archives import hash_arrays, read_npz
 from mnist_lib.objects.local import LocalObjects
@@ -69,6 +70,17 @@ def folder_index_path(request: DataRequest, folder: Path, prepared: Path) -> Pat
     """Return the path of the index of a folder of pictures. `prepared`: as `shards_folder` returns it."""
     number = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     return index_path(prepared, f"{request.name}-{number}")
+
+
+def tfds_index_path(request: DataRequest, prepared: Path) -> Path:
+    """Return the path of the index of a dataset of TFDS. `prepared`: as `shards_folder` returns it."""
+    number = hashlib.sha256(request.tfds_name.encode()).hexdigest()[:16]
+    return index_path(prepared, request.tfds_name if request.entry else f"{request.name}-{number}")
+
+
+def tfds_folder(request: DataRequest, data_dir: Path) -> Path:
+    """Return TFDS' folder of a dataset, with all its configurations and versions."""
+    return data_dir / re.split("[/:]", request.tfds_name)[0]
 
 
 def lock_preparation(name: str, path: Path) -> AbstractContextManager[Any]:
@@ -185,6 +197,21 @@ def source_hash(prepared: Path) -> str:
     return hashlib.sha256(b"".join((versions, *_file_hashes(prepared)))).hexdigest()
 
 
+def builder_hash(request: DataRequest, folder: Path) -> str:
+    """Return the sha256 of all that a dataset of TFDS outside the catalog depends on, or "" if it has no files.
+
+    Args:
+        folder: as `tfds_folder` returns it. All configurations and versions count, since only TFDS knows, after a slow
+            import, which of them it chooses.
+    """
+    files = [*_file_hashes(folder)]
+    code = request.tfds_import and request.tfds_import.sha256
+    options = request.tfds_name, code, request.splits, request.image_size, request.channels
+    versions = package_versions(), metadata.version("pillow")  # of what decodes and resizes images
+    parts = repr((INDEX_SCHEMA, versions, options)).encode()
+    return hashlib.sha256(b"".join((parts, *files))).hexdigest() if files else ""
+
+
 def fingerprint_of_files(request: DataRequest, labels: bytes = b"") -> str | None:
     """Return a hash of a dataset's files and corrections as they are now, or None if there are no files.
 
@@ -210,7 +237,7 @@ def fingerprint_of_files(request: DataRequest, labels: bytes = b"") -> str | Non
     elif request.entry is not None and request.entry.embedded:
         state = request.dataset
     else:
-        folder = (request.data_dir or default_data_dir()) / re.split("[/:]", request.tfds_name)[0]
+        folder = tfds_folder(request, request.data_dir or default_data_dir())
         state = [os.fsdecode(line) for line in _file_hashes(folder, ignored_suffix=".json")]
         if not state:
             return None

@@ -1,16 +1,21 @@
 """Datasets of TFDS that are not in the catalog, from a builder in a user's file."""
 
-from dataclasses import replace
+import shutil
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mnist_lib.data import tfds_images
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Dataset
+from mnist_lib.data.tfds_images import prepare_builder
 from mnist_lib.errors import DataError, DataMissingError, ModelError
 from mnist_lib.model_file import ModelFile
-from tests.support.builders import builder_file
+from tests.support.builders import builder_file, trees
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -30,6 +35,32 @@ def test_a_builder_of_the_user_is_prepared_and_read_with_its_classes_and_splits(
     assert dataset.fingerprint == again.fingerprint
     with pytest.raises(DataError, match="expected the split train, got training, evaluation; use --train-split"):
         prepare(DataRequest(dataset="tfds:leaf_images", data_dir=tmp_path))
+
+
+def test_a_dataset_is_read_again_only_if_its_files_or_options_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, reads = trees(tmp_path / "tfds"), list[DataRequest]()
+
+    def counted(request: DataRequest, data_dir: Path) -> Any:
+        reads.append(request)
+        return prepare_builder(request, data_dir)
+
+    monkeypatch.setattr(tfds_images, "prepare_builder", counted)
+
+    def reads_of(**changes: Any) -> int:
+        reads.clear()
+        dataset, again = (prepare(replace(request, **changes)) for _ in range(2))
+        for column in (field.name for field in fields(Dataset)):
+            assert np.array_equal(np.asarray(getattr(dataset, column)), np.asarray(getattr(again, column))), column
+        return len(reads)
+
+    assert [reads_of(), reads_of(), reads_of(image_size=(5, 6)), reads_of()] == [1, 0, 1, 1]
+    version = tmp_path / "tfds/trees/2.1.0"
+    shutil.copytree(version, version.with_name("2.2.0"))  # without code, TFDS would choose it
+    assert [reads_of(), reads_of()] == [1, 0]
+    shutil.rmtree(version)  # TFDS prepares it again
+    assert reads_of() == 1
 
 
 def test_images_of_several_sizes_are_resized_and_the_dataset_says_so(tmp_path: Path) -> None:
