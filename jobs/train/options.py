@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"  # as in --init-from keras@champion
 BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of --tfds-import
 
-AnyFolder = Folder | None
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, RunOptions, ShownOptions):
@@ -42,8 +40,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     COMMAND: ClassVar[Command] = "jobs.train"
 
     # On the node that prepares the dataset:
-    data_dir: AnyFolder = option(None, DATA_DIR_HELP, source="user")
-    tfds_import: AnyFolder = option(None, TFDS_IMPORT_HELP, "FILE.py", source="user")  # see `require_trusted`
+    data_dir: Folder | None = option(None, DATA_DIR_HELP, source="user")
+    tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py", source="user")  # see `require_trusted`
 
     def grid(self) -> list[TrialSpec]:
         """Return a trial for each model and seed, and for each fold. Raises SpecError for an invalid value, ModelError.
