@@ -143,16 +143,22 @@ def split_command(text: str) -> tuple[str, list[str]]:
     return (f"jobs.{words[1]}", words[2:]) if words[0] == "mnist-jobs" else ("make", words[1:])
 
 
-@pytest.fixture
-def with_shown_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder with the files that the documents show; the first line of each is its name."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def shown_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the files that the documents show; the first line of each is its name."""
+    folder = tmp_path_factory.mktemp("shown")
     for block in [*blocks("yaml"), *blocks("python")]:
         for name in re.findall(r"\A# (\S+\.(?:yaml|py))\n", block.text):
-            Path(name).write_text(block.text)
-    builder_file(tmp_path, "Leaf_Images", fixed=True)  # documents name these two and do not show them
-    with h5py.File("digits.weights.h5", "w") as file:
+            (folder / name).write_text(block.text)
+    builder_file(folder, "Leaf_Images", fixed=True)  # documents name these two and do not show them
+    with h5py.File(folder / "digits.weights.h5", "w") as file:
         file["kernel"] = [1.0]
+    return folder
+
+
+@pytest.fixture
+def with_shown_files(shown_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shown_files)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if split_command(c.text)[0] != "make"], ids=repr)

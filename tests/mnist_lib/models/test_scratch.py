@@ -63,7 +63,7 @@ def test_initial_weights_are_a_function_of_the_seed_and_differ_between_layers() 
     assert (first["kernel_0"].numpy() != first["kernel_1"].numpy()).any()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=settings().max_examples // 2)
 @given(scale=st.floats(1e-3, 1e4), seed=st.integers(0, 1_000), smoothing=st.sampled_from([0.0, 0.1, 0.9]))
 def test_the_loss_and_its_gradient_are_those_of_keras(scale: float, seed: int, smoothing: float) -> None:
     generator = np.random.default_rng(seed)

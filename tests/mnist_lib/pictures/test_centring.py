@@ -12,7 +12,7 @@ from tests.support.digits import DIGITS, MAX_DIFFERENCE, any_digit, centred, dif
 from tests.support.drawing import png
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=settings().max_examples // 2)
 @given(any_digit, st.tuples(*[st.integers(1, 60)] * 4))
 @example(DIGITS[371], (1, 35, 1, 55))
 def test_the_position_of_a_digit_on_the_sheet_makes_no_difference(
@@ -22,7 +22,7 @@ def test_the_position_of_a_digit_on_the_sheet_makes_no_difference(
     np.testing.assert_array_equal(centred(np.pad(digit, ((top, bottom), (left, right)))), centred(np.pad(digit, 1)))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=settings().max_examples // 2)
 @given(any_digit, st.integers(20, 300), st.sampled_from([28, 56]))
 def test_the_ink_fits_the_box_and_its_centre_of_mass_is_in_the_middle(
     digit: NDArray[np.uint8], size: int, side: int

@@ -9,7 +9,7 @@ from tests.support.digits import DIGITS, MAX_DIFFERENCE, any_digit, centred, dif
 from tests.support.drawing import painted
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=settings().max_examples // 2)
 @given(any_digit, st.integers(20, 300))
 def test_dark_on_light_gives_the_same_image_as_light_on_dark(digit: NDArray[np.uint8], side: int) -> None:
     pixels = enlarged(digit, side)

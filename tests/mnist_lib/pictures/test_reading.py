@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -101,7 +101,6 @@ def test_i6_a_file_that_is_not_a_usable_picture_is_refused_within_a_second(conte
     assert "\n" not in str(refused.value)
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     st.sampled_from(range(len(KINDS))),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
@@ -118,7 +117,6 @@ def test_a_damaged_file_gives_a_picture_or_an_image_error(
         assert found.image.shape == (28, 28, 1)
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([2, 20, 256]))
 def test_random_pixels_give_a_picture_or_an_image_error(height: int, width: int, seed: int, levels: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, levels, (height, width, 3)).astype(np.uint8)
