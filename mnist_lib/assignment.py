@@ -33,6 +33,7 @@ class Resources(CheckedFields):
     cpus: CPUs = option(1, "CPUs", name="cpus_per_trial")
     gpus: GPUs = option(0, "GPUs", name="gpus_per_trial")
     cpu_replicas: Replicas = 1
+    batch_parts: Replicas = 1  # that each trial trains side by side on CPUs, on a thread each
     allow_cpu: bool = False  # use CPU devices in place of GPUs that TensorFlow does not see
 
     def __post_init__(self) -> None:

@@ -32,6 +32,9 @@ class ModelEntry:
     learning_rate: float | None = None  # None: the optimizer's default
     schedule: str = "constant"
     cost: float = 1.0  # rough relative cost of training on one image; the most expensive trials start first
+    # The parts of each batch on CPUs, each with a batch normalisation and random numbers of its own. One replica trains
+    # all of them side by side; of two replicas, each trains one.
+    batch_parts: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,7 @@ MODELS = {
         learning_rate=0.01,
         schedule="one-cycle",
         cost=20.0,
+        batch_parts=2,
     ),
     "keras-fast": ModelEntry(
         build="mnist_lib.models.keras_models:keras_fast",

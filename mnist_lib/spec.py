@@ -44,6 +44,7 @@ VALIDATION_PERCENT, MIN_VALIDATION = 10, 100
 MIN_EPOCHS, MAX_BATCH_SIZE = 5, 128
 FEW_EPOCHS, FEW_BATCH_SIZE = 40, 16
 MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as far as the limits above allow
+MIN_PARTED_BATCH = 128  # the smallest batch that is trained in parts
 BY_IMAGES_TEXT = (
     f"epochs and batch size, if not given: {MIN_EPOCHS} and {MAX_BATCH_SIZE}; for few images, up to {FEW_EPOCHS} epochs"
     f" in batches down to {FEW_BATCH_SIZE}"
@@ -242,6 +243,11 @@ class TrialSpec(TrialSettings):
     def in_folds(self, folds: int) -> list[TrialSpec]:
         """Return a trial for each fold. It chooses no epoch, so that its fold measures it without bias."""
         return [replace(self, fold=fold, folds=folds, validation_percent=0) for fold in range(folds)]
+
+    @property
+    def batch_parts(self) -> int:
+        """The parts of each batch on CPUs, see `ModelEntry`. Small batches are one part, for their statistics."""
+        return entry_of(self.model).batch_parts if self.global_batch_size >= MIN_PARTED_BATCH else 1
 
     @property
     def cost(self) -> float:

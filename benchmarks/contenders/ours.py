@@ -14,12 +14,12 @@ from mnist_lib.training.steps import learning_rates
 from mnist_lib.training.strategy import configure_process, mirrored_strategy
 
 model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
-resources = Resources(cpus=threads, cpu_replicas=replicas)
+spec = TrialSpec.of(model_name, precision=precision, epochs=int(sys.argv[2]))
+resources = Resources(cpus=threads, cpu_replicas=replicas, batch_parts=spec.batch_parts if replicas == 1 else 1)
 configure_process(resources)
 
 data = digits()
 train = Split(data.train_images, data.train_labels)
-spec = TrialSpec.of(model_name, precision=precision, epochs=int(sys.argv[2]))
 model = build_model(spec, (28, 28, 1), 10)
 trainer = Trainer(model, spec, mirrored_strategy(resources))
 plan = Plan(len(train), BATCH_SIZE, replicas)

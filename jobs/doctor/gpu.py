@@ -37,7 +37,9 @@ CHUNKS = (50, 500)  # after which the memory is compared
 TIMEOUT_SECONDS = 900.0  # timeout for all models on one kind of devices
 FILES = Path("doctor-gpu.json"), Path("doctor-gpu.txt")
 
-MAX_LOSS_DIFFERENCE = 0.05  # relative, of the mean loss of the first epoch; rounding alone causes a smaller difference
+# Relative, of the mean loss of the first epoch. With batch statistics of 64 instead of 128 images, that of `keras-cnn`
+# is 2% to 6% higher (n = 5), and on 4 GPUs a replica has still fewer images.
+MAX_LOSS_DIFFERENCE = 0.15
 # Relative; see `gradient_differences`. If rounding moves the input of a ReLU across 0, its gradient changes entirely.
 # If activations differ by 1e-5, gradients do by sqrt(1e-5) = 0.003. For `keras-resnet` it is 0.014 between XLA and
 # oneDNN on one CPU. A wrong sum of two replicas differs by at least 0.33.

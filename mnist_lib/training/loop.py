@@ -24,7 +24,16 @@ from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import EPOCH_START, Accuracy, Balanced, EpochDone, EpochPart, TrialEvent
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.steps import StepByStep, Totals, Values, WholeChunk, gradients_of, refused_by_xla, steps_of
+from mnist_lib.training.steps import (
+    StepByStep,
+    Totals,
+    Values,
+    WholeChunk,
+    gradients_of,
+    gradients_of_parts,
+    refused_by_xla,
+    steps_of,
+)
 from mnist_lib.wording import one_line
 
 HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
@@ -52,7 +61,9 @@ class Trainer:
         self._xla = xla and not spec.deterministic
         self._model, self._spec, self._optimizer, self._strategy = model, spec, Optimizer(spec), strategy
         self._initial_weights = initial_weights or model.initial_weights
-        self.predictor = Predictor(model, strategy)
+        on_gpu = "GPU" in strategy.extended.worker_devices[0]
+        self._parts = 1 if on_gpu else max(1, spec.batch_parts // strategy.num_replicas_in_sync)
+        self.predictor = Predictor(model, strategy, self._parts)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
         self.is_frozen: list[bool] = []  # of each trainable weight: in the epochs of `freeze_epochs`
         self.start(seed=0)
@@ -63,6 +74,8 @@ class Trainer:
 
         def steps(optimizer: Optimizer, is_frozen: Sequence[bool]) -> WholeChunk | StepByStep:
             gradients = partial(gradients_of, self._model, self._spec.label_smoothing, is_frozen)
+            if self._parts > 1:
+                gradients = partial(gradients_of_parts, gradients, self._parts)
             return steps_of(self._model, gradients, optimizer, self._strategy, xla=xla, compile_update=self._xla)
 
         self._steps, self._frozen_steps = steps(self._optimizer, [False] * len(self.values.trainable)), None
@@ -258,10 +271,14 @@ class Outputs(NamedTuple):
 
 
 class Predictor:
-    """A model that predicts on the devices of a strategy. It is compiled once, for any number of images of a shape."""
+    """A model that predicts on the devices of a strategy. It is compiled once, for any number of images of a shape.
 
-    def __init__(self, model: Model, strategy: tf.distribute.Strategy) -> None:
-        self._model, self._strategy = model, strategy
+    Args:
+        parts: the parts of a batch that each device computes side by side.
+    """
+
+    def __init__(self, model: Model, strategy: tf.distribute.Strategy, parts: int = 1) -> None:
+        self._model, self._strategy, self._parts = model, strategy, parts
         self._compiled: Callable[..., list[tuple[tf.Tensor, ...]]] | None = None
 
     def probabilities(self, weights: Weights, images: ImageArray) -> NDArray[np.float32]:
@@ -300,18 +317,19 @@ class Predictor:
             DivergedError: a probability is not a finite number.
         """
         # In a group, each process computes all of them: that needs no communication, and the results are the same.
-        replicas, batch_size = len(self._strategy.extended.worker_devices), self.batch_size(images.shape[1:])
+        parts = len(self._strategy.extended.worker_devices) * self._parts
+        batch_size = self.batch_size(images.shape[1:])
         for begin in range(0, len(images), batch_size):
             batch = np.asarray(images[begin : begin + batch_size])
-            padded = np.pad(batch, [(0, -len(batch) % replicas), (0, 0), (0, 0), (0, 0)])
-            predicted = zip(*self._predict(weights, tf.split(padded, replicas)), strict=True)
-            outputs = Outputs(*(np.concatenate(parts)[: len(batch)] for parts in predicted))
+            padded = np.pad(batch, [(0, -len(batch) % parts), (0, 0), (0, 0), (0, 0)])
+            predicted = zip(*self._predict(weights, tf.split(padded, parts)), strict=True)
+            outputs = Outputs(*(np.concatenate(arrays)[: len(batch)] for arrays in predicted))
             if not np.isfinite(outputs.probabilities).all():
                 raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
             yield outputs
 
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
-        """Return the outputs for each replica's images, [batch, height, width, channels] each."""
+        """Return the outputs of each device for the images of all parts, [batch, height, width, channels] each."""
         if self._compiled is None:
             any_number = [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in images]
             function = tf.function(self._outputs, autograph=False)
@@ -320,12 +338,14 @@ class Predictor:
 
     def _outputs(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
         """Do what `_predict` does, without XLA, which is no faster here and cannot compile every user's model."""
+        by_device = [images[begin : begin + self._parts] for begin in range(0, len(images), self._parts)]
         shares = self._strategy.experimental_distribute_values_from_function(
-            lambda context: images[context.replica_id_in_sync_group % len(images)]
+            lambda context: by_device[context.replica_id_in_sync_group % len(by_device)]
         )
 
-        def outputs(weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            features, logits = self._model.features(weights, images)
+        def outputs(weights: Weights, parts: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
+            predicted = [self._model.features(weights, images) for images in parts]
+            features, logits = (tf.concat(values, axis=0) for values in zip(*predicted, strict=True))
             return tf.nn.softmax(logits), features, logits
 
         by_output = map(self._strategy.experimental_local_results, self._strategy.run(outputs, args=(weights, shares)))

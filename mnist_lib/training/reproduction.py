@@ -90,7 +90,8 @@ def reproduce(
     started = {str(spec.init_sha256): stored_weights(objects, origin) for origin in origins[:1]}
     pretrained = Pretrained({file.sha256: file for file in files.values()}, started)
     gpus = sum("GPU" in device for device in devices)
-    resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=1 if gpus else max(1, len(devices)), allow_cpu=True)
+    cpu_replicas = 1 if gpus else max(1, len(devices))
+    resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=cpu_replicas, batch_parts=spec.batch_parts, allow_cpu=True)
     source, images = source_of(objects, version, manifest, model_file, model_arg), manifest.history[-1].train.total
     assignment = Assignment(spec, source=source, until=epochs, images=images)
     load = functools.cache(load)  # the worker needs the dataset, and so does the comparison

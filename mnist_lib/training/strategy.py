@@ -16,8 +16,8 @@ def configure_process(resources: Resources) -> None:
     Raises:
         GpuInvisibleError: TensorFlow sees a different number of GPUs than were granted, and `allow_cpu` is not set.
     """
-    # Logical CPU devices share these threads, and each adds one of its own.
-    threads = max(1, resources.cpus // resources.cpu_replicas)
+    # Logical CPU devices and parts of a batch share these threads, and each adds one of its own.
+    threads = max(1, resources.cpus // max(resources.cpu_replicas, resources.batch_parts))
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     gpus = tf.config.list_physical_devices("GPU")
     if resources.gpus and len(gpus) == resources.gpus:

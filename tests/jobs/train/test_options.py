@@ -53,6 +53,22 @@ def test_seeds_are_a_count_or_a_list(arguments: list[str], seeds: list[int]) -> 
     assert [trial.seed for trial in options("--models=keras", *arguments).grid()] == seeds
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--models=keras-cnn"], 2),
+        (["--models=keras,keras-cnn"], 1),
+        (["--models=keras-cnn", "--batch-size=127"], 1),
+        (["--models=keras-cnn", "--cpu-replicas=2"], 1),
+        (["--models=keras-cnn", "--nodes-per-trial=2"], 1),
+    ],
+)
+def test_threads_are_divided_among_the_parts_that_the_batches_of_all_trials_have(
+    arguments: list[str], parts: int
+) -> None:
+    assert options(*arguments).resources(cpus=2, gpus=0).batch_parts == parts
+
+
 @pytest.mark.parametrize("seeds", ["0", "-1", "100001", "2,2"])
 def test_impossible_seeds_are_refused(seeds: str) -> None:
     with pytest.raises(SpecError, match="seeds"):

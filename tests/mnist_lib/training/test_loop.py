@@ -166,6 +166,23 @@ def test_f24_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: 
     np.testing.assert_allclose(two_probabilities, one_probabilities, atol=1e-4)
 
 
+def test_one_replica_trains_in_parts_what_two_replicas_train(digits: Dataset) -> None:
+    """Batch statistics, random shifts, dropout and a last batch whose second part only fills in are the same."""
+    spec = TrialSpec.of("keras-cnn", hidden_units=8, global_batch_size=128, optimizer="sgd")
+    train, runs = first(digits.train, 320), []
+    for replicas in (1, 2):
+        trainer = trainer_of(spec, replicas)
+        trainer.start(seed=0)
+        (epoch,) = trainer.train(train, Plan(320, 128, replicas), seed=0, learning_rates=constant(0.05), last=1)
+        assert isinstance(epoch, EpochDone)
+        runs.append((epoch, [value.numpy() for kind in trainer.weights for value in kind]))
+    (one, one_values), (two, two_values) = runs
+    assert one.train == two.train
+    assert one.loss == pytest.approx(two.loss, abs=1e-5)
+    for mine, theirs in zip(one_values, two_values, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
 @pytest.mark.parametrize("model", ["keras", "scratch"])
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_balanced_class_weights_give_the_weights_of_keras_class_weight(

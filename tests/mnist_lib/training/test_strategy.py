@@ -45,6 +45,10 @@ def test_a_process_without_granted_gpus_hides_those_of_the_node(monkeypatch: pyt
     assert settings == {"threads": 1, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
 
 
+def test_the_parts_of_a_batch_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of(monkeypatch, gpus=0, resources=Resources(cpus=6, batch_parts=2))["threads"] == 3
+
+
 def test_granted_gpus_allocate_memory_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_of(monkeypatch, gpus=1, resources=Resources(gpus=1)) == {"threads": 1, "growth": "GPU:0"}
 
