@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,12 +84,14 @@ def test_f21_a_run_needs_no_home_directory(data_dir: Path, tmp_path: Path) -> No
 @pytest.mark.long
 def test_f21_a_run_with_a_read_only_home_says_what_the_next_run_cannot_reuse(tmp_path: Path) -> None:
     """Neither Ray's token nor the prepared dataset can be stored in it."""
-    (tmp_path / "home").mkdir()
+    for name in ("home", "temporary"):
+        (tmp_path / name).mkdir()
     builder = builder_file(tmp_path, "Trees", fixed=True, splits=("train", "test"))
     options = f"--storage={tmp_path}/results --dataset=tfds:trees --tfds-import={builder}"
     command = f"{sys.executable} -m jobs.train {options} {' '.join(SHORT)}"
     run = f"mount -t tmpfs -o ro none {tmp_path}/home && env -u RAY_AUTH_MODE {command}"
-    environment = [f"HOME={tmp_path}/home", f"MNIST_TEST_PROCESS={tmp_path}"]
+    environment = [f"HOME={tmp_path}/home", f"MNIST_TEST_PROCESS={tmp_path}", f"TMPDIR={tmp_path}/temporary"]
+    environment.append(f"RAY_TMPDIR={tempfile.gettempdir()}")  # short, since the paths of sockets are limited
     done = subprocess.run(
         ["unshare", "-m", "env", *environment, "sh", "-c", run], cwd=ROOT, capture_output=True, text=True
     )

@@ -1,6 +1,7 @@
 """Datasets of TFDS that are not in the catalog, from a builder in a user's file."""
 
 import shutil
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def test_a_dataset_is_read_again_only_if_its_files_or_options_have_changed(
         return prepare_builder(request, data_dir)
 
     monkeypatch.setattr(tfds_images, "prepare_builder", counted)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # another run may have left the same images in /tmp
 
     def reads_of(**changes: Any) -> int:
         reads.clear()
