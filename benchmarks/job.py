@@ -28,7 +28,7 @@ IMPORT = "from mnist_lib.environment import import_keras; import_keras()"
 
 JOB = "the job: both models, 5 epochs"
 RATIOS = [
-    Ratio(JOB, "the notebook's cells, 5 epochs", 0.45),
+    Ratio(JOB, "the notebook's cells, 5 epochs", 0.42),
     Ratio("16 trials, 1 epoch", "16 trials, 1 epoch: Ray Tune and fit", 0.5),
     Ratio("16 trials, 1 epoch", "16 trials, 1 epoch: Ray Tune with reused processes, and fit", 0.9),
     Ratio("a worker's import, with scikit-learn and others installed", "a worker's import", 1.3),
