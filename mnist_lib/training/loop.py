@@ -317,34 +317,32 @@ class Predictor:
             DivergedError: a probability is not a finite number.
         """
         # In a group, each process computes all of them: that needs no communication, and the results are the same.
-        parts = len(self._strategy.extended.worker_devices) * self._parts
-        batch_size = self.batch_size(images.shape[1:])
+        devices, batch_size = len(self._strategy.extended.worker_devices), self.batch_size(images.shape[1:])
         for begin in range(0, len(images), batch_size):
             batch = np.asarray(images[begin : begin + batch_size])
-            padded = np.pad(batch, [(0, -len(batch) % parts), (0, 0), (0, 0), (0, 0)])
-            predicted = zip(*self._predict(weights, tf.split(padded, parts)), strict=True)
+            padded = np.pad(batch, [(0, -len(batch) % (devices * self._parts)), (0, 0), (0, 0), (0, 0)])
+            predicted = zip(*self._predict(weights, tf.split(padded, devices)), strict=True)
             outputs = Outputs(*(np.concatenate(arrays)[: len(batch)] for arrays in predicted))
             if not np.isfinite(outputs.probabilities).all():
                 raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
             yield outputs
 
     def _predict(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
-        """Return the outputs of each device for the images of all parts, [batch, height, width, channels] each."""
+        """Return the outputs for each device's images, [batch, height, width, channels] each."""
         if self._compiled is None:
-            any_number = [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in images]
+            any_number = [tf.TensorSpec([None, *share.shape[1:]], share.dtype) for share in images]
             function = tf.function(self._outputs, autograph=False)
             self._compiled = function.get_concrete_function(weights, any_number)
         return self._compiled(weights, images)
 
     def _outputs(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
         """Do what `_predict` does, without XLA, which is no faster here and cannot compile every user's model."""
-        by_device = [images[begin : begin + self._parts] for begin in range(0, len(images), self._parts)]
         shares = self._strategy.experimental_distribute_values_from_function(
-            lambda context: by_device[context.replica_id_in_sync_group % len(by_device)]
+            lambda context: images[context.replica_id_in_sync_group % len(images)]
         )
 
-        def outputs(weights: Weights, parts: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-            predicted = [self._model.features(weights, images) for images in parts]
+        def outputs(weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            predicted = [self._model.features(weights, part) for part in tf.split(images, self._parts)]
             features, logits = (tf.concat(values, axis=0) for values in zip(*predicted, strict=True))
             return tf.nn.softmax(logits), features, logits
 
