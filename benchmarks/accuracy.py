@@ -174,7 +174,7 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
 
     from benchmarks.augmented import Augmented
     from mnist_lib.models.building import build_model
-    from mnist_lib.models.keras_models import AUGMENTATIONS, KerasModel
+    from mnist_lib.models.keras_models import KerasModel, augmentations
     from mnist_lib.training.steps import learning_rates
 
     train, _ = dataset.train_and_validation(specs[0].validation_percent)
@@ -191,7 +191,9 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
         model = build_model(spec, dataset.image_shape, len(dataset.classes))
         assert isinstance(model, KerasModel)
         keras.utils.set_random_seed(spec.seed)
-        network = keras.Sequential([Augmented(AUGMENTATIONS[spec.model]), model.network()])
+        network = keras.Sequential(
+            [Augmented(augmentations(spec.model, dataset.image_shape, spec.arguments)), model.network()]
+        )
         steps = -(-len(train) // spec.global_batch_size)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         network.compile(keras.optimizers.Adam(Rates(learning_rates(spec, steps))), loss)

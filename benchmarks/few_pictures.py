@@ -1,24 +1,39 @@
 """Accuracy of models that are trained on a few hundred pictures with the default options.
 
-Each draw takes other pictures of MNIST's training set, for training and validation together, and another seed. All are
-measured on MNIST's 10,000 test images.
+Without --sets, each draw takes other pictures of MNIST's training set, for training and validation together, and
+another seed. All are measured on MNIST's 10,000 test images.
+
+With --sets, the networks are trained on the pictures of `benchmarks.pictures`, in several sizes. For each seed, all of
+them are trained on the same pictures and measured on the same others. Two trials run at a time, with one thread each.
 """
 
+import argparse
+import functools
+import itertools
+import math
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from benchmarks.digits import parser_with_source
 from benchmarks.drawings import mnist
+from benchmarks.pictures import NAMES, PictureSet, sets_of
 from benchmarks.record import setting
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.embedded import FOLDER
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
+from mnist_lib.intervals import student_t_quantile
 from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec, defaults_for
 
@@ -30,23 +45,122 @@ BOUNDS: Mapping[tuple[str, int], float] = {
     ("keras-cnn", 1_000): 97.6,
 }
 DRAWS = 10
+NETWORKS = ("keras-cnn", "keras-fast", "keras-resnet")
+SIZES = (24, 32, 48, 64, 96)  # pixels
+BASELINE = ("keras-cnn", 64)  # what the first day named, and the size of pictures whose sizes differ, until 2026-12-01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    pictures: str  # the name of the set
+    folder: Path  # of its pictures
+    model: str
+    side: int  # of the images, in pixels
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    accuracy: float  # percent
+    seconds: float  # of processor time, with compilation and the evaluation
 
 
 def main() -> None:
     parser = parser_with_source(__doc__)
-    parser.add_argument("--draws", type=int, default=DRAWS, help=f"number of draws (default: {DRAWS})")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--draws", type=int, help=f"number of draws (default: {DRAWS}; with --sets, 5)")
+    parser.add_argument("--sets", nargs="*", choices=NAMES, help="train on these sets of pictures; without a name, all")
+    parser.add_argument("--sources", type=Path, help="fonts of the sets, from benchmarks.sources (default: a few)")
+    parser.add_argument("--models", nargs="+", default=NETWORKS, help="networks that are trained on the sets")
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="sizes of their images, in pixels")
     options = parser.parse_args()
+    if options.sets is None:
+        on_digits(options.source, options.draws or DRAWS)
+        return
+    known = sets_of(options.sources, options.source)
+    drawn = {name: known[name] for name in options.sets or NAMES}
+    cells = list(itertools.product(options.models, options.sizes))
+    print(f"{setting(1)}\nn = {options.draws or 5} seeds, two trials at a time.")
+    for lines in on_sets(drawn, cells, range(options.draws or 5)):
+        print("\n".join(lines), flush=True)
+
+
+def on_sets(
+    drawn: Mapping[str, PictureSet], cells: Sequence[tuple[str, int]], seeds: Sequence[int]
+) -> Iterator[list[str]]:
+    """Yield a table for each set. `cells`: the models and sizes."""
+    with TemporaryDirectory() as home, get_context("spawn").Pool(2) as processes:
+        for name, pictures in drawn.items():
+            trials = []
+            for seed in seeds:
+                folder = Path(home, str(seed), name.replace(" ", "-"))
+                pictures.write(folder, seed)
+                trials += [Trial(pictures=name, folder=folder, model=m, side=s, seed=seed) for m, s in cells]
+            trials.sort(key=lambda trial: (-trial.side, trial.model))  # the slow ones first
+            found: dict[tuple[str, int], list[Trained]] = {cell: [] for cell in cells}
+            for trial, trained in zip(trials, processes.imap(train, trials), strict=True):
+                found[trial.model, trial.side].append(trained)
+                print(f"{name}: {trial.model} {trial.side}: {trained}", file=sys.stderr)
+            yield table(name, found)
+
+
+def train(trial: Trial) -> Trained:
+    """Train one trial with one thread in this process."""
+    resources = _configured()
+    data = {"data_dir": trial.folder.parent, "image_size": (trial.side, trial.side)}
+    dataset = prepare(DataRequest(dataset=str(trial.folder), **data))  # type: ignore[arg-type]  # mypy sees a union
+    begin = time.process_time()
+    result = result_of(trial.model, dataset, resources, seed=trial.seed, **defaults_for(len(dataset.train)))
+    return Trained(100 * result.test.value, time.process_time() - begin)
+
+
+@functools.cache
+def _configured() -> Resources:
+    """Return the resources of this process, which takes its number of threads only once."""
+    from mnist_lib.training.strategy import configure_process
+
+    configure_process(resources := Resources(cpus=1))
+    return resources
+
+
+def table(name: str, found: Mapping[tuple[str, int], Sequence[Trained]]) -> list[str]:
+    """Return a Markdown table of a set: the trials of each model and size, one for each seed."""
+    head = "| model | size | accuracy | above the baseline, points | share of its errors | seconds |"
+    lines = ["", f"**{name}**; baseline: {BASELINE[0]}, {BASELINE[1]} pixels", "", head, "|---" * 6 + "|"]
+    baseline = [trained.accuracy for trained in found.get(BASELINE, ())]
+    for (model, side), all_trained in found.items():
+        accuracies = [trained.accuracy for trained in all_trained]
+        mean, difference, share = statistics.fmean(accuracies), "", ""
+        if baseline:
+            difference = interval_text([a - b for a, b in zip(accuracies, baseline, strict=True)])
+            share = f"{(100 - mean) / (100 - statistics.fmean(baseline)):.2f}"
+        seconds = statistics.median(trained.seconds for trained in all_trained)
+        lines.append(f"| {model} | {side} | {mean:.2f}% | {difference} | {share} | {seconds:.0f} |")
+    return lines
+
+
+def interval_text(differences: Sequence[float]) -> str:
+    """Return the mean of paired differences with its 95% interval over the seeds."""
+    n, mean = len(differences), statistics.fmean(differences)
+    if n < 2:
+        return f"{mean:+.2f}"
+    margin = student_t_quantile(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    return f"{mean:+.2f} ({mean - margin:+.2f} to {mean + margin:+.2f})"
+
+
+def on_digits(source: Path | None, draws: int) -> None:
+    """Print the table of models that are trained on digits of MNIST."""
     from mnist_lib.training.strategy import configure_process
 
     threads = len(os.sched_getaffinity(0))
     resources = Resources(cpus=threads)
     configure_process(resources)
-    train, test = splits_of(options.source)
+    train, test = splits_of(source)
     head = "| model | pictures | mean accuracy | std, points | bound |"
-    n = f"n = {options.draws} draws, default options."
+    n = f"n = {draws} draws, default options."
     lines = [setting(threads), n, "", head, "|---|---|---|---|---|"]
     for (model, pictures), bound in BOUNDS.items():
-        found = accuracies(model, pictures, train, test, range(options.draws), resources)
+        found = accuracies(model, pictures, train, test, range(draws), resources)
         lines.append(row(model, pictures, found, bound))
         print(lines[-1], file=sys.stderr)
     print("\n".join(lines))
@@ -71,20 +185,25 @@ def accuracies(
     **settings: Any,
 ) -> list[float]:
     """Return the test accuracy of the model for each draw of so many training pictures."""
-    from mnist_lib.training.trial import WorkerPlace, run_trials  # loads TensorFlow
-
     settings = defaults_for(pictures) | settings
     found = []
     for draw in draws:
         rows = np.random.default_rng(draw).permutation(len(train))[:pictures]
         dataset = Dataset.of("few", str(draw), train.take(rows), test)
-        assignment = Assignment(TrialSpec.of(model, seed=draw, **settings))
-        for event in run_trials([assignment], lambda dataset=dataset: dataset, resources, WorkerPlace(node="here")):  # type: ignore[misc]
-            if isinstance(event, TrialFailure):
-                raise SystemExit(event.message)
-            if isinstance(event, TrialResult):
-                found.append(event.test.value)
+        found.append(result_of(model, dataset, resources, seed=draw, **settings).test.value)
     return found
+
+
+def result_of(model: str, dataset: Dataset, resources: Resources, **settings: Any) -> TrialResult:
+    """Train a trial in this process. Raises SystemExit if it fails."""
+    from mnist_lib.training.trial import WorkerPlace, run_trials  # loads TensorFlow
+
+    assignment = Assignment(TrialSpec.of(model, dataset=dataset.name, **settings))
+    *_, last = run_trials([assignment], lambda: dataset, resources, WorkerPlace(node="here"))
+    if isinstance(last, TrialFailure):
+        raise SystemExit(last.message)
+    assert isinstance(last, TrialResult)
+    return last
 
 
 def row(model: str, pictures: int, found: Sequence[float], bound: float) -> str:

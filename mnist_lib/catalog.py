@@ -21,6 +21,7 @@ class Size:
 
     default: int
     maximum: int
+    before: int | None = None  # its value in the specs of releases that did not have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,10 @@ class ModelEntry:
     # Defaults of the options of the same names:
     optimizer: str = "adam"
     learning_rate: float | None = None  # None: the optimizer's default
+    full_rate_batch: int = 1  # the default learning rate of smaller batches is proportionally lower
     schedule: str = "constant"
     cost: float = 1.0  # rough relative cost of training on one image; the most expensive trials start first
+    suits_pictures: bool = True  # whether it recognises objects at any place and before any background
     # The parts of each batch on CPUs, each with a batch normalisation and random numbers of its own. One replica trains
     # all of them side by side; of two replicas, each trains one.
     batch_parts: int = 1
@@ -62,11 +65,13 @@ MODELS = {
         build="mnist_lib.models.keras_models:keras_dense",
         arguments={"hidden_units": Size(512, 65_536)},
         optimizer="rmsprop",
+        suits_pictures=False,
     ),
     "scratch": ModelEntry(
         build="mnist_lib.models.scratch:scratch_dense",
         arguments={"hidden_units": Size(512, 65_536)},
         optimizer="sgd",
+        suits_pictures=False,
     ),
     "keras-cnn": ModelEntry(
         build="mnist_lib.models.keras_models:keras_cnn",
@@ -92,12 +97,14 @@ MODELS = {
     ),
     "keras-resnet": ModelEntry(
         build="mnist_lib.models.keras_models:keras_resnet",
-        arguments={"width": Size(16, 1_024), "blocks": Size(1, 32)},
+        arguments={"width": Size(16, 1_024), "blocks": Size(1, 32), "positions": Size(24, 224, before=224)},
         learning_rate=0.01,
+        full_rate_batch=32,
         schedule="one-cycle",
         cost=60.0,
     ),
 }
+PICTURE_MODEL = "keras-resnet"  # the default for pictures of the user's own: see benchmarks/README.md
 USER_MODEL = ModelEntry(build="", cost=60.0)  # the defaults of a model in a user's Python file
 
 # name -> default learning rate, the same as in Keras.

@@ -161,6 +161,9 @@ class TrialSpec(TrialSettings):
     def __post_init__(self) -> None:
         if self.source_sha256 is None:
             require_known("model", self.model, MODELS)
+            sizes = MODELS[self.model].arguments
+            missing = {name: size.before for name, size in sizes.items() if name not in self.arguments and size.before}
+            object.__setattr__(self, "arguments", {**self.arguments, **missing})
         elif not MODEL_NAME.fullmatch(self.model) or not SHA256.fullmatch(self.source_sha256):
             raise SpecError(
                 f"model: expected a function and the sha256 of its file, got {self.model!r}, {self.source_sha256!r}"
@@ -172,7 +175,6 @@ class TrialSpec(TrialSettings):
             got = ", ".join(self.weights)
             raise SpecError(f"weights: expected arguments of your own model that have no other value, got {got}")
         if self.source_sha256 is None:
-            sizes = MODELS[self.model].arguments
             if set(self.arguments) != set(sizes):
                 got = ", ".join(map(str, self.arguments))
                 raise SpecError(f"{self.model}: expected the arguments {', '.join(sizes)}, got {got}")
@@ -211,6 +213,8 @@ class TrialSpec(TrialSettings):
         optimizer = settings.setdefault("optimizer", entry.optimizer)
         require_known("optimizer", optimizer, OPTIMIZERS)
         default = entry.learning_rate if optimizer == entry.optimizer else None
+        if default is not None:
+            default *= min(1.0, settings["global_batch_size"] / entry.full_rate_batch)
         return cls(
             model=model,
             dataset=dataset,

@@ -1,14 +1,17 @@
 """Smoke tests: each contender of the benchmarks trains a few steps. The measured times have no meaning."""
 
+import io
 import os
 import random
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import (
     epochs,
@@ -21,6 +24,7 @@ from benchmarks import (
     large_data,
     near_copies,
     nights,
+    pictures,
     predicting,
     promotion,
     search,
@@ -185,6 +189,33 @@ def test_few_pictures_are_trained_on_without_validation_images() -> None:
     assert len(found) == 2
     assert all(0.5 < accuracy < 0.9 for accuracy in found)
     assert few_pictures.row("keras", 300, [0.84, 0.86], 84.5) == "| keras | 300 | 85.00% | 1.41 | 84.5% |"
+
+
+def test_networks_are_compared_on_the_same_drawn_pictures(tmp_path: Path) -> None:
+    sets = {name: replace(drawn, train=40, test=20) for name, drawn in pictures.sets_of(None, None).items()}
+    assert set(sets) == set(pictures.NAMES)
+    for name, drawn in sets.items():
+        for folder in ("first", "again", "other"):
+            drawn.write(tmp_path / folder / name, seed=7 if folder == "other" else 3)
+        first, again, other = (
+            [file.read_bytes() for file in sorted((tmp_path / folder / name).rglob("*.png"))]
+            for folder in ("first", "again", "other")
+        )
+        assert len(first) == 60
+        assert first == again
+        assert not {*first} & {*other}
+        assert len({Image.open(io.BytesIO(content)).size for content in first}) > 10
+    cells = [("keras-fast", 8), few_pictures.BASELINE]
+    (lines,) = few_pictures.on_sets({"letters": sets["letters"]}, cells, [0, 1])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| keras-")]
+    assert [row[:2] for row in rows] == [["keras-fast", "8"], ["keras-cnn", "64"]]
+    assert rows[1][3:5] == ["+0.00 (+0.00 to +0.00)", "1.00"]
+    assert all(0 <= float(row[2].rstrip("%")) < 100 and float(row[5]) > 0 for row in rows)
+
+
+def test_the_interval_of_paired_differences_is_that_of_student() -> None:
+    assert few_pictures.interval_text([1.0, 2.0, 3.0]) == "+2.00 (-0.48 to +4.48)"
+    assert few_pictures.interval_text([1.5]) == "+1.50"
 
 
 @pytest.mark.usefixtures("tensorflow")

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel, origins
 from mnist_lib.store.datasets import begun_with, trained_images
 from mnist_lib.store.predictions import Predictions
+from mnist_lib.store.reference import as_before
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import interval_text, percent
@@ -167,12 +167,11 @@ def dataset_request(version: Version, dataset: str | None, **arguments: Any) -> 
         SpecError: the dataset is not in the catalog and is not named, or an argument does not apply to it.
     """
     tested_on = version.facts.dataset
-    name, (height, width, channels) = tested_on.name, tested_on.image_shape
-    if dataset is None and name not in DATASETS:
-        raise SpecError(f"dataset: {version.name} was trained on {name}; name it with --dataset DIR or tfds:NAME")
+    if dataset is None and tested_on.name not in DATASETS:
+        where = "name it with --dataset DIR or tfds:NAME"
+        raise SpecError(f"dataset: {version.name} was trained on {tested_on.name}; {where}")
     arguments["group_by"] = arguments.get("group_by") or stored_grouping(version)
-    request = DataRequest(dataset=dataset or name, **arguments)
-    return request if request.entry else replace(request, image_size=(height, width), channels=channels)
+    return DataRequest(dataset=dataset or tested_on.name, **arguments).shaped(tested_on.image_shape)
 
 
 def stored_grouping(version: Version) -> str | None:
@@ -233,7 +232,8 @@ def load_dataset(
     """Return a dataset with corrected labels. What TFDS prints while preparing it goes to standard error.
 
     Args:
-        objects: the storage, which contains the corrections of a dataset that is not a folder.
+        objects: the storage, which contains the corrections of a dataset that is not a folder, and says which shape
+            the images have if the request does not.
         used: the corrections to use; by default all.
         near_copies: whether to look for test images that resemble a training image.
         trained: images that are not tested on, as in `without_trained`.
@@ -241,6 +241,7 @@ def load_dataset(
     from mnist_lib.data.hold_out import without_trained
     from mnist_lib.data.prepare import prepare, with_near_copies
 
+    data = as_before(data, objects)
     with contextlib.redirect_stdout(sys.stderr):
         dataset = prepare(data, progress=progress, labels=labels_in_storage(data, objects), used=used)
     dataset = without_trained(dataset, trained)

@@ -15,9 +15,8 @@ from jobs.console.datasets import DataOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_yaml, parse, read_config, split_config
 from jobs.console.values import Folder
-from jobs.train.option_groups import MODELS_HELP
+from jobs.train.option_groups import models_option
 from jobs.train.options import TrainOptions
-from mnist_lib.catalog import MODELS
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
 from mnist_lib.search.halving import Halving, Ladder
@@ -47,8 +46,9 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
 
     GROUP = "search"
     COMMAND: ClassVar[Command] = "jobs.search"
+    CATALOG_MODELS: ClassVar = ("keras",)
 
-    models: tuple[str, ...] = option(("keras",), MODELS_HELP, source="user", known=MODELS)
+    models: tuple[str, ...] = models_option(CATALOG_MODELS)
     epochs: Epochs = option(9, "epochs of a whole trial; most configurations are trained for fewer", scope="trial")
     seed: Seed = option(0, "seed of the configurations and of their weights", scope="trial")
     vary: Mapping[str, Any] | None = option(

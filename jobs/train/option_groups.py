@@ -1,8 +1,8 @@
 """The groups of options that `jobs.train` and `jobs.search` share, besides those declared in `mnist_lib`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
@@ -10,24 +10,30 @@ from cluster.deadlines import Limits
 from jobs.console.options import Options, StorageOptions
 from jobs.console.values import AUTO, Moment, seeds
 from mnist_lib.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Nodes, Replicas
-from mnist_lib.catalog import MODELS
+from mnist_lib.catalog import MODELS, PICTURE_MODEL
 from mnist_lib.settings import Positive, Seconds, Seed, option
 from mnist_lib.spec import Folds
 
-MODELS_HELP = (
-    f"models to train: {', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
-)
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 Seeds = Annotated[
     tuple[Seed, ...] | Count, seeds, Meta(title="N|A,B", description="a count from 1 to 100000, or a list of seeds")
 ]
 
 
+def models_option(of_catalog: Sequence[str]) -> Any:
+    """Return the field of --models. `of_catalog`: the default for a dataset of the catalog."""
+    known = f"{', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
+    by_default = f"{','.join(of_catalog)}; for a folder of pictures or tfds:NAME, {PICTURE_MODEL}"
+    return option(None, f"models to train: {known} (default: {by_default})", source="user", known=MODELS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
     GROUP = "models"
 
-    models: tuple[str, ...] = option(("keras", "scratch"), MODELS_HELP, source="user", known=MODELS)
+    CATALOG_MODELS: ClassVar[tuple[str, ...]] = ("keras", "scratch")  # the default for a dataset of the catalog
+
+    models: tuple[str, ...] = models_option(CATALOG_MODELS)
     model_arg: Mapping[str, Any] | None = option(
         None,
         "argument of the function that builds a model, such as width=64; can be repeated",

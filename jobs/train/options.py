@@ -15,6 +15,7 @@ from jobs.console.options import names_outside, parse, split_config
 from jobs.console.values import Folder, existing_folder
 from jobs.train.option_groups import LaneOptions, ModelOptions, RunOptions, ShownOptions
 from mnist_lib.assignment import Resources
+from mnist_lib.catalog import DATASETS, PICTURE_MODEL
 from mnist_lib.clock import moment_of
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
@@ -42,6 +43,12 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     # On the node that prepares the dataset:
     data_dir: Folder | None = option(None, DATA_DIR_HELP, source="user")
     tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py", source="user")  # see `require_trusted`
+
+    def __post_init__(self) -> None:
+        if vars(self)["models"] is None:  # not given
+            in_catalog = self.dataset in DATASETS
+            object.__setattr__(self, "models", self.CATALOG_MODELS if in_catalog else (PICTURE_MODEL,))
+        super().__post_init__()
 
     def grid(self) -> list[TrialSpec]:
         """Return a trial for each model and seed, and for each fold. Raises SpecError for an invalid value, ModelError.

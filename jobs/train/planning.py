@@ -19,10 +19,12 @@ from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.options import TrainOptions
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment
+from mnist_lib.catalog import PICTURE_MODEL
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.data.volume import Volume, volume_of
 from mnist_lib.model_file import ModelFile
+from mnist_lib.objects.storage import open_storage
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.results import EpochDone, Started, TrialFailure
 from mnist_lib.spec import (
@@ -34,12 +36,17 @@ from mnist_lib.spec import (
     by_cost,
     is_exact,
 )
+from mnist_lib.store.reference import as_before
 from mnist_lib.wording import counted
 
 CALIBRATION_EPOCHS = 6
 VALIDATION_TEXT = (
     f"{VALIDATION_PERCENT}% of the training images; if that is fewer than {MIN_VALIDATION}, none are held out, and the"
     " last epoch is stored"
+)
+PICTURE_MODEL_TEXT = (
+    f"model: {PICTURE_MODEL}, the default for pictures of your own, since it sees shapes at any place and before any"
+    " background; --models chooses others"
 )
 
 
@@ -107,6 +114,7 @@ class Forecast:
         replicas = counted(self.plan.nodes * (resources.gpus or resources.cpu_replicas), "replica")
         lines = [
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
+            *([PICTURE_MODEL_TEXT] if self.options.models == (PICTURE_MODEL,) else []),
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             f"weights: {'the same, bit for bit, if trained again' if self.is_exact else INEXACT_TEXT}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
@@ -137,7 +145,7 @@ def forecast(options: TrainOptions) -> Forecast:
     begin, expected, options = time.monotonic(), None, options.settled()
     trials = options.grid()
     with step(f"looking at {options.dataset}", shown=not options.quiet):
-        volume = volume_of(options.data())
+        volume = volume_of(as_before(options.data(), open_storage(options.storage)))
     if address_of(options.address) is None and not options.calibrate:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
         plan = plan_of(options, len(trials), nodes)
@@ -178,7 +186,7 @@ def connected(options: TrainOptions) -> Iterator[float]:
 
 def _measure(options: TrainOptions, plan: LanePlan, begin: float) -> Expected:
     """Train each model for a few epochs, one after the other in one lane."""
-    data = options.data()
+    data = as_before(options.data(), open_storage(options.storage))
     if data.entry is not None and not data.entry.embedded:
         data = DataRequest(dataset="mnist-mini", data_dir=options.data_dir)  # its images have the same shape
     checked = models_to_check(options, options.grid())

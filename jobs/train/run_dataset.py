@@ -40,6 +40,7 @@ from mnist_lib.store.datasets import (
     read_state,
     trained_images,
 )
+from mnist_lib.store.reference import as_before
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
@@ -60,8 +61,9 @@ class RunDataset:
 
     def __init__(self, folder: RunFolder, options: TrainOptions, pretrained: Any) -> None:
         self._folder, self._options = folder, options
-        request, objects = options.data(), folder.objects
-        self._begun = begun_with(folder)
+        objects, self._begun = folder.objects, begun_with(folder)
+        request = options.data()
+        request = request.shaped(self._begun.image_shape) if self._begun else as_before(request, objects)
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
         self._facts: Dataset | None = None
@@ -113,7 +115,13 @@ class RunDataset:
         for notice in facts.notices:
             log.warning("%s: %s", facts.name, notice)
         if self._begun is None:
-            begin_with(folder, RunData(facts.used_labels, self._since, options.init_from or ()))
+            begun = RunData(
+                facts.used_labels,
+                self._since,
+                options.init_from or (),
+                facts.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
+            )
+            begin_with(folder, begun)
         folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
         summary = self.summary()
         for text in near_copies_texts(summary.near_copies):

@@ -22,7 +22,7 @@ from mnist_lib.data.prepared.folder import writing
 from mnist_lib.data.prepared.index import picture_keys
 from mnist_lib.data.prepared.journal import Journal
 from mnist_lib.data.prepared.writer import ShardWriter, earlier_images
-from mnist_lib.data.request import MAX_SIDE, DataRequest
+from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
 from mnist_lib.data.shards import Images, blocks
 from mnist_lib.data.split import (
     NO_GROUP,
@@ -40,7 +40,6 @@ from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_
 from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.wording import Progress, counted, reported
 
-DEFAULT_SIDE = 64  # pixels, for pictures that differ in size or are larger than MAX_SIDE
 MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for the longest
 MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
 

@@ -21,6 +21,7 @@ from mnist_lib.data.prepared.index import (
     index_path,
     lock_preparation,
     pictures_hash,
+    read_folder_index,
     read_index,
     source_hash,
     tfds_folder,
@@ -115,11 +116,11 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     from mnist_lib.data.folder import read_folder  # imports Pillow
 
     listing = list_folder(folder, group_by=request.group_by)
-    state, path = pictures_hash(listing, request), folder_index_path(request, folder, shards_folder(request.data_dir))
+    path = folder_index_path(request, folder, shards_folder(request.data_dir))
     own = f"{path.with_suffix('')}.{os.getuid()}"  # files of this user, since others may not be able to write them
 
     def indexed() -> Dataset | None:
-        dataset = _indexed(request, path.stem, lambda version: state)
+        dataset = _indexed(request, path.stem, lambda file: read_folder_index(request, listing, file))
         # With `strict`, reading the damaged ones again raises the error.
         return None if dataset is not None and request.strict and dataset.damaged else dataset
 
@@ -130,7 +131,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
             if dataset is None:
                 journal = Journal(Path(f"{own}{JOURNAL_SUFFIX}"))
                 dataset = read_folder(request, listing, journal, progress)
-                write_index(dataset, path, state, journal)
+                write_index(dataset, path, pictures_hash(listing, request), journal)
     return dataset
 
 
@@ -143,7 +144,8 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
 
     if request.data_source is not None:
         check_source(request, request.data_source)  # even if it is prepared: it may have been from other files
-    dataset = _indexed(request, tfds_index_path(request, data_dir).stem, state)
+    name = tfds_index_path(request, data_dir).stem
+    dataset = _indexed(request, name, lambda file: read_index(request.name, file, state))
     if dataset is not None:
         return dataset
     # This fails before the slow import, and before a folder is created.
@@ -163,7 +165,7 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
     return dataset
 
 
-def _indexed(request: DataRequest, name: str, source: Callable[[str], str]) -> Dataset | None:
-    """Return the dataset of an index, see `read_index`, also in a folder that this process may only read."""
-    found = (read_index(request.name, index_path(folder, name), source) for folder in shards_folders(request.data_dir))
+def _indexed(request: DataRequest, name: str, read: Callable[[Path], Dataset | None]) -> Dataset | None:
+    """Return the dataset of an index, which `read` reads, also in a folder that this process may only read."""
+    found = (read(index_path(folder, name)) for folder in shards_folders(request.data_dir))
     return next(filter(None, found), None)

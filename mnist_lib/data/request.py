@@ -3,9 +3,10 @@
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from msgspec import Meta
 
@@ -17,6 +18,7 @@ from mnist_lib.model_file import ModelFile
 from mnist_lib.settings import require
 
 MAX_SIDE = 224  # pixels, for the images of a folder
+DEFAULT_SIDE = 32  # pixels, for pictures that differ in size or are larger: see benchmarks/README.md
 TFDS = "tfds:"
 MAX_NAME = 60  # characters: run names, limited to 100, contain it
 DATASET_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}", re.ASCII)
@@ -55,7 +57,7 @@ class DataRequest:
         data_dir: the folder of prepared datasets, which other programs may share. None stands for TFDS' default, or for
             a temporary folder if that cannot be written, as in a container without a home.
         data_source: a folder with the original files of a dataset of the catalog, which are read instead of downloaded.
-        image_size: height and width of the images, except in the catalog; None: the pictures' own, or 64 x 64.
+        image_size: height and width of the images, except in the catalog; None: the pictures' own, or 32 x 32.
         channels: number of channels of the images, except in the catalog; None: that of the pictures.
         tfds_import: the content of a Python file that registers the user's own builder with TFDS.
         splits: the names of the train and the test split of a dataset of TFDS.
@@ -114,6 +116,18 @@ class DataRequest:
             raise SpecError(f"data_source: expected a dataset of the catalog, got {self.dataset}; omit it")
         require("image_size", self.image_size, ImageSize | None)
         require("channels", self.channels, Channels | None)
+
+    def shaped(self, image_shape: Sequence[int] | None) -> Self:
+        """Return a request for images of this shape, as far as it names no size and channels of its own.
+
+        Args:
+            image_shape: height, width and channels; None changes nothing.
+        """
+        if image_shape is None or self.entry is not None:
+            return self
+        height, width, channels = image_shape
+        shape = {"image_size": self.image_size or (height, width), "channels": self.channels or channels}
+        return replace(self, **shape)  # type: ignore[arg-type]  # it checks them
 
     @property
     def entry(self) -> DatasetEntry | None:

@@ -1,17 +1,16 @@
 """How much space the images of a dataset take on disk and in the memory of a lane, as far as it is known beforehand."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.prepared.folder import shards_of
-from mnist_lib.data.prepared.index import folder_index_path, index_path, pictures_hash, read_index, source_hash
+from mnist_lib.data.prepared.index import folder_index_path, index_path, read_folder_index, read_index, source_hash
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.shards import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES, PREPARED
+from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.wording import bytes_text
 
@@ -60,16 +59,16 @@ def volume_of(request: DataRequest) -> Volume | None:
         return None
     if request.folder is not None:
         listing = list_folder(request.folder, group_by=request.group_by)
-        state, path = pictures_hash(listing, request), folder_index_path(request, request.folder, prepared)
-        return _indexed(request, path, lambda version: state) or _expected(request, listing)
+        indexed = read_folder_index(request, listing, folder_index_path(request, request.folder, prepared))
+        return _prepared(indexed) or _expected(request, listing)
     if request.entry is None or request.entry.embedded:
         return None
     versions, path = prepared.parent / request.tfds_name, index_path(prepared, request.tfds_name)
-    return _indexed(request, path, lambda version: source_hash(versions / version))
+    return _prepared(read_index(request.name, path, lambda version: source_hash(versions / version)))
 
 
-def _indexed(request: DataRequest, path: Path, source: Callable[[str], str]) -> Volume | None:
-    dataset = read_index(request.name, path, source)
+def _prepared(dataset: Dataset | None) -> Volume | None:
+    """Return the volume of a prepared dataset; None if there is none."""
     shards = shards_of(dataset.images) if dataset is not None else None
     if dataset is None or shards is None:
         return None

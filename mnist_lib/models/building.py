@@ -16,7 +16,7 @@ import tensorflow as tf
 from mnist_lib.catalog import MODELS
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
-from mnist_lib.models.keras_models import AUGMENTATIONS, KerasModel, restored_settings
+from mnist_lib.models.keras_models import KerasModel, augmentations, restored_settings
 from mnist_lib.models.model import ImageShape, Model, Weights
 from mnist_lib.models.scratch import ScratchModel
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
@@ -50,7 +50,9 @@ def build_model(
         build = functools.partial(function, image_shape, num_classes, **spec.arguments)
         built = build()
         if isinstance(built, list):
-            return KerasModel(built, build, image_shape, spec.precision, AUGMENTATIONS.get(spec.model, ()))
+            return KerasModel(
+                built, build, image_shape, spec.precision, augmentations(spec.model, image_shape, spec.arguments)
+            )
         return ScratchModel(built, image_shape, spec.precision)
     if source is None:
         raise ModelError(f"{spec.model}: expected the file that defines it, got none")

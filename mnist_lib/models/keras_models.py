@@ -96,10 +96,19 @@ def keras_best(image_shape: ImageShape, num_classes: int, width: int) -> list[ke
     return [keras.layers.Rescaling(1 / 255), AveragedOverAngles(network, angles)]
 
 
-def keras_resnet(image_shape: ImageShape, num_classes: int, width: int, blocks: int) -> list[keras.Layer]:
-    """Return a small residual network (He et al., 2016): three stages of `blocks` blocks, `width` channels at first."""
+def keras_resnet(
+    image_shape: ImageShape, num_classes: int, width: int, blocks: int, positions: int
+) -> list[keras.Layer]:
+    """Return a small residual network (He et al., 2016): three stages of `blocks` blocks, `width` channels at first.
+
+    Args:
+        positions: of the first convolution along a side, at least. In larger images it takes larger steps, so that the
+            same network sees as much of an object: see `first_step`.
+    """
     images = features = keras.Input(image_shape)
-    features = keras.layers.Conv2D(width, 3, padding="same", use_bias=False)(features)
+    step = first_step(image_shape, positions)
+    kernel = 3 if step == 1 else 2 * step + 1
+    features = keras.layers.Conv2D(width, kernel, strides=step, padding="same", use_bias=False)(features)
     for stage in range(3):
         for block in range(blocks):
             stride = 2 if stage and not block else 1
@@ -109,6 +118,17 @@ def keras_resnet(image_shape: ImageShape, num_classes: int, width: int, blocks: 
     features = keras.layers.GlobalAveragePooling2D()(features)
     logits = keras.layers.Dense(num_classes)(features)
     return [keras.layers.Rescaling(1 / 255), keras.Model(images, logits)]
+
+
+def first_step(image_shape: ImageShape, positions: int) -> int:
+    """Return the step of the first convolution of `keras_resnet` in pixels: the largest of 1, 2, 4, ... that leaves so
+    many positions along a side.
+
+    A position of the last stage sees 25 steps. With steps of one pixel, that is too little for the shape of an object
+    in 64 x 64 pixels, but enough for its background: see benchmarks/tried.md.
+    """
+    side = math.sqrt(math.prod(image_shape[:2]))
+    return 2 ** max(0, int(math.log2(side / positions)))
 
 
 def _padding(image_shape: ImageShape) -> str:
@@ -132,12 +152,16 @@ def _normalized_relu() -> list[keras.Layer]:
     return [FusedBatchNormalization(momentum=0.9), keras.layers.ReLU()]
 
 
-# What changes the training images of a model of the catalog.
-AUGMENTATIONS: dict[str, Sequence[Augmentation]] = {
-    "keras-cnn": [shifted],
-    "keras-best": [stroked, distorted],
-    "keras-resnet": [shifted],
-}
+def augmentations(model: str, image_shape: ImageShape, arguments: Mapping[str, int]) -> list[Augmentation]:
+    """Return what changes the training images of a model of the catalog.
+
+    Args:
+        arguments: those that the model is built with.
+    """
+    if model == "keras-resnet":  # moves images by a position, which counts: in pixels, it would be less in larger ones
+        return [functools.partial(shifted, pixels=first_step(image_shape, arguments["positions"]))]
+    of_models: dict[str, list[Augmentation]] = {"keras-cnn": [shifted], "keras-best": [stroked, distorted]}
+    return of_models.get(model, [])
 
 
 class KerasModel:

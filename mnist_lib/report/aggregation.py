@@ -31,8 +31,10 @@ def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
 
 
 class Tally:
-    """The results of a model's trials. `chosen` is the one to store: the best on validation, in a tie the lowest seed,
-    and of trials of folds the first one, since each is measured on other images.
+    """The results of a model's trials. `chosen` is the one to store: the best on validation, in a tie the lowest seed.
+
+    Without validation images, the accuracy in the last epoch of training decides, since a seed may learn nothing. Of
+    trials of folds it is the first one, since each is measured on other images.
 
     It is never chosen by test accuracy, since the reported test accuracy would then be too high. Results that an
     earlier process has stored may lack their model, because another trial was better; if that one is lost, the best of
@@ -57,7 +59,7 @@ class Tally:
 
     @property
     def best_trial(self) -> str:
-        """The trial that is the best on validation, whether or not its model is there."""
+        """The trial that should be stored, whether or not its model is there."""
         return self._best[1]
 
     @property
@@ -92,5 +94,6 @@ def _votes(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def _preference(result: TrialResult) -> tuple[float, int, int]:
-    validation = result.validation if result.spec.fold is None else None
-    return (validation.score if validation else 0.0, -result.spec.seed, -(result.spec.fold or 0))
+    measured = result.validation or (result.history[-1].train if result.history else None)
+    score = measured.score if measured is not None and result.spec.fold is None else 0.0
+    return (score, -result.spec.seed, -(result.spec.fold or 0))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mnist_lib.catalog import DATASETS, PICTURE_MODEL
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
@@ -19,7 +20,7 @@ from mnist_lib.run_documents import (
     SuccessfulTrial,
     Summary,
 )
-from mnist_lib.spec import INEXACT_TEXT, is_exact
+from mnist_lib.spec import INEXACT_TEXT, entry_of, is_exact
 from mnist_lib.wording import and_balanced, counted, interval_text, percent, rounded
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # With 181 images in batches of 128, keras-cnn was right for 58% after 40 steps; in batches of 16, for 95% after 240.
 FEW_STEPS, FEW_STEPS_PER_EPOCH = 200, 10
+SUITED = f"train a network that suits pictures: --models {PICTURE_MODEL}"
 BALANCE = "to let every class count the same, train with --score balanced-accuracy --class-weights balanced"
 KINDS = ("added", "removed", "relabelled")
 SPLIT_NAMES = {"train": "for training", "test": "for the test"}
@@ -135,7 +137,8 @@ def notes(summary: Summary) -> list[str]:
         notes.append(f"The weights are not exact: {INEXACT_TEXT}.")
     for name, model in summary.models.items():
         trials = [trial for trial in summary.successful if trial.model == name]
-        if faults := _faults(model, dataset.classes, chance):
+        suits = dataset.name in DATASETS or entry_of(name).suits_pictures
+        if faults := _faults(model, dataset.classes, chance, suits=suits):
             notes.append(f"{name} {faults}.")
         per_epoch = math.ceil(dataset.train / trials[0].global_batch_size)
         if per_epoch < FEW_STEPS_PER_EPOCH and (steps := round(per_epoch * trials[0].trained_epochs)) < FEW_STEPS:
@@ -144,11 +147,12 @@ def notes(summary: Summary) -> list[str]:
     return notes
 
 
-def _faults(model: ModelSummary, classes: Sequence[str], chance: float) -> str:
+def _faults(model: ModelSummary, classes: Sequence[str], chance: float, *, suits: bool) -> str:
     """Return what is wrong with the answers of a model, and what to do, or "".
 
     Args:
         chance: the share of the largest class, for which always answering it is right.
+        suits: whether the network suits the pictures of the dataset.
     """
     faults, by_accuracy = [], model.score == "accuracy"
     neglected = neglected_class(model) if by_accuracy and model.always_answers is None else None
@@ -166,7 +170,7 @@ def _faults(model: ModelSummary, classes: Sequence[str], chance: float) -> str:
         few = f"{row.correct:,} of {counted(row.total, 'test image')} ({interval_text(row.ci95)})"
         accuracy = percent(model.best_trial_test_accuracy)
         faults.append(f"neglects {classes[neglected]}: it recognises {few}, but {accuracy} of all")
-    remedy = "try more --epochs, if it has weights to train"
+    remedy = "try more --epochs, if it has weights to train" if suits else SUITED
     if neglected is not None or (model.always_answers is not None and small_classes(model)):
         remedy = BALANCE if by_accuracy else "add images of the other classes"
     return f"{' and '.join(faults)}; {remedy}" if faults else ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from mnist_lib.data.changes import MAX_STATE_BYTES, DatasetState
 from mnist_lib.data.corrections import UsedLabels
+from mnist_lib.data.request import ImageShape
 from mnist_lib.data.split import TRAIN, ImageHashes, indices_of
 from mnist_lib.documents import Name, Sha256, Text, VersionName, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
@@ -45,13 +46,18 @@ class RunData:
     labels: UsedLabels
     since: LastRun | None  # the last run of the dataset then
     init_from: tuple[VersionName, ...] = ()  # the versions from which its trials start
+    image_shape: ImageShape | None = None  # of its dataset
+
+
+def has_run(objects: Objects, dataset: str) -> bool:
+    """Return whether there is a complete run of a dataset."""
+    return objects.exists(_last(dataset))
 
 
 def last_run(objects: Objects, dataset: str) -> LastRun | None:
     """Return the last complete run of a dataset, or None if there is none or its record is damaged."""
-    name = f"{FOLDER}/{dataset}/last.json"
     try:
-        return read_record(objects, name, LastRun) if objects.exists(name) else None
+        return read_record(objects, _last(dataset), LastRun) if has_run(objects, dataset) else None
     except IntegrityError as error:
         log.warning("what has changed in %s is not known: %s", dataset, error)
         return None
@@ -74,7 +80,7 @@ def record_last_run(folder: RunFolder, summary: Summary) -> None:
     known = last_run(objects, dataset.name)
     if known is None or known.at < summary.ended:
         run = LastRun(folder.run, dataset.fingerprint, summary.ended)
-        objects.replace(f"{FOLDER}/{dataset.name}/last.json", seal(run))
+        objects.replace(_last(dataset.name), seal(run))
 
 
 def read_state(objects: Objects, dataset: str, fingerprint: str) -> bytes | None:
@@ -167,6 +173,10 @@ def _newest_decisions(objects: Objects) -> Iterator[bytes]:
         for dataset in objects.folders(f"models/{model}/champions"):
             records = RecordLog(objects, f"models/{model}/champions/{dataset}")
             yield objects.read(records.name(records.last())) or b""
+
+
+def _last(dataset: str) -> str:
+    return f"{FOLDER}/{dataset}/last.json"
 
 
 def _state(dataset: str, fingerprint: str) -> str:

@@ -62,6 +62,14 @@ def test_the_defaults_of_a_spec_are_those_of_its_model(model: str) -> None:
     assert spec.arguments == {name: size.default for name, size in MODELS[model].arguments.items()}
 
 
+@pytest.mark.parametrize(("batch_size", "learning_rate"), [(8, 0.0025), (16, 0.005), (32, 0.01), (128, 0.01)])
+def test_small_batches_of_keras_resnet_have_a_lower_learning_rate(batch_size: int, learning_rate: float) -> None:
+    """With 0.01 and batches of 16, a seed may learn nothing."""
+    assert TrialSpec.of("keras-resnet", global_batch_size=batch_size).learning_rate == learning_rate
+    assert TrialSpec.of("keras-resnet", global_batch_size=batch_size, learning_rate=0.1).learning_rate == 0.1
+    assert TrialSpec.of("keras-cnn", global_batch_size=batch_size).learning_rate == 0.01
+
+
 def test_another_optimizer_has_its_own_default_learning_rate() -> None:
     assert TrialSpec.of("keras", optimizer="sgd").learning_rate == OPTIMIZERS["sgd"]
     assert TrialSpec.of("keras-cnn", optimizer="sgd").learning_rate == OPTIMIZERS["sgd"]

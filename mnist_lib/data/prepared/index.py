@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -148,6 +149,19 @@ def read_index(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
     shards.touch()
     columns: dict[str, Any] = arrays
     return Dataset(name=name, **about, **columns, images=Images(shards, rows))
+
+
+def read_folder_index(request: DataRequest, listing: Listing, path: Path) -> Dataset | None:
+    """Return the prepared dataset of a folder of pictures, as `read_index` does.
+
+    It also serves a request for the shape that its pictures led to when no request named one.
+    """
+    for asked in (request, replace(request, image_size=None, channels=None)):
+        state = pictures_hash(listing, asked)
+        dataset = read_index(request.name, path, lambda version: state)  # noqa: B023  # it is called at once
+        if dataset is not None and request in (asked, asked.shaped(dataset.image_shape)):
+            return dataset
+    return None
 
 
 def cached_near_copies(dataset: Dataset, path: Path, progress: Callable[[str], object]) -> NearCopies:

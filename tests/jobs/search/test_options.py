@@ -106,7 +106,9 @@ def test_models_vary_and_have_their_own_arguments() -> None:
     specs = [given.trial(given.variation.configuration(number, 0), number) for number in range(30)]
     assert {spec.model for spec in specs} == {"keras", "keras-resnet"}
     assert {tuple(spec.arguments) for spec in specs if spec.model == "keras"} == {("hidden_units",)}
-    assert {tuple(spec.arguments) for spec in specs if spec.model == "keras-resnet"} == {("width", "blocks")}
+    assert {tuple(spec.arguments) for spec in specs if spec.model == "keras-resnet"} == {
+        ("width", "blocks", "positions")
+    }
 
 
 @pytest.mark.parametrize("value", [0, 0.1])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jobs.models import compute
+from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import NONE, labels_file
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
@@ -16,11 +17,14 @@ from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import Accuracy
+from mnist_lib.store.datasets import begun_with
 from mnist_lib.store.predictions import Predictions
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import find
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
 from tests.support.job import options_for, train
+from tests.support.pictures import classes, noise, write_folder
 from tests.support.untrained import UNTRAINED
 
 pytestmark = pytest.mark.slow
@@ -82,6 +86,26 @@ def test_a_run_says_what_has_changed_since_the_last_one(
     assert (same["name"], same["changes"]["since"]) == ("digits", "third")
     objects, data = LocalObjects(tmp_path / "results"), DataRequest(dataset=f"{renamed}/", data_dir=data_dir)
     check_old_versions(objects, data)
+
+
+@pytest.mark.long
+def test_a_dataset_keeps_the_shape_of_its_images(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "pictures", {**classes(*DIGITS[1:]), **classes(DIGITS[0], size=(9, 8))})
+    dataset = ("--dataset", folder)
+    assert run(ray_address, data_dir, tmp_path, "first", *dataset)["dataset"]["image_shape"] == [9, 9, 1]
+    write_folder(folder, {"0/large.png": noise(7, (60, 40), "RGB")})
+    assert run(ray_address, data_dir, tmp_path, "second", *dataset)["dataset"]["image_shape"] == [9, 9, 1]
+    other = run(ray_address, data_dir, tmp_path, "third", *dataset, "--image-size=12", "--channels=3")
+    assert other["dataset"]["image_shape"] == [12, 12, 3]
+    assert run(ray_address, data_dir, tmp_path, "fourth", *dataset)["dataset"]["image_shape"] == [
+        9,
+        9,
+        1,
+    ]  # the champion's
+    objects = LocalObjects(tmp_path / "results")
+    begun = begun_with(RunFolder(objects, "third"))
+    assert begun is not None
+    assert begun.image_shape == (12, 12, 3)
 
 
 def check_old_versions(objects: LocalObjects, data: DataRequest) -> None:

@@ -39,6 +39,16 @@ def test_without_arguments_keras_and_scratch_train_on_mnist_mini() -> None:
     assert options() == TrainOptions()
 
 
+@pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
+@pytest.mark.parametrize("dataset", ["./letters", "s3://bucket/letters", "tfds:leaves"])
+def test_pictures_of_the_user_are_trained_on_with_one_network_that_suits_them(
+    kind: type[TrainOptions], dataset: str
+) -> None:
+    assert parse(kind.COMMAND, kind, [f"--dataset={dataset}"]).models == ("keras-resnet",)
+    assert parse(kind.COMMAND, kind, [f"--dataset={dataset}", "--models=keras"]).models == ("keras",)
+    assert parse(kind.COMMAND, kind, ["--dataset=mnist"]).models == kind.CATALOG_MODELS
+
+
 @pytest.mark.parametrize(
     ("arguments", "seeds"),
     [
@@ -248,7 +258,7 @@ def test_a_run_that_began_before_the_time_in_finish_by_is_resumed_after_it(tmp_p
 def test_resuming_with_another_dataset_names_both(tmp_path: Path) -> None:
     code, objects = code_version(SOURCE_FOLDERS), LocalObjects(tmp_path / "results")
     write_folder(tmp_path / "letters", classes("a", "b"))
-    began, other = options(f"--dataset={tmp_path}/letters"), options("--dataset=mnist-mini")
+    began, other = (options(f"--dataset={name}", "--models=keras") for name in (f"{tmp_path}/letters", "mnist-mini"))
     terms = began.terms(code)
     with open_run(objects, "r", dataset="letters", terms=terms, command="jobs.train", configuration="") as folder:
         folder.append_history(Started(trial="keras-s0", pid=1, node="n", devices=(), gpus=()))

@@ -42,6 +42,20 @@ def test_the_plan_says_whether_training_again_gives_the_same_weights(
     assert forecast.document()["exact"] == ("bit for bit" in expected)
 
 
+@pytest.mark.parametrize(
+    ("models", "says_why"), [(None, True), (("keras-resnet",), True), (("keras-resnet", "keras"), False)]
+)
+def test_the_plan_says_why_pictures_are_trained_on_with_that_network(
+    models: tuple[str, ...] | None, says_why: bool
+) -> None:
+    options, plan = TrainOptions(dataset="./letters", models=models), LanePlan(lanes=1, cpus=1, gpus=0)  # type: ignore[arg-type]  # None: not given
+    forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, expected=None, volume=None)
+    assert (
+        any(line.startswith("model: keras-resnet, the default for pictures of") for line in forecast.lines())
+        == says_why
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_calibrated_plan_predicts_the_duration_of_the_run(ray_address: str, data_dir: Path, tmp_path: Path) -> None:

@@ -117,9 +117,9 @@ def test_d8_16_bits_transparency_and_rotation_are_read_as_a_viewer_shows_them(tm
 def test_d8_pictures_of_several_sizes_are_resized_and_cropped_and_a_notice_says_so(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b", size=(300, 200)), **classes("c", size=(20, 30))})
     dataset = read(folder)
-    assert dataset.image_shape == (64, 64, 1)
+    assert dataset.image_shape == (32, 32, 1)
     assert dataset.notices == (
-        "pictures of 2 sizes are resized to 64 x 64 and cropped; choose another size with --image-size",
+        "pictures of 2 sizes are resized to 32 x 32 and cropped; choose another size with --image-size",
     )
     assert read(folder, image_size=(10, 12)).image_shape == (10, 12, 1)
     wide = Image.new("L", (30, 10), 0)

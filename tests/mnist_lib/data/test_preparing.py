@@ -77,6 +77,30 @@ def from_nothing(folder: Path, data_dir: Path, **options: Any) -> Dataset:
     return prepare(DataRequest(dataset=f"{folder}/", data_dir=data_dir, **options))
 
 
+def test_images_of_a_shape_that_the_pictures_led_to_are_not_prepared_again_for_a_request_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "f", {**classes("a", "b"), **classes("c", size=(9, 8))})
+    first = read(folder)
+    assert first.notices == (
+        "pictures of 2 sizes are resized to 9 x 9 and cropped; choose another size with --image-size",
+    )
+    prepared = 0
+    read_folder = reading.read_folder
+
+    def counting_read(*arguments: Any) -> Dataset:
+        nonlocal prepared
+        prepared += 1
+        return read_folder(*arguments)
+
+    monkeypatch.setattr(reading, "read_folder", counting_read)
+    require_equal(read(folder, image_size=(9, 9), channels=1), first)
+    assert prepared == 0
+    assert read(folder, image_size=(9, 9), channels=3).image_shape == (9, 9, 3)
+    assert read(folder).image_shape == (9, 9, 1)  # the pictures alone, again
+    assert prepared == 2
+
+
 def test_a_preparation_reads_only_what_is_new_and_equals_one_from_nothing(
     tmp_path: Path, reads: Callable[[], tuple[int, int]]
 ) -> None:

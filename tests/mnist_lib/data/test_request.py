@@ -52,3 +52,12 @@ def test_a_folder_without_a_slash_is_suggested_if_it_exists(tmp_path: Path, monk
 def test_a_renamed_folder_may_keep_its_name(dataset: str) -> None:
     assert DataRequest(dataset=dataset).name == "new"
     assert DataRequest(dataset=dataset, dataset_name="letters").name == "letters"
+
+
+def test_a_request_for_a_shape_keeps_the_size_and_the_channels_that_it_names() -> None:
+    request = DataRequest(dataset="./x")
+    assert request.shaped(None) == request
+    assert request.shaped((20, 30, 3)) == DataRequest(dataset="./x", image_size=(20, 30), channels=3)
+    assert DataRequest(dataset="./x", channels=1).shaped((20, 30, 3)).channels == 1
+    assert DataRequest(dataset="./x", image_size=(8, 8)).shaped((20, 30, 3)).image_size == (8, 8)
+    assert DataRequest(dataset="mnist").shaped((20, 30, 3)) == DataRequest(dataset="mnist")

@@ -69,8 +69,8 @@ def test_images_of_several_sizes_are_resized_and_the_dataset_says_so(tmp_path: P
     given = {"data_dir": tmp_path, "tfds_import": ModelFile.read(builder_file(tmp_path, "SizeImages", fixed=False))}
     splits = ("training", "evaluation")
     dataset = prepare(DataRequest(dataset="tfds:size_images:2.1.0", **given, splits=splits))  # type: ignore[arg-type]
-    assert dataset.image_shape == (64, 64, 3)
-    assert dataset.notices == ("images are resized to 64 x 64 and cropped; choose another size with --image-size",)
+    assert dataset.image_shape == (32, 32, 3)
+    assert dataset.notices == ("images are resized to 32 x 32 and cropped; choose another size with --image-size",)
     small = DataRequest(dataset="tfds:size_images", **given, splits=splits, image_size=(6, 5), channels=1)  # type: ignore[arg-type]
     assert prepare(small).image_shape == (6, 5, 1)
 

@@ -1,5 +1,6 @@
 """Augmentation is random, reproducible, and for training only."""
 
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from mnist_lib.errors import ModelError
 from mnist_lib.models.building import build_model
-from mnist_lib.models.keras_models import KERAS_FILE, KerasModel
+from mnist_lib.models.keras_models import KERAS_FILE, KerasModel, first_step
 from mnist_lib.spec import TrialSpec
 from tests.support.stored import small_spec
 
@@ -72,6 +73,44 @@ def test_replicas_draw_different_random_numbers_and_end_with_the_same_state() ->
     assert (outputs[2] != outputs[3]).any()
     assert all(state == states[0] for state in states)
     assert states[0] != [value.numpy().tolist() for value in weights.state]
+
+
+@pytest.mark.parametrize(
+    ("shape", "step"),
+    [
+        ((8, 8, 1), 1),
+        ((28, 28, 1), 1),
+        ((47, 47, 3), 1),
+        ((48, 48, 3), 2),
+        ((32, 96, 3), 2),
+        ((95, 95, 3), 2),
+        ((96, 96, 3), 4),
+        ((224, 224, 3), 8),
+    ],
+)
+def test_keras_resnet_takes_larger_steps_in_larger_images_and_moves_them_as_far(
+    shape: tuple[int, int, int], step: int
+) -> None:
+    assert first_step(shape, positions=24) == step
+    assert first_step(shape, positions=224) == 1
+    spec = small_spec("keras-resnet")
+    model = build_model(spec, shape, 10)
+    assert isinstance(model, KerasModel)
+    (first, *_), (augment,) = model.initial_weights(0).trainable, model._augmentations
+    assert first.shape[:2] == ((3, 3) if step == 1 else (2 * step + 1, 2 * step + 1))
+    images = np.full((64, *shape), 255, np.uint8)
+    moved = np.concatenate([augment(images, tf.constant([seed, 0])) for seed in range(8)])
+    blank_rows = (moved[:, :, shape[1] // 2, 0] == 0).sum(axis=1)
+    assert blank_rows.max() == step
+
+
+def test_a_spec_of_an_earlier_release_has_the_network_of_that_time() -> None:
+    spec = TrialSpec.of("keras-resnet", arguments={"width": 4})
+    assert spec.arguments == {"width": 4, "blocks": 1, "positions": 24}
+    fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    earlier = TrialSpec(**{**fields, "arguments": {"width": 4, "blocks": 1}})
+    assert build_model(earlier, (64, 64, 3), 10).initial_weights(0).trainable[0].shape == (3, 3, 3, 4)
+    assert build_model(spec, (64, 64, 3), 10).initial_weights(0).trainable[0].shape == (5, 5, 3, 4)
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from msgspec import structs
 
 from mnist_lib.report.aggregation import seed_statistics
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, EpochDone
 from tests.support.made_run import FOUR_LABELS, small_result, tally_of
 
 
@@ -28,6 +29,16 @@ def test_the_chosen_trial_is_the_best_on_validation_not_on_test() -> None:
     )
     assert tally.chosen.trial == "keras-s1"
     assert tally.highest == 1.0
+
+
+def test_without_validation_images_a_seed_that_has_learned_nothing_is_not_chosen() -> None:
+    results = []
+    for seed, correct in enumerate((20, 99)):
+        result = small_result(seed, predicted=[0, 1, 2, 3], validation=None)
+        last = EpochDone(trial="", epoch=1, loss=1.0, train=Accuracy(correct, 100), validation=None, seconds=1.0)
+        results.append(structs.replace(result, history=(last,)))
+    for order in (results, results[::-1]):
+        assert tally_of(*order).chosen.trial == tally_of(*order).best_trial == "keras-s1"
 
 
 @pytest.mark.parametrize("validation", [5, None])

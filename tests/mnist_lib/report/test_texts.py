@@ -40,6 +40,26 @@ def test_the_table_says_not_better_than_guessing_only_if_the_model_may_be(
 
 
 @pytest.mark.parametrize(
+    ("dataset", "model", "advice"),
+    [
+        ("letters", "keras", "train a network that suits pictures: --models keras-resnet"),
+        ("letters", "keras-resnet", "try more --epochs"),
+        ("letters", "my_model", "try more --epochs"),
+        ("mnist", "keras", "try more --epochs"),
+    ],
+)
+def test_a_dense_network_that_guesses_on_pictures_is_to_be_replaced(dataset: str, model: str, advice: str) -> None:
+    summary = small_summary(WRONG)
+    trials = [structs.replace(trial, model=model) for trial in summary.successful]
+    facts = structs.replace(summary.dataset, name=dataset)
+    models = {model: summary.models["keras"]}
+    text = " ".join(text_of(structs.replace(summary, dataset=facts, trials=trials, models=models)).split())
+    assert (
+        f"{model} always answers 9 and is not clearly better than guessing, which is right for 25.00%; {advice}" in text
+    )
+
+
+@pytest.mark.parametrize(
     ("devices", "deterministic", "exact"),
     [(("CPU:0",), False, True), (("0/GPU:0", "1/GPU:0"), False, False), (("GPU:0",), True, True)],
 )
