@@ -9,7 +9,6 @@ them are trained on the same pictures and measured on the same others. Two trial
 
 import argparse
 import functools
-import itertools
 import math
 import os
 import statistics
@@ -71,15 +70,18 @@ def main() -> None:
     parser.add_argument("--draws", type=int, help=f"number of draws (default: {DRAWS}; with --sets, 5)")
     parser.add_argument("--sets", nargs="*", choices=NAMES, help="train on these sets of pictures; without a name, all")
     parser.add_argument("--sources", type=Path, help="fonts of the sets, from benchmarks.sources (default: a few)")
-    parser.add_argument("--models", nargs="+", default=NETWORKS, help="networks that are trained on the sets")
-    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, help="sizes of their images, in pixels")
+    sizes = ",".join(map(str, SIZES))
+    networks = [f"{name}:{sizes}" for name in NETWORKS]
+    text = f"networks that are trained on the sets, and sizes in pixels (default: {' '.join(networks)})"
+    parser.add_argument("--networks", nargs="+", default=networks, metavar="NAME:SIZES", help=text)
     options = parser.parse_args()
     if options.sets is None:
         on_digits(options.source, options.draws or DRAWS)
         return
     known = sets_of(options.sources, options.source)
     drawn = {name: known[name] for name in options.sets or NAMES}
-    cells = list(itertools.product(options.models, options.sizes))
+    named = (network.split(":") for network in options.networks)
+    cells = [(name, int(size)) for name, sizes in named for size in sizes.split(",")]
     print(f"{setting(1)}\nn = {options.draws or 5} seeds, two trials at a time.")
     for lines in on_sets(drawn, cells, range(options.draws or 5)):
         print("\n".join(lines), flush=True)

@@ -87,7 +87,10 @@ def test_impossible_seeds_are_refused(seeds: str) -> None:
 
 @pytest.mark.parametrize(
     ("images", "epochs", "batch_size"),
-    [(1, 40, 16), (300, 40, 16), (511, 40, 16), (512, 40, 32), (2_048, 39, 128), (4_000, 20, 128), (60_000, 5, 128)],
+    [
+        *((1, 80, 16), (300, 80, 16), (511, 80, 16), (512, 80, 32), (625, 80, 32), (1_000, 50, 32)),
+        *((1_250, 40, 64), (2_000, 40, 64), (2_048, 39, 128), (4_000, 20, 128), (60_000, 5, 128)),
+    ],
 )
 def test_few_images_are_trained_on_for_more_epochs_in_smaller_batches(
     images: int, epochs: int, batch_size: int
@@ -99,7 +102,7 @@ def test_few_images_are_trained_on_for_more_epochs_in_smaller_batches(
 
 def test_epochs_and_batch_size_that_are_given_are_kept_for_any_number_of_images() -> None:
     settled = options("--dataset=./pictures", "--batch-size=64").settled(lambda: 300)
-    assert (settled.epochs, settled.global_batch_size) == (40, 64)
+    assert (settled.epochs, settled.global_batch_size) == (80, 64)
     given = options("--dataset=./pictures", "--batch-size=64", "--epochs=7")
     assert given.settled(lambda: pytest.fail("the images were counted, though nothing depends on them")) == given
 

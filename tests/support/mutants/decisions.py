@@ -11,7 +11,7 @@ MUTANTS = (
     Mutant(
         name="the trial to store is chosen by its test accuracy",
         file=AGGREGATION,
-        old="return (validation.score if validation else 0.0, -result.spec.seed,",
+        old="return (score, -result.spec.seed,",
         new="return (result.test.correct, -result.spec.seed,",
         why="The reported test accuracy would be too high.",
         tests=("mnist_lib/report/test_aggregation.py",),
