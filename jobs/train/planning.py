@@ -20,7 +20,7 @@ from jobs.train import worker
 from jobs.train.options import TrainOptions
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment
 from mnist_lib.catalog import PICTURE_MODEL
-from mnist_lib.data.request import DataRequest
+from mnist_lib.data.request import DEFAULT_SIDE, DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.data.volume import Volume, volume_of
 from mnist_lib.model_file import ModelFile
@@ -46,7 +46,8 @@ VALIDATION_TEXT = (
 )
 PICTURE_MODEL_TEXT = (
     f"model: {PICTURE_MODEL}, the default for pictures of your own, since it sees shapes at any place and before any"
-    " background; --models chooses others"
+    f" background; it reads images of {DEFAULT_SIDE} x {DEFAULT_SIDE}, the default for pictures of several sizes, as"
+    " well as larger ones; --models and --image-size choose others"
 )
 
 

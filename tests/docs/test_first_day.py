@@ -23,7 +23,7 @@ CLASSES = {"red circle": (200, 40, 40), "square": (40, 160, 60), "triangle": (50
 # The picture that can be decided about, by its name.
 SHOWN = """() => !document.querySelector("#classes button")?.disabled && document.querySelector("#name").textContent"""
 # How the two trainings of the page are shortened.
-TRAININGS = (("--seeds 3", "--epochs 8"), ("--seeds 3", "--epochs 1"))
+TRAININGS = (("--seeds 3", "--epochs 20"), ("--seeds 3", "--epochs 1"))
 
 
 class Step(NamedTuple):
@@ -75,15 +75,15 @@ def test_the_page_of_the_first_day_can_be_followed_to_its_end(home: Path) -> Non
     assert {step.command: step.stderr for step in steps if step.code != (9 if step in (train, again) else 0)} == {}
     assert "left out: red circle/broken.png" in show.stdout
     assert "pictures: left out: red circle/broken.png: expected a picture" in train.stderr
-    assert "keras-cnn@1 is the first champion" in train.stdout
+    assert "keras-resnet@1 is the first champion" in train.stdout
     assert checked.stdout.endswith(f"Reviewed 1 picture: 1 corrected. Labels: {home}/pictures/labels.jsonl\n")
     assert "Reviewed 3 pictures: 3 added to the dataset." in added.stdout
     assert "Data: 3 images added" in again.stdout
     assert "Corrections: 1 image relabelled" in again.stdout
-    versions = sorted(line.split()[0] for line in listed.stdout.splitlines() if line.startswith("keras-cnn@"))
-    assert versions == ["keras-cnn@1", "keras-cnn@2"]
-    assert "keras-cnn@2 is now the champion" in promoted.stdout
-    assert "keras-cnn@1 is the champion" in back.stdout
+    versions = sorted(line.split()[0] for line in listed.stdout.splitlines() if line.startswith("keras-resnet@"))
+    assert versions == ["keras-resnet@1", "keras-resnet@2"]
+    assert "keras-resnet@2 is now the champion" in promoted.stdout
+    assert "keras-resnet@1 is the champion" in back.stdout
     answers = csv.DictReader((home / "answers.csv").read_text().splitlines())
     assert {answer["picture"]: answer["class"] for answer in answers} == {f"new/{name}.png": name for name in CLASSES}
     assert all(f"new/{name}.png" in table.stdout for name in CLASSES)
