@@ -3,8 +3,8 @@
 Without --sets, each draw takes other pictures of MNIST's training set, for training and validation together, and
 another seed. All are measured on MNIST's 10,000 test images.
 
-With --sets, the networks are trained on the pictures of `benchmarks.pictures`, in several sizes. For each seed, all of
-them are trained on the same pictures and measured on the same others. Two trials run at a time, with one thread each.
+With --sets, networks are trained on the pictures of `benchmarks.pictures`, in several sizes. For each seed, all of them
+are trained and measured on the same pictures. Two trials run at a time, with one thread each.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.digits import parser_with_source
 from benchmarks.drawings import mnist
-from benchmarks.pictures import NAMES, PictureSet, sets_of
+from benchmarks.pictures import NAMES, PictureSet, picture_sets
 from benchmarks.record import setting
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.embedded import FOLDER
@@ -46,7 +46,8 @@ BOUNDS: Mapping[tuple[str, int], float] = {
 DRAWS = 10
 NETWORKS = ("keras-cnn", "keras-fast", "keras-resnet")
 SIZES = (24, 32, 48, 64, 96)  # pixels
-BASELINE = ("keras-cnn", 64)  # what the first day named, and the size of pictures whose sizes differ, until 2026-12-01
+BASELINE = ("keras-cnn", 64)  # the network of docs/first-day.md and the default size until 2026-12-01
+SEEDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Measurement:
     accuracy: float  # percent
     seconds: float  # of processor time, with compilation and the evaluation
 
@@ -67,7 +68,7 @@ class Trained:
 def main() -> None:
     parser = parser_with_source(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--draws", type=int, help=f"number of draws (default: {DRAWS}; with --sets, 5)")
+    parser.add_argument("--draws", type=int, help=f"number of draws (default: {DRAWS}; with --sets, {SEEDS})")
     parser.add_argument("--sets", nargs="*", choices=NAMES, help="train on these sets of pictures; without a name, all")
     parser.add_argument("--sources", type=Path, help="fonts of the sets, from benchmarks.sources (default: a few)")
     sizes = ",".join(map(str, SIZES))
@@ -78,42 +79,42 @@ def main() -> None:
     if options.sets is None:
         on_digits(options.source, options.draws or DRAWS)
         return
-    known = sets_of(options.sources, options.source)
-    drawn = {name: known[name] for name in options.sets or NAMES}
-    named = (network.split(":") for network in options.networks)
-    cells = [(name, int(size)) for name, sizes in named for size in sizes.split(",")]
-    print(f"{setting(1)}\nn = {options.draws or 5} seeds, two trials at a time.")
-    for lines in on_sets(drawn, cells, range(options.draws or 5)):
+    all_sets = picture_sets(options.sources, options.source)
+    chosen_sets = {name: all_sets[name] for name in options.sets or NAMES}
+    pairs = (network.split(":") for network in options.networks)
+    cells = [(name, int(size)) for name, sizes in pairs for size in sizes.split(",")]
+    print(f"{setting(1)}\nn = {options.draws or SEEDS} seeds, two trials at a time.")
+    for lines in on_sets(chosen_sets, cells, range(options.draws or SEEDS)):
         print("\n".join(lines), flush=True)
 
 
 def on_sets(
-    drawn: Mapping[str, PictureSet], cells: Sequence[tuple[str, int]], seeds: Sequence[int]
+    chosen_sets: Mapping[str, PictureSet], cells: Sequence[tuple[str, int]], seeds: Sequence[int]
 ) -> Iterator[list[str]]:
     """Yield a table for each set. `cells`: the models and sizes."""
     with TemporaryDirectory() as home, get_context("spawn").Pool(2) as processes:
-        for name, pictures in drawn.items():
+        for name, pictures in chosen_sets.items():
             trials = []
             for seed in seeds:
                 folder = Path(home, str(seed), name.replace(" ", "-"))
                 pictures.write(folder, seed)
                 trials += [Trial(pictures=name, folder=folder, model=m, side=s, seed=seed) for m, s in cells]
             trials.sort(key=lambda trial: (-trial.side, trial.model))  # the slow ones first
-            found: dict[tuple[str, int], list[Trained]] = {cell: [] for cell in cells}
-            for trial, trained in zip(trials, processes.imap(train, trials), strict=True):
-                found[trial.model, trial.side].append(trained)
-                print(f"{name}: {trial.model} {trial.side}: {trained}", file=sys.stderr)
-            yield table(name, found)
+            measurements: dict[tuple[str, int], list[Measurement]] = {cell: [] for cell in cells}
+            for trial, measured in zip(trials, processes.imap(train, trials), strict=True):
+                measurements[trial.model, trial.side].append(measured)
+                print(f"{name}: {trial.model} {trial.side}: {measured}", file=sys.stderr)
+            yield table(name, measurements)
 
 
-def train(trial: Trial) -> Trained:
+def train(trial: Trial) -> Measurement:
     """Train one trial with one thread in this process."""
     resources = _configured()
     data = {"data_dir": trial.folder.parent, "image_size": (trial.side, trial.side)}
     dataset = prepare(DataRequest(dataset=str(trial.folder), **data))  # type: ignore[arg-type]  # mypy sees a union
     begin = time.process_time()
     result = result_of(trial.model, dataset, resources, seed=trial.seed, **defaults_for(len(dataset.train)))
-    return Trained(100 * result.test.value, time.process_time() - begin)
+    return Measurement(100 * result.test.value, time.process_time() - begin)
 
 
 @functools.cache
@@ -125,23 +126,23 @@ def _configured() -> Resources:
     return resources
 
 
-def table(name: str, found: Mapping[tuple[str, int], Sequence[Trained]]) -> list[str]:
+def table(name: str, measurements: Mapping[tuple[str, int], Sequence[Measurement]]) -> list[str]:
     """Return a Markdown table of a set: the trials of each model and size, one for each seed."""
     head = "| model | size | accuracy | above the baseline, points | share of its errors | seconds |"
     lines = ["", f"**{name}**; baseline: {BASELINE[0]}, {BASELINE[1]} pixels", "", head, "|---" * 6 + "|"]
-    baseline = [trained.accuracy for trained in found.get(BASELINE, ())]
-    for (model, side), all_trained in found.items():
-        accuracies = [trained.accuracy for trained in all_trained]
+    baseline = [measured.accuracy for measured in measurements.get(BASELINE, ())]
+    for (model, side), of_cell in measurements.items():
+        accuracies = [measured.accuracy for measured in of_cell]
         mean, difference, share = statistics.fmean(accuracies), "", ""
         if baseline:
-            difference = interval_text([a - b for a, b in zip(accuracies, baseline, strict=True)])
+            difference = paired_difference_text([a - b for a, b in zip(accuracies, baseline, strict=True)])
             share = f"{(100 - mean) / (100 - statistics.fmean(baseline)):.2f}"
-        seconds = statistics.median(trained.seconds for trained in all_trained)
+        seconds = statistics.median(measured.seconds for measured in of_cell)
         lines.append(f"| {model} | {side} | {mean:.2f}% | {difference} | {share} | {seconds:.0f} |")
     return lines
 
 
-def interval_text(differences: Sequence[float]) -> str:
+def paired_difference_text(differences: Sequence[float]) -> str:
     """Return the mean of paired differences with its 95% interval over the seeds."""
     n, mean = len(differences), statistics.fmean(differences)
     if n < 2:

@@ -1,7 +1,8 @@
 """Folders of drawn pictures like those of users: letters, chess pieces, digits, and small scenes in colour.
 
-Each picture has a size, a background and colours of its own: paper, gradients, clouds and noise below ink of any colour
-with enough contrast. The same seed gives the same pictures. Letters to be tested are in fonts that are not trained on.
+Each picture has its own size, colours and background (paper, a gradient, clouds or noise); the ink on it contrasts with
+the background. The same seed gives the same pictures. Test letters are in fonts that are not used for training; chess
+pieces are in the same fonts for both.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ NAMES = ("letters", "chess pieces", "digits", "digits on backgrounds", "colour s
 LETTERS = "ABDEGHKMRS"
 PIECES = {"king": "♔♚", "queen": "♕♛", "rook": "♖♜", "bishop": "♗♝", "knight": "♘♞", "pawn": "♙♟"}
 NUM_FONTS, MAX_FONTS_PER_FAMILY = 28, 2
-OF_MATPLOTLIB = {"ttf": 40}  # from its only folder of such fonts
+FONTS_PER_FAMILY = {"ttf": 40}  # Matplotlib has one folder of such fonts
 MIN_CONTRAST = 80  # between the mean brightness of the background and that of the ink, 0 to 255
 
 Colour = NDArray[np.float64]  # red, green, blue: 0 to 255
@@ -48,7 +49,7 @@ class PictureSet:
                 self.draw(label, split == "test", random).save(path)
 
 
-def sets_of(sources: Path | None, digits: Path | None) -> dict[str, PictureSet]:
+def picture_sets(sources: Path | None, digits: Path | None) -> dict[str, PictureSet]:
     """Return the sets by name.
 
     Args:
@@ -75,8 +76,8 @@ def sets_of(sources: Path | None, digits: Path | None) -> dict[str, PictureSet]:
 
     def digit(backgrounds: bool) -> Draw:
         def draw(label: int, test: bool, random: Random) -> Image.Image:
-            of_class = np.flatnonzero(labels[test] == label)
-            return _picture(images[test][random.choice(of_class)], random, (70, 110), backgrounds=backgrounds)
+            rows = np.flatnonzero(labels[test] == label)
+            return _picture(images[test][random.choice(rows)], random, (70, 110), backgrounds=backgrounds)
 
         return draw
 
@@ -93,7 +94,7 @@ def sets_of(sources: Path | None, digits: Path | None) -> dict[str, PictureSet]:
 def _fonts(folder: Path, signs: str) -> list[dict[str, Pixels]]:
     """Return the glyphs of `NUM_FONTS` random fonts that have all of the signs."""
     random, found = np.random.default_rng(7), list[dict[str, Pixels]]()
-    files = font_files(folder, OF_MATPLOTLIB, MAX_FONTS_PER_FAMILY, random)
+    files = font_files(folder, FONTS_PER_FAMILY, MAX_FONTS_PER_FAMILY, random)
     for number in random.permutation(len(files)):
         drawn = glyphs(files[number], signs, size=100)
         if len(drawn) == len(signs) and len(found) < NUM_FONTS:
@@ -169,10 +170,10 @@ def _image(levels: NDArray[np.float64]) -> Image.Image:
     return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
 
 
-# What a scene shows, each drawn in a square of side 1: polygons and ellipses by two colours, 0 and 1.
-Shape = tuple[str, int, Sequence[tuple[float, float]]]
+# The parts of each object in a square of side 1: polygons and ellipses, each in one of two colours, 0 and 1.
+Outline = tuple[str, int, Sequence[tuple[float, float]]]
 PETALS = ((0.5, 0.2), (0.78, 0.4), (0.67, 0.73), (0.33, 0.73), (0.22, 0.4))
-SCENES: dict[str, Sequence[Shape]] = {
+SCENES: dict[str, Sequence[Outline]] = {
     "house": [
         ("polygon", 0, [(0.1, 0.45), (0.9, 0.45), (0.9, 1), (0.1, 1)]),
         ("polygon", 1, [(0, 0.45), (0.5, 0), (1, 0.45)]),
@@ -202,7 +203,7 @@ SCENES: dict[str, Sequence[Shape]] = {
 
 
 def _scene(label: int, test: bool, random: Random) -> Image.Image:
-    """Return an object in two random colours before a random background, and something small beside it."""
+    """Return an object in two random colours against a random background, and something small beside it."""
     width, height = (int(side) for side in random.integers(64, 97, 2))
     ground, first = _contrasting(random)
     second = random.uniform(0, 255, 3)
@@ -232,7 +233,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the pictures (default: 0)")
     parser.add_argument("folder", type=Path, metavar="DIR", help="gets a folder for each set")
     options = parser.parse_args()
-    for name, pictures in sets_of(options.sources, options.source).items():
+    for name, pictures in picture_sets(options.sources, options.source).items():
         pictures.write(options.folder / name.replace(" ", "-"), options.seed)
 
 

@@ -21,7 +21,7 @@ class Size:
 
     default: int
     maximum: int
-    before: int | None = None  # its value in the specs of releases that did not have it
+    earlier: int | None = None  # the value in specs of releases without this argument; None: there are none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,10 @@ class ModelEntry:
     # Defaults of the options of the same names:
     optimizer: str = "adam"
     learning_rate: float | None = None  # None: the optimizer's default
-    full_rate_batch: int = 1  # the default learning rate of smaller batches is proportionally lower
+    min_full_rate_batch: int = 1  # smaller batches have a proportionally lower default learning rate
     schedule: str = "constant"
     cost: float = 1.0  # rough relative cost of training on one image; the most expensive trials start first
-    suits_pictures: bool = True  # whether it recognises objects at any place and before any background
+    suits_pictures: bool = True  # whether it recognises objects at any place and against any background
     # The parts of each batch on CPUs, each with a batch normalisation and random numbers of its own. One replica trains
     # all of them side by side; of two replicas, each trains one.
     batch_parts: int = 1
@@ -97,9 +97,9 @@ MODELS = {
     ),
     "keras-resnet": ModelEntry(
         build="mnist_lib.models.keras_models:keras_resnet",
-        arguments={"width": Size(16, 1_024), "blocks": Size(1, 32), "positions": Size(24, 224, before=224)},
+        arguments={"width": Size(16, 1_024), "blocks": Size(1, 32), "positions": Size(24, 224, earlier=224)},
         learning_rate=0.01,
-        full_rate_batch=32,
+        min_full_rate_batch=32,
         schedule="one-cycle",
         cost=60.0,
     ),

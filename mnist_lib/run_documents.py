@@ -111,7 +111,9 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     highest_test_accuracy: Share  # the highest test accuracy of a trial
     ensemble_test: Accuracy  # counts on the test images, predicted by the mean of all trials' probabilities
     ensemble_test_accuracy: Share  # the accuracy of these predictions
-    best_trial: Name  # the trial that was stored: the best on the validation images, or without them the first
+    # The trial that was stored: the best on the validation images or, without them, in its last epoch of training; of
+    # trials of folds, the first one.
+    best_trial: Name
     best_trial_test_accuracy: Share  # its test accuracy
     score: Name = "accuracy"  # what its trials were compared by; only if that is not the accuracy
     # The mean of the accuracies of the classes, as a mean over the trials. Older runs lack it and the next three.

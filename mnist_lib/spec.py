@@ -40,12 +40,12 @@ MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would beco
 VALIDATION_PERCENT, MIN_VALIDATION = 10, 100
 
 # Defaults for many images, and for few: 5 epochs of 300 pictures in batches of 128 are 15 steps, with which `keras-cnn`
-# has 11% on digits, and 96% with 40 epochs in batches of 16. `keras-resnet` reads 85% of pictures in colour after 40
-# epochs of 338, and 94% after 80; after 80 of 1,000, three seeds would take more than two minutes on two CPUs.
+# has 11% on digits, and 96% with 40 epochs in batches of 16. `keras-resnet` recognises 85% of scenes in colour after 40
+# epochs of 338, and 94% after 80. After 80 of 1,000, three seeds would take more than two minutes on two CPUs.
 MIN_EPOCHS, MAX_BATCH_SIZE = 5, 128
 FEW_EPOCHS, FEW_BATCH_SIZE = 80, 16
 MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as far as the limits allow
-# More epochs than these train at most so many images in all.
+# Above MANY_EPOCHS, all epochs together train on at most MAX_TRAINED_IMAGES images.
 MANY_EPOCHS, MAX_TRAINED_IMAGES = 40, 50_000
 MIN_PARTED_BATCH = 128  # the smallest batch that is trained in parts
 BY_IMAGES_TEXT = (
@@ -85,7 +85,9 @@ class TrialSettings(CheckedFields):
         None, f"optimizer: {', '.join(OPTIMIZERS)} (default: that of the model)", scope="search"
     )
     learning_rate: Annotated[float, Meta(ge=MIN_FLOAT32, le=MAX_FLOAT32)] = option(
-        None, "peak learning rate (default: that of the model or the optimizer)", scope="search"
+        None,
+        "peak learning rate (default: that of the model or the optimizer; lower for small batches of keras-resnet)",
+        scope="search",
     )
     schedule: Annotated[str, one_of(SCHEDULES)] = option(
         None,
@@ -165,7 +167,9 @@ class TrialSpec(TrialSettings):
         if self.source_sha256 is None:
             require_known("model", self.model, MODELS)
             sizes = MODELS[self.model].arguments
-            missing = {name: size.before for name, size in sizes.items() if name not in self.arguments and size.before}
+            missing = {
+                name: size.earlier for name, size in sizes.items() if name not in self.arguments and size.earlier
+            }
             object.__setattr__(self, "arguments", {**self.arguments, **missing})
         elif not MODEL_NAME.fullmatch(self.model) or not SHA256.fullmatch(self.source_sha256):
             raise SpecError(
@@ -216,8 +220,9 @@ class TrialSpec(TrialSettings):
         optimizer = settings.setdefault("optimizer", entry.optimizer)
         require_known("optimizer", optimizer, OPTIMIZERS)
         default = entry.learning_rate if optimizer == entry.optimizer else None
-        if default is not None:
-            default *= min(1.0, settings["global_batch_size"] / entry.full_rate_batch)
+        batch_size = settings["global_batch_size"]
+        if default is not None and isinstance(batch_size, int):  # another value is refused below
+            default *= min(1.0, batch_size / entry.min_full_rate_batch)
         return cls(
             model=model,
             dataset=dataset,
@@ -264,8 +269,8 @@ class TrialSpec(TrialSettings):
 
 def defaults_for(images: float) -> dict[str, int]:
     """Return the settings whose defaults depend on the number of training images, including those for validation."""
-    most = max(MANY_EPOCHS, min(FEW_EPOCHS, int(MAX_TRAINED_IMAGES / images)))
-    epochs = max(MIN_EPOCHS, min(most, int(MIN_TRAINED_IMAGES / images)))
+    max_epochs = max(MANY_EPOCHS, min(FEW_EPOCHS, int(MAX_TRAINED_IMAGES / images)))
+    epochs = max(MIN_EPOCHS, min(max_epochs, int(MIN_TRAINED_IMAGES / images)))
     largest = min(MAX_BATCH_SIZE, images / MIN_STEPS)
     batch_size = max(FEW_BATCH_SIZE, 2 ** int(math.log2(max(1, largest))))
     return {"epochs": epochs, "global_batch_size": batch_size}

@@ -192,7 +192,7 @@ def test_few_pictures_are_trained_on_without_validation_images() -> None:
 
 
 def test_networks_are_compared_on_the_same_drawn_pictures(tmp_path: Path) -> None:
-    sets = {name: replace(drawn, train=40, test=20) for name, drawn in pictures.sets_of(None, None).items()}
+    sets = {name: replace(drawn, train=40, test=20) for name, drawn in pictures.picture_sets(None, None).items()}
     assert set(sets) == set(pictures.NAMES)
     for name, drawn in sets.items():
         for folder in ("first", "again", "other"):
@@ -214,8 +214,8 @@ def test_networks_are_compared_on_the_same_drawn_pictures(tmp_path: Path) -> Non
 
 
 def test_the_interval_of_paired_differences_is_that_of_student() -> None:
-    assert few_pictures.interval_text([1.0, 2.0, 3.0]) == "+2.00 (-0.48 to +4.48)"
-    assert few_pictures.interval_text([1.5]) == "+1.50"
+    assert few_pictures.paired_difference_text([1.0, 2.0, 3.0]) == "+2.00 (-0.48 to +4.48)"
+    assert few_pictures.paired_difference_text([1.5]) == "+1.50"
 
 
 @pytest.mark.usefixtures("tensorflow")

@@ -82,15 +82,15 @@ class DataOptions(SourceOptions):
     dataset: str = option("mnist-mini", DATASET_HELP, "NAME|DIR", source="user", known=DATASETS)
     image_size: Annotated[ImageSize, height_and_width, Meta(title="N|HxW")] | None = option(
         None,
-        "size in pixels of the images of a folder or tfds:NAME, such as 28 or 32x48 (default: as before in this"
-        f" storage; in a new dataset, that of the pictures, or {DEFAULT_SIDE} if they differ or are larger than"
-        f" {MAX_SIDE})",
+        "size in pixels of the images of a folder or tfds:NAME, such as 28 or 32x48 (default: that of the dataset's"
+        " champion or last run in this storage; for a new dataset, that of the pictures, or"
+        f" {DEFAULT_SIDE} if they differ or are larger than {MAX_SIDE})",
         scope="run",
     )
     channels: Channels | None = option(
         None,
-        "channels of the images, 1: grey, 3: colour, 4: with transparency (default: as before in this"
-        " storage; in a new dataset, as in the pictures)",
+        "channels of the images, 1: grey, 3: colour, 4: with transparency (default: those of the dataset's champion or"
+        " last run in this storage; for a new dataset, as in the pictures)",
         scope="run",
     )
     strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")

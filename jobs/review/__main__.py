@@ -61,8 +61,9 @@ def main(arguments: Sequence[str]) -> CommandResult:
         version = choose_version(objects, options.model, dataset).version
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
     request = options.request(_dataset(options, versions))
-    if request.group_by is None and version.facts.dataset.name == request.name:
-        request = replace(request, group_by=stored_grouping(version))
+    if version.facts.dataset.name == request.name:
+        request = replace(request, group_by=request.group_by or stored_grouping(version))
+        request = request.shaped(version.facts.dataset.image_shape)
     with contextlib.closing(ModelProcess(stored)) as model:
         with step(f"reading {request.name}") as progress:
             spec = stored.manifest.trial_spec(stored.name)

@@ -20,10 +20,10 @@ Seeds = Annotated[
 ]
 
 
-def models_option(of_catalog: Sequence[str]) -> Any:
-    """Return the field of --models. `of_catalog`: the default for a dataset of the catalog."""
+def models_option(catalog_default: Sequence[str]) -> Any:
+    """Return the field of --models. `catalog_default`: the default for a dataset of the catalog."""
     known = f"{', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
-    by_default = f"{','.join(of_catalog)}; for a folder of pictures or tfds:NAME, {PICTURE_MODEL}"
+    by_default = f"{','.join(catalog_default)}; for a folder of pictures or tfds:NAME, {PICTURE_MODEL}"
     return option(None, f"models to train: {known} (default: {by_default})", source="user", known=MODELS)
 
 

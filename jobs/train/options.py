@@ -229,8 +229,11 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
 
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
+        unset = self.unset
+        if "global_batch_size" in unset and vars(self)["learning_rate"] is None:
+            unset = [*unset, "learning_rate"]  # whose default depends on the batch size
         return {
-            "trials": {trial.id: asdict(trial) | dict.fromkeys(self.unset) for trial in self.grid()},
+            "trials": {trial.id: asdict(trial) | dict.fromkeys(unset) for trial in self.grid()},
             **{name: getattr(self, field.name) for name, field in options_of(TrainOptions, "run").items()},
             "code": code["sha256"],
             "versions": package_versions(),

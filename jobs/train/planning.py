@@ -36,7 +36,7 @@ from mnist_lib.spec import (
     by_cost,
     is_exact,
 )
-from mnist_lib.store.reference import as_before
+from mnist_lib.store.image_shapes import with_known_shape
 from mnist_lib.wording import counted
 
 CALIBRATION_EPOCHS = 6
@@ -45,9 +45,9 @@ VALIDATION_TEXT = (
     " last epoch is stored"
 )
 PICTURE_MODEL_TEXT = (
-    f"model: {PICTURE_MODEL}, the default for pictures of your own, since it sees shapes at any place and before any"
-    f" background; it reads images of {DEFAULT_SIDE} x {DEFAULT_SIDE}, the default for pictures of several sizes, as"
-    " well as larger ones; --models and --image-size choose others"
+    f"model: {PICTURE_MODEL}, the default for your own pictures, since it recognises shapes anywhere in an image and"
+    f" against any background; it is as accurate on images of {DEFAULT_SIDE} x {DEFAULT_SIDE}, the default for pictures"
+    " of several sizes, as on larger ones; --models and --image-size choose others"
 )
 
 
@@ -113,9 +113,10 @@ class Forecast:
         files, resources = self.options.model_files, self.options.resources(self.plan.cpus, self.plan.gpus)
         weights = [(m, name, f) for m, own in self.options.weights_files.items() for name, f in own.items()]
         replicas = counted(self.plan.nodes * (resources.gpus or resources.cpu_replicas), "replica")
+        has_own_pictures = self.options.data().entry is None
         lines = [
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
-            *([PICTURE_MODEL_TEXT] if self.options.models == (PICTURE_MODEL,) else []),
+            *([PICTURE_MODEL_TEXT] if has_own_pictures and self.options.models == (PICTURE_MODEL,) else []),
             f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
             f"weights: {'the same, bit for bit, if trained again' if self.is_exact else INEXACT_TEXT}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
@@ -146,7 +147,7 @@ def forecast(options: TrainOptions) -> Forecast:
     begin, expected, options = time.monotonic(), None, options.settled()
     trials = options.grid()
     with step(f"looking at {options.dataset}", shown=not options.quiet):
-        volume = volume_of(as_before(options.data(), open_storage(options.storage)))
+        volume = volume_of(data_of_run(options))
     if address_of(options.address) is None and not options.calibrate:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
         plan = plan_of(options, len(trials), nodes)
@@ -156,6 +157,11 @@ def forecast(options: TrainOptions) -> Forecast:
             plan = plan_of(options, len(trials), nodes)
             expected = _measure(options, plan, begin) if options.calibrate else None
     return Forecast(options=options, trials=trials, nodes=nodes, plan=plan, expected=expected, volume=volume)
+
+
+def data_of_run(options: TrainOptions) -> DataRequest:
+    """Return the dataset that a run would prepare."""
+    return with_known_shape(options.data(), open_storage(options.storage))
 
 
 def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePlan:
@@ -187,7 +193,7 @@ def connected(options: TrainOptions) -> Iterator[float]:
 
 def _measure(options: TrainOptions, plan: LanePlan, begin: float) -> Expected:
     """Train each model for a few epochs, one after the other in one lane."""
-    data = as_before(options.data(), open_storage(options.storage))
+    data = data_of_run(options)
     if data.entry is not None and not data.entry.embedded:
         data = DataRequest(dataset="mnist-mini", data_dir=options.data_dir)  # its images have the same shape
     checked = models_to_check(options, options.grid())

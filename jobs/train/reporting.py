@@ -16,7 +16,7 @@ from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects
 from mnist_lib.objects.storage import is_url
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.run_documents import Summary
-from mnist_lib.settings import values_of
+from mnist_lib.settings import defaults_of
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, RunFolder
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ def write_report(
 
         folder.flush()
         configuration = load_mapping(folder.read(CONFIGURATION) or b"", CONFIGURATION)
-        defaults = flags_of(values_of(kind(dataset=summary.dataset.name)))  # those of the models depend on the dataset
-        flags = flags_of(configuration)
+        flags, models = flags_of(configuration), kind(dataset=summary.dataset.name).models
+        defaults = flags_of({**defaults_of(kind), "models": models})
         run = ReportedRun(
             folder=folder,
             summary=summary,

@@ -40,7 +40,7 @@ from mnist_lib.store.datasets import (
     read_state,
     trained_images,
 )
-from mnist_lib.store.reference import as_before
+from mnist_lib.store.image_shapes import with_known_shape
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
@@ -55,15 +55,16 @@ log = logging.getLogger(__name__)
 class RunDataset:
     """The dataset of a run: prepared beside the driver from now on, compared with that of the last run, and recorded.
 
-    What a run begins with is recorded, so that it keeps its labels when it is resumed after someone has corrected
-    others.
+    What a run begins with is recorded, so that it keeps its labels and the shape of its images when it is resumed after
+    others have been corrected or added.
     """
 
     def __init__(self, folder: RunFolder, options: TrainOptions, pretrained: Any) -> None:
         self._folder, self._options = folder, options
         objects, self._begun = folder.objects, begun_with(folder)
-        request = options.data()
-        request = request.shaped(self._begun.image_shape) if self._begun else as_before(request, objects)
+        asked = options.data()
+        request = asked.shaped(self._begun.image_shape) if self._begun else with_known_shape(asked, objects)
+        self._has_known_shape = request != asked
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
         self._facts: Dataset | None = None
@@ -114,6 +115,9 @@ class RunDataset:
             )
         for notice in facts.notices:
             log.warning("%s: %s", facts.name, notice)
+        if self._has_known_shape:
+            size = " x ".join(map(str, facts.image_shape))
+            log.info("%s: images of %s, as before in this storage; choose others with --image-size", facts.name, size)
         if self._begun is None:
             begun = RunData(
                 facts.used_labels,

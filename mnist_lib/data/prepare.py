@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from mnist_lib.data.availability import check_source, default_data_dir, describe_availability
 from mnist_lib.data.corrected import with_corrections
@@ -21,9 +22,9 @@ from mnist_lib.data.prepared.index import (
     index_path,
     lock_preparation,
     pictures_hash,
-    read_folder_index,
     read_index,
     source_hash,
+    states_for,
     tfds_folder,
     tfds_index_path,
     write_index,
@@ -120,7 +121,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     own = f"{path.with_suffix('')}.{os.getuid()}"  # files of this user, since others may not be able to write them
 
     def indexed() -> Dataset | None:
-        dataset = _indexed(request, path.stem, lambda file: read_folder_index(request, listing, file))
+        dataset = _indexed(request, path.stem, states_for(request, lambda each: pictures_hash(listing, each)))
         # With `strict`, reading the damaged ones again raises the error.
         return None if dataset is not None and request.strict and dataset.damaged else dataset
 
@@ -142,10 +143,14 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
     def state(version: str) -> str:
         return source_hash(folder / version) if entry else builder_hash(request, folder)
 
+    def states(about: Any) -> list[str]:
+        return (
+            [state(about["version"])] if entry else states_for(request, lambda each: builder_hash(each, folder))(about)
+        )
+
     if request.data_source is not None:
         check_source(request, request.data_source)  # even if it is prepared: it may have been from other files
-    name = tfds_index_path(request, data_dir).stem
-    dataset = _indexed(request, name, lambda file: read_index(request.name, file, state))
+    dataset = _indexed(request, tfds_index_path(request, data_dir).stem, states)
     if dataset is not None:
         return dataset
     # This fails before the slow import, and before a folder is created.
@@ -165,7 +170,7 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
     return dataset
 
 
-def _indexed(request: DataRequest, name: str, read: Callable[[Path], Dataset | None]) -> Dataset | None:
-    """Return the dataset of an index, which `read` reads, also in a folder that this process may only read."""
-    found = (read(index_path(folder, name)) for folder in shards_folders(request.data_dir))
+def _indexed(request: DataRequest, name: str, states: Callable[[Any], Collection[str]]) -> Dataset | None:
+    """Return the dataset of an index, see `read_index`, also in a folder that this process may only read."""
+    found = (read_index(request.name, index_path(folder, name), states) for folder in shards_folders(request.data_dir))
     return next(filter(None, found), None)

@@ -118,7 +118,7 @@ class DataRequest:
         require("channels", self.channels, Channels | None)
 
     def shaped(self, image_shape: Sequence[int] | None) -> Self:
-        """Return a request for images of this shape, as far as it names no size and channels of its own.
+        """Return the request with this shape of images. A size or a number of channels that it already names stays.
 
         Args:
             image_shape: height, width and channels; None changes nothing.

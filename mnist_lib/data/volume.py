@@ -7,7 +7,14 @@ from typing import Any
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.prepared.folder import shards_of
-from mnist_lib.data.prepared.index import folder_index_path, index_path, read_folder_index, read_index, source_hash
+from mnist_lib.data.prepared.index import (
+    folder_index_path,
+    index_path,
+    pictures_hash,
+    read_index,
+    source_hash,
+    states_for,
+)
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.shards import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES, PREPARED
 from mnist_lib.data.split import Dataset
@@ -59,12 +66,13 @@ def volume_of(request: DataRequest) -> Volume | None:
         return None
     if request.folder is not None:
         listing = list_folder(request.folder, group_by=request.group_by)
-        indexed = read_folder_index(request, listing, folder_index_path(request, request.folder, prepared))
+        path = folder_index_path(request, request.folder, prepared)
+        indexed = read_index(request.name, path, states_for(request, lambda each: pictures_hash(listing, each)))
         return _prepared(indexed) or _expected(request, listing)
     if request.entry is None or request.entry.embedded:
         return None
     versions, path = prepared.parent / request.tfds_name, index_path(prepared, request.tfds_name)
-    return _prepared(read_index(request.name, path, lambda version: source_hash(versions / version)))
+    return _prepared(read_index(request.name, path, lambda about: [source_hash(versions / about["version"])]))
 
 
 def _prepared(dataset: Dataset | None) -> Volume | None:

@@ -102,8 +102,8 @@ def keras_resnet(
     """Return a small residual network (He et al., 2016): three stages of `blocks` blocks, `width` channels at first.
 
     Args:
-        positions: of the first convolution along a side, at least. In larger images it takes larger steps, so that the
-            same network sees as much of an object: see `first_step`.
+        positions: minimum number of positions of the first convolution along a side of a square image. It takes larger
+            steps in larger images, so that the same network sees as much of an object: see `first_step`.
     """
     images = features = keras.Input(image_shape)
     step = first_step(image_shape, positions)
@@ -121,11 +121,11 @@ def keras_resnet(
 
 
 def first_step(image_shape: ImageShape, positions: int) -> int:
-    """Return the step of the first convolution of `keras_resnet` in pixels: the largest of 1, 2, 4, ... that leaves so
-    many positions along a side.
+    """Return the step in pixels of the first convolution of `keras_resnet`.
 
-    A position of the last stage sees 25 steps. With steps of one pixel, that is too little for the shape of an object
-    in 64 x 64 pixels, but enough for its background: see benchmarks/tried.md.
+    It is the largest power of two that leaves at least `positions` positions along a side, that of a square of the same
+    area. A position of the last stage sees 25 steps. With steps of one pixel, that is too little for the shape of an
+    object in 64 x 64 pixels, but enough for its background: see benchmarks/tried.md.
     """
     side = math.sqrt(math.prod(image_shape[:2]))
     return 2 ** max(0, int(math.log2(side / positions)))
@@ -158,10 +158,10 @@ def augmentations(model: str, image_shape: ImageShape, arguments: Mapping[str, i
     Args:
         arguments: those that the model is built with.
     """
-    if model == "keras-resnet":  # moves images by a position, which counts: in pixels, it would be less in larger ones
+    if model == "keras-resnet":  # by up to one step: a fixed number of pixels would be a smaller shift in larger images
         return [functools.partial(shifted, pixels=first_step(image_shape, arguments["positions"]))]
-    of_models: dict[str, list[Augmentation]] = {"keras-cnn": [shifted], "keras-best": [stroked, distorted]}
-    return of_models.get(model, [])
+    by_model: dict[str, list[Augmentation]] = {"keras-cnn": [shifted], "keras-best": [stroked, distorted]}
+    return by_model.get(model, [])
 
 
 class KerasModel:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # With 181 images in batches of 128, keras-cnn was right for 58% after 40 steps; in batches of 16, for 95% after 240.
 FEW_STEPS, FEW_STEPS_PER_EPOCH = 200, 10
-SUITED = f"train a network that suits pictures: --models {PICTURE_MODEL}"
+PICTURE_MODEL_ADVICE = f"train a network that suits pictures: --models {PICTURE_MODEL}"
 BALANCE = "to let every class count the same, train with --score balanced-accuracy --class-weights balanced"
 KINDS = ("added", "removed", "relabelled")
 SPLIT_NAMES = {"train": "for training", "test": "for the test"}
@@ -170,7 +170,7 @@ def _faults(model: ModelSummary, classes: Sequence[str], chance: float, *, suits
         few = f"{row.correct:,} of {counted(row.total, 'test image')} ({interval_text(row.ci95)})"
         accuracy = percent(model.best_trial_test_accuracy)
         faults.append(f"neglects {classes[neglected]}: it recognises {few}, but {accuracy} of all")
-    remedy = "try more --epochs, if it has weights to train" if suits else SUITED
+    remedy = "try more --epochs, if it has weights to train" if suits else PICTURE_MODEL_ADVICE
     if neglected is not None or (model.always_answers is not None and small_classes(model)):
         remedy = BALANCE if by_accuracy else "add images of the other classes"
     return f"{' and '.join(faults)}; {remedy}" if faults else ""

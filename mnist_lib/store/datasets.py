@@ -46,7 +46,7 @@ class RunData:
     labels: UsedLabels
     since: LastRun | None  # the last run of the dataset then
     init_from: tuple[VersionName, ...] = ()  # the versions from which its trials start
-    image_shape: ImageShape | None = None  # of its dataset
+    image_shape: ImageShape | None = None  # of the images of its dataset; None in earlier records
 
 
 def has_run(objects: Objects, dataset: str) -> bool:

@@ -68,6 +68,8 @@ def test_small_batches_of_keras_resnet_have_a_lower_learning_rate(batch_size: in
     assert TrialSpec.of("keras-resnet", global_batch_size=batch_size).learning_rate == learning_rate
     assert TrialSpec.of("keras-resnet", global_batch_size=batch_size, learning_rate=0.1).learning_rate == 0.1
     assert TrialSpec.of("keras-cnn", global_batch_size=batch_size).learning_rate == 0.01
+    with pytest.raises(SpecError, match="batch_size: expected a whole number"):
+        TrialSpec.of("keras-resnet", global_batch_size="a")
 
 
 def test_another_optimizer_has_its_own_default_learning_rate() -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import metadata
@@ -30,7 +30,7 @@ from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import remove_unused, writing
 from mnist_lib.data.prepared.journal import KEY, Journal
-from mnist_lib.data.request import ClassNames, DataRequest
+from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
 from mnist_lib.data.shards import PREPARED, Images, Shards
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
 from mnist_lib.documents import Count, Text, decode, encode
@@ -126,17 +126,17 @@ def write_arrays(path: Path, source: str, arrays: dict[str, Any]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def read_index(name: str, path: Path, source: Callable[[str], str]) -> Dataset | None:
+def read_index(name: str, path: Path, states: Callable[[_About], Collection[str]]) -> Dataset | None:
     """Return the prepared dataset, or None if there is none, it is stale or damaged, or a shard is missing or cut.
 
     Args:
-        source: takes the version of the dataset, and returns the current state of its sources.
+        states: takes what the index says about the dataset, and returns the states of its sources that it may have.
     """
     names = (*OF_TABLE, *IN_SHARDS, ABOUT, SOURCE)
     try:
         arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys(names, MAX_ARRAY_BYTES))
         about: Any = decode(arrays.pop(ABOUT).tobytes(), _About, str(path))
-        if arrays.pop(SOURCE).tobytes().decode() != source(about["version"]):
+        if arrays.pop(SOURCE).tobytes().decode() not in states(about):
             return None
     except (OSError, IntegrityError) as error:
         log.debug("%s: %s", path, error)
@@ -151,17 +151,21 @@ def read_index(name: str, path: Path, source: Callable[[str], str]) -> Dataset |
     return Dataset(name=name, **about, **columns, images=Images(shards, rows))
 
 
-def read_folder_index(request: DataRequest, listing: Listing, path: Path) -> Dataset | None:
-    """Return the prepared dataset of a folder of pictures, as `read_index` does.
+def states_for(request: DataRequest, state: Callable[[DataRequest], str]) -> Callable[[_About], list[str]]:
+    """Return, for `read_index`, which states of the sources serve a request.
 
-    It also serves a request for the shape that its pictures led to when no request named one.
+    An index that was prepared without a requested shape also serves a request for the shape that it has.
+
+    Args:
+        state: returns the state of the sources for a request.
     """
-    for asked in (request, replace(request, image_size=None, channels=None)):
-        state = pictures_hash(listing, asked)
-        dataset = read_index(request.name, path, lambda version: state)  # noqa: B023  # it is called at once
-        if dataset is not None and request in (asked, asked.shaped(dataset.image_shape)):
-            return dataset
-    return None
+    unshaped = replace(request, image_size=None, channels=None)
+
+    def states(about: _About) -> list[str]:
+        is_same = request == unshaped.shaped(about["image_shape"])
+        return [state(request), *([state(unshaped)] if is_same else [])]
+
+    return states
 
 
 def cached_near_copies(dataset: Dataset, path: Path, progress: Callable[[str], object]) -> NearCopies:
@@ -183,7 +187,8 @@ def cached_near_copies(dataset: Dataset, path: Path, progress: Callable[[str], o
 def pictures_hash(listing: Listing, request: DataRequest) -> str:
     """Return the sha256 of all that the arrays of a folder depend on: its files, the options and the reading code."""
     pillow = metadata.version("pillow")
-    parts = (INDEX_SCHEMA, pillow, listing.state, listing.notices, request.image_size, request.channels)
+    shape = request.image_size, request.channels, DEFAULT_SIDE
+    parts = (INDEX_SCHEMA, pillow, listing.state, listing.notices, *shape)
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -220,7 +225,7 @@ def builder_hash(request: DataRequest, folder: Path) -> str:
     """
     files = [*_file_hashes(folder)]
     code = request.tfds_import and request.tfds_import.sha256
-    options = request.tfds_name, code, request.splits, request.image_size, request.channels
+    options = request.tfds_name, code, request.splits, request.image_size, request.channels, DEFAULT_SIDE
     versions = package_versions(), metadata.version("pillow")  # of what decodes and resizes images
     parts = repr((INDEX_SCHEMA, versions, options)).encode()
     return hashlib.sha256(b"".join((parts, *files))).hexdigest() if files else ""

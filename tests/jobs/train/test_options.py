@@ -107,6 +107,12 @@ def test_epochs_and_batch_size_that_are_given_are_kept_for_any_number_of_images(
     assert given.settled(lambda: pytest.fail("the images were counted, though nothing depends on them")) == given
 
 
+def test_a_learning_rate_that_follows_from_the_images_is_not_one_that_was_given() -> None:
+    code, folder = {"sha256": "0" * 64}, "--dataset=./pictures"
+    assert options(folder).terms(code) != options(folder, "--learning-rate=0.01").terms(code)
+    assert options(folder, "--batch-size=16").grid()[0].learning_rate == 0.005
+
+
 def test_the_catalog_knows_its_numbers_of_images_and_a_folder_is_counted() -> None:
     digits = options("--dataset=sklearn-digits").settled()
     assert (digits.epochs, digits.global_batch_size) == (40, 64)

@@ -51,8 +51,7 @@ def test_the_plan_says_why_pictures_are_trained_on_with_that_network(
     options, plan = TrainOptions(dataset="./letters", models=models), LanePlan(lanes=1, cpus=1, gpus=0)  # type: ignore[arg-type]  # None: not given
     forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, expected=None, volume=None)
     assert (
-        any(line.startswith("model: keras-resnet, the default for pictures of") for line in forecast.lines())
-        == says_why
+        any(line.startswith("model: keras-resnet, the default for your own") for line in forecast.lines()) == says_why
     )
 
 

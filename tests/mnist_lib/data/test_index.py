@@ -43,7 +43,9 @@ def path_of_index(versions: Path) -> Path:
 
 
 def indexed(versions: Path) -> Dataset | None:
-    return index.read_index("leaves", path_of_index(versions), lambda version: index.source_hash(versions / version))
+    return index.read_index(
+        "leaves", path_of_index(versions), lambda about: [index.source_hash(versions / about["version"])]
+    )
 
 
 def test_an_indexed_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Path]) -> None:

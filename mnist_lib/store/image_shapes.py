@@ -12,19 +12,20 @@ from mnist_lib.store.datasets import earlier_runs, has_run, last_run
 from mnist_lib.store.versions import model_names
 
 
-def as_before(request: DataRequest, objects: Objects) -> DataRequest:
+def with_known_shape(request: DataRequest, objects: Objects) -> DataRequest:
     """Return a request for images of the shape that the dataset has in this storage, unless it names another one.
 
-    That is the shape of the images of its newest champion or, if no model has one, of its last run: if a later release
-    or further pictures would lead to another shape, no model could be compared with the champion.
+    It is the shape of the newest champion or, without one, of the last run. Otherwise a new release or further pictures
+    could change the shape, and new versions could not be compared with the champion.
     """
-    if request.entry is not None or not has_run(objects, request.name):
+    is_shaped = request.image_size is not None and request.channels is not None
+    if request.entry is not None or is_shaped or not has_run(objects, request.name):
         return request
     shapes: list[tuple[str, Sequence[int]]] = []
-    with contextlib.suppress(IntegrityError, SpecError):  # a damaged record; the run says so if it needs it
-        for model in model_names(objects):
+    for model in model_names(objects):
+        with contextlib.suppress(IntegrityError, SpecError):  # the run reports a damaged record if it needs it
             if newest := champion(objects, model, request.name):
                 shapes.append((newest.at, pinned_version(objects, newest).facts.dataset.image_shape))
-        if not shapes and (last := last_run(objects, request.name)):
-            shapes += [("", summary.dataset.image_shape) for summary in earlier_runs(objects, last.run, 1)]
+    if not shapes and (last := last_run(objects, request.name)):
+        shapes += [("", summary.dataset.image_shape) for summary in earlier_runs(objects, last.run, 1)]
     return request.shaped(max(shapes)[1] if shapes else None)
