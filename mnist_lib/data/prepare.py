@@ -3,9 +3,8 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mnist_lib.data.availability import check_source, default_data_dir, describe_availability
 from mnist_lib.data.corrected import with_corrections
@@ -121,7 +120,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     own = f"{path.with_suffix('')}.{os.getuid()}"  # files of this user, since others may not be able to write them
 
     def indexed() -> Dataset | None:
-        dataset = _indexed(request, path.stem, states_for(request, lambda each: pictures_hash(listing, each)))
+        dataset = _indexed(request, path.stem, lambda asked, version: pictures_hash(listing, asked))
         # With `strict`, reading the damaged ones again raises the error.
         return None if dataset is not None and request.strict and dataset.damaged else dataset
 
@@ -140,17 +139,12 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
     """Return a dataset of TFDS, from its index if neither the files of TFDS nor the user's builder have changed."""
     entry, folder = request.entry, tfds_folder(request, data_dir)
 
-    def state(version: str) -> str:
-        return source_hash(folder / version) if entry else builder_hash(request, folder)
-
-    def states(about: Any) -> list[str]:
-        return (
-            [state(about["version"])] if entry else states_for(request, lambda each: builder_hash(each, folder))(about)
-        )
+    def state(asked: DataRequest, version: str) -> str:
+        return source_hash(folder / version) if entry else builder_hash(asked, folder)
 
     if request.data_source is not None:
         check_source(request, request.data_source)  # even if it is prepared: it may have been from other files
-    dataset = _indexed(request, tfds_index_path(request, data_dir).stem, states)
+    dataset = _indexed(request, tfds_index_path(request, data_dir).stem, state)
     if dataset is not None:
         return dataset
     # This fails before the slow import, and before a folder is created.
@@ -164,13 +158,14 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
         dataset = dataclasses.replace(dataset, classes=entry.classes)
         dataset.check(entry.train, entry.test)
     if Path(builder.data_path).is_relative_to(folder):
-        write_index(dataset, tfds_index_path(request, shards), state(dataset.version))
+        write_index(dataset, tfds_index_path(request, shards), state(request, dataset.version))
     else:  # in a namespace of TFDS, whose folders are elsewhere
         remove_unused(shards)
     return dataset
 
 
-def _indexed(request: DataRequest, name: str, states: Callable[[Any], Collection[str]]) -> Dataset | None:
-    """Return the dataset of an index, see `read_index`, also in a folder that this process may only read."""
+def _indexed(request: DataRequest, name: str, state: Callable[[DataRequest, str], str]) -> Dataset | None:
+    """Return the dataset of an index, see `states_for`, also in a folder that this process may only read."""
+    states = states_for(request, state)
     found = (read_index(request.name, index_path(folder, name), states) for folder in shards_folders(request.data_dir))
     return next(filter(None, found), None)

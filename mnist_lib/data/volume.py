@@ -67,7 +67,9 @@ def volume_of(request: DataRequest) -> Volume | None:
     if request.folder is not None:
         listing = list_folder(request.folder, group_by=request.group_by)
         path = folder_index_path(request, request.folder, prepared)
-        indexed = read_index(request.name, path, states_for(request, lambda each: pictures_hash(listing, each)))
+        indexed = read_index(
+            request.name, path, states_for(request, lambda asked, version: pictures_hash(listing, asked))
+        )
         return _prepared(indexed) or _expected(request, listing)
     if request.entry is None or request.entry.embedded:
         return None

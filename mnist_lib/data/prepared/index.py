@@ -151,19 +151,19 @@ def read_index(name: str, path: Path, states: Callable[[_About], Collection[str]
     return Dataset(name=name, **about, **columns, images=Images(shards, rows))
 
 
-def states_for(request: DataRequest, state: Callable[[DataRequest], str]) -> Callable[[_About], list[str]]:
+def states_for(request: DataRequest, state: Callable[[DataRequest, str], str]) -> Callable[[_About], list[str]]:
     """Return, for `read_index`, which states of the sources serve a request.
 
     An index that was prepared without a requested shape also serves a request for the shape that it has.
 
     Args:
-        state: returns the state of the sources for a request.
+        state: returns the state of the sources for a request and a version of the dataset.
     """
     unshaped = replace(request, image_size=None, channels=None)
 
     def states(about: _About) -> list[str]:
-        is_same = request == unshaped.shaped(about["image_shape"])
-        return [state(request), *([state(unshaped)] if is_same else [])]
+        served = {request, unshaped} if request == unshaped.shaped(about["image_shape"]) else {request}
+        return [state(each, about["version"]) for each in served]
 
     return states
 
