@@ -9,7 +9,6 @@ are trained and measured on the same pictures. Two trials run at a time, with on
 
 import argparse
 import functools
-import math
 import os
 import statistics
 import sys
@@ -26,14 +25,13 @@ import numpy as np
 from benchmarks.digits import parser_with_source
 from benchmarks.drawings import mnist
 from benchmarks.pictures import NAMES, PictureSet, picture_sets
-from benchmarks.record import setting
-from mnist_lib.assignment import Assignment, Resources
+from benchmarks.record import paired_difference_text, setting
+from benchmarks.trials import train_trial
+from mnist_lib.assignment import Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.intervals import student_t_quantile
-from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec, defaults_for
 
 # Accuracy in percent that the mean of the draws has to reach, by model and number of pictures.
@@ -113,7 +111,9 @@ def train(trial: Trial) -> Measurement:
     data = {"data_dir": trial.folder.parent, "image_size": (trial.side, trial.side)}
     dataset = prepare(DataRequest(dataset=str(trial.folder), **data))  # type: ignore[arg-type]  # mypy sees a union
     begin = time.process_time()
-    result = result_of(trial.model, dataset, resources, seed=trial.seed, **defaults_for(len(dataset.train)))
+    settings: dict[str, Any] = defaults_for(len(dataset.train))
+    spec = TrialSpec.of(trial.model, dataset=dataset.name, seed=trial.seed, **settings)
+    result = train_trial(spec, dataset, resources)
     return Measurement(100 * result.test.value, time.process_time() - begin)
 
 
@@ -140,15 +140,6 @@ def table(name: str, measurements: Mapping[tuple[str, int], Sequence[Measurement
         seconds = statistics.median(measured.seconds for measured in of_cell)
         lines.append(f"| {model} | {side} | {mean:.2f}% | {difference} | {share} | {seconds:.0f} |")
     return lines
-
-
-def paired_difference_text(differences: Sequence[float]) -> str:
-    """Return the mean of paired differences with its 95% interval over the seeds."""
-    n, mean = len(differences), statistics.fmean(differences)
-    if n < 2:
-        return f"{mean:+.2f}"
-    margin = student_t_quantile(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
-    return f"{mean:+.2f} ({mean - margin:+.2f} to {mean + margin:+.2f})"
 
 
 def on_digits(source: Path | None, draws: int) -> None:
@@ -193,20 +184,9 @@ def accuracies(
     for draw in draws:
         rows = np.random.default_rng(draw).permutation(len(train))[:pictures]
         dataset = Dataset.of("few", str(draw), train.take(rows), test)
-        found.append(result_of(model, dataset, resources, seed=draw, **settings).test.value)
+        spec = TrialSpec.of(model, dataset=dataset.name, seed=draw, **settings)
+        found.append(train_trial(spec, dataset, resources).test.value)
     return found
-
-
-def result_of(model: str, dataset: Dataset, resources: Resources, **settings: Any) -> TrialResult:
-    """Train a trial in this process. Raises SystemExit if it fails."""
-    from mnist_lib.training.trial import WorkerPlace, run_trials  # loads TensorFlow
-
-    assignment = Assignment(TrialSpec.of(model, dataset=dataset.name, **settings))
-    *_, last = run_trials([assignment], lambda: dataset, resources, WorkerPlace(node="here"))
-    if isinstance(last, TrialFailure):
-        raise SystemExit(last.message)
-    assert isinstance(last, TrialResult)
-    return last
 
 
 def row(model: str, pictures: int, found: Sequence[float], bound: float) -> str:

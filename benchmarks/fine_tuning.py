@@ -18,11 +18,11 @@ from benchmarks.digits import parser_with_source
 from benchmarks.drawings import Pixels
 from benchmarks.few_pictures import splits_of
 from benchmarks.record import setting
-from mnist_lib.assignment import Assignment, Resources
+from benchmarks.trials import train_trial
+from mnist_lib.assignment import Resources
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.pretrained import NOTHING, Pretrained, StoredWeights
-from mnist_lib.results import TrialResult
+from mnist_lib.pretrained import Pretrained, StoredWeights
 from mnist_lib.spec import TrialSpec, defaults_for
 
 CLASSES = tuple(string.ascii_lowercase)
@@ -64,7 +64,7 @@ def main() -> None:
 def digits_weights(train: Split, test: Split, resources: Resources, epochs: int = 5) -> StoredWeights:
     """Return the weights of a network that is trained on digits."""
     dataset = Dataset.of("digits", "1", train, test)
-    result = _trained(TrialSpec.of(MODEL, dataset="digits", epochs=epochs), dataset, resources)
+    result = train_trial(TrialSpec.of(MODEL, dataset="digits", epochs=epochs), dataset, resources)
     return StoredWeights(PRETRAINED["init_from"], result.files, dataset.image_shape, DIGITS)
 
 
@@ -75,17 +75,7 @@ def accuracy(per_class: int, seed: int, digits: StoredWeights, resources: Resour
     sha256 = "0" * 64
     settings = {**defaults_for(len(train)), **settings, "init_sha256": sha256 if "init_from" in settings else None}
     spec = TrialSpec.of(MODEL, dataset="own", seed=seed, **settings)
-    return _trained(spec, dataset, resources, Pretrained(versions={sha256: digits})).test.value
-
-
-def _trained(spec: TrialSpec, dataset: Dataset, resources: Resources, pretrained: Pretrained = NOTHING) -> TrialResult:
-    from mnist_lib.training.trial import WorkerPlace, run_trials  # loads TensorFlow
-
-    place = WorkerPlace(node="here")
-    *_, result = run_trials([Assignment(spec)], lambda: dataset, resources, place, pretrained=lambda: pretrained)
-    if not isinstance(result, TrialResult):
-        raise SystemExit(result)
-    return result
+    return train_trial(spec, dataset, resources, Pretrained(versions={sha256: digits})).test.value
 
 
 def letters(per_class: int, seed: int) -> Split:

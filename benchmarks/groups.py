@@ -22,14 +22,13 @@ from PIL import Image
 
 from benchmarks.drawings import Pixels, Random, font_files, glyphs, varied
 from benchmarks.record import setting
-from mnist_lib.assignment import Assignment, Resources
+from benchmarks.trials import train_trial
+from mnist_lib.assignment import Resources
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import COLUMNS, TEST, Dataset
 from mnist_lib.documents import Interval
-from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.trial import WorkerPlace, run_trials
 from mnist_lib.wording import percent
 
 NUM_OBJECTS, COPIES = 120, 10
@@ -153,9 +152,7 @@ def tested_on(dataset: Dataset, others: Dataset) -> Dataset:
 
 def measured(dataset: Dataset, spec: TrialSpec, resources: Resources) -> Measured:
     """Train, and return the result on the test images."""
-    (*_, result) = run_trials([Assignment(spec)], lambda: dataset, resources, WorkerPlace(node="here"))
-    if not isinstance(result, TrialResult):
-        raise SystemExit(f"{result}")
+    result = train_trial(spec, dataset, resources)
     return Measured(result.test.value, result.test_ci95)
 
 

@@ -1,5 +1,6 @@
 """The first line of every record, which names the machine and versions, and tables of ratios."""
 
+import math
 import platform
 import statistics
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist_lib.environment import package_versions
+from mnist_lib.intervals import student_t_quantile
 from mnist_lib.wording import counted
 
 # Environments for packages that would slow the import of Keras: see the Makefile.
@@ -41,6 +43,15 @@ def ratio_table(ratios: Sequence[Ratio], seconds: Mapping[str, Sequence[float]])
             spread = f"{min(pairs):.2f} to {max(pairs):.2f}"
             lines.append(f"| {ratio.ours} / {ratio.peer} | {statistics.median(pairs):.2f} | {spread} | {ratio.bound} |")
     return lines
+
+
+def paired_difference_text(differences: Sequence[float]) -> str:
+    """Return the mean of paired differences with its 95% interval over the seeds."""
+    n, mean = len(differences), statistics.fmean(differences)
+    if n < 2:
+        return f"{mean:+.2f}"
+    margin = student_t_quantile(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    return f"{mean:+.2f} ({mean - margin:+.2f} to {mean + margin:+.2f})"
 
 
 def _machine() -> str:

@@ -38,7 +38,8 @@ import mnist_lib
 from benchmarks import drawings
 from benchmarks.drawings import Pixels
 from benchmarks.record import setting
-from mnist_lib.assignment import Assignment, Resources
+from benchmarks.trials import train_trial
+from mnist_lib.assignment import Resources
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import TEST_SHARE, Dataset, Split
@@ -48,7 +49,7 @@ from mnist_lib.pictures.ink import centre
 from mnist_lib.pictures.likeness import LIKENESS, Likeness
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_picture
 from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, REJECT_SHARE, UNSURE, likeness_of, rejection
-from mnist_lib.results import Accuracy, TrialResult
+from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec, defaults_for
 
 LAYOUT = Layout.of("mnist", Shape(28, 28, 1))
@@ -205,7 +206,6 @@ def model_row(task: Task, model: str, count: int, seeds: Sequence[int], resource
     """Return a line of the table of models: shares that are answered with "none of these", over all seeds."""
     from mnist_lib.loading import LoadedModel, StoredPredictor
     from mnist_lib.models.building import build_model
-    from mnist_lib.training.trial import WorkerPlace, run_trials
 
     rejected, accuracies = dict[str, list[float]](), list[float]()
     held_out = min(5_000, max(49, round(count * TEST_SHARE / (1 - TEST_SHARE))))
@@ -214,10 +214,8 @@ def model_row(task: Task, model: str, count: int, seeds: Sequence[int], resource
         train, test, fresh = (task.pictures.take(rows) for rows in np.split(order, [count, count + held_out]))
         dataset = Dataset.of("own", str(seed), train, test, task.classes)
         settings: dict[str, Any] = {"seed": seed, **defaults_for(count)}
-        spec, load = TrialSpec.of(model, dataset="own", **settings), partial(dataset.take, slice(None))
-        *_, result = run_trials([Assignment(spec)], load, resources, WorkerPlace(node="here"))
-        if not isinstance(result, TrialResult):
-            raise SystemExit(result)
+        spec = TrialSpec.of(model, dataset="own", **settings)
+        result = train_trial(spec, dataset, resources)
         built = build_model(spec, dataset.image_shape, len(task.classes))
         likeness = Likeness.read(result.files[LIKENESS], LIKENESS, len(task.classes))
         loaded = LoadedModel(built, built.read(result.files), dataset.image_shape, dataset.classes, likeness)

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.digits import parser_with_source
 from benchmarks.few_pictures import splits_of
-from benchmarks.record import setting
+from benchmarks.record import paired_difference_text, setting
 from mnist_lib.assignment import Resources
 from mnist_lib.data.split import Split
 from mnist_lib.spec import TrialSpec, defaults_for
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Models with the pictures at the end, and the epochs from the version; from random weights, they are the default ones.
 CASES = (("keras", 60_000, 5), ("keras-cnn", 60_000, 2), ("keras-cnn", 5_500, 5))
-SEEDS, STUDENT = 5, 2.776  # the 97.5% quantile of Student's t with 4 degrees of freedom
+SEEDS = 5
 MAX_TIME, MIN_DIFFERENCE = 0.5, -0.3  # share of the time, and points
 
 
@@ -109,11 +109,9 @@ def row(model: str, pictures: int, found: Sequence[tuple[Trained, Trained]]) -> 
     """Return the row of a model: means of the final accuracies, and the median share of the time to that of scratch."""
     finals = [[100 * trained.accuracies[-1] for trained in column] for column in zip(*found, strict=True)]
     differences = [warm - scratch for scratch, warm in zip(*finals, strict=True)]
-    margin = STUDENT * statistics.stdev(differences) / math.sqrt(len(differences))
-    mean = statistics.mean(differences)
     shares = [warm.seconds_to(scratch.accuracies[-1]) / scratch.seconds[-1] for scratch, warm in found]
     share = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}; bound {MAX_TIME})"
-    interval = f"{mean:+.2f} ({mean - margin:+.2f} to {mean + margin:+.2f}; bound {MIN_DIFFERENCE})"
+    interval = f"{paired_difference_text(differences)}; bound {MIN_DIFFERENCE}"
     scratch, warm = (f"{statistics.mean(column):.2f}%" for column in finals)
     epochs = ", ".join(str(len(trained.seconds)) for trained in found[0])
     return f"| {model} | {pictures:,} | {epochs} | {scratch} | {warm} | {interval} | {share} |"

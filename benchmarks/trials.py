@@ -1,0 +1,24 @@
+"""A trial of a benchmark in this process, without Ray."""
+
+from mnist_lib.assignment import Assignment, Resources
+from mnist_lib.data.split import Dataset
+from mnist_lib.pretrained import NOTHING, Pretrained
+from mnist_lib.results import TrialResult
+from mnist_lib.spec import TrialSpec
+
+
+def train_trial(
+    spec: TrialSpec, dataset: Dataset, resources: Resources, pretrained: Pretrained = NOTHING
+) -> TrialResult:
+    """Train a trial. Raises SystemExit if it fails.
+
+    Args:
+        resources: of this process, which takes its number of threads only once.
+    """
+    from mnist_lib.training.trial import WorkerPlace, run_trials  # loads TensorFlow
+
+    place = WorkerPlace(node="here")
+    *_, result = run_trials([Assignment(spec)], lambda: dataset, resources, place, pretrained=lambda: pretrained)
+    if not isinstance(result, TrialResult):
+        raise SystemExit(f"{result}")
+    return result
