@@ -78,12 +78,19 @@ class DatasetSummary(Document, frozen=True, kw_only=True):
     test: Count  # number of images in the test split
     largest_class: Count  # number of test images of the most frequent class
     damaged: Count = written(0)  # number of pictures that could not be read
+    newly_damaged: Count = written(0)  # of these, those that the last run could read or did not have
+    # Whether the folder has folders `train` and `test`, which say which pictures are for the test.
+    has_test_folder: bool = written(False)
     notices: tuple[Text, ...] = written(())  # what was left out of a folder, and why; corrections of unknown images
     # The numbers of images that [corrections](../pictures.md#corrected-labels) concern; only if there are any.
     corrections: CorrectionCounts | None = None
     # The numbers of [groups](../pictures.md#groups) of images; only with `--group-by`.
     groups: GroupCounts | None = None
     changes: ChangesSummary | None = None  # what has changed since the last run; only if the storage has one
+    # Why no model was promoted before a person [accepts the change](../retrain.md#a-folder-that-is-not-as-it-was) of
+    # the dataset: such as classes that are gone.
+    objections: tuple[Text, ...] = ()
+    accept: Text | None = None  # the command with which a person accepts the change; only with `objections`
     # The test images that [resemble a training image](../pictures.md#near-copies); not for datasets of the catalog.
     near_copies: NearCopiesSummary | None = None
 

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[type[options.StoreOptions], Callable[[Any, Objects], C
     "champion": (options.ChampionOptions, commands.show_champion),
     "history": (options.HistoryOptions, commands.show_history),
     "promote": (options.PromoteOptions, commands.promote),
+    "accept": (options.AcceptOptions, commands.accept_dataset),
     "rollback": (options.RollbackOptions, commands.rollback),
     "verify": (options.VerifyOptions, commands.verify_versions),
     "evaluate": (options.EvaluateOptions, compute.evaluate),

@@ -15,6 +15,7 @@ from jobs.console.output import CommandResult, table
 from jobs.console.values import moment
 from jobs.models.compute import predict_here
 from jobs.models.options import (
+    AcceptOptions,
     ChampionOptions,
     CollectOptions,
     DatasetModelOptions,
@@ -34,6 +35,7 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.settings import part_of
+from mnist_lib.store import reference
 from mnist_lib.store.champions import appointment, challenge
 from mnist_lib.store.champions.appointment import champion, champion_at, champions, history, reign, trained_last
 from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
@@ -198,6 +200,13 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
     code = exit_codes.DONE if is_champion else exit_codes.REFUSED
     document = {**asdict(decision), "dataset": dataset, "champion": is_champion}
     return CommandResult(document, lines, code, afterwards=partial(_update_index, objects))
+
+
+def accept_dataset(options: AcceptOptions, objects: Objects) -> CommandResult:
+    dataset = stored_name(options.dataset)
+    found = reference.accept(objects, dataset, options.state)
+    text = f"{dataset} is accepted as it was with the fingerprint {found.fingerprint[:12]}; the next run can promote"
+    return CommandResult({"dataset": dataset, **asdict(found)}, [text])
 
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:

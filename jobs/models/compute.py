@@ -28,8 +28,8 @@ from mnist_lib.store.champions.challenge import Predict
 from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel, origins
 from mnist_lib.store.datasets import begun_with, trained_images
-from mnist_lib.store.image_shapes import with_known_shape
 from mnist_lib.store.predictions import Predictions
+from mnist_lib.store.reference import with_reference_shape
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import interval_text, percent
@@ -241,7 +241,7 @@ def load_dataset(
     from mnist_lib.data.hold_out import without_trained
     from mnist_lib.data.prepare import prepare, with_near_copies
 
-    data = with_known_shape(data, objects)
+    data = with_reference_shape(data, objects)
     with contextlib.redirect_stdout(sys.stderr):
         dataset = prepare(data, progress=progress, labels=labels_in_storage(data, objects), used=used)
     dataset = without_trained(dataset, trained)

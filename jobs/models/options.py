@@ -129,6 +129,16 @@ class PromoteOptions(SourceOptions, StoreOptions, ModelFileOptions, Thresholds):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AcceptOptions(StoreOptions):
+    """Accept a dataset that is not as it was, as it was in one run: later runs are compared with that state."""
+
+    dataset: str = option(None, "name or folder of the dataset", "NAME|DIR", positional=True, required=True)
+    state: str = option(
+        None, "fingerprint of the dataset in that run, or its first digits", "FINGERPRINT", required=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RollbackOptions(ModelOptions):
     """Make an earlier version the champion of a dataset again."""
 

@@ -117,7 +117,7 @@ class Notifier:
     def _deliver_all(self) -> None:
         while (notice := self._notices.get()) is not None:
             try:
-                body = json.dumps(notice).encode()
+                body = json.dumps(notice).encode() + b"\n"  # so that a command can read it as a line
                 if _is_url(self._receiver):
                     self._post(body)
                 else:

@@ -22,6 +22,9 @@ EVENTS = {
     "failure": "a run or some of its trials failed",
     "promotion": "a model became the champion",
     "rejection": "a model was stored and did not become the champion",
+    "dataset-changed": "no model was promoted, since the dataset is not as it was",
+    "damaged": "pictures could not be read that the last run could read or did not have",
+    "unusual": "a class has unusually many new images, or the accuracy on new images has fallen",
     "skip": "a slot was not run",
     "recovery": "the run of a process that died was resumed",
 }

@@ -4,6 +4,7 @@ import itertools
 import re
 import shlex
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
@@ -11,6 +12,7 @@ from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
 from mnist_lib.clock import moment_of
+from mnist_lib.data.listing import listed
 from mnist_lib.documents import builtins_of
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
@@ -26,6 +28,14 @@ from mnist_lib.wording import and_balanced, counted, duration, interval_text, pe
 NOTICE_SCHEMA = 1
 # Kind of a journal entry -> event. The events of a "done" entry depend on its results.
 EVENT_OF = {"started": "recovery", "failed": "failure", "unchanged": "skip", "skipped": "skip", "replaced": "skip"}
+# Kind of a journal entry -> what its notice begins with, unless there is more to say.
+HEADLINES = {
+    "started": "its process died, and the run is resumed",
+    "unchanged": "nothing has changed, so nothing was run",
+    "skipped": "a slot was skipped",
+    "replaced": "a run was ended, since a newer slot came due",
+}
+MAX_HEADLINE = 120  # characters
 NEXT_SLOTS = 3
 EVERY_MINUTE = "* * * * *"  # any valid expression will do: only the time zone of the timetable is used
 ENTRIES_PER_SLOT = 4  # number of journal entries to read per slot shown, since a retried slot has several
@@ -89,15 +99,21 @@ def events_of(entry: Entry) -> list[str]:
     """Return the keys of `options.EVENTS` that apply to an entry."""
     if entry.kind != "done":
         return [EVENT_OF[entry.kind]] if entry.kind in EVENT_OF else []
-    events = ["success" if entry.exit_code == exit_codes.DONE else "failure"]
-    rows = entry.results.values()
-    promoted = any(row.champion or row.promoted_instead for row in rows)
-    refused = not all(row.champion for row in rows)
-    return [*events, *(["promotion"] if promoted else []), *(["rejection"] if refused else [])]
+    rows, data = entry.results.values(), entry.data
+    found = {
+        "success": entry.exit_code == exit_codes.DONE,
+        "failure": entry.exit_code == exit_codes.SOME_FAILED,
+        "promotion": any(row.champion or row.promoted_instead for row in rows),
+        "rejection": not all(row.champion for row in rows),
+        "dataset-changed": data is not None and data.objections,
+        "damaged": data is not None and data.newly_damaged,
+        "unusual": any(row.new_test_before for row in rows) or (data is not None and data.unusual),
+    }
+    return [event for event, applies in found.items() if applies]
 
 
 def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
-    """Return an entry as a JSON document. `text` is a sentence for people, which Slack's webhooks display."""
+    """Return an entry as a JSON document. `text` is for people, and is what Slack's webhooks display."""
     command = next_command(entry, schedule, storage)
     return {
         "schema": NOTICE_SCHEMA,
@@ -116,7 +132,7 @@ def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
         "data": builtins_of(entry.data),
         "models": builtins_of(entry.results),
         "next_command": command,
-        "text": sentence_of(entry, schedule) + (f". Next: {command}" if command else ""),
+        "text": text_of_entry(entry, schedule) + (f" Next: {command}" if command else ""),
     }
 
 
@@ -124,6 +140,8 @@ def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
     """Return the command that the reader of a notice may want to run; None if there is nothing to do."""
     promoted = [model for model, row in entry.results.items() if row.champion or row.promoted_instead]
     final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
+    if entry.data is not None and entry.data.accept:
+        return entry.data.accept
     if entry.kind == "failed" and entry.run and entry.exit_code not in final:
         words = ["jobs.train", "--resume", entry.run]
     elif entry.kind == "failed":
@@ -135,16 +153,53 @@ def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
     return shlex.join(["python", "-m", *words, "--storage", storage])
 
 
-def sentence_of(entry: Entry, schedule: str) -> str:
-    """Return a sentence about what happened to a slot, for a notice."""
+def text_of_entry(entry: Entry, schedule: str) -> str:
+    """Return what happened to a slot, for a notice: what matters most in a short sentence, and all of it in another."""
     event = "resumed, since its process died" if entry.kind == "started" else entry.kind
-    parts = [f"{schedule}, slot {entry.slot}: {event}", *_causes(entry), *_data(entry)]
+    parts = [f"Slot {entry.slot}: {event}", *_causes(entry), *_data(entry)]
     for model, row in entry.results.items():
         champion = "the champion" if row.champion else "not the champion"
         accuracy = f"{percent(row.test_accuracy)} test accuracy{_mean_text(row)}{and_balanced(row.balanced_accuracy)}"
-        new = _on_new_pictures(row)
-        parts.append(f"{model}@{row.version} has {accuracy}{new} and is {champion} ({row.why})")
-    return "; ".join(parts)
+        new, is_repeated = _on_new_pictures(row), entry.data is not None and entry.data.objections
+        why = "" if is_repeated else f" ({row.why})"
+        parts.append(f"{model}@{row.version} has {accuracy}{new} and is {champion}{why}")
+    return f"{headline(entry, schedule)} {'; '.join(parts)}."
+
+
+def headline(entry: Entry, schedule: str) -> str:
+    """Return what matters most about a slot as a sentence of at most 120 characters."""
+    phrases = [*_headlines(entry)] or [HEADLINES.get(entry.kind, entry.kind)]
+    text = f"{schedule}: {phrases[0]}"
+    for more in phrases[1:]:
+        text = f"{text}; {more}" if len(text) + len(more) + 3 <= MAX_HEADLINE else text
+    return text + "." if len(text) < MAX_HEADLINE else text[: MAX_HEADLINE - 2] + "\u2026."
+
+
+def _headlines(entry: Entry) -> Iterator[str]:
+    """Yield what happened to a slot as phrases, the most important first."""
+    if entry.kind == "failed" and (code := re.search(r"E-[A-Z-]+", entry.why)):
+        yield f"failed with {code[0]}"
+    data = entry.data
+    if data is not None and data.objections:
+        yield f"{data.name} is not as it was, so no model was promoted"
+    if entry.exit_code == exit_codes.SOME_FAILED and not (data and data.newly_damaged):
+        yield "some trials failed"
+    if data is not None and data.newly_damaged:
+        yield f"{counted(data.newly_damaged, 'picture')} can no longer be read"
+    promoted = list[str]()
+    for model, row in entry.results.items():
+        if row.champion or row.promoted_instead:
+            promoted.append(f"{model}@{row.promoted_instead or row.version}")
+    if promoted:
+        rows = [*entry.results.values()]
+        accuracy = f", with {percent(rows[0].test_accuracy)}" if len(rows) == 1 and rows[0].champion else ""
+        yield f"new champion: {listed(promoted)}{accuracy}"
+    if data is not None and data.unusual:
+        yield f"unusually many new images in {listed([*data.unusual])}"
+    if any(row.new_test_before for row in entry.results.values()):
+        yield "the accuracy on new images has fallen"
+    if entry.results and not promoted and not (data and data.objections):
+        yield "no new champion"
 
 
 def _mean_text(row: ModelResult) -> str:
@@ -199,6 +254,8 @@ def _data(entry: Entry) -> list[str]:
     parts = [f"{counted(count, 'image')} {kind}" for kind, count in counts.items() if count]
     if data.since is not None:
         parts = [f"{', '.join(parts) or 'no image has changed'} since {data.since}"]
+    if data.objections:
+        parts.append(f"not as it was: {'; '.join(data.objections)}; if that is right: {data.accept}")
     parts += [f"unusual: {text}" for text in growth_texts(data.unusual)]
     if corrected := data.corrected:
         disputed = data.disputed_holdout

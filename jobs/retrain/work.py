@@ -36,7 +36,8 @@ from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted
 
 STOP_SECONDS = 15.0  # maximum wait before a stopped run is killed and loses what it trained since its checkpoint
-WITH_SUMMARY = (exit_codes.DONE, exit_codes.SOME_FAILED, exit_codes.exit_code_of("E-TRAINING"))
+COMPLETE = (exit_codes.DONE, exit_codes.SOME_FAILED, exit_codes.REFUSED)
+WITH_SUMMARY = (*COMPLETE, exit_codes.exit_code_of("E-TRAINING"))
 ERROR_LINE = re.compile(r"error\[(E-[A-Z-]+)\] .*")
 LIBC = ctypes.CDLL(None)  # loaded here, since little is allowed between fork and exec
 PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
@@ -119,7 +120,7 @@ class TrainAttempt:
             why = why or str(error)
         return AttemptResult(
             exit_code=code,
-            complete=code in (exit_codes.DONE, exit_codes.SOME_FAILED),
+            complete=code in COMPLETE,
             retry=retry_after(code, self._error_code, summary),
             why=why or _why(code, summary),
             results=results_of(summary) if summary else {},
@@ -197,20 +198,25 @@ def results_of(summary: Summary) -> dict[str, ModelResult]:
 
 def data_of(summary: Summary) -> DataOfRun | None:
     """Return what the journal stores about the data of a complete run; None if it is not known."""
-    changes, corrections = summary.dataset.changes, summary.dataset.corrections
-    data = DataOfRun(name=summary.dataset.name)
+    dataset, changes, corrections = summary.dataset, summary.dataset.changes, summary.dataset.corrections
+    data = DataOfRun(
+        name=dataset.name,
+        objections=dataset.objections,
+        accept=dataset.accept,
+        newly_damaged=dataset.newly_damaged or None,
+    )
     if changes:
         data = structs.replace(data, since=changes.since, unusual=changes.unusual, **totals(changes))
     if corrections:
         corrected = corrections.applied + corrections.removed
         data = structs.replace(data, corrected=corrected, disputed_holdout=corrections.disputed_holdout)
-    return data if changes or corrections else None
+    return data if changes or corrections or data.newly_damaged else None
 
 
 def _why(code: int, summary: Summary | None) -> str:
     if summary is not None:
         failed, trials = summary.failed, counted(len(summary.trials), "trial")
-        damaged = summary.dataset.damaged
+        damaged = summary.dataset.newly_damaged
         if damaged and not failed:
             return f"{counted(damaged, 'picture')} could not be read and {'was' if damaged == 1 else 'were'} left out"
         return f"{len(failed)} of {trials} failed: {', '.join(trial.id for trial in failed)}" if failed else ""

@@ -14,7 +14,7 @@ from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import mean_score
 from mnist_lib.run_documents import Summary
 from mnist_lib.search.space import settings_text
-from mnist_lib.store.image_shapes import with_known_shape
+from mnist_lib.store.reference import with_reference_shape
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     begin = begin_of_command()
     options = checked_options(SearchOptions, arguments, begin).with_inline_space()
     if options.plan:
-        volume = volume_of(with_known_shape(options.data(), open_storage(options.storage)))
+        volume = volume_of(with_reference_shape(options.data(), open_storage(options.storage)))
         document = {**plan_document(options), "images": volume.document() if volume else None}
         lines = [*plan_lines(options), *([f"images: {volume}"] if volume else [])]
         return CommandResult(document, lines, json=options.json)

@@ -124,7 +124,7 @@ def run_job(
     return CommandResult(
         summary,
         [*result_lines(shown, folder), *more_lines(shown)],
-        exit_codes.SOME_FAILED if summary.failed or summary.dataset.damaged else exit_codes.DONE,
+        _exit_code(summary, options),
         json=options.json,
         afterwards=partial(_require_success, summary),
         marked=submitted,
@@ -183,6 +183,12 @@ def result_lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
         lines.append(f"{name}@{model.version} (trial {model.best_trial}): {where}")
         lines.append(f"  It is {champion}: {model.promotion}")
     return [*result_tables(summary), "", *lines]
+
+
+def _exit_code(summary: Summary, options: TrainOptions) -> int:
+    if summary.dataset.objections and options.promote != "never":
+        return exit_codes.REFUSED
+    return exit_codes.SOME_FAILED if summary.failed or summary.dataset.newly_damaged else exit_codes.DONE
 
 
 def _require_success(summary: Summary) -> None:

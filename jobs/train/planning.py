@@ -36,7 +36,7 @@ from mnist_lib.spec import (
     by_cost,
     is_exact,
 )
-from mnist_lib.store.image_shapes import with_known_shape
+from mnist_lib.store.reference import with_reference_shape
 from mnist_lib.wording import counted
 
 CALIBRATION_EPOCHS = 6
@@ -161,7 +161,7 @@ def forecast(options: TrainOptions) -> Forecast:
 
 def data_of_run(options: TrainOptions) -> DataRequest:
     """Return the dataset that a run would prepare."""
-    return with_known_shape(options.data(), open_storage(options.storage))
+    return with_reference_shape(options.data(), open_storage(options.storage))
 
 
 def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePlan:

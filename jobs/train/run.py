@@ -30,15 +30,18 @@ from mnist_lib.pretrained import StoredWeights
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.summary import Stored, summarize
+from mnist_lib.report.texts import objections_text
 from mnist_lib.results import TrialResult
 from mnist_lib.run_documents import DriverConnected, FailedTrial, SearchSummary, SuccessfulTrial, Summary, Timing
 from mnist_lib.settings import values_of
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import Night, promote
+from mnist_lib.store.champions.promotion import Decision
 from mnist_lib.store.contents import contents_of, stored_weights
-from mnist_lib.store.datasets import begun_with, record_last_run, store_state
+from mnist_lib.store.datasets import begun_with, store_state
 from mnist_lib.store.publishing import publish
+from mnist_lib.store.reference import record_last_run
 from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version, hold
@@ -235,7 +238,7 @@ class Run(Generic[Options]):
                 hold(folder.objects, origin)  # until `gc` finds that the new version starts from it
             except ConflictError:
                 log.warning("%s cannot be reproduced, since gc has deleted %s meanwhile", version.name, origin.name)
-        decision = promote(
+        decision = self._objection() or promote(
             *(folder.objects, version, self.options.rule(), self.data.predict),
             Night(self.data.facts(), self.data.predict_rows),
         )
@@ -246,6 +249,13 @@ class Run(Generic[Options]):
             promoted_instead=decision.instead,
             significance=decision.budget.document() if decision.budget else None,
         )
+
+    def _objection(self) -> Decision | None:
+        """Return the refusal of every version of this run if its dataset is not as it was, or None."""
+        dataset = self.data.summary()
+        if not dataset.objections or self.options.promote == "never":
+            return None
+        return Decision(False, objections_text(dataset.name, dataset.objections))
 
     def _is_champion(self, version: Version) -> bool:
         try:

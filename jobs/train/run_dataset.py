@@ -1,10 +1,13 @@
 """The dataset of a run, prepared beside the driver and compared with that of the last run."""
 
+import contextlib
 import functools
 import logging
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
 from cluster.errors import ClusterError, ClusterLostError
 from cluster.tasks import result_of, start_beside_driver
@@ -14,13 +17,13 @@ from jobs.train.options import TrainOptions
 from jobs.train.planning import models_to_check
 from mnist_lib.catalog import DATASETS
 from mnist_lib.clock import steady_time
-from mnist_lib.data.changes import MAX_EARLIER_RUNS, growth
+from mnist_lib.data.changes import MAX_EARLIER_RUNS, DatasetState, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.hold_out import require_untrained
 from mnist_lib.data.prepared.folder import protect_images
 from mnist_lib.data.prepared.progress import ProgressFile
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import ModelError
+from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.report.texts import changes_text, groups_texts, growth_texts, near_copies_texts
 from mnist_lib.run_documents import (
@@ -40,7 +43,7 @@ from mnist_lib.store.datasets import (
     read_state,
     trained_images,
 )
-from mnist_lib.store.image_shapes import with_known_shape
+from mnist_lib.store.reference import objections, reference_of, with_reference_shape
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
@@ -63,11 +66,12 @@ class RunDataset:
         self._folder, self._options = folder, options
         objects, self._begun = folder.objects, begun_with(folder)
         asked = options.data()
-        request = asked.shaped(self._begun.image_shape) if self._begun else with_known_shape(asked, objects)
+        request = asked.shaped(self._begun.image_shape) if self._begun else with_reference_shape(asked, objects)
         self._has_known_shape = request != asked
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
         self._facts: Dataset | None = None
+        self._reference = None if request.entry else reference_of(objects, request.name)
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
         files = [sha256 for of_model in options.weights_sha256.values() for sha256 in of_model.values()]
         self._trained = trained_images(objects, origins(objects, options.init_from or (), files))
@@ -124,10 +128,13 @@ class RunDataset:
                 self._since,
                 options.init_from or (),
                 facts.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
+                facts.unreadable,
             )
             begin_with(folder, begun)
         folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
         summary = self.summary()
+        for text in summary.objections:
+            log.warning("%s: not as it was: %s", facts.name, text)
         for text in near_copies_texts(summary.near_copies):
             log.warning("%s: %s", facts.name, text)
         changes = summary.changes
@@ -175,12 +182,20 @@ class RunDataset:
 
     def summary(self) -> DatasetSummary:
         """Return what the summary of the run says about the prepared dataset."""
-        facts = self.facts()
-        changes, since = facts.changes, self._since
+        return structs.replace(
+            dataset_summary(self.facts(), self._options.percent_for_validation),
+            changes=self._changes(),
+            objections=self._objections,
+            accept=shlex.join(self._accept_command) if self._objections else None,
+            newly_damaged=len({*self.facts().unreadable} - self._known_unreadable),
+        )
+
+    def _changes(self) -> ChangesSummary | None:
+        changes, since = self.facts().changes, self._since
         if changes is None or since is None:
-            return dataset_summary(facts, self._options.percent_for_validation)
+            return None
         earlier = [run.dataset.changes.added for run in self.earlier if run.dataset.changes]
-        of_summary = ChangesSummary(
+        return ChangesSummary(
             since=since.run,
             at=since.at,
             added=changes.added,
@@ -188,7 +203,33 @@ class RunDataset:
             relabelled=changes.relabelled,
             unusual=growth(changes.added, earlier),
         )
-        return dataset_summary(facts, self._options.percent_for_validation, of_summary)
+
+    @functools.cached_property
+    def _objections(self) -> tuple[str, ...]:
+        """What speaks against promoting the models of this run. See `store.reference`."""
+        reference, facts = self._reference, self.facts()
+        if reference is None:
+            return ()
+        before, content = None, read_state(self._folder.objects, facts.name, reference.fingerprint)
+        try:
+            before = DatasetState.read(content, "the state of the reference") if content is not None else None
+        except IntegrityError as error:
+            log.warning("%s: what is gone is not known: %s", facts.name, error)
+        return objections(reference, before, facts)
+
+    @property
+    def _accept_command(self) -> list[str]:
+        state = self.facts().fingerprint[:12]
+        words = ["python", "-m", "jobs.models", "accept", self.facts().name, "--state", state]
+        return [*words, "--storage", self._options.storage]
+
+    @functools.cached_property
+    def _known_unreadable(self) -> frozenset[str]:
+        """The paths that the last run of the dataset could not read either."""
+        with contextlib.suppress(IntegrityError):
+            begun = begun_with(RunFolder(self._folder.objects, self._since.run)) if self._since else None
+            return frozenset(begun.unreadable or ()) if begun else frozenset()
+        return frozenset()
 
     @functools.cached_property
     def earlier(self) -> list[Summary]:

@@ -86,6 +86,7 @@ def with_corrections(dataset: Dataset, content: bytes, where: str, *, published:
         chosen=disputed[rows] if disputed[rows].any() else None,
         corrections=counts if len(corrections.labels) else None,
         used_labels=UsedLabels.of(content),
+        corrected_hashes=dataset.hashes[changed] if changed.any() else None,
     )
     if not len(result.train) or not len(result.test):
         got = f"{len(result.train):,} and {len(result.test):,}"

@@ -10,8 +10,10 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,7 @@ from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.wording import Progress, counted, reported
 
 MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for the longest
+CHANNELS = {1: "grey", 3: "colour", 4: "colour with transparency"}
 MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
 
 
@@ -79,7 +82,12 @@ def read_folder(request: DataRequest, listing: Listing, journal: Journal, progre
         classes=listing.classes,
         fingerprint="",
         notices=(*listing.notices, *notices),
-        damaged=len(errors) + len(listing.unreadable),
+        # As documents write them, since the index does.
+        unreadable=tuple(
+            path.encode(errors="replace").decode()
+            for path in (*(listing.files[index].path for index in errors), *listing.unreadable)
+        ),
+        has_test_folder="test" in listing.splits.values(),
         images=images[rows],
         labels=as_labels(labels[rows], len(listing.classes)),
         hashes=hashes[rows],
@@ -118,7 +126,7 @@ def _read(
             if journal.is_due:
                 with writing(shards):
                     journal.flush()
-        shape, notices = _shape(request, found)
+        shape, notices = _shape(request, dict(zip((file.path for file in listing.files), found, strict=True)))
         with writing(shards):
             earlier = earlier_images(journal, keys, shape, shards)
         rows, hashes, errors = earlier.rows, earlier.hashes, dict[int, ImageError]()
@@ -217,17 +225,46 @@ def _files(listing: Listing) -> NDArray[np.uint8]:
     return np.array(paths).view(np.uint8).reshape(len(paths), -1)
 
 
-def _shape(request: DataRequest, found: Sequence[Shape | ImageError]) -> tuple[Shape, list[str]]:
-    """Return the shape of the images: what is asked for, or else what the pictures have in common."""
-    shapes = [shape for shape in found if isinstance(shape, Shape)]
+def _shape(request: DataRequest, found: Mapping[str, Shape | ImageError]) -> tuple[Shape, list[str]]:
+    """Return the shape of the images: what is asked for, or else what more than half of the pictures have in common.
+
+    Without such a size it is the default one, and without such a number of channels the highest.
+
+    Args:
+        found: by path, the shape of each picture.
+
+    Returns:
+        the shape, and notices about the pictures that are converted to what most of the others are.
+    """
+    shapes = {path: shape for path, shape in found.items() if isinstance(shape, Shape)}
     if not shapes:
         raise DataError(f"{request.name}: none of {counted(len(found), 'picture')} can be read; name another folder")
-    channels = request.channels or min(max(shape.channels for shape in shapes), 3)
-    if request.channels is None and all(shape.channels == 4 for shape in shapes):
-        channels = 4
-    size, *others = sizes = {(shape.height, shape.width) for shape in shapes}
-    which = f"pictures of {len(sizes):,} sizes" if others else "pictures of {} x {}".format(*size)
-    return chosen_shape(request, None if others else size, channels, which, min(DEFAULT_SIDE, max(map(max, sizes))))
+    sizes = {path: (each.height, each.width) for path, each in shapes.items()}
+    counts, modes = Counter(sizes.values()), Counter(each.channels for each in shapes.values())
+    size, mode = _of_most(counts), _of_most(modes)
+    channels = request.channels or mode or min(max(modes), 3)
+    which = f"pictures of {len(counts):,} sizes" if len(counts) > 1 else "pictures of {} x {}".format(*size or ())
+    side = min(DEFAULT_SIDE, max(map(max, counts)))
+    shape, notices = chosen_shape(request, size, channels, which, side)
+    if (shape.height, shape.width) == size:
+        others = [path for path in shapes if sizes[path] != size]
+        notices += _converted(
+            f"resized and cropped to {shape.height} x {shape.width}, the size of most pictures", others
+        )
+    if channels == mode:
+        others = [path for path, each in shapes.items() if each.channels != channels]
+        notices += _converted(f"converted to {CHANNELS[channels]}, as most pictures are", others)
+    return shape, notices
+
+
+def _of_most(counts: "Counter[Any]") -> Any:
+    """Return what is counted more often than all others together, or None."""
+    ((most, count),) = counts.most_common(1)
+    return most if 2 * count > counts.total() else None
+
+
+def _converted(how: str, paths: Sequence[str]) -> list[str]:
+    return [f"{how}: {len(paths):,} ({listed(paths)})"] if paths else []
 
 
 def probable_shape(request: DataRequest, listing: Listing) -> Shape:
@@ -240,7 +277,8 @@ def probable_shape(request: DataRequest, listing: Listing) -> Shape:
     assert folder is not None
     paths = [folder / name for name in names[:: -(-len(names) // MAX_SAMPLE)]]
     with Sandboxes(len(paths)) as sandboxes:
-        return _shape(request, [*sandboxes.map(functools.partial(shape_of, folders=real_folders([folder])), paths)])[0]
+        found = sandboxes.map(functools.partial(shape_of, folders=real_folders([folder])), paths)
+        return _shape(request, dict(zip(names[:: -(-len(names) // MAX_SAMPLE)], found, strict=True)))[0]
 
 
 def chosen_shape(

@@ -122,7 +122,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     def indexed() -> Dataset | None:
         dataset = _indexed(request, path.stem, lambda asked, version: pictures_hash(listing, asked))
         # With `strict`, reading the damaged ones again raises the error.
-        return None if dataset is not None and request.strict and dataset.damaged else dataset
+        return None if dataset is not None and request.strict and dataset.unreadable else dataset
 
     dataset = indexed()
     if dataset is None:

@@ -128,7 +128,8 @@ class Dataset:
     group_by: str | None = None  # as in `DataRequest`
     reusable: bool = True  # False: what has been prepared is among the temporary files
     notices: tuple[str, ...] = ()  # about what is left out
-    damaged: int = 0  # files that could not be read and are left out
+    unreadable: tuple[str, ...] = ()  # paths of files and folders that could not be read and are left out
+    has_test_folder: bool = False  # whether the folder says which pictures are for the test
     corrections: CorrectionCounts | None = None  # None: there are none
     # [test images]: before corrections; None if these changed none of them, or if the labels were not published.
     published_test_labels: Labels | None = None
@@ -136,6 +137,7 @@ class Dataset:
     reviewed_test: NDArray[np.bool_] | None = None
     chosen: NDArray[np.bool_] | None = None  # [n]: those that only models chose for a review; None if there are none
     used_labels: UsedLabels = NO_LABELS
+    corrected_hashes: ImageHashes | None = None  # [m, 2]: of images that corrections relabel or remove; None: of none
     changes: Changes | None = None  # None: there was no earlier run, or it is not known what its images were
     near_copies: NearCopies | None = None  # None: not looked for
     # The files of the first near-copies in the test split, and of the training images that they resemble.

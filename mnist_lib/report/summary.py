@@ -15,7 +15,6 @@ from mnist_lib.intervals import VARYING, accuracy_interval
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import Accuracy, Measurements, TrialFailure, TrialResult, mean_score
 from mnist_lib.run_documents import (
-    ChangesSummary,
     DatasetSummary,
     ErrorSummary,
     FailedTrial,
@@ -103,9 +102,7 @@ def summarize(
     )
 
 
-def dataset_summary(
-    info: Dataset, validation_percent: int | None, changes: ChangesSummary | None = None
-) -> DatasetSummary:
+def dataset_summary(info: Dataset, validation_percent: int | None) -> DatasetSummary:
     """Return what a summary says about a dataset."""
     validation = info.validation_size(validation_percent)
     return DatasetSummary(
@@ -118,11 +115,11 @@ def dataset_summary(
         validation=validation,
         test=len(info.test),
         largest_class=int(np.bincount(info.test.labels).max()),
-        damaged=info.damaged,
+        damaged=len(info.unreadable),
         notices=info.notices,
         corrections=info.corrections,
         groups=info.group_counts,
-        changes=changes,
+        has_test_folder=info.has_test_folder,
         near_copies=near_copies_summary(info),
     )
 

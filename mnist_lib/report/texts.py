@@ -203,6 +203,11 @@ def totals(changes: ChangesSummary) -> dict[str, int]:
     return {kind: sum(sum(by_class.values()) for by_class in getattr(changes, kind).values()) for kind in KINDS}
 
 
+def objections_text(name: str, objections: Sequence[str]) -> str:
+    """Return why no model that was trained on a dataset is promoted."""
+    return f"{name} is not as it was: {'; '.join(objections)}"
+
+
 def changes_text(changes: ChangesSummary) -> str:
     """Return the changes as a phrase: "3 images added (2 for training, 1 for the test) since run r"."""
     parts = []
@@ -294,6 +299,8 @@ def near_copies_texts(found: NearCopiesSummary | None) -> list[str]:
 def data_texts(summary: Summary) -> list[str]:
     """Return sentences about the data of a run, and about accuracies on a part of the test images."""
     dataset, texts = summary.dataset, []
+    if dataset.objections:
+        texts.append(f"{objections_text(dataset.name, dataset.objections)}. If that is right: {dataset.accept}")
     if dataset.changes:
         texts.append(f"Data: {changes_text(dataset.changes)}.")
     texts += [*groups_texts(dataset.groups), *corrections_texts(dataset.corrections), *unusual_texts(summary)]

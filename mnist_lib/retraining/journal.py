@@ -53,6 +53,9 @@ class DataOfRun(Document, frozen=True, kw_only=True):
     relabelled: Count | None = None
     # Classes to which unusually many images were added.
     unusual: dict[ClassName, Growth] = msgspec.field(default_factory=dict)
+    objections: tuple[Text, ...] = ()  # why no model was promoted: see `store.reference`
+    accept: Text | None = None  # the command with which a person accepts the dataset nevertheless
+    newly_damaged: Count | None = None  # pictures that the last run could still read, or did not have
     corrected: Count | None = None  # by `labels.jsonl`, in total
     disputed_holdout: Count | None = None  # of these, test images whose label a model disputed
 

@@ -312,6 +312,8 @@ class Retrainer:
         if result.complete:
             # If the run downloaded or prepared the data, their fingerprint is known only now.
             known = entry.fingerprint or self._fingerprint()
+            if result.data is not None and result.data.objections:
+                known = None  # the next slot says so again, or finds that a person has accepted the dataset
             done = DoneSlot(entry.slot, entry.run, known)
             return self._following(entry, "done", results=result.results, data=result.data, last_done=done, **cause)
         failures = entry.failures + 1

@@ -1,6 +1,6 @@
 """What a storage knows of the datasets of its runs, in `datasets/<name>/`:
 
-last.json                     the last complete run
+last.json                     the last complete run, and the reference, see `reference`
 states/<fingerprint>.npz      the images and labels of a run, see `data.changes`
 labels.jsonl                  corrections, if the dataset is not a folder, see `data.corrections`
 """
@@ -31,12 +31,22 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A state of a dataset with which later ones are compared."""
+
+    fingerprint: Sha256
+    image_shape: ImageShape
+    has_test_folder: bool | None = None  # whether the folder says which pictures are for the test; None: not known
+
+
+@dataclass(frozen=True)
 class LastRun:
     """The record `last.json`."""
 
     run: Name
     fingerprint: Sha256  # of the dataset
     at: Text  # when the run ended, UTC, ISO 8601
+    reference: Reference | None = None  # None in earlier records
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class RunData:
     since: LastRun | None  # the last run of the dataset then
     init_from: tuple[VersionName, ...] = ()  # the versions from which its trials start
     image_shape: ImageShape | None = None  # of the images of its dataset; None in earlier records
+    unreadable: tuple[Text, ...] | None = None  # paths that could not be read; None in earlier records
 
 
 def has_run(objects: Objects, dataset: str) -> bool:
@@ -74,13 +85,8 @@ def earlier_runs(objects: Objects, run: str, count: int) -> list[Summary]:
     return found
 
 
-def record_last_run(folder: RunFolder, summary: Summary) -> None:
-    """Record a complete run, unless a later one is recorded."""
-    dataset, objects = summary.dataset, folder.objects
-    known = last_run(objects, dataset.name)
-    if known is None or known.at < summary.ended:
-        run = LastRun(folder.run, dataset.fingerprint, summary.ended)
-        objects.replace(_last(dataset.name), seal(run))
+def write_last_run(objects: Objects, dataset: str, run: LastRun) -> None:
+    objects.replace(_last(dataset), seal(run))
 
 
 def read_state(objects: Objects, dataset: str, fingerprint: str) -> bytes | None:
@@ -142,7 +148,7 @@ def begin_with(folder: RunFolder, data: RunData) -> None:
 
 
 def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: bool = False) -> list[str]:
-    """Delete the states that neither the last run of a dataset, nor a version, nor a decision about a champion needs.
+    """Delete states that neither the last run of a dataset, nor its reference, nor a version, nor a champion needs.
 
     Args:
         gone: the names of versions that count as deleted, although they may exist in a dry run.
@@ -160,7 +166,8 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
         for name in objects.names(f"{FOLDER}/{dataset}/states"):
             fingerprint = name.rpartition("/")[2].removesuffix(".npz")
             named = any(fingerprint.encode() in decision for decision in decisions)
-            if fingerprint not in {*needed, last.fingerprint} and not named:
+            of_last = {last.fingerprint, last.reference.fingerprint if last.reference else ""}
+            if fingerprint not in needed | of_last and not named:
                 deleted.append(name)
                 if not dry_run:
                     objects.delete(name)

@@ -99,7 +99,8 @@ DOCUMENTS: dict[Any, Any] = {
         "classes": ["a", "b"],
         "fingerprint": "f",
         "notices": [],
-        "damaged": 0,
+        "unreadable": [],
+        "has_test_folder": False,
         "image_shape": [28, 28, 1],
     },
 }

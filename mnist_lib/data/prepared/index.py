@@ -40,7 +40,7 @@ from mnist_lib.objects.archives import hash_arrays, read_npz
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.output_file import replacement
 
-INDEX_SCHEMA = 8
+INDEX_SCHEMA = 9
 LOCK_SECONDS = 7_200.0  # for a preparation by another process
 MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
 NEAR_COPIES_SCHEMA = 1
@@ -58,7 +58,8 @@ class _About(TypedDict):
     classes: ClassNames
     fingerprint: Text
     notices: tuple[Text, ...]
-    damaged: Count
+    unreadable: tuple[Text, ...]
+    has_test_folder: bool
     image_shape: tuple[Count, Count, Count]
 
 

@@ -320,8 +320,8 @@ def test_a_command_that_fails_is_only_logged(caplog: pytest.LogCaptureFixture) -
 
 def test_the_text_of_a_notice_gives_its_slot_the_accuracy_and_the_reason() -> None:
     assert notice_of(DONE, "nightly", "results")["text"] == (
-        "nightly, slot 2026-01-05T03:00:00Z: done; 2 earlier slots missed; keras@3 has 97.13% test accuracy and is not"
-        " the champion (keras@2 is better)"
+        "nightly: no new champion. Slot 2026-01-05T03:00:00Z: done; 2 earlier slots missed; keras@3 has 97.13% test"
+        " accuracy and is not the champion (keras@2 is better)."
     )
     row = structs.replace(DONE.results["keras"], trials=3, mean_test_accuracy=0.97, ci95=(0.96, 0.98))
     text = notice_of(replace(DONE, results={"keras": row}), "nightly", "results")["text"]

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from jobs.retrain.__main__ import main
-from jobs.retrain.status import events_of, sentence_of
+from jobs.retrain.status import events_of, text_of_entry
 from mnist_lib.data.request import Growth
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
@@ -79,7 +79,7 @@ def test_w16_status_and_notice_name_an_unusual_class_and_a_fall_of_accuracy(
     entry = replace(ENTRIES[-1], data=data, results={"keras": fell})
     assert Journal(LocalObjects(storage), "nightly").append(len(ENTRIES), entry)
     assert main(["status", f"--storage={storage}"]) == 0
-    for text in (capsys.readouterr().out, sentence_of(entry, "nightly")):
+    for text in (capsys.readouterr().out, text_of_entry(entry, "nightly")):
         assert "103 images added since r0, unusual: 100 images added to class 7, where 2.5 a run are usual" in text
         assert "40.00% on 20 new pictures, a fall from 95.00% in earlier runs" in text
 

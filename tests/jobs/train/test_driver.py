@@ -73,7 +73,7 @@ class PreparedDataset(RunDataset):
     begin = prepared = 0.0
 
     def __init__(self) -> None:
-        self._facts, self._since, self._options = FACTS, None, OPTIONS
+        self._facts, self._since, self._reference, self._options = FACTS, None, None, OPTIONS
 
     def content(self) -> Dataset:
         raise AssertionError("only a report needs the dataset")

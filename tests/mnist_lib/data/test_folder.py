@@ -147,7 +147,7 @@ def test_d8_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_pa
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "b/broken.png": b"\x89PNG broken", "a/zero.jpg": b""})
     for _ in range(2):  # the second time from the cache
         dataset = read(folder)
-        assert (total(dataset), dataset.damaged) == (60, 2)
+        assert (total(dataset), len(dataset.unreadable)) == (60, 2)
         assert dataset.notices[0] == "left out: a/zero.jpg: expected a picture, got an empty file; copy it again"
         assert dataset.notices[1].startswith("left out: b/broken.png: expected a ")
         with pytest.raises(DataError, match=r"f: 2 pictures cannot be read, such as a/zero\.jpg: expected a picture"):
@@ -201,3 +201,30 @@ def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
     (folder / "a/note.pdf").touch()
     with pytest.raises(TypeError):  # read again, since the stored notices are out of date
         read(folder)
+
+
+def test_a_stray_picture_is_converted_to_what_most_are_and_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    noise(99, (30, 40)).convert("RGB").save(folder / "a/stray.png")
+    dataset = read(folder)
+    assert dataset.image_shape == (8, 8, 1)
+    stray = (
+        "resized and cropped to 8 x 8, the size of most pictures: 1 (a/stray.png)",
+        "converted to grey, as most pictures are: 1 (a/stray.png)",
+    )
+    assert dataset.notices == stray
+    assert read(folder, image_size=(8, 8), channels=1).notices == stray
+    asked = read(folder, image_size=(40, 30), channels=3)
+    assert (asked.image_shape, asked.notices) == ((40, 30, 3), ())
+
+
+def test_without_a_majority_the_size_is_the_default_one_and_colours_are_kept(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", {**classes("a"), **classes("b", size=(40, 50))})
+    for path in (folder / "b").iterdir():
+        with Image.open(path) as picture:
+            picture.convert("RGB").save(path)
+    dataset = read(folder)
+    assert dataset.image_shape == (32, 32, 3)
+    assert dataset.notices == (
+        "pictures of 2 sizes are resized to 32 x 32 and cropped; choose another size with --image-size",
+    )

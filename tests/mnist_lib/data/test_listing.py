@@ -39,7 +39,7 @@ def test_d8_hidden_files_are_ignored_and_other_non_pictures_are_counted_and_name
         "left out, not a picture that can be read (.zip): 1 (b/old.zip)",
         "left out, outside of a class folder: 1 (outside.png)",
     }
-    assert dataset.damaged == 0
+    assert len(dataset.unreadable) == 0
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "Validation"])
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_read_counts_as_damaged_and_strict_refuses_it(
         os.chdir("d" * 200)
     monkeypatch.chdir(tmp_path)  # no process can start in so deep a folder
     dataset = read(folder)
-    assert (total(dataset), dataset.damaged) == (60, 1)
+    assert (total(dataset), len(dataset.unreadable)) == (60, 1)
     assert dataset.notices[0].startswith("left out, cannot be read: 1 (a/ddd")
     with pytest.raises(DataError, match="f: 1 picture cannot be read, such as a/ddd"):
         read(folder, strict=True)

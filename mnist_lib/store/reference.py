@@ -1,0 +1,132 @@
+"""The reference of a dataset: its last state that raised no objection, or that a person has accepted.
+
+A folder may be incomplete for a night, hold an archive that was unpacked in the wrong place, or a stray picture. What
+was trained on it is stored, but is not promoted before a person has accepted the change, and the next run is compared
+with the reference again. So one bad night leaves no trace.
+"""
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+from mnist_lib.data.changes import MAX_EARLIER_RUNS, DatasetState
+from mnist_lib.data.listing import listed
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Dataset, indices_of
+from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.run_documents import Summary
+from mnist_lib.store.champions.appointment import champion
+from mnist_lib.store.champions.log import pinned_version
+from mnist_lib.store.datasets import LastRun, Reference, earlier_runs, has_run, last_run, write_last_run
+from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.versions import model_names
+from mnist_lib.wording import counted
+
+MAX_GONE = 0.2  # share of the pictures of the reference
+MIN_STATE = 8  # hexadecimal digits of a fingerprint, by which a person names a state
+
+
+def reference_of(objects: Objects, dataset: str) -> Reference | None:
+    """Return the reference of a dataset, or None if there is none yet.
+
+    Records of earlier releases name none. Then it is what the newest champion was trained on, or else the last run.
+    """
+    if not has_run(objects, dataset):
+        return None
+    last = last_run(objects, dataset)
+    if last is not None and last.reference is not None:
+        return last.reference
+    found: list[tuple[str, Reference]] = []
+    for model in model_names(objects):
+        with contextlib.suppress(IntegrityError, SpecError):  # the run reports a damaged record if it needs it
+            if newest := champion(objects, model, dataset):
+                facts = pinned_version(objects, newest).facts.dataset
+                found.append((newest.at, Reference(facts.fingerprint, facts.image_shape)))
+    if not found and last is not None:
+        found += [("", _state_of(summary)) for summary in earlier_runs(objects, last.run, 1)]
+    return max(found, key=lambda each: each[0])[1] if found else None
+
+
+def with_reference_shape(request: DataRequest, objects: Objects) -> DataRequest:
+    """Return a request for images of the shape of the reference, unless it names another one.
+
+    Otherwise a new release or further pictures could change the shape, and new versions could not be compared with the
+    champion.
+    """
+    if request.entry is not None or (request.image_size is not None and request.channels is not None):
+        return request
+    reference = reference_of(objects, request.name)
+    return request.shaped(reference.image_shape if reference else None)
+
+
+def objections(reference: Reference, before: DatasetState | None, dataset: Dataset) -> tuple[str, ...]:
+    """Return what speaks against promoting a model that was trained on a dataset, as phrases; none if it may be.
+
+    These are classes that are gone, more than a fifth of the pictures that are, folders train and test that came or
+    went, and another shape of the images. What a person has corrected is not gone.
+
+    Args:
+        before: the images of the reference; None if they are not known.
+    """
+    if dataset.fingerprint == reference.fingerprint:
+        return ()
+    found = []
+    if before is not None:
+        of_people = dataset.corrected_hashes
+        corrected = indices_of(before.hashes, before.hashes[:0] if of_people is None else of_people) >= 0
+        present = {dataset.classes[label] for label in np.unique(dataset.labels)}
+        classes = [before.classes[label] for label in np.unique(before.labels[~corrected])]
+        missing = [name for name in classes if name not in present]
+        gone = int((~corrected & (indices_of(before.hashes, dataset.hashes) < 0)).sum())
+        if missing:
+            are = "is" if len(missing) == 1 else "are"
+            found.append(f"{len(missing):,} of {counted(len(classes), 'class')} {are} gone ({listed(missing)})")
+        if gone > MAX_GONE * len(before.hashes):
+            found.append(f"{gone:,} of {counted(len(before.hashes), 'picture')} are gone")
+    if reference.has_test_folder not in (None, dataset.has_test_folder):
+        found.append(f"folders train and test have {'appeared' if dataset.has_test_folder else 'disappeared'}")
+    if dataset.image_shape != reference.image_shape:
+        new, old = (" x ".join(map(str, shape)) for shape in (dataset.image_shape, reference.image_shape))
+        found.append(f"images are {new}, not {old}")
+    return tuple(found)
+
+
+def record_last_run(folder: RunFolder, summary: Summary) -> None:
+    """Record a complete run, unless a later one is recorded. If its dataset raised no objection, it is the reference.
+
+    A run of a dataset of the catalog, whose images are published, is recorded like any other.
+    """
+    objects, dataset = folder.objects, summary.dataset
+    known = last_run(objects, dataset.name)
+    if known is None or known.at < summary.ended:
+        reference = reference_of(objects, dataset.name) if dataset.objections else _state_of(summary)
+        write_last_run(objects, dataset.name, LastRun(folder.run, dataset.fingerprint, summary.ended, reference))
+
+
+def accept(objects: Objects, dataset: str, state: str) -> Reference:
+    """Make a state of a dataset its reference, and return it.
+
+    Args:
+        state: the fingerprint of the dataset of one of the last runs, or its first digits.
+
+    Raises:
+        SpecError: no run, or several states, have it.
+    """
+    last = last_run(objects, dataset)
+    if last is None:
+        raise SpecError(f"dataset: expected one with a run in {objects.where('datasets')}, got {dataset}")
+    runs = earlier_runs(objects, last.run, MAX_EARLIER_RUNS)
+    states = {run.dataset.fingerprint: _state_of(run) for run in reversed(runs)}
+    named = [found for fingerprint, found in states.items() if fingerprint.startswith(state)]
+    if len(named) != 1 or len(state) < MIN_STATE:
+        known = ", ".join(fingerprint[:12] for fingerprint in reversed(states))
+        raise SpecError(f"state: expected at least {MIN_STATE} digits of one of {known}, got {state}")
+    write_last_run(objects, dataset, LastRun(last.run, last.fingerprint, last.at, named[0]))
+    return named[0]
+
+
+def _state_of(run: Summary) -> Reference:
+    shape: Any = run.dataset.image_shape  # of three numbers
+    return Reference(run.dataset.fingerprint, shape, run.dataset.has_test_folder)
