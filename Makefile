@@ -63,6 +63,7 @@ bench: .venv/dev .venv-bench/peers .venv-tune/peers
 	$(BIN)/python -m benchmarks.search $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.intervals
 	$(BIN)/python -m benchmarks.groups
+	$(BIN)/python -m benchmarks.grouped_promotions
 	$(BIN)/python -m benchmarks.near_copies $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.few_pictures $(BENCH_ARGS)
 	$(BIN)/python -m benchmarks.fine_tuning $(BENCH_ARGS)

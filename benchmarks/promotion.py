@@ -185,7 +185,8 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
 
     def compared(challenger: Model, champion: Model, rows: NDArray[np.intp]) -> Compared:
         right = challenger.right[rows], champion.right[rows]
-        return Compared("challenger", "champion", *right, labels[rows], CLASSES, weights, rows < tested)
+        balanced, known = bool(growth.small), rows < tested
+        return Compared("challenger", "champion", *right, labels[rows], CLASSES, balanced, tested=known)
 
     trained, champion = model(PICTURES)
     start, budget, errors, newest = champion.error, Budget(rule.comparisons_alpha), [], []

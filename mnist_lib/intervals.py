@@ -28,6 +28,7 @@ def accuracy_interval(
     correct: NDArray[np.integer[Any]] | NDArray[np.bool_],
     per_trial: Sequence[int] = (),
     groups: NDArray[np.int32] | None = None,
+    selected_from: int = 1,
 ) -> Interval:
     """Return the 95% interval of the mean accuracy of trials: Wilson's for as many independent answers as count.
 
@@ -40,12 +41,14 @@ def accuracy_interval(
         per_trial: [trials] the number of images that a trial predicts correctly; by default there is one trial.
         groups: [images] the number of the group of an image, such as its object or its writer. Another test set would
             have other groups: each counts as one unit, and the quantile is that of Student's t.
+        selected_from: the number of models of which this one was chosen by these answers. The best of many is partly
+            the luckiest, so the lower end is that of an interval which covers all of them (Bonferroni).
     """
     images, trials = len(correct), max(1, len(per_trial))
     if not images:
         return 0.0, 1.0
     mean = int(correct.sum()) / (images * trials)
-    group = np.arange(images) if groups is None else np.unique(groups, return_inverse=True)[1]
+    group = units_of(images, groups)
     units = int(group.max()) + 1
     grouped = units < images
     freedom = max(1, units - 1)
@@ -55,8 +58,65 @@ def accuracy_interval(
     variance = squares + images**2 * max(0.0, over_seeds)  # of the number of correct answers of a trial
     design = (variance + ALIKE * size**2) / (images * mean * (1 - mean) + ALIKE * size)
     effective = min(float(images * trials), images / design)
-    quantile = student_t_quantile(0.975, freedom) if grouped else normal_quantile(0.975)
-    return wilson_interval(mean, effective, quantile, quantile)
+    return wilson_interval(mean, effective, *_quantiles(freedom if grouped else None, selected_from))
+
+
+def balanced_interval(
+    correct: NDArray[np.bool_], labels: NDArray[np.integer[Any]], groups: NDArray[np.int32] | None = None
+) -> tuple[float, Interval]:
+    """Return the mean of the accuracies of the classes, with its 95% interval: see `interval_of_recalls`.
+
+    Args:
+        correct, labels, groups: [images]
+    """
+    present, column, images = np.unique(labels, return_inverse=True, return_counts=True)
+    group = units_of(len(labels), groups)
+    units = np.bincount(np.unique(np.column_stack((column, group)), axis=0)[:, 0])  # of each class
+    recalls = np.bincount(column, correct) / images
+    # A group in several classes, such as a writer, makes these vary together.
+    deviations = (correct - recalls[column]) / images[column] / len(present)
+    variance = float((np.bincount(group, deviations) ** 2).sum())
+    return float(recalls.mean()), interval_of_recalls(recalls, units, variance)
+
+
+def interval_of_recalls(
+    recalls: NDArray[np.float64], units: NDArray[np.integer[Any]], min_variance: float = 0.0
+) -> Interval:
+    """Return the 95% interval of the mean of the accuracies of classes.
+
+    The variance of the mean of K classes is the sum of p (1 - p) / n over the classes, / K^2. A correct and a wrong
+    unit are added to each class, so that a few correct answers are no certainty. The interval is Wilson's for as many
+    answers as have this variance, with the quantile of Student's t for the degrees of freedom of Welch and
+    Satterthwaite, since a small class may have most of it.
+
+    Args:
+        recalls: [classes], their accuracies.
+        units: [classes], the number of independent units of each: images, or groups.
+        min_variance: what is known about the variance of the mean.
+    """
+    smoothed = (recalls * units + 1) / (units + 2)
+    of_classes = smoothed * (1 - smoothed) / units / len(units) ** 2
+    variance, centre = float(of_classes.sum()), float(smoothed.mean())
+    freedom = variance**2 / float((of_classes**2 / np.maximum(1, units - 1)).sum())
+    quantile = student_t_quantile(0.975, max(1, int(freedom)))
+    images, mean = centre * (1 - centre) / max(variance, min_variance), float(recalls.mean())
+    # One image less, since a model that guesses one of many classes is more often far above its mean than below.
+    low, _ = wilson_interval(max(0.0, mean - 1 / images), images, quantile, quantile)
+    return low, wilson_interval(mean, images, quantile, quantile)[1]
+
+
+def units_of(images: int, groups: NDArray[np.integer[Any]] | None) -> NDArray[np.intp]:
+    """Return the number of the independent unit of each image, its group or itself: [images]."""
+    own = np.arange(images)
+    units = own if groups is None else np.where(groups < 0, -1 - own, groups)
+    return np.asarray(np.unique(units, return_inverse=True)[1])
+
+
+def _quantiles(freedom: int | None, selected_from: int) -> tuple[float, float]:
+    """Return the quantiles of the lower and the upper end. `freedom`: degrees of Student's t; None: normal ones."""
+    levels = 1 - 0.025 / selected_from, 0.975
+    low, high = (normal_quantile(p) if freedom is None else student_t_quantile(p, freedom) for p in levels)
+    return low, high
 
 
 def _over_seeds(of_images: NDArray[np.float64], of_trials: NDArray[np.float64], mean: float) -> float:

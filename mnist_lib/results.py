@@ -91,9 +91,7 @@ class Accuracy(Document, frozen=True):
         return low**2 <= highest.score * (1 - highest.score) * self.balanced.squares
 
     def interval(self, selected_from: int = 1) -> Interval:
-        """Return the 95% confidence interval of the score (Wilson, 1927), if the images are independent.
-
-        With balanced counts, there are as many images as these weights are worth: see `is_close_to`.
+        """Return the 95% confidence interval of the accuracy (Wilson, 1927), if the images are independent.
 
         Args:
             selected_from: the number of models of which this one was chosen by these predictions. The best of many is
@@ -102,15 +100,7 @@ class Accuracy(Document, frozen=True):
         if not self.total:
             return 0.0, 1.0
         low, high = normal_quantile(1 - 0.025 / selected_from), normal_quantile(0.975)
-        images = self.total if self.balanced is None else self.balanced.total**2 / self.balanced.squares
-        return wilson_interval(self.score, images, low, high)
-
-
-def balanced_accuracy(by_class: Iterable[tuple[int, int]]) -> Accuracy:
-    """Return the accuracy with balanced counts, from the correct and all images of each class."""
-    present = [(correct, images) for correct, images in by_class if images]
-    sums = (math.fsum(c / n for c, n in present), float(len(present)), math.fsum(1 / n for _, n in present))
-    return Accuracy(sum(c for c, _ in present), sum(n for _, n in present), Balanced(*sums))
+        return wilson_interval(self.value, self.total, low, high)
 
 
 def wilson_interval(mean: float, count: float, low: float, high: float) -> Interval:

@@ -18,6 +18,7 @@ from benchmarks import (
     errors,
     few_pictures,
     fine_tuning,
+    grouped_promotions,
     groups,
     job,
     label_errors,
@@ -217,6 +218,15 @@ def test_networks_are_compared_on_the_same_drawn_pictures(tmp_path: Path) -> Non
 def test_the_interval_of_paired_differences_is_that_of_student() -> None:
     assert record.paired_difference_text([1.0, 2.0, 3.0]) == "+2.00 (-0.48 to +4.48)"
     assert record.paired_difference_text([1.5]) == "+1.50"
+
+
+def test_chance_hardly_ever_decides_about_models_whose_test_images_come_in_groups() -> None:
+    shares = [re.findall(r"(?<=\| )[\d.]+(?=%)", line) for line in grouped_promotions.report(40)]
+    found = [[float(share) for share in row] for row in shares if row]
+    assert len(found) == 6 + 6 + 5
+    assert max(max(row[1:]) for row in found[:6]) <= 7.5  # 3 of 40
+    assert max(max(row) for row in found[6:12]) <= 7.5
+    assert min(row[0] for row in found[12:]) >= 85.0
 
 
 @pytest.mark.usefixtures("tensorflow")

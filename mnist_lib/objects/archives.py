@@ -11,7 +11,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -70,14 +70,21 @@ def npz(arrays: Mapping[str, Any], *, compressed: bool = False) -> bytes:
     return content.getvalue()
 
 
-def read_npz(content: bytes, name: str, limits: Mapping[str, int]) -> Arrays:
-    """Return the arrays of a .npz file. `limits` are the names of all arrays and the maximum size of each in bytes.
+def read_npz(content: bytes, name: str, limits: Mapping[str, int], optional: Collection[str] = ()) -> Arrays:
+    """Return the arrays of a .npz file.
+
+    Args:
+        limits: the names of all arrays, and the maximum size of each in bytes.
+        optional: those that may be missing.
 
     Raises:
         IntegrityError: the file has other arrays, or larger ones, or is damaged.
     """
-    members = _unzip(content, name, {f"{array}.npy": limit + MAX_HEADER_BYTES for array, limit in limits.items()})
-    return {array: _read_npy(members[f"{array}.npy"], f"{name}: {array}") for array in limits}
+    sizes = {f"{array}.npy": limit + MAX_HEADER_BYTES for array, limit in limits.items()}
+    members = _unzip(content, name, sizes, {f"{array}.npy" for array in optional})
+    return {
+        array: _read_npy(members[f"{array}.npy"], f"{name}: {array}") for array in limits if f"{array}.npy" in members
+    }
 
 
 def read_keras_weights(content: bytes, name: str, layers: Sequence[str], sizes: Sequence[int]) -> bytes:
@@ -102,13 +109,17 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], sizes: 
     return members[KERAS_WEIGHTS]
 
 
-def _unzip(content: bytes, name: str, limits: Mapping[str, int]) -> dict[str, bytes]:
-    """Return the members of a zip archive, which must be those named in `limits`, each within its limit in bytes."""
+def _unzip(content: bytes, name: str, limits: Mapping[str, int], optional: Collection[str] = ()) -> dict[str, bytes]:
+    """Return the members of a zip archive, which must be those named in `limits`, each within its limit in bytes.
+
+    Args:
+        optional: those that may be missing.
+    """
     with opened_zip(io.BytesIO(content), name) as archive:
         found = sorted(archive.namelist())
-        if found != sorted(limits):
+        if sorted({*found, *optional}) != sorted(limits) or len({*found}) != len(found):
             raise IntegrityError(f"{name}: expected {', '.join(sorted(limits))}, got {', '.join(found)[:300]}")
-        return {member: unpack(archive, member, limit, name) for member, limit in limits.items()}
+        return {member: unpack(archive, member, limits[member], name) for member in found}
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from mnist_lib.catalog import DATASETS, PICTURE_MODEL
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
-from mnist_lib.results import Accuracy, balanced_accuracy
+from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import (
     ChangesSummary,
     FoldsSummary,
@@ -160,9 +160,13 @@ def _faults(model: ModelSummary, classes: Sequence[str], chance: float, *, suits
         faults.append(f"always answers {model.always_answers}")
     low, has = model.ci95[0], "is right for"
     if not by_accuracy and model.recall:
-        balanced = balanced_accuracy((row.correct, row.total) for row in model.recall)
-        low, has = balanced.interval()[0], "has a balanced accuracy of"
-        chance = 1 / sum(row.total > 0 for row in model.recall)
+        import numpy as np  # late, as Rich
+
+        from mnist_lib.intervals import interval_of_recalls
+
+        correct, totals = np.array([(row.correct, row.total) for row in model.recall if row.total]).T
+        (low, _), has = interval_of_recalls(correct / totals, totals), "has a balanced accuracy of"
+        chance = 1 / len(totals)
     if faults or low <= chance:
         faults.append(f"is not clearly better than guessing, which {has} {percent(chance)}")
     if neglected is not None:

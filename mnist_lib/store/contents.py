@@ -257,6 +257,8 @@ def contents_of(
         "labels": dataset.test.labels,
         "hashes": dataset.test.hashes,  # [test images, 2] uint64
     }
+    if dataset.test_groups is not None:
+        predictions["groups"] = dataset.test_groups
     made = {PREDICTIONS: npz(predictions, compressed=True), MANIFEST: encode(manifest, indent=2)}
     return {**result.files, **made}, builtins_of(about)
 

@@ -15,9 +15,9 @@ from mnist_lib.catalog import MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.split import ImageHashes, Labels, indices_of
 from mnist_lib.documents import Interval
 from mnist_lib.errors import IntegrityError
+from mnist_lib.intervals import accuracy_interval, balanced_interval
 from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.results import Accuracy, balanced_accuracy
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS = "predictions.npz"
@@ -27,6 +27,7 @@ LIMITS = {
     "predictions": 8 * MAX_TEST_IMAGES,
     "labels": 8 * MAX_TEST_IMAGES,
     "hashes": 16 * MAX_TEST_IMAGES,
+    "groups": 4 * MAX_TEST_IMAGES,
 }
 
 
@@ -52,14 +53,16 @@ class Predictions:
     labels: Labels  # [images]
     classes: tuple[str, ...]  # their names
     hashes: ImageHashes  # [images, 2]
+    groups: NDArray[np.int32] | None = None  # [images]: the number of the group; None: none, or not stored in its time
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
         """Return the predictions of a version. Raises IntegrityError if they are damaged or malformed."""
         content = read_file(objects, version, PREDICTIONS, limit=2 * MAX_PROBABILITIES)
         name = f"{version.name}: {PREDICTIONS}"
-        arrays = read_npz(content, name, LIMITS)
+        arrays = read_npz(content, name, LIMITS, optional=("groups",))
         probabilities, labels, hashes = arrays["probabilities"], arrays["labels"], arrays["hashes"]
+        groups = arrays.get("groups")
         classes = probabilities.shape[1] if probabilities.ndim == 2 else 0
         form = [(array.dtype.name, array.shape) for array in (probabilities, labels, hashes)]
         if (
@@ -69,6 +72,7 @@ class Predictions:
             or form[2] != ("uint64", (labels.size, 2))
             or classes < 2
             or labels.size > MAX_TEST_IMAGES
+            or (groups is not None and (groups.dtype.name, groups.shape) != ("int32", (labels.size,)))
         ):
             shapes = "float32 [n, classes], uint8 or uint16 [n], uint64 [n, 2]"
             expected = f"{shapes} of up to {MAX_TEST_IMAGES:,} images"
@@ -78,7 +82,7 @@ class Predictions:
         dataset = version.facts.dataset
         if len(dataset.classes) != classes:
             raise IntegrityError(f"{name}: expected probabilities of {len(dataset.classes):,} classes, got {classes:,}")
-        return cls(version.name, dataset.test, probabilities, labels, dataset.classes, hashes)
+        return cls(version.name, dataset.test, probabilities, labels, dataset.classes, hashes, groups)
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:
@@ -110,12 +114,10 @@ class Predictions:
         return None
 
     def score(self, *, balanced: bool) -> tuple[float, Interval]:
-        """Return the accuracy with its 95% interval, or the balanced accuracy with that of as many effective images."""
-        accuracy = Accuracy(int(self.correct.sum()), len(self.labels))
+        """Return the accuracy, or the mean of those of the classes, with its 95% interval."""
         if balanced:
-            right = np.bincount(self.labels[self.correct], minlength=len(self.classes)).tolist()
-            accuracy = balanced_accuracy(zip(right, self.images_by_class.values(), strict=True))
-        return accuracy.score, accuracy.interval()
+            return balanced_interval(self.correct, self.labels, self.groups)
+        return self.accuracy, accuracy_interval(self.correct, groups=self.groups)
 
     def guess(self, *, balanced: bool) -> float:
         """Return the accuracy, or the balanced one, of always answering the most frequent class."""
@@ -148,28 +150,41 @@ class Predictions:
         """Return, for each test image of another version, its row here, or -1 if this version was not tested on it."""
         return indices_of(other.hashes, self.hashes)
 
-    def right_for(self, other: "Predictions", predicted: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
-        """Return whether this version is right about each test image of another version, by the labels there.
+    def for_images_of(
+        self, other: "Predictions", unknown: NDArray[np.intp], predicted: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Return what this version predicts for the test images of another version: [images, classes].
+
+        Args:
+            unknown: images on which this version was not tested, [m].
+            predicted: the probabilities for these, [m, classes]; None if there are none.
+        """
+        probabilities = self.probabilities[self.rows_for(other)]
+        if predicted is not None:
+            probabilities[unknown] = predicted
+        return probabilities
+
+    def right_among(
+        self, probabilities: NDArray[np.float32], names: Sequence[str], other: "Predictions"
+    ) -> NDArray[np.bool_]:
+        """Return whether the most probable of some classes is right for each test image of another version: [images].
 
         Classes are compared by name, since a class may have been added or removed.
 
         Args:
-            predicted: probabilities for the images on which this version was not tested, [m, classes], in order.
+            probabilities: [images, classes] of this version.
+            names: classes of this version.
         """
-        rows = self.rows_for(other)
-        answers = np.full(len(rows), -1)
-        answers[rows >= 0] = self.answers[rows[rows >= 0]]
-        if predicted is not None:
-            answers[rows < 0] = predicted.argmax(axis=1)
-        return self.is_right(answers, other.labels, other.classes)
+        columns = np.array([self.classes.index(name) for name in names])
+        return self.is_right(columns[probabilities[:, columns].argmax(axis=1)], other.labels, other.classes)
 
     def is_right(self, answers: NDArray[np.integer[Any]], labels: Labels, classes: Sequence[str]) -> NDArray[np.bool_]:
         """Return whether each answer of this version is right: [n].
 
         Args:
-            answers: [n], numbers of its classes, or -1 for no answer.
+            answers: [n], numbers of its classes.
             labels: [n], numbers of `classes`, which are those of the images.
         """
         index = {name: label for label, name in enumerate(classes)}
-        numbers = np.array([*(index.get(name, -1) for name in self.classes), -1])  # the last: no answer
+        numbers = np.array([index.get(name, -1) for name in self.classes])
         return np.asarray(numbers[answers] == labels)

@@ -1,6 +1,7 @@
 """The interval of the mean accuracy of trials."""
 
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.intervals import MAX_WIDTH, MIN_COVERAGE, simulate
-from mnist_lib.intervals import accuracy_interval, student_t_quantile
+from mnist_lib.intervals import accuracy_interval, balanced_interval, student_t_quantile
 from mnist_lib.results import Accuracy
 
 
@@ -80,3 +81,45 @@ def test_the_interval_covers_the_true_accuracy_and_is_not_much_wider_than_needed
     found = simulate(seeds, images, accuracy, repetitions=400)
     assert found.coverage >= MIN_COVERAGE
     assert found.width <= MAX_WIDTH
+
+
+@pytest.mark.parametrize(
+    ("recalls", "sizes"),
+    [
+        ([0.99] * 9 + [0.8], [500] * 9 + [20]),
+        ([0.95, 0.5], [190, 10]),
+        ([0.9] * 10, [50] * 10),
+        ([0.99, 0.6], [500, 10]),
+        (np.linspace(0.5, 0.99, 10), np.linspace(10, 200, 10).astype(int)),
+    ],
+)
+def test_the_interval_of_a_balanced_accuracy_covers_the_truth_whatever_sizes_and_recalls(
+    recalls: Any, sizes: Any
+) -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    intervals = [
+        balanced_interval(random.random(len(labels)) < np.array(recalls)[labels], labels)[1] for _ in range(400)
+    ]
+    covered = np.mean([low <= np.mean(recalls) <= high for low, high in intervals])
+    assert 0.91 <= covered <= 1.0
+
+
+def test_the_interval_of_a_balanced_accuracy_counts_a_group_once_and_is_never_empty() -> None:
+    labels, right = np.repeat([0, 1], 50), np.ones(100, bool)
+    groups = np.repeat(np.arange(10, dtype=np.int32), 10)
+    alone, (low, high) = balanced_interval(right, labels, groups)
+    assert (alone, high) == (1.0, 1.0)
+    plainly = balanced_interval(right, labels)[1]
+    assert low < plainly[0] - 0.1
+    one = balanced_interval(np.array([True, False]), np.array([0, 1]))
+    assert one[0] == 0.5
+    assert one[1][0] < 0.1
+    assert one[1][1] > 0.9
+
+
+def test_an_accuracy_that_was_selected_from_many_has_a_lower_interval() -> None:
+    correct = np.arange(200) < 180
+    plain, selected = accuracy_interval(correct), accuracy_interval(correct, selected_from=30)
+    assert plain == pytest.approx(Accuracy(180, 200).interval())
+    assert selected == pytest.approx(Accuracy(180, 200).interval(30))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mnist_lib.clock import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, SpecError
+from mnist_lib.intervals import accuracy_interval
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.log import (
@@ -167,8 +168,9 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
             record = _with_budget_of(record, known[-1])
             if record.budget is not None:
                 record = replace(record, comparisons=record.comparisons + 1, shadows=record.shadows + 1)
-        test = Accuracy(int(predictions.correct.sum()), len(predictions.labels))
-        record = replace(record, test=test, selected_from=record.compared + 1)
+        test, selected_from = Accuracy(int(predictions.correct.sum()), len(predictions.labels)), record.compared + 1
+        interval = accuracy_interval(predictions.correct, groups=predictions.groups, selected_from=selected_from)
+        record = replace(record, test=test, test_ci95=interval, selected_from=selected_from)
         if append(objects, found[-1], record, current):
             return record
 
@@ -231,6 +233,7 @@ def append(objects: Objects, newest: LogEntry | None, record: Champion, current:
             version = find(objects, current.model, current.version, deleted=True)
             if appended is not None and appended.number == record.number and version is not None:
                 restored = next_record("rollback", record.dataset, appended, record, version, Decision(True, why))
-                log.append(appended, replace(restored, test=current.test, selected_from=current.selected_from))
+                same = {name: getattr(current, name) for name in ("test", "test_ci95", "selected_from")}
+                log.append(appended, replace(restored, **same))
         raise ConflictError(f"{why}; name another version")
     return True

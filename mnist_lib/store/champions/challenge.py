@@ -4,9 +4,10 @@ The rule that decides and its budget are in `promotion`.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.changes import DatasetState, changes_between, unknown_rows
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ConflictError, DataReadError, IntegrityError, MnistError, SpecError, StoreError
+from mnist_lib.intervals import accuracy_interval
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import append, next_record
@@ -95,7 +97,7 @@ class _Challenge:
         self._dataset: str = challenger.facts.dataset.name
         self._log = ChampionLog(objects, challenger.model, self._dataset)
         self._predictions = Predictions.read(objects, challenger)
-        self._right = dict[int, NDArray[np.bool_]]()  # of each version, about the hold-out
+        self._probabilities = dict[int, NDArray[np.float32]]()  # of each version, for the hold-out
 
     @cached_property
     def _is_balanced(self) -> bool:
@@ -104,7 +106,7 @@ class _Challenge:
 
     @cached_property
     def _weights(self) -> Mapping[str, float]:
-        """The weight of an image of each class; empty if all images count the same."""
+        """The weight of a bet on an image of each class; empty if all images count the same."""
         return balanced_weights(self._predictions.images_by_class) if self._is_balanced else {}
 
     def attempt(self) -> Decision | None:
@@ -137,12 +139,12 @@ class _Challenge:
             instead = before.version if before.kind == "promote" else None
             return Decision(False, before.why, before.statistics, before.budget, instead)
         try:
-            right = self._is_right(pinned_version(self._objects, current))
+            self._answer(pinned_version(self._objects, current))
         except (IntegrityError, StoreError, DataReadError):
             raise
         except MnistError as error:
             return Decision(False, f"{current.name} stays: it cannot answer the images of this hold-out ({error})")
-        decision, promoted, shadow = self._decide(current, right)
+        decision, promoted, shadow = self._decide(current)
         budget, compared = decision.budget or Budget(0.0), current.compared + 1
         record = self._record("promote" if decision.promote else "keep", newest, current, decision, promoted)
         record = replace(
@@ -153,27 +155,20 @@ class _Challenge:
             hold_out=self._predictions.hold_out,
         )
         if decision.promote:
-            right, selected_from = self._is_right(promoted), compared + 1
+            champion, selected_from = promoted, compared + 1
             record = replace(record, shadow=shadow if decision.instead else None)
         else:
-            selected_from = current.selected_from
+            champion, selected_from = pinned_version(self._objects, current), current.selected_from
             if self._night and self._rule.alpha and (shadow is None or shadow.nights >= MAX_NIGHTS):
                 record, shadow = replace(record, shadows=current.shadows + 1), self._next_shadow(current)
             record = replace(record, shadow=shadow)
-        record = replace(record, selected_from=selected_from, test=Accuracy(int(right.sum()), len(right)))
+        record = self._with_test(record, champion, selected_from)
         decision = replace(decision, promote=decision.promote and not decision.instead)
         return decision if append(self._objects, newest, record, current) else None
 
-    def _decide(self, current: Champion, right: NDArray[np.bool_]) -> tuple[Decision, Version, Shadow | None]:
-        """Return the decision, the version to promote, and the shadow with what it has shown tonight.
-
-        Args:
-            right: whether the champion is right about each image of the hold-out.
-        """
-        both = Compared(
-            *(self._predictions.name, current.name, self._predictions.correct, right),
-            *(self._predictions.labels, self._predictions.classes, self._weights, self._tested_before(current)),
-        )
+    def _decide(self, current: Champion) -> tuple[Decision, Version, Shadow | None]:
+        """Return the decision, the version to promote, and the shadow with what it has shown tonight."""
+        both = self._compared(current)
         budget, data = Budget(self._rule.comparisons_alpha, current.comparisons), self._training_images(current)
         by_data = self._rule.decide_by_data(both, *data)
         if by_data is not None and by_data.promote:
@@ -211,7 +206,7 @@ class _Challenge:
             new = Compared(versions[0].name, current.name, ours, theirs, dataset.labels[rows], dataset.classes)
             shadow = shadow.after(new.by_class)
             if shadow.decide(self._rule, current.model, current.name):
-                self._is_right(versions[0])  # as long as its errors concern it alone
+                self._answer(versions[0])  # as long as its errors concern it alone
         except MnistError as error:
             if isinstance(error, StoreError | DataReadError) and not isinstance(error, ConflictError):
                 raise
@@ -253,17 +248,70 @@ class _Challenge:
         changed = changes.added["train"], changes.relabelled["train"]
         return sum(sum(of_classes.values()) for of_classes in changed), int((before.split == 0).sum())
 
-    def _is_right(self, version: Version) -> NDArray[np.bool_]:
-        """Return whether a version is right about each image of the challenger's hold-out."""
-        if version.number not in self._right:
+    def _answer(self, version: Version) -> NDArray[np.float32]:
+        """Return what a version predicts for the challenger's hold-out: [images, classes of the version]."""
+        if version.number not in self._probabilities:
             stored, predicted = Predictions.read(self._objects, version), None
-            unknown = np.flatnonzero(stored.rows_for(self._predictions) < 0)
+            unknown = np.flatnonzero(self._can_answer(version) & (stored.rows_for(self._predictions) < 0))
             if len(unknown):
                 if self._predict is None:
                     raise SpecError(f"it was not tested on {counted(len(unknown), 'image')} of them")
                 predicted = _checked(self._predict(version, unknown), len(unknown), stored)
-            self._right[version.number] = stored.right_for(self._predictions, predicted)
-        return self._right[version.number]
+            self._probabilities[version.number] = stored.for_images_of(self._predictions, unknown, predicted)
+        return self._probabilities[version.number]
+
+    def _can_answer(self, version: Version) -> NDArray[np.bool_]:
+        """Return which images of the challenger's hold-out a version can answer: [images].
+
+        These are all or, if its images have another shape, those on which it was tested.
+        """
+        tested = Predictions.read(self._objects, version).rows_for(self._predictions) >= 0
+        if version.facts.dataset.image_shape == self._challenger.facts.dataset.image_shape:
+            return np.ones_like(tested)
+        if not tested.any():
+            raise SpecError("it was trained on images of another shape, and tested on none of them")
+        return np.asarray(tested)
+
+    def _is_right(self, version: Version, names: Sequence[str] | None = None) -> NDArray[np.bool_]:
+        """Return whether a version is right about each image of the challenger's hold-out.
+
+        Args:
+            names: the classes of the version that it may answer; by default all.
+        """
+        stored = Predictions.read(self._objects, version)
+        return stored.right_among(self._answer(version), names or stored.classes, self._predictions)
+
+    def _compared(self, current: Champion) -> Compared:
+        """Return the comparison of the challenger and the champion on the challenger's hold-out."""
+        hold_out, champion = self._predictions, pinned_version(self._objects, current)
+
+        def compared(names: Sequence[str] | None, inside: NDArray[np.bool_], **more: Any) -> Compared:
+            return Compared(
+                challenger=hold_out.name,
+                champion=current.name,
+                challenger_right=self._is_right(self._challenger, names)[inside],
+                champion_right=self._is_right(champion, names)[inside],
+                labels=hold_out.labels[inside],
+                classes=hold_out.classes,
+                groups=None if hold_out.groups is None else hold_out.groups[inside],
+                tested=self._tested_before(current)[inside],
+                **more,
+            )
+
+        known, answered = champion.facts.dataset.classes, self._can_answer(champion)
+        both, shared = [name for name in hold_out.classes if name in known], None
+        if len(both) > 1 and {*hold_out.classes} != {*known}:
+            is_shared = np.isin(hold_out.labels, [hold_out.classes.index(name) for name in both])
+            shared = compared(both, answered & is_shared)
+        return compared(None, answered, balanced=self._is_balanced, shared=shared)
+
+    def _with_test(self, record: Champion, version: Version, selected_from: int) -> Champion:
+        """Return a record with the accuracy of a version on the challenger's hold-out."""
+        inside, groups = self._can_answer(version), self._predictions.groups
+        right, groups = self._is_right(version)[inside], None if groups is None else groups[inside]
+        test = Accuracy(int(right.sum()), len(right))
+        interval = accuracy_interval(right, groups=groups, selected_from=selected_from)
+        return replace(record, selected_from=selected_from, test=test, test_ci95=interval)
 
     def _tested_before(self, current: Champion) -> NDArray[np.bool_]:
         """Return whether the champion was tested on each image of the challenger's hold-out."""
@@ -295,18 +343,14 @@ class _Challenge:
         promoted: Version | None = None,
     ) -> Champion:
         """Return the record of a decision. `promoted`: by default, the challenger."""
-        predictions, version = self._predictions, promoted or self._challenger
-        test = Accuracy(int(predictions.correct.sum()), len(predictions.labels))
+        version = promoted or self._challenger
         if kind == "keep":
             assert current is not None
             version = pinned_version(self._objects, current)
         record = next_record(kind, self._dataset, newest, current, version, decision)
-        return replace(
-            record,
-            run=self._challenger.run,
-            challenger=self._challenger.number if kind == "keep" else None,
-            test=test,
-        )
+        record = self._with_test(record, self._challenger, record.selected_from)
+        number = self._challenger.number if kind == "keep" else None
+        return replace(record, run=self._challenger.run, challenger=number)
 
 
 def _checked(probabilities: NDArray[np.float32], images: int, stored: Predictions) -> NDArray[np.float32]:

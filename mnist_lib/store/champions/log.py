@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.request import stored_name
 from mnist_lib.data.split import ImageHashes
-from mnist_lib.documents import Count, Json, Moment, Name, Number, Sha256, Share, Text
+from mnist_lib.documents import Count, Interval, Json, Moment, Name, Number, Sha256, Share, Text
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.objects.protocol import Objects, concurrently
@@ -60,6 +60,7 @@ class Champion:
     statistics: Mapping[str, Json] = field(default_factory=dict)
     shadow: Shadow | None = None  # with its evidence; the champion itself if that promoted it in this record
     shadows: Count = 0  # number of all shadows so far
+    test_ci95: Interval | None = None  # of `test`, with regard to groups and selection; None in earlier records
 
     @property
     def name(self) -> str:
@@ -77,7 +78,7 @@ class Champion:
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95% interval of the champion's accuracy. It allows for the selection of the champion."""
-        return self.test.interval(self.selected_from) if self.test else None
+        return self.test_ci95 or (self.test.interval(self.selected_from) if self.test else None)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mnist_lib.documents import Share
 from mnist_lib.run_documents import Significance
 from mnist_lib.settings import CheckedFields, one_of, option
-from mnist_lib.store.champions.evidence import AnswerCounts, evidence, mcnemar
+from mnist_lib.store.champions.evidence import AnswerCounts, mcnemar, sign_flip_p
 from mnist_lib.wording import counted, interval_text, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
@@ -39,6 +39,9 @@ COMPARISONS_SHARE = 0.5  # of the total, for comparisons on the hold-out; the re
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
 # years it hardly matters between 5 and 20% (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
+# If each class counts the same, an image of a smaller class counts as one of so many. Otherwise a single image, as in a
+# folder with a mistyped name, would count as much as hundreds of others.
+MIN_CLASS_IMAGES = 10
 # If chance alone loses as many of the earlier images with a smaller probability, the new ones are no reason to promote.
 MIN_LUCK = 0.25
 # The n-th comparison is made at the level total / (SUM (n + 1) ln(n + 1)^2), where SUM is the sum of
@@ -102,7 +105,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Compared:
-    """Which of the same images the challenger and the champion answer correctly."""
+    """Which of the same images the challenger and the champion answer correctly.
+
+    Images of a group, such as pictures of one object, are answered alike. So a group is one unit, and so is any other
+    image; the tests ask how often units would differ as much by chance.
+    """
 
     challenger: str
     champion: str
@@ -110,8 +117,11 @@ class Compared:
     champion_right: NDArray[np.bool_]  # [images]
     labels: NDArray[np.integer[Any]]  # [images]
     classes: Sequence[str]  # the names of the labels
-    weights: Mapping[str, float] = field(default_factory=dict)  # of an image of each class; 1 for others
+    balanced: bool = False  # whether each class counts the same, instead of each image
+    groups: NDArray[np.integer[Any]] | None = None  # [images]: numbers of groups, NO_GROUP for none; None: no groups
     tested: NDArray[np.bool_] | None = None  # [images]: those on which the champion was tested; None: all
+    # The same for the images of the classes that both know, and the answers among these; None: they know the same.
+    shared: Compared | None = None
 
     @cached_property
     def by_class(self) -> dict[str, AnswerCounts]:
@@ -128,22 +138,53 @@ class Compared:
     def total(self) -> AnswerCounts:
         return sum(self.by_class.values(), AnswerCounts())
 
+    @cached_property
+    def _units(self) -> NDArray[np.intp]:
+        """The number of the unit of each image: [images]."""
+        from mnist_lib.intervals import units_of  # imports NumPy
+
+        return units_of(len(self.labels), self.groups)
+
+    def _differences(
+        self, inside: NDArray[np.bool_] | None = None, *, weighted: bool = False
+    ) -> NDArray[np.floating[Any]]:
+        """Return what the challenger gains, less what it loses, on each unit: [units].
+
+        Args:
+            inside: [images], those to look at; by default all.
+            weighted: whether to weigh images by their class if each class counts the same.
+        """
+        import numpy as np
+
+        gains = self.challenger_right.astype(np.float64) - self.champion_right
+        if weighted and self.balanced:
+            gains /= np.maximum(MIN_CLASS_IMAGES, np.bincount(self.labels))[self.labels]
+        return np.asarray(np.bincount(self._units, gains if inside is None else gains * inside), np.float64)
+
     @property
     def advantage(self) -> float:
-        """What the challenger gains, less what it loses, by the weights of the classes."""
-        counts = self.by_class.items()
-        difference = sum(self.weights.get(name, 1.0) * (each.gained - each.lost) for name, each in counts)
-        return round(difference, 12)  # an error of rounding is no loss
+        """What the challenger gains, less what it loses; if each class counts the same, as shares of the classes."""
+        return round(float(self._differences(weighted=True).sum()), 9)  # an error of rounding is no loss
+
+    @property
+    def spread(self) -> float:
+        """The sum of the squares of what is gained or lost on each unit."""
+        return float((self._differences(weighted=True) ** 2).sum())
 
     @property
     def p(self) -> float:
-        """The probability of as large an advantage, or a larger one, if the challenger is no better.
+        """The probability of as large an advantage, or a larger one, if the challenger is no better."""
+        return sign_flip_p(self._differences(weighted=True))
 
-        With weights, an upper limit: evidence of n has a probability of at most 1/n.
-        """
-        if self.weights:
-            return 1 / max(1.0, evidence(self.by_class, self.weights))
-        return mcnemar(self.total.gained, self.total.lost)
+    @property
+    def test(self) -> str:
+        """The name of the test that gives p."""
+        is_plain = not self.balanced and int(self._units.max(initial=-1)) + 1 == len(self.labels)
+        return "exact McNemar, one-sided" if is_plain else "exact sign flips, one-sided"
+
+    def losses_p(self, name: str) -> float:
+        """Return the probability that a class loses as much, or more, if the challenger is no worse at it."""
+        return sign_flip_p(-self._differences(self.labels == self.classes.index(name)))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -151,7 +192,7 @@ class Compared:
 
     def __str__(self) -> str:
         total, classes = self.total, self.by_class.values()
-        if self.weights:
+        if self.balanced:
             values = (
                 sum(right / each.images for right, each in zip(column, classes, strict=True)) / len(classes)
                 for column in ([each.challenger for each in classes], [each.champion for each in classes])
@@ -171,16 +212,15 @@ class Compared:
 
         New pictures in a wrong class are in the hold-out, too, where only a model that has learned them is right.
         """
-        if self.tested is None:
+        both = self.shared or self
+        if both.tested is None or sign_flip_p(-both._differences(both.tested)) >= MIN_LUCK:
             return ""
         gained, lost = (
-            int((one[self.tested] & ~other[self.tested]).sum())
-            for one, other in itertools.permutations((self.challenger_right, self.champion_right))
+            int((one[both.tested] & ~other[both.tested]).sum())
+            for one, other in itertools.permutations((both.challenger_right, both.champion_right))
         )
-        if mcnemar(lost, gained) >= MIN_LUCK:
-            return ""
         return (
-            f"it gains {gained:,} and loses {lost:,} of the {counted(int(self.tested.sum()), 'image')} on which"
+            f"it gains {gained:,} and loses {lost:,} of the {counted(int(both.tested.sum()), 'image')} on which"
             f" {self.champion} was tested: check the labels of the new ones"
         )
 
@@ -274,7 +314,7 @@ class Rule(Thresholds):
             return None
         if compared.advantage < 0:
             return None
-        if collapse := self.collapse(compared.by_class):
+        if collapse := self.collapse_of(compared):
             return Decision(False, collapse["why"])
         if compared.doubt:
             return Decision(False, f"more data are no reason, since {compared.doubt}")
@@ -288,12 +328,12 @@ class Rule(Thresholds):
         Args:
             missing: new training images without which `decide_by_data` cannot promote; a refusal names them.
         """
-        p, test = compared.p, "bets weighted by class" if compared.weights else "exact McNemar, one-sided"
-        statistics = {"test": test, **compared.counts, "p": p, "alpha": alpha}
+        p = compared.p
+        statistics = {"test": compared.test, **compared.counts, "p": p, "alpha": alpha}
         why = f"{compared}, p = {p:.2g}"
         if not p < alpha:
             return Decision(False, f"{why}: {self._advice(compared, alpha, missing) or 'not better'}", statistics)
-        collapse = self.collapse(compared.by_class)
+        collapse = self.collapse_of(compared)
         if collapse is not None:
             return Decision(False, f"{why}; {collapse['why']}", {**statistics, "collapse": collapse})
         if compared.doubt:
@@ -307,10 +347,7 @@ class Rule(Thresholds):
         chance = f"may be chance, since p is not below {alpha:.2g}"
         if not alpha:
             return chance
-        squares = sum(
-            compared.weights.get(name, 1.0) ** 2 * (each.gained + each.lost) for name, each in compared.by_class.items()
-        )
-        needed = len(compared.labels) * NormalDist().inv_cdf(alpha) ** 2 * squares / compared.advantage**2
+        needed = len(compared.labels) * NormalDist().inv_cdf(alpha) ** 2 * compared.spread / compared.advantage**2
         needed = max(len(compared.labels) + 1, float(f"{needed:.1e}"))
         ways = ["label random new pictures"]
         if missing and self.promote == "if-better":
@@ -318,13 +355,26 @@ class Rule(Thresholds):
         ways.append(f"use jobs.models promote {compared.challenger} --always")
         return f"{chance}; at these rates, about {needed:,.0f} test images would tell: {', or '.join(ways)}"
 
-    def collapse(self, by_class: Mapping[str, AnswerCounts]) -> Mapping[str, Any] | None:
-        """Return the class whose accuracy drops most, if it drops too much and significantly, or None."""
+    def collapse_of(self, compared: Compared) -> Mapping[str, Any] | None:
+        """Return the class whose accuracy drops most, by the answers among the classes that both models know."""
+        both = compared.shared or compared
+        return self.collapse(both.by_class, both.losses_p)
+
+    def collapse(
+        self, by_class: Mapping[str, AnswerCounts], losses_p: Callable[[str], float] | None = None
+    ) -> Mapping[str, Any] | None:
+        """Return the class whose accuracy drops most, if it drops too much and significantly, or None.
+
+        Args:
+            losses_p: returns the p-value of the losses of a class; by default that of independent images.
+        """
         found: list[dict[str, Any]] = []
         for name, counts in by_class.items():
             drop = (counts.lost - counts.gained) / max(1, counts.images)
-            p = mcnemar(counts.lost, counts.gained)
-            if drop > self.max_class_drop and p < self.alpha / len(by_class):  # Bonferroni: one test for each class
+            if drop <= self.max_class_drop:
+                continue
+            p = losses_p(name) if losses_p else mcnemar(counts.lost, counts.gained)
+            if p < self.alpha / len(by_class):  # Bonferroni: one test for each class
                 before, after = (percent(right / counts.images) for right in (counts.champion, counts.challenger))
                 why = f"class {name} drops from {before} to {after}, p = {p:.2g}"
                 found.append({"class": name, "drop": drop, "p": p, "why": why})

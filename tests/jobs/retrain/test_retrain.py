@@ -114,7 +114,7 @@ def test_nights_of_a_new_user_end_with_the_model_of_more_pictures_not_of_wrong_o
     assert re.search(r"meanwhile, keras@2 gained \d+ and lost \d+ of 30 new pictures \(evidence", third["text"])
     add_digits(folder, digits, 430, 800)
     fourth = notice(4)
-    assert fourth["events"] == ["success", "promotion"]
+    assert fourth["events"] == ["success", "promotion", "unusual"]
     assert "not worse, with" in fourth["models"]["keras"]["why"]
     assert re.search(rf"digits: 370 images added.* since {third['run']}.*; keras@4 has ", fourth["text"])
     assert fourth["models"]["keras"]["new_test"]["total"] > 0
@@ -123,7 +123,7 @@ def test_nights_of_a_new_user_end_with_the_model_of_more_pictures_not_of_wrong_o
     for index in threes:  # into a wrong class
         Image.fromarray(digits.train.images[index, ..., 0]).save(folder / f"5/{index}.png")
     fifth = notice(5)
-    assert fifth["events"] == ["success", "rejection"]
+    assert fifth["events"] == ["success", "rejection", "unusual"]
     assert fifth["data"]["unusual"].keys() == {"5"}
     assert "unusual: 100 images added to class 5, where " in fifth["text"]
     assert "keras@5 has " in fifth["text"]

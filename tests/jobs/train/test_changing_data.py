@@ -92,16 +92,14 @@ def test_a_run_says_what_has_changed_since_the_last_one(
 def test_a_dataset_keeps_the_shape_of_its_images(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "pictures", {**classes(*DIGITS[1:]), **classes(DIGITS[0], size=(9, 8))})
     dataset = ("--dataset", folder)
-    assert run(ray_address, data_dir, tmp_path, "first", *dataset)["dataset"]["image_shape"] == [9, 9, 1]
-    write_folder(folder, {"0/large.png": noise(7, (60, 40), "RGB")})
-    assert run(ray_address, data_dir, tmp_path, "second", *dataset)["dataset"]["image_shape"] == [9, 9, 1]
-    other = run(ray_address, data_dir, tmp_path, "third", *dataset, "--image-size=12", "--channels=3")
-    assert other["dataset"]["image_shape"] == [12, 12, 3]
-    assert run(ray_address, data_dir, tmp_path, "fourth", *dataset)["dataset"]["image_shape"] == [
-        9,
-        9,
-        1,
-    ]  # the champion's
+    assert run(ray_address, data_dir, tmp_path, "first", *dataset)["dataset"]["image_shape"] == [8, 8, 1]
+    write_folder(folder, {f"0/large{number}.png": noise(number, (60, 40), "RGB") for number in range(400)})
+    second = run(ray_address, data_dir, tmp_path, "second", *dataset)["dataset"]
+    assert (second["image_shape"], "objections" in second) == ([8, 8, 1], False)
+    shape = ("--image-size=12", "--channels=3", "--promote=never")
+    other = run(ray_address, data_dir, tmp_path, "third", *dataset, *shape)["dataset"]
+    assert (other["image_shape"], other["objections"]) == ([12, 12, 3], ["images are 12 x 12 x 3, not 8 x 8 x 1"])
+    assert run(ray_address, data_dir, tmp_path, "fourth", *dataset)["dataset"]["image_shape"] == [8, 8, 1]
     objects = LocalObjects(tmp_path / "results")
     begun = begun_with(RunFolder(objects, "third"))
     assert begun is not None

@@ -89,6 +89,48 @@ def test_images_of_an_added_class_count_against_a_champion_that_cannot_answer_th
     assert (decision.promote, len(asked), decision.statistics["gained"]) == (True, 50, 50)
 
 
+def test_x2_a_model_of_more_classes_is_not_refused_since_it_sometimes_answers_with_a_new_one(
+    objects: LocalObjects,
+) -> None:
+    """Five classes grow to ten: the challenger takes half of class 4 for class 5, but not among the five classes."""
+    promote(objects, answering(objects, first(460, of=500), classes=TEN[:5]), Rule())
+    labels = np.append(np.arange(500) % 5, 5 + np.arange(500) % 5)
+    right = (np.arange(1_000) % 10 != 4) | (np.arange(1_000) >= 500)
+    decision = promote(
+        objects, answering(objects, right, labels=labels), Rule(), answers(lambda p: p < 0, classes=5)[0]
+    )
+    assert decision.promote, decision.why
+    assert decision.statistics["lost"] == np.sum(~right[:460])
+
+
+def test_a_champion_of_images_of_another_shape_is_compared_on_those_that_it_was_tested_on(
+    objects: LocalObjects,
+) -> None:
+    promote(objects, answering(objects, first(900)), Rule())
+    decision = promote(objects, answering(objects, first(950, of=1_200), side=32), Rule(), never)
+    assert decision.promote
+    assert decision.statistics["images"] == 1_000
+    (_, record) = champions(objects, dataset="digits")
+    assert record.test is not None
+    assert (record.test.correct, record.test.total) == (950, 1_200)
+    others = answering(objects, first(10, of=10), images=range(5_000, 5_010), side=48)
+    why = "keras@2 stays: it cannot answer the images of this hold-out (it was trained on images of another shape, and"
+    assert promote(objects, others, Rule(), never).why.startswith(why)
+
+
+def test_x5_the_groups_of_the_test_images_are_stored_and_count_once(objects: LocalObjects) -> None:
+    images, groups = np.arange(200), [*np.repeat(np.arange(20), 10)]
+    promote(objects, answering(objects, images >= 30, groups=groups), Rule())
+    (record,) = champions(objects, dataset="digits")
+    assert record.test is not None
+    assert record.interval is not None
+    assert record.interval[0] < record.test.interval()[0] - 0.05
+    decision = promote(objects, answering(objects, images >= 0, groups=groups), Rule(), never)
+    assert not decision.promote  # three objects gained, none lost
+    assert decision.statistics["p"] == 1 / 8
+    assert promote(objects, answering(objects, images >= 0), Rule(), never).promote
+
+
 def test_a_champion_that_cannot_answer_stays_with_the_reason_and_nothing_is_spent(objects: LocalObjects) -> None:
     promote(objects, answering(objects, first(900)), Rule())
     better = answering(objects, first(950, of=1_001))

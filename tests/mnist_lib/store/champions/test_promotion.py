@@ -1,10 +1,13 @@
 """The promotion rule and its statistical test."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mnist_lib.store.champions.evidence import AnswerCounts, balanced_weights, mcnemar
+from mnist_lib.store.champions.evidence import AnswerCounts, mcnemar, sign_flip_p
 from mnist_lib.store.champions.promotion import Compared, Decision, Rule
 from mnist_lib.store.predictions import Predictions
 from tests.support.store.answering import TEN
@@ -37,6 +40,11 @@ def answering(name: str, answers: NDArray[np.uint8], labels: NDArray[np.uint8]) 
     return Predictions(name, len(labels), np.eye(10, dtype=np.float32)[answers], labels, TEN, HASHES[: len(labels)])
 
 
+def right_about(version: Predictions, other: Predictions) -> NDArray[np.bool_]:
+    """Return whether a version is right about the test images of another one, on all of which it was tested."""
+    return version.right_among(version.for_images_of(other, np.empty(0, np.intp), None), version.classes, other)
+
+
 def decide(
     challenger: Predictions, champion: Predictions | None, rule: Rule | None = None, alpha: float = 0.0005
 ) -> Decision:
@@ -47,7 +55,7 @@ def decide(
         return alone
     if champion is None:
         return rule.decide_first(challenger)
-    right = champion.right_for(challenger)
+    right = right_about(champion, challenger)
     names, answers = (challenger.name, champion.name), (challenger.correct, right)
     return rule.decide(Compared(*names, *answers, challenger.labels, challenger.classes), alpha)
 
@@ -75,6 +83,62 @@ def test_p_of_very_many_images_is_found_at_once_and_close_to_the_exact_one() -> 
     assert mcnemar(50_400, 49_601) == pytest.approx(mcnemar(50_400, 49_600), rel=0.02)  # n is 100,001 and 100,000
 
 
+def test_differences_of_several_sizes_have_the_p_of_all_combinations_of_signs() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        differences = random.integers(-5, 6, 10) / 5  # their sums are multiples of the steps
+        differences[0] = 1.0
+        signs = np.array([*itertools.product((-1, 1), repeat=10)])
+        expected = np.mean(signs @ abs(differences) >= differences.sum() - 1e-9)
+        assert sign_flip_p(differences) == pytest.approx(expected, abs=1e-12)
+    assert sign_flip_p(np.zeros(0)) == sign_flip_p(np.zeros(5)) == 1.0
+    assert sign_flip_p(np.array([0.1] * 5)) == mcnemar(5, 0)
+    assert sign_flip_p(np.array([0.1, -0.3, 0.3, 0.1]) / 3) == pytest.approx(6 / 16)
+
+
+def test_p_of_very_many_differences_is_close_to_the_exact_one() -> None:
+    differences = np.where(np.arange(1_200) < 660, 1.0, -1.0)
+    differences[::2] /= 3
+    assert sign_flip_p(differences) == pytest.approx(sign_flip_p(differences[:1_000]), abs=0.5)
+    exact, normal = sign_flip_p(differences[200:1_200]), sign_flip_p(np.append(differences[200:1_200], 1e-6))
+    assert normal == pytest.approx(exact, rel=0.05)
+
+
+def test_x5_pictures_of_a_group_are_one_unit() -> None:
+    """Ten pictures of each of four objects gained, and of one lost: p is that of 4 to 1, not of 40 to 10."""
+    right = np.repeat([True, True, True, True, False], 10)
+    groups = np.repeat(np.arange(5, dtype=np.int32), 10)
+    names, labels = ("keras@2", "keras@1"), np.zeros(50, np.uint8)
+    assert Compared(*names, right, ~right, labels, TEN).p == mcnemar(40, 10)
+    both = Compared(*names, right, ~right, labels, TEN, groups=groups)
+    assert (both.p, both.test) == (mcnemar(4, 1), "exact sign flips, one-sided")
+    worse = Compared(*names, ~right, right, labels, TEN, groups=groups)
+    assert Rule().collapse_of(Compared(*names, ~right, right, labels, TEN)) is not None
+    assert Rule().collapse_of(worse) is None
+    alone = Compared(*names, right, ~right, labels, TEN, groups=np.full(50, -1, np.int32))
+    assert (alone.p, alone.test) == (mcnemar(40, 10), "exact McNemar, one-sided")
+
+
+def test_a_first_champion_that_guesses_whole_objects_is_not_clearly_better_than_a_guess() -> None:
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 20)
+    answers = np.where(np.arange(200) // 10 % 5 == 0, labels, (labels + 1) % 10).astype(np.uint8)  # 4 of 20 objects
+    plain = answering("keras@1", answers, labels)
+    assert Rule().decide_first(plain).promote
+    assert not Rule().decide_first(replace(plain, groups=np.repeat(np.arange(20, dtype=np.int32), 10))).promote
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_one_test_image_of_a_mistyped_class_does_not_hide_that_the_challenger_is_better(is_known: bool) -> None:
+    """38 images gained and 5 lost of 420 in ten classes, and one of another class that only the champion may know."""
+    numbers, labels = np.arange(421), np.append(np.arange(420) % 10, 10).astype(np.uint8)
+    challenger, champion = numbers >= 5, (numbers < 5) | (numbers >= 43)
+    challenger[420], champion[420] = False, is_known
+    both = Compared("keras@2", "keras@1", challenger, champion, labels, (*TEN, "tpyo"), balanced=True)
+    assert (both.total.gained, both.total.lost) == (38, 5 + is_known)
+    decision = Rule().decide(both, alpha=0.001)
+    assert decision.promote, decision.why
+
+
 @pytest.mark.parametrize(
     ("challenger", "promoted"), [(180, False), (185, False), (190, False), (191, True), (200, True), (170, False)]
 )
@@ -88,7 +152,8 @@ def test_p5_a_challenger_is_promoted_only_if_it_is_significantly_better(challeng
 def compared(right: dict[int, int], champion: dict[int, int]) -> Compared:
     """Return the comparison of two versions, given by their right answers in each class, of 100 images each."""
     challenger, other = by_class("keras@2", right), by_class("keras@1", champion)
-    answers = challenger.correct, other.right_for(challenger)
+    right_before = right_about(other, challenger)
+    answers = challenger.correct, right_before
     return Compared(challenger.name, other.name, *answers, challenger.labels, challenger.classes)
 
 
@@ -202,24 +267,23 @@ def test_by_balanced_accuracy_a_first_champion_that_knows_the_small_class_is_goo
 
 def test_by_balanced_accuracy_gains_in_the_small_class_outweigh_losses_in_the_large_one() -> None:
     champion, challenger = skewed("keras@1", 190, 0), skewed("keras@2", 180, 10)
-    for weights, promoted in (({}, False), (balanced_weights(champion.images_by_class), True)):
+    for balanced, promoted in ((False, False), (True, True)):
         names, right = ("keras@2", "keras@1"), (challenger.correct, champion.correct)
-        both = Compared(*names, *right, champion.labels, champion.classes, weights)
+        both = Compared(*names, *right, champion.labels, champion.classes, balanced)
         assert (both.advantage > 0) == promoted
         decision = Rule().decide(both, alpha=0.05)
         assert decision.promote == promoted
         by_data = Rule().decide_by_data(both, new=20, before=200)
-        assert (by_data is not None and by_data.promote) == (not weights or promoted)
+        assert (by_data is not None and by_data.promote) == (not balanced or promoted)
     assert decision.why.startswith(
         "keras@2 has a balanced accuracy of 97.37%, keras@1 50.00%; 10 images gained, 10 lost, p = 0.0"
     )
 
 
 def test_losses_that_are_worth_as_much_as_the_gains_are_no_disadvantage() -> None:
-    right = np.arange(51) < 49
-    labels = (~right).astype(np.uint8)  # 49 images of a class, all gained, and 2 of another, both lost
-    weights = balanced_weights({"0": 49, "1": 2})
-    assert Compared("keras@2", "keras@1", right, ~right, labels, TEN, weights).advantage == 0
+    right = np.arange(70) < 49
+    labels = (~right).astype(np.uint8)  # 49 images of a class, all gained, and 21 of another, all lost
+    assert Compared("keras@2", "keras@1", right, ~right, labels, TEN, balanced=True).advantage == 0
 
 
 def test_a_tiny_alpha_and_a_huge_loss_are_refused_as_any_others() -> None:
@@ -227,7 +291,7 @@ def test_a_tiny_alpha_and_a_huge_loss_are_refused_as_any_others() -> None:
     assert "test images would tell" in Rule().decide(both, alpha=1e-17).why
     names, images = ("keras@2", "keras@1"), 300_000  # so that the evidence is 0 as a float
     right = np.zeros(images, bool), np.ones(images, bool)
-    assert Compared(*names, *right, np.zeros(images, np.uint8), TEN, {"0": 1.0}).p == 1.0
+    assert Compared(*names, *right, np.zeros(images, np.uint8), TEN, balanced=True).p == 1.0
     assert Rule().collapse({"0": AnswerCounts()}) is None
 
 
