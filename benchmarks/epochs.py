@@ -1,4 +1,4 @@
-"""Which epoch to store: the test accuracy of six rules that choose one by the images held out for validation.
+"""Which epoch to store: the test accuracy of seven rules that choose one by the images held out for validation.
 
 Each draw takes other pictures of MNIST's training set, and another seed; a tenth of the pictures is held out. All rules
 see the same training, with the default options of so many pictures, and are measured on MNIST's 10,000 test images.
@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.digits import parser_with_source
 from benchmarks.few_pictures import splits_of
@@ -22,7 +23,10 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import VALIDATION_PERCENT, TrialSpec, defaults_for
 
-RULES = ("first maximum", "last maximum", "lowest loss", "last epoch", "latest close to the maximum", "mean weights")
+RULES = (
+    *("first maximum", "last maximum", "lowest loss", "last epoch", "latest close to the maximum"),
+    *("latest by the images that differ", "mean weights"),
+)
 DRAWS, PICTURES = 5, (300, 1_000, 5_000, 60_000)
 AVERAGED = 4  # one of so many epochs, the last ones, are averaged by the last rule
 
@@ -75,7 +79,7 @@ def accuracies(
     trainer.compile(trained, plan)
     trainer.start(draw)
 
-    validation: list[Accuracy] = []
+    right: list[NDArray[np.bool_]] = []
     losses: list[float] = []
     tested: list[float] = []
     averaged: list[Weights] = []
@@ -84,7 +88,7 @@ def accuracies(
         if not isinstance(event, EpochDone):
             continue
         predicted = trainer.predictor.probabilities(trainer.weights, held_out.images)
-        validation.append(accuracy_of(predicted, held_out.labels))
+        right.append(predicted.argmax(axis=1) == held_out.labels)
         true = predicted[np.arange(len(held_out)), held_out.labels]
         losses.append(float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()))
         tested.append(accuracy_of(trainer.predictor.probabilities(trainer.weights, test.images), test.labels).value)
@@ -93,17 +97,25 @@ def accuracies(
     mean = partial(tf.nest.map_structure, lambda *values: sum(values) / len(values))
     weights = Weights(mean(*(w.trainable for w in averaged)), mean(*(w.state for w in averaged)))
     of_mean = accuracy_of(trainer.predictor.probabilities(weights, test.images), test.labels).value
-    return [*(tested[epoch] for epoch in chosen(validation, losses)), of_mean]
+    return [*(tested[epoch] for epoch in chosen(right, losses)), of_mean]
 
 
-def chosen(validation: Sequence[Accuracy], losses: Sequence[float]) -> list[int]:
-    """Return the epoch, from 0, that each of `RULES` stores, but for the last one, which stores none of them."""
+def chosen(right: Sequence[NDArray[np.bool_]], losses: Sequence[float]) -> list[int]:
+    """Return the epoch, from 0, that each of `RULES` stores, but for the last one, which stores none of them.
+
+    Args:
+        right: for each epoch, whether each image held out is predicted correctly: [images].
+    """
+    validation = [Accuracy(int(answers.sum()), len(answers)) for answers in right]
     correct = [accuracy.correct for accuracy in validation]
     last, highest = len(correct) - 1, max(correct)
     first_maximum, last_maximum = correct.index(highest), last - correct[::-1].index(highest)
     best = validation[first_maximum]
     close = max(epoch for epoch, accuracy in enumerate(validation) if accuracy.is_close_to(best))
-    return [first_maximum, last_maximum, int(np.argmin(losses)), last, close]
+    # At most one standard error of the difference below, by the images that only one of the two epochs answers rightly.
+    differing = [int((answers != right[last_maximum]).sum()) for answers in right]
+    paired = max(epoch for epoch, count in enumerate(correct) if (highest - count) ** 2 <= differing[epoch])
+    return [first_maximum, last_maximum, int(np.argmin(losses)), last, close, paired]
 
 
 def row(model: str, pictures: int, found: Sequence[Sequence[float]]) -> str:

@@ -39,6 +39,7 @@ class Classifier:
 
     name: str  # such as "keras@3"
     accuracy: Accuracy  # on the test split: correct, total, value, interval()
+    image_shape: tuple[int, int, int]  # height, width and channels of the images that it takes
     classes: tuple[str, ...] = field(repr=False)  # the names of the columns of `predict`
     manifest: Mapping[str, Any] = field(repr=False)  # how it was made: spec, dataset, history, versions, ...
     _predict: "StoredPredictor" = field(repr=False)
@@ -47,7 +48,7 @@ class Classifier:
         """Return the probabilities of the classes, [n, classes].
 
         Args:
-            images: [n, height, width, channels], 0-255. Another type or shape raises SpecError.
+            images: [n, *image_shape], 0-255. Another type or shape raises SpecError.
         """
         return self._predict(images)
 
@@ -108,6 +109,7 @@ def load(
     return Classifier(
         name=version.name,
         accuracy=version.facts.test,
+        image_shape=version.facts.dataset.image_shape,
         classes=stored.manifest.dataset.classes,
         manifest=builtins_of(stored.manifest),
         _predict=load_stored(stored),
@@ -135,7 +137,7 @@ def read_picture(path: str | Path, model: Classifier) -> "NDArray[np.uint8]":
     """
     from mnist_lib.pictures.reading import Layout, Shape, read_file  # which import Pillow
 
-    shape = Shape(*model.manifest["dataset"]["image_shape"])
+    shape = Shape(*model.image_shape)
     return read_file(Path(path), Layout.of(model.manifest["spec"]["dataset"], shape)).image
 
 

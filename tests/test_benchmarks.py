@@ -39,7 +39,6 @@ from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
 from mnist_lib.assignment import Resources
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.promotion import Rule
 from tests.support.results import trial_result
@@ -231,8 +230,11 @@ def test_chance_hardly_ever_decides_about_models_whose_test_images_come_in_group
 
 @pytest.mark.usefixtures("tensorflow")
 def test_each_rule_for_the_stored_epoch_chooses_another_one() -> None:
-    validation = [Accuracy(correct, 100) for correct in (60, 90, 80, 90, 88, 70)]
-    assert epochs.chosen(validation, [2.0, 0.9, 0.5, 1.0, 1.1, 3.0]) == [1, 3, 2, 5, 4]
+    right = [np.arange(100) < correct for correct in (60, 90, 80, 90, 88, 70)]
+    right[4] = np.arange(100) >= 12  # differs from the maximum in 22 images
+    assert epochs.chosen(right, [2.0, 0.9, 0.5, 1.0, 1.1, 3.0]) == [1, 3, 2, 5, 4, 4]
+    right[4] = np.arange(100) < 88  # differs in two, both of them lost
+    assert epochs.chosen(right, [2.0, 0.9, 0.5, 1.0, 1.1, 3.0]) == [1, 3, 2, 5, 4, 3]
     train, test = few_pictures.splits_of(None)
     found = epochs.accuracies("keras", 200, train, test, 0, Resources(cpus=2, cpu_replicas=2), epochs=8)
     assert all(0.5 < accuracy < 0.9 for accuracy in found)

@@ -195,7 +195,8 @@ def _headlines(entry: Entry) -> Iterator[str]:
         accuracy = f", with {percent(rows[0].test_accuracy)}" if len(rows) == 1 and rows[0].champion else ""
         yield f"new champion: {listed(promoted)}{accuracy}"
     if data is not None and data.unusual:
-        yield f"unusually many new images in {listed([*data.unusual])}"
+        name, *others = data.unusual
+        yield f"unusually many new images in {name}{f' and {len(others)} more' if others else ''}"
     if any(row.new_test_before for row in entry.results.values()):
         yield "the accuracy on new images has fallen"
     if entry.results and not promoted and not (data and data.objections):

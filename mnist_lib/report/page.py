@@ -33,12 +33,14 @@ from mnist_lib.report.texts import (
     folds_text,
     groups_texts,
     notes,
+    objection_texts,
     unusual_texts,
 )
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import CONFIGURATION, RunFolder
 from mnist_lib.wording import counted, percent, printable, rounded
 
+ABOUT_PICTURES = ("left out", "resized and cropped to", "converted to")  # beginnings of notices that name pictures
 MAX_CHANGED_CLASSES = 50  # rows in the table of changes
 
 # How templates format numbers, by the name of the format.
@@ -92,7 +94,7 @@ def report(run: ReportedRun) -> Report:
         failed=run.summary.failed,
         balanced=any(trial.score != "accuracy" for trial in run.summary.trials),
         figure=_figures(run.summary),
-        notes=[*unusual_texts(run.summary), *notes(run.summary)],
+        notes=[*objection_texts(run.summary.dataset), *unusual_texts(run.summary), *notes(run.summary)],
         settings=settings_of(run.summary),
         plots={plot.name: Markup(plot.svg) for plot in drawn},
         stored=stored,
@@ -104,7 +106,7 @@ def report(run: ReportedRun) -> Report:
         label_errors=shown_errors(run.summary.folds, run.dataset, evidence.MAX_PICTURES),
         near_copies=[*zip(near.test, near.train, strict=True)][: evidence.MAX_PICTURES // 2] if near else [],
         link=functools.partial(_link, run.pictures),
-        left_out=[notice for notice in dataset.notices if notice.startswith("left out")],
+        left_out=[notice for notice in dataset.notices if notice.startswith(ABOUT_PICTURES)],
         classes=run.dataset.classes,
         # Options of commands that the report shows:
         where=[o for o in run.options[0] if o.startswith("--dataset=") and run.dataset.name not in DATASETS],

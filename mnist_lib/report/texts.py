@@ -14,6 +14,7 @@ from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import (
     ChangesSummary,
+    DatasetSummary,
     FoldsSummary,
     ModelSummary,
     NearCopiesSummary,
@@ -212,6 +213,12 @@ def objections_text(name: str, objections: Sequence[str]) -> str:
     return f"{name} is not as it was: {'; '.join(objections)}"
 
 
+def objection_texts(dataset: DatasetSummary) -> list[str]:
+    """Return why no model was promoted, with the command that accepts the dataset; none if nothing is objected to."""
+    why = objections_text(dataset.name, dataset.objections)
+    return [f"{why}. No model was promoted. If that is right: {dataset.accept}"] if dataset.objections else []
+
+
 def changes_text(changes: ChangesSummary) -> str:
     """Return the changes as a phrase: "3 images added (2 for training, 1 for the test) since run r"."""
     parts = []
@@ -302,9 +309,8 @@ def near_copies_texts(found: NearCopiesSummary | None) -> list[str]:
 
 def data_texts(summary: Summary) -> list[str]:
     """Return sentences about the data of a run, and about accuracies on a part of the test images."""
-    dataset, texts = summary.dataset, []
-    if dataset.objections:
-        texts.append(f"{objections_text(dataset.name, dataset.objections)}. If that is right: {dataset.accept}")
+    dataset = summary.dataset
+    texts = objection_texts(dataset)
     if dataset.changes:
         texts.append(f"Data: {changes_text(dataset.changes)}.")
     texts += [*groups_texts(dataset.groups), *corrections_texts(dataset.corrections), *unusual_texts(summary)]

@@ -231,6 +231,7 @@ def test_a_picture_is_read_as_the_array_that_jobs_predict_gives_the_model(
     model = mnist_lib.Classifier(
         name="keras@1",
         accuracy=Accuracy(1, 1),
+        image_shape=shape,
         classes=("0", "1"),
         manifest=manifest,
         _predict=len,  # type: ignore[arg-type]

@@ -20,7 +20,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from jobs.console.exit_codes import UsageError
 from jobs.retrain import notices
 from jobs.retrain.notices import Notifier, check_receiver
-from jobs.retrain.status import notice_of
+from jobs.retrain.status import headline, notice_of
+from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
 from mnist_lib.retraining.journal import DataOfRun, Entry, ModelResult
 from tests.support.bounds import assert_at_most, wait_until
@@ -345,3 +346,65 @@ def test_a_notice_says_what_is_new_in_the_data_and_the_accuracy_on_new_pictures(
     ) in notice["text"]
     unchanged = replace(DONE, data=DataOfRun(name="digits", since="r", added=0, removed=0, relabelled=0))
     assert "; digits: no image has changed since r; " in notice_of(unchanged, "nightly", "results")["text"]
+
+
+ACCEPT = "python -m jobs.models accept digits --state 3f452b93d340 --storage results"
+GONE = "9 of 9 pictures are gone"
+CHANGED = DataOfRun(name="digits", since="r", added=0, removed=9, objections=(GONE,), accept=ACCEPT)
+
+
+@pytest.mark.parametrize(
+    ("fields", "events", "headline"),
+    [
+        ({}, ["success", "rejection"], "nightly: no new champion."),
+        (
+            {"data": CHANGED, "exit_code": 10},
+            ["rejection", "dataset-changed"],
+            "nightly: digits is not as it was, so no model was promoted.",
+        ),
+        (
+            {"data": DataOfRun(name="digits", newly_damaged=2), "exit_code": 9},
+            ["failure", "rejection", "damaged"],
+            "nightly: 2 pictures can no longer be read; no new champion.",
+        ),
+        ({"exit_code": 9}, ["failure", "rejection"], "nightly: some trials failed; no new champion."),
+        (
+            {"data": DataOfRun(name="digits", unusual={"5": Growth(added=100, usual=2.0)})},
+            ["success", "rejection", "unusual"],
+            "nightly: unusually many new images in 5; no new champion.",
+        ),
+        (
+            {"results": {"keras": structs.replace(DONE.results["keras"], champion=True, why="is better")}},
+            ["success", "promotion"],
+            "nightly: new champion: keras@3, with 97.13%.",
+        ),
+        (
+            {"kind": "failed", "why": "error[E-DATA] labels.jsonl: line 1", "results": {}, "exit_code": 3},
+            ["failure"],
+            "nightly: failed with E-DATA.",
+        ),
+        ({"kind": "skipped", "why": "too late", "results": {}}, ["skip"], "nightly: a slot was skipped."),
+    ],
+)
+def test_a_notice_begins_with_what_matters_most(fields: dict[str, Any], events: list[str], headline: str) -> None:
+    notice = notice_of(replace(DONE, **fields), "nightly", "results")
+    assert notice["events"] == events
+    assert notice["text"].startswith(f"{headline} Slot 2026-01-05T03:00:00Z: ")
+
+
+def test_the_first_sentence_of_a_notice_has_at_most_120_characters() -> None:
+    growth = {f"class number {number}": Growth(added=100, usual=2.0) for number in range(9)}
+    data = structs.replace(CHANGED, name="d" * 60, unusual=growth)
+    text = headline(replace(DONE, data=data), "s" * 60)
+    assert (len(text), text[-2:]) == (120, "\u2026.")
+    both = headline(replace(DONE, data=structs.replace(data, objections=(), accept=None)), "nightly")
+    assert both == "nightly: unusually many new images in class number 0 and 8 more; no new champion."
+
+
+def test_a_notice_of_a_changed_dataset_says_what_is_gone_once_and_gives_the_command_that_accepts_it() -> None:
+    why = f"digits is not as it was: {GONE}"
+    rows = {name: structs.replace(DONE.results["keras"], why=why) for name in ("keras", "scratch")}
+    notice = notice_of(replace(DONE, data=CHANGED, results=rows, exit_code=10), "nightly", "results")
+    assert notice["next_command"] == ACCEPT
+    assert notice["text"].count(GONE) == 1
+    assert notice["text"].endswith(f" Next: {ACCEPT}")

@@ -223,11 +223,23 @@ def test_labels_are_questioned_by_accurate_models_only_and_the_page_says_so(
     assert "No label is questioned: that takes at least 2 trials of models with a mean test accuracy of at" in page
 
 
+def test_a_dataset_that_is_not_as_it_was_is_said_with_the_command_that_accepts_it(digits: Dataset) -> None:
+    run = made_run(digits, seeds=1)
+    accept = "python -m jobs.models accept digits --state 3f452b93d340 --storage results"
+    objections = ("8 of 10 classes are gone (2, 3, 4, 5, 6 and 3 more)", "2,394 of 2,993 pictures are gone")
+    data = structs.replace(run.summary.dataset, name="digits", objections=objections, accept=accept)
+    page = html.unescape(report(replace(run, summary=structs.replace(run.summary, dataset=data))).page.decode())
+    assert (
+        f"digits is not as it was: {'; '.join(objections)}. No model was promoted. If that is right: {accept}" in page
+    )
+
+
 def test_mistakes_and_pictures_that_are_left_out_name_their_files(digits: Dataset) -> None:
     run = made_run(digits, seeds=2)
     paths = [f"seven/\u00e9 {NAUGHTY[:20]}#{n}.png" for n in range(len(digits.test))]
     files = np.array([path.encode() for path in paths]).view(np.uint8).reshape(len(paths), -1)
-    data = structs.replace(run.summary.dataset, notices=("left out: a/b.png: damaged", "left over"))
+    notices = ("left out: a/b.png: damaged", "converted to grey, as most pictures are: 1 (a/c.png)", "left over")
+    data = structs.replace(run.summary.dataset, notices=notices)
     no_files = np.zeros((len(digits.train), files.shape[1]), np.uint8)
     dataset = replace(digits, files=np.concatenate((no_files, files)))
     run = replace(run, summary=structs.replace(run.summary, dataset=data), dataset=dataset)
@@ -236,6 +248,7 @@ def test_mistakes_and_pictures_that_are_left_out_name_their_files(digits: Datase
     page = report(run).page.decode()
     assert name in html.unescape(page)
     assert "<li>left out: a/b.png: damaged</li>" in page
+    assert "<li>converted to grey, as most pictures are: 1 (a/c.png)</li>" in page
     assert "left over" not in page
     assert "<a " not in page
     page = report(replace(run, pictures="../../../my%20letters")).page.decode()
