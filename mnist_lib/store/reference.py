@@ -83,7 +83,9 @@ def objections(reference: Reference, before: DatasetState | None, dataset: Datas
         if missing:
             are = "is" if len(missing) == 1 else "are"
             found.append(f"{len(missing):,} of {counted(len(classes), 'class')} {are} gone ({listed(missing)})")
-        if gone > MAX_GONE * len(before.hashes):
+        if gone == len(before.hashes):
+            found.append(f"all {counted(gone, 'picture')} are gone; for another dataset, use --dataset-name")
+        elif gone > MAX_GONE * len(before.hashes):
             found.append(f"{gone:,} of {counted(len(before.hashes), 'picture')} are gone")
     if reference.has_test_folder not in (None, dataset.has_test_folder):
         found.append(f"folders train and test have {'appeared' if dataset.has_test_folder else 'disappeared'}")

@@ -127,7 +127,9 @@ def test_x1_an_archive_that_is_unpacked_in_the_folder_makes_no_champion(nights: 
     nights.add(800, 1_000, nights.folder / "train")
     nights.add(1_000, 1_100, nights.folder / "test")
     unpacked = nights.sleep(code=10)
-    assert unpacked["data"]["objections"] == [*("800 of 800 pictures are gone", "folders train and test have appeared")]
+    assert unpacked["data"]["objections"] == [
+        *("all 800 pictures are gone; for another dataset, use --dataset-name", "folders train and test have appeared")
+    ]
     assert nights.champion == 1
     for name in ("train", "test"):
         shutil.rmtree(nights.folder / name)

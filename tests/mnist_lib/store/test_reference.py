@@ -131,7 +131,10 @@ def test_classes_and_pictures_that_are_gone_are_objections() -> None:
     # The pictures of b are in a folder c now.
     assert objections_to(letters([*range(10)], [0] * 5 + [2] * 5)) == ("1 of 2 classes is gone (b)",)
     many = objections_to(letters([20, 21], [2, 2]))
-    assert many == ("2 of 2 classes are gone (a, b)", "10 of 10 pictures are gone")
+    assert many == (
+        "2 of 2 classes are gone (a, b)",
+        "all 10 pictures are gone; for another dataset, use --dataset-name",
+    )
 
 
 def test_what_a_person_has_corrected_is_not_gone() -> None:

@@ -6,6 +6,7 @@ PUBLISHING, VERSIONS = "mnist_lib/store/publishing.py", "mnist_lib/store/version
 RESUMPTION, RUNS = "mnist_lib/store/resumption.py", "mnist_lib/store/runs.py"
 APPOINTMENT, LOG = "mnist_lib/store/champions/appointment.py", "mnist_lib/store/champions/log.py"
 CHALLENGE, PROMOTION = "mnist_lib/store/champions/challenge.py", "mnist_lib/store/champions/promotion.py"
+REFERENCE = "mnist_lib/store/reference.py"
 EVIDENCE, SHADOW = "mnist_lib/store/champions/evidence.py", "mnist_lib/store/champions/shadow.py"
 GC = "mnist_lib/store/test_garbage_collection.py"
 TESTS = "mnist_lib/store"
@@ -126,8 +127,8 @@ MUTANTS = (
     Mutant(
         name="a small drop of one class prevents a promotion",
         file=PROMOTION,
-        old="if drop > self.max_class_drop and p <",
-        new="if p <",
+        old="if drop <= self.max_class_drop:",
+        new="if drop <= 0:",
         why="A much better model would be refused for a class that hardly changed.",
         tests=(f"{TESTS}/champions/test_promotion.py",),
     ),
@@ -182,10 +183,50 @@ MUTANTS = (
     Mutant(
         name="a model that has learned wrong labels is promoted",
         file=PROMOTION,
-        old="if mcnemar(lost, gained) >= MIN_LUCK:",
-        new="if lost >= 0:",
+        old="sign_flip_p(-both._differences(both.tested)) >= MIN_LUCK",
+        new="both.tested.any()",
         why="A folder of pictures in the wrong class would replace the champion overnight.",
         tests=(f"{TESTS}/champions/test_promotion.py",),
+    ),
+    Mutant(
+        name="pictures of one object count as several",
+        file=PROMOTION,
+        old="return units_of(len(self.labels), self.groups)",
+        new="return units_of(len(self.labels), None)",
+        why="Ten near-copies would count as ten independent pictures, and chance would replace the champion.",
+        tests=(f"{TESTS}/champions/test_promotion.py",),
+    ),
+    Mutant(
+        name="a class that a model does not know is held against one that knows it",
+        file=CHALLENGE,
+        old="balanced=self._is_balanced, shared=shared)",
+        new="balanced=self._is_balanced, shared=None)",
+        why="A model of ten classes would be refused, since it sometimes takes an image for one of the new classes.",
+        tests=(f"{TESTS}/champions/test_challenge.py",),
+    ),
+    Mutant(
+        name="a class that is gone is no objection",
+        file=REFERENCE,
+        old="if missing:",
+        new="if len(missing) > 2:",
+        why="A folder that was incomplete for one night would have a champion that does not know all classes.",
+        tests=(f"{TESTS}/test_reference.py",),
+    ),
+    Mutant(
+        name="what a person has removed counts as gone",
+        file=REFERENCE,
+        old="gone = int((~corrected & (indices_of(before.hashes, dataset.hashes) < 0)).sum())",
+        new="gone = int((indices_of(before.hashes, dataset.hashes) < 0).sum())",
+        why="A thorough review would end in a run that promotes nothing.",
+        tests=(f"{TESTS}/test_reference.py",),
+    ),
+    Mutant(
+        name="a dataset with objections becomes the reference",
+        file=REFERENCE,
+        old="reference_of(objects, dataset.name) if dataset.objections else",
+        new="",
+        why="The second incomplete night would promote what the first one refused.",
+        tests=(f"{TESTS}/test_reference.py",),
     ),
     Mutant(
         name="a deleted newest record of a champion is not noticed",
