@@ -35,7 +35,7 @@ HEADLINES = {
     "skipped": "a slot was skipped",
     "replaced": "a run was ended, since a newer slot came due",
 }
-MAX_HEADLINE = 120  # characters
+MAX_HEADLINE, MAX_UNUSUAL = 120, 3  # characters; classes that are named one by one
 NEXT_SLOTS = 3
 EVERY_MINUTE = "* * * * *"  # any valid expression will do: only the time zone of the timetable is used
 ENTRIES_PER_SLOT = 4  # number of journal entries to read per slot shown, since a retried slot has several
@@ -114,7 +114,8 @@ def events_of(entry: Entry) -> list[str]:
 
 def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
     """Return an entry as a JSON document. `text` is for people, and is what Slack's webhooks display."""
-    command = next_command(entry, schedule, storage)
+    command, text = next_command(entry, schedule, storage), text_of_entry(entry, schedule)
+    more = f" Next: {command}" if command and command not in text else ""
     return {
         "schema": NOTICE_SCHEMA,
         "events": events_of(entry),
@@ -132,7 +133,7 @@ def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
         "data": builtins_of(entry.data),
         "models": builtins_of(entry.results),
         "next_command": command,
-        "text": text_of_entry(entry, schedule) + (f" Next: {command}" if command else ""),
+        "text": text + more,
     }
 
 
@@ -177,8 +178,8 @@ def headline(entry: Entry, schedule: str) -> str:
 
 def _headlines(entry: Entry) -> Iterator[str]:
     """Yield what happened to a slot as phrases, the most important first."""
-    if entry.kind == "failed" and (code := re.search(r"E-[A-Z-]+", entry.why)):
-        yield f"failed with {code[0]}"
+    if entry.kind == "failed":
+        yield re.sub(r"error\[(E-[A-Z-]+)\] ", r"\1: ", f"failed with {entry.why}") if entry.why else "failed"
     data = entry.data
     if data is not None and data.objections:
         yield f"{data.name} is not as it was, so no model was promoted"
@@ -257,7 +258,10 @@ def _data(entry: Entry) -> list[str]:
         parts = [f"{', '.join(parts) or 'no image has changed'} since {data.since}"]
     if data.objections:
         parts.append(f"not as it was: {'; '.join(data.objections)}; if that is right: {data.accept}")
-    parts += [f"unusual: {text}" for text in growth_texts(data.unusual)]
+    texts = growth_texts(data.unusual)
+    if len(texts) > MAX_UNUSUAL:
+        texts = [f"many more images than usual were added to {len(texts)} classes ({listed([*data.unusual])})"]
+    parts += [f"unusual: {text}" for text in texts]
     if corrected := data.corrected:
         disputed = data.disputed_holdout
         favours = f", {disputed:,} of the test because a model disputed them" if disputed else ""

@@ -69,9 +69,9 @@ class RunDataset:
         request = asked.shaped(self._begun.image_shape) if self._begun else with_reference_shape(asked, objects)
         self._has_known_shape = request != asked
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
+        self._reference = None if request.entry else reference_of(objects, request.name)
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
         self._facts: Dataset | None = None
-        self._reference = None if request.entry else reference_of(objects, request.name)
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
         files = [sha256 for of_model in options.weights_sha256.values() for sha256 in of_model.values()]
         self._trained = trained_images(objects, origins(objects, options.init_from or (), files))

@@ -1,6 +1,6 @@
 """What a storage knows of the datasets of its runs, in `datasets/<name>/`:
 
-last.json                     the last complete run, and the reference, see `reference`
+last.json                     the last complete run, unless its dataset raised objections: see `reference`
 states/<fingerprint>.npz      the images and labels of a run, see `data.changes`
 labels.jsonl                  corrections, if the dataset is not a folder, see `data.corrections`
 """
@@ -31,22 +31,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A state of a dataset with which later ones are compared."""
-
-    fingerprint: Sha256
-    image_shape: ImageShape
-    has_test_folder: bool | None = None  # whether the folder says which pictures are for the test; None: not known
-
-
-@dataclass(frozen=True)
 class LastRun:
-    """The record `last.json`."""
+    """The record `last.json`: the last run whose dataset raised no objection, or was accepted. See `reference`."""
 
     run: Name
     fingerprint: Sha256  # of the dataset
     at: Text  # when the run ended, UTC, ISO 8601
-    reference: Reference | None = None  # None in earlier records
+    image_shape: ImageShape | None = None  # None in earlier records, which name the last run
+    has_test_folder: bool | None = None  # whether the folder says which pictures are for the test; None: not known
 
 
 @dataclass(frozen=True)
@@ -148,7 +140,7 @@ def begin_with(folder: RunFolder, data: RunData) -> None:
 
 
 def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: bool = False) -> list[str]:
-    """Delete states that neither the last run of a dataset, nor its reference, nor a version, nor a champion needs.
+    """Delete the states that neither the last run of a dataset, nor a version, nor a decision about a champion needs.
 
     Args:
         gone: the names of versions that count as deleted, although they may exist in a dry run.
@@ -166,8 +158,7 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
         for name in objects.names(f"{FOLDER}/{dataset}/states"):
             fingerprint = name.rpartition("/")[2].removesuffix(".npz")
             named = any(fingerprint.encode() in decision for decision in decisions)
-            of_last = {last.fingerprint, last.reference.fingerprint if last.reference else ""}
-            if fingerprint not in needed | of_last and not named:
+            if fingerprint not in {*needed, last.fingerprint} and not named:
                 deleted.append(name)
                 if not dry_run:
                     objects.delete(name)

@@ -1,4 +1,4 @@
-"""The reference of a dataset: its last state that raised no objection, or that a person has accepted.
+"""The reference of a dataset: its last run whose dataset raised no objection, or that a person has accepted.
 
 A folder may be incomplete for a night, hold an archive that was unpacked in the wrong place, or a stray picture. What
 was trained on it is stored, but is not promoted before a person has accepted the change, and the next run is compared
@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from mnist_lib.data.changes import MAX_EARLIER_RUNS, DatasetState
+from mnist_lib.data.changes import DatasetState
 from mnist_lib.data.listing import listed
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, indices_of
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.objects.protocol import Objects
+from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.log import pinned_version
-from mnist_lib.store.datasets import LastRun, Reference, earlier_runs, has_run, last_run, write_last_run
+from mnist_lib.store.datasets import LastRun, earlier_runs, has_run, last_run, write_last_run
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import counted
@@ -28,25 +28,26 @@ MAX_GONE = 0.2  # share of the pictures of the reference
 MIN_STATE = 8  # hexadecimal digits of a fingerprint, by which a person names a state
 
 
-def reference_of(objects: Objects, dataset: str) -> Reference | None:
+def reference_of(objects: Objects, dataset: str) -> LastRun | None:
     """Return the reference of a dataset, or None if there is none yet.
 
-    Records of earlier releases name none. Then it is what the newest champion was trained on, or else the last run.
+    Earlier releases recorded the last run. There it is the run of the newest champion or, without one, the last run.
     """
     if not has_run(objects, dataset):
         return None
     last = last_run(objects, dataset)
-    if last is not None and last.reference is not None:
-        return last.reference
-    found: list[tuple[str, Reference]] = []
+    if last is not None and last.image_shape is not None:
+        return last
+    found = list[LastRun]()
     for model in model_names(objects):
         with contextlib.suppress(IntegrityError, SpecError):  # the run reports a damaged record if it needs it
             if newest := champion(objects, model, dataset):
-                facts = pinned_version(objects, newest).facts.dataset
-                found.append((newest.at, Reference(facts.fingerprint, facts.image_shape)))
+                version = pinned_version(objects, newest)
+                facts = version.facts.dataset
+                found.append(LastRun(version.run, facts.fingerprint, newest.at, facts.image_shape))
     if not found and last is not None:
-        found += [("", _state_of(summary)) for summary in earlier_runs(objects, last.run, 1)]
-    return max(found, key=lambda each: each[0])[1] if found else None
+        found = [_run_of(summary) for summary in earlier_runs(objects, last.run, 1)]
+    return max(found, key=lambda each: each.at, default=None)
 
 
 def with_reference_shape(request: DataRequest, objects: Objects) -> DataRequest:
@@ -61,7 +62,7 @@ def with_reference_shape(request: DataRequest, objects: Objects) -> DataRequest:
     return request.shaped(reference.image_shape if reference else None)
 
 
-def objections(reference: Reference, before: DatasetState | None, dataset: Dataset) -> tuple[str, ...]:
+def objections(reference: LastRun, before: DatasetState | None, dataset: Dataset) -> tuple[str, ...]:
     """Return what speaks against promoting a model that was trained on a dataset, as phrases; none if it may be.
 
     These are classes that are gone, more than a fifth of the pictures that are, folders train and test that came or
@@ -89,46 +90,45 @@ def objections(reference: Reference, before: DatasetState | None, dataset: Datas
             found.append(f"{gone:,} of {counted(len(before.hashes), 'picture')} are gone")
     if reference.has_test_folder not in (None, dataset.has_test_folder):
         found.append(f"folders train and test have {'appeared' if dataset.has_test_folder else 'disappeared'}")
-    if dataset.image_shape != reference.image_shape:
-        new, old = (" x ".join(map(str, shape)) for shape in (dataset.image_shape, reference.image_shape))
+    if (shape := reference.image_shape) is not None and shape != dataset.image_shape:
+        new, old = (" x ".join(map(str, each)) for each in (dataset.image_shape, shape))
         found.append(f"images are {new}, not {old}")
     return tuple(found)
 
 
 def record_last_run(folder: RunFolder, summary: Summary) -> None:
-    """Record a complete run, unless a later one is recorded. If its dataset raised no objection, it is the reference.
-
-    A run of a dataset of the catalog, whose images are published, is recorded like any other.
-    """
+    """Record a complete run as the reference, unless its dataset raised objections, or a later run is recorded."""
     objects, dataset = folder.objects, summary.dataset
     known = last_run(objects, dataset.name)
-    if known is None or known.at < summary.ended:
-        reference = reference_of(objects, dataset.name) if dataset.objections else _state_of(summary)
-        write_last_run(objects, dataset.name, LastRun(folder.run, dataset.fingerprint, summary.ended, reference))
+    if not dataset.objections and (known is None or known.at < summary.ended):
+        write_last_run(objects, dataset.name, _run_of(summary))
 
 
-def accept(objects: Objects, dataset: str, state: str) -> Reference:
-    """Make a state of a dataset its reference, and return it.
+def accept(objects: Objects, dataset: str, state: str) -> LastRun:
+    """Make the newest run with some state of a dataset its reference, and return it.
 
     Args:
-        state: the fingerprint of the dataset of one of the last runs, or its first digits.
+        state: the fingerprint of the dataset of the run, or its first digits.
 
     Raises:
         SpecError: no run, or several states, have it.
     """
-    last = last_run(objects, dataset)
-    if last is None:
-        raise SpecError(f"dataset: expected one with a run in {objects.where('datasets')}, got {dataset}")
-    runs = earlier_runs(objects, last.run, MAX_EARLIER_RUNS)
-    states = {run.dataset.fingerprint: _state_of(run) for run in reversed(runs)}
+
+    def read(run: str) -> Summary | None:
+        with contextlib.suppress(IntegrityError, SpecError):
+            return RunFolder(objects, run).summary()
+        return None
+
+    runs = [run for run in concurrently(objects, read, objects.folders("runs")) if run and run.dataset.name == dataset]
+    states = {run.dataset.fingerprint: _run_of(run) for run in sorted(runs, key=lambda run: run.ended)}
     named = [found for fingerprint, found in states.items() if fingerprint.startswith(state)]
     if len(named) != 1 or len(state) < MIN_STATE:
-        known = ", ".join(fingerprint[:12] for fingerprint in reversed(states))
+        known = listed([fingerprint[:12] for fingerprint in reversed(states)]) or f"none, since {dataset} has no run"
         raise SpecError(f"state: expected at least {MIN_STATE} digits of one of {known}, got {state}")
-    write_last_run(objects, dataset, LastRun(last.run, last.fingerprint, last.at, named[0]))
+    write_last_run(objects, dataset, named[0])
     return named[0]
 
 
-def _state_of(run: Summary) -> Reference:
+def _run_of(run: Summary) -> LastRun:
     shape: Any = run.dataset.image_shape  # of three numbers
-    return Reference(run.dataset.fingerprint, shape, run.dataset.has_test_folder)
+    return LastRun(run.run, run.dataset.fingerprint, run.ended, shape, run.dataset.has_test_folder)

@@ -381,7 +381,7 @@ CHANGED = DataOfRun(name="digits", since="r", added=0, removed=9, objections=(GO
         (
             {"kind": "failed", "why": "error[E-DATA] labels.jsonl: line 1", "results": {}, "exit_code": 3},
             ["failure"],
-            "nightly: failed with E-DATA.",
+            "nightly: failed with E-DATA: labels.jsonl: line 1.",
         ),
         ({"kind": "skipped", "why": "too late", "results": {}}, ["skip"], "nightly: a slot was skipped."),
     ],
@@ -407,4 +407,4 @@ def test_a_notice_of_a_changed_dataset_says_what_is_gone_once_and_gives_the_comm
     notice = notice_of(replace(DONE, data=CHANGED, results=rows, exit_code=10), "nightly", "results")
     assert notice["next_command"] == ACCEPT
     assert notice["text"].count(GONE) == 1
-    assert notice["text"].endswith(f" Next: {ACCEPT}")
+    assert notice["text"].count(ACCEPT) == 1

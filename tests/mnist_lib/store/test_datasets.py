@@ -12,7 +12,6 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import seal
 from mnist_lib.store.datasets import (
     LastRun,
-    Reference,
     RunData,
     begin_with,
     begun_with,
@@ -40,9 +39,7 @@ def test_the_last_run_is_the_one_that_ended_last(objects: Objects) -> None:
     record(objects, "a", OLD, "2026-11-25T03:00:00Z")
     record(objects, "b", NEW, "2026-11-26T03:00:00Z")
     record(objects, "a", OLD, "2026-11-25T03:00:00Z")  # the steps after its summary are repeated
-    assert last_run(objects, "mnist") == LastRun(
-        "b", NEW, "2026-11-26T03:00:00Z", Reference(NEW, (28, 28, 1), has_test_folder=False)
-    )
+    assert last_run(objects, "mnist") == LastRun("b", NEW, "2026-11-26T03:00:00Z", (28, 28, 1), has_test_folder=False)
 
 
 def test_a_damaged_record_of_the_last_run_is_a_warning_and_the_next_run_replaces_it(

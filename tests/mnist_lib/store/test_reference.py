@@ -16,7 +16,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions import appointment
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.datasets import Reference, last_run, write_last_run
+from mnist_lib.store.datasets import LastRun, last_run, write_last_run
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.reference import accept, objections, record_last_run, reference_of, with_reference_shape
 from mnist_lib.store.runs import RunFolder
@@ -26,13 +26,10 @@ from tests.support.store.summaries import small_summary, summary_of
 REQUEST = DataRequest(dataset="./letters")
 
 
-def complete_run(
-    objects: Objects, run: str, shape: tuple[int, int, int], ended: str, since: str | None = None, **fields: Any
-) -> None:
+def complete_run(objects: Objects, run: str, shape: tuple[int, int, int], ended: str, **fields: Any) -> None:
     """Complete a run on letters of this shape."""
     dataset = {**small_summary()["dataset"], "name": "letters", "image_shape": shape, "fingerprint": "0" * 64}
-    nothing: dict[str, Any] = {"added": {}, "removed": {}, "relabelled": {}}
-    dataset |= fields | ({"changes": {"since": since, "at": ended, **nothing}} if since else {})
+    dataset |= fields
     folder, summary = RunFolder(objects, run), summary_of(small_summary(run=run, ended=ended, dataset=dataset))
     folder.complete(summary)
     record_last_run(folder, summary)
@@ -49,7 +46,7 @@ def forget_reference(objects: Objects) -> None:
     """Write the record of the last run as earlier releases did."""
     last = last_run(objects, "letters")
     assert last is not None
-    write_last_run(objects, "letters", replace(last, reference=None))
+    write_last_run(objects, "letters", replace(last, image_shape=None, has_test_folder=None))
 
 
 def test_the_images_have_the_shape_of_the_reference(objects: Objects) -> None:
@@ -77,9 +74,13 @@ def test_without_a_record_what_the_newest_champion_was_trained_on_is_the_referen
     asked = with_reference_shape(REQUEST, objects)
     assert (asked.image_size, asked.channels) == ((32, 32), 3)
     complete_run(objects, "b", (20, 20, 1), "2199-11-26T03:00:00Z", objections=["images are 20 x 20 x 1"])
-    last = last_run(objects, "letters")
-    assert last is not None
-    assert (last.run, last.reference and last.reference.image_shape) == ("b", (32, 32, 3))
+    reference = reference_of(objects, "letters")
+    assert reference is not None
+    assert (reference.run, reference.image_shape) == ("run-of-keras", (32, 32, 3))
+    complete_run(objects, "c", (20, 20, 1), "2199-11-27T03:00:00Z")
+    reference = reference_of(objects, "letters")
+    assert reference is not None
+    assert (reference.run, reference.image_shape) == ("c", (20, 20, 1))
 
 
 @pytest.mark.parametrize("damaged", ["datasets/letters/last.json", "runs/a/summary.json"])
@@ -115,7 +116,7 @@ BEFORE = letters([*range(10)], [0] * 5 + [1] * 5)
 
 
 def objections_to(dataset: Dataset, has_test_folder: bool | None = False) -> tuple[str, ...]:
-    reference = Reference(BEFORE.fingerprint, (2, 2, 1), has_test_folder)
+    reference = LastRun("r", BEFORE.fingerprint, "2026-11-25T03:00:00Z", (2, 2, 1), has_test_folder)
     dataset = replace(dataset, fingerprint="another")
     return objections(reference, DatasetState.of(BEFORE), dataset)
 
@@ -152,23 +153,29 @@ def test_another_layout_or_shape_is_an_objection() -> None:
     assert objections_to(with_folders, has_test_folder=None) == ()
     coloured = replace(BEFORE, images=np.zeros((10, 4, 4, 3), np.uint8))
     assert objections_to(coloured) == ("images are 4 x 4 x 3, not 2 x 2 x 1",)
-    same = Reference(BEFORE.fingerprint, (9, 9, 3))
+    same = LastRun("r", BEFORE.fingerprint, "2026-11-25T03:00:00Z", (9, 9, 3))
     assert objections(same, None, BEFORE) == ()
 
 
-def test_a_person_accepts_the_state_of_one_of_the_last_runs(objects: Objects) -> None:
-    with pytest.raises(SpecError, match=r"dataset: expected one with a run in .*, got letters"):
+def test_a_person_accepts_the_state_of_an_earlier_run(objects: Objects) -> None:
+    with pytest.raises(
+        SpecError, match="state: expected at least 8 digits of one of none, since letters has no run, got"
+    ):
         accept(objects, "letters", "0" * 12)
     complete_run(objects, "a", (64, 64, 3), "2026-11-25T03:00:00Z")
-    changed = {"objections": ["8 classes are gone"], "fingerprint": "1" * 64}
-    complete_run(objects, "b", (48, 48, 1), "2026-11-26T03:00:00Z", since="a", **changed)
-    added = {"objections": ["8 classes are gone"], "fingerprint": "2" * 64}  # pictures were added since
-    complete_run(objects, "c", (48, 48, 1), "2026-11-27T03:00:00Z", since="b", **added)
+    changed: dict[str, Any] = {"objections": ["8 classes are gone"], "fingerprint": "1" * 64}
+    complete_run(objects, "b", (48, 48, 1), "2026-11-26T03:00:00Z", **changed)
+    complete_run(objects, "c", (48, 48, 1), "2026-11-27T03:00:00Z", **changed | {"fingerprint": "2" * 64})
+    reference = reference_of(objects, "letters")
+    assert reference is not None
+    assert reference.run == "a"
     for wrong in ("1", "7" * 12, "0" * 65):
         with pytest.raises(SpecError, match="state: expected at least 8 digits of one of 222222222222, 1111"):
             accept(objects, "letters", wrong)
-    accepted = accept(objects, "letters", "1" * 12)
-    assert accepted == Reference("1" * 64, (48, 48, 1), has_test_folder=False) == reference_of(objects, "letters")
-    last = last_run(objects, "letters")
-    assert last is not None
-    assert (last.run, last.fingerprint) == ("c", "2" * 64)
+    accepted = accept(objects, "letters", "1" * 12)  # although pictures were added since
+    assert accepted == reference_of(objects, "letters")
+    assert accepted == LastRun("b", "1" * 64, "2026-11-26T03:00:00Z", (48, 48, 1), has_test_folder=False)
+    complete_run(objects, "d", (48, 48, 1), "2026-11-28T03:00:00Z", fingerprint="2" * 64)
+    reference = reference_of(objects, "letters")
+    assert reference is not None
+    assert reference.run == "d"

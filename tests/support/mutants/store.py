@@ -223,8 +223,8 @@ MUTANTS = (
     Mutant(
         name="a dataset with objections becomes the reference",
         file=REFERENCE,
-        old="reference_of(objects, dataset.name) if dataset.objections else",
-        new="",
+        old="if not dataset.objections and (",
+        new="if (",
         why="The second incomplete night would promote what the first one refused.",
         tests=(f"{TESTS}/test_reference.py",),
     ),
