@@ -49,6 +49,7 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/$(PYTEST) -m "not mutants" --strict-skips --cache-clear || { code=$$?; [ $$code = 1 ] || exit $$code; $(ONCE_MORE); }
+	$(BIN)/pytest -n 2 tests/test_mutants.py
 
 # benchmarks/README.md records the results with BENCH_ARGS="--source DIR", a folder with the four original MNIST files.
 bench: .venv/dev .venv-bench/peers .venv-tune/peers
