@@ -67,6 +67,14 @@ def test_a_changed_copy_of_a_training_image_is_named_with_that_image(
     assert correct >= 97  # of 100
 
 
+def test_a_copy_is_found_although_another_image_has_more_similar_marks(digits: Dataset) -> None:
+    """The marks of an image that is turned upside down are the same, but it is no copy."""
+    images = digits.train.images[MIDDLE]
+    found = named(np.concatenate([images[:, ::-1, ::-1], images]), np.stack([noisy(image) for image in images]))
+    correct = sum(found.get(index) == len(MIDDLE) + index for index in range(len(MIDDLE)))
+    assert correct >= 97  # of 100
+
+
 def test_hardly_any_distinct_digit_is_named(digits: Dataset) -> None:
     assert len(named(digits.train.images, digits.test.images)) <= 5  # of 1,000
 

@@ -15,10 +15,10 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models.model import Weights
-from mnist_lib.results import Accuracy, EpochDone
+from mnist_lib.results import Accuracy, EpochDone, RungDone
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.checkpoint import TrainingState
-from mnist_lib.training.epochs import Compiled, train
+from mnist_lib.training.checkpoint import Best, TrainingState
+from mnist_lib.training.epochs import Compiled, rung_done, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -114,3 +114,12 @@ def test_by_balanced_accuracy_the_epoch_that_knows_the_small_class_is_stored(
 
 def test_an_epoch_far_below_the_maximum_is_not_stored() -> None:
     assert stored([500, 980, 978, 900], 1_000).best.epoch == 3
+
+
+def test_a_rung_is_scored_by_the_epoch_that_would_be_stored_not_by_its_luckiest_one() -> None:
+    spec = TrialSpec.of("keras", epochs=3)
+    best = Best(epoch=3, validation=Accuracy(97, 100), highest=Accuracy(98, 100))
+    compiled: Any = SimpleNamespace(trainer=None, fold=None)
+    (rung,) = rung_done(compiled, spec, TrainingState(Weights([], []), best, 3))
+    assert isinstance(rung, RungDone)
+    assert (rung.validation, rung.content) == (Accuracy(97, 100), b"")

@@ -128,6 +128,7 @@ def test_the_result_has_the_weights_of_the_epoch_that_validation_chooses(digits:
     assert validation[result.best_epoch - 1] >= max(validation) - 1  # one standard error is at most 1.7 of 12 images
     assert result.validation is not None
     assert result.validation.correct == validation[result.best_epoch - 1]
+    assert result.test_ci95 == pytest.approx(result.test.interval())
     shorter = replace(spec, epochs=result.best_epoch)
     assert results_of(events_of([shorter], few_digits(digits)))[spec.id].weights_sha256 == result.weights_sha256
 

@@ -9,6 +9,14 @@ TESTS = "mnist_lib/data"
 
 MUTANTS = (
     Mutant(
+        name="only the training image with the most similar marks is compared",
+        file="mnist_lib/data/near_copies.py",
+        old="range(min(CANDIDATES, len(train)))",
+        new="range(1)",
+        why="A near-copy would not be found if another training image had marks as similar.",
+        tests=(f"{TESTS}/test_near_copies.py",),
+    ),
+    Mutant(
         name="a class that only the test has is accepted",
         file=LISTING,
         old='if not any(listing.split(path) in ("train", "") for path in paths)',

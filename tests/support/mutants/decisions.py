@@ -33,6 +33,22 @@ MUTANTS = (
         tests=("mnist_lib/report/test_evidence.py",),
     ),
     Mutant(
+        name="a rung is scored by its luckiest epoch",
+        file="mnist_lib/training/epochs.py",
+        old="trainer, validation = compiled.trainer, state.best.validation",
+        new="trainer, validation = compiled.trainer, state.best.highest",
+        why="A search would prefer configurations whose accuracy jumps.",
+        tests=("mnist_lib/training/test_epochs.py",),
+    ),
+    Mutant(
+        name="the interval of a trial counts other images than those of the test",
+        file="mnist_lib/training/trial.py",
+        old="test_ci95=accuracy_interval(probabilities.argmax(axis=1) == test.labels,",
+        new="test_ci95=accuracy_interval(np.tile(probabilities.argmax(axis=1) == test.labels, 6),",
+        why="The interval of each trial would be too narrow.",
+        tests=("mnist_lib/training/test_trial.py",),
+    ),
+    Mutant(
         name="an epoch after a gap is added",
         file=RESULTS,
         old="if at <= len(self._numbers):",
