@@ -74,13 +74,18 @@ def balanced_interval(
     units = np.bincount(np.unique(np.column_stack((column, group)), axis=0)[:, 0])  # of each class
     recalls = np.bincount(column, correct) / images
     # A group in several classes, such as a writer, makes these vary together.
-    deviations = (correct - recalls[column]) / images[column] / len(present)
-    variance = float((np.bincount(group, deviations) ** 2).sum())
-    return float(recalls.mean()), interval_of_recalls(recalls, units, variance)
+    deviations, groups_in_all = (correct - recalls[column]) / images[column] / len(present), int(group.max()) + 1
+    max_freedom = max(1, groups_in_all - 1)
+    variance = float((np.bincount(group, deviations) ** 2).sum()) * groups_in_all / max_freedom
+    spans = int(units.sum()) > groups_in_all
+    return float(recalls.mean()), interval_of_recalls(recalls, units, variance, max_freedom if spans else None)
 
 
 def interval_of_recalls(
-    recalls: NDArray[np.float64], units: NDArray[np.integer[Any]], min_variance: float = 0.0
+    recalls: NDArray[np.float64],
+    units: NDArray[np.integer[Any]],
+    min_variance: float = 0.0,
+    max_freedom: int | None = None,
 ) -> Interval:
     """Return the 95% interval of the mean of the accuracies of classes.
 
@@ -92,13 +97,14 @@ def interval_of_recalls(
     Args:
         recalls: [classes], their accuracies.
         units: [classes], the number of independent units of each: images, or groups.
-        min_variance: what is known about the variance of the mean.
+        min_variance: of the mean, as the sums of the groups have it.
+        max_freedom: degrees of freedom, if groups are in several classes.
     """
     smoothed = (recalls * units + 1) / (units + 2)
     of_classes = smoothed * (1 - smoothed) / units / len(units) ** 2
     variance, centre = float(of_classes.sum()), float(smoothed.mean())
     freedom = variance**2 / float((of_classes**2 / np.maximum(1, units - 1)).sum())
-    quantile = student_t_quantile(0.975, max(1, int(freedom)))
+    quantile = student_t_quantile(0.975, max(1, int(min(freedom, max_freedom or freedom))))
     images, mean = centre * (1 - centre) / max(variance, min_variance), float(recalls.mean())
     # One image less, since a model that guesses one of many classes is more often far above its mean than below.
     low, _ = wilson_interval(max(0.0, mean - 1 / images), images, quantile, quantile)

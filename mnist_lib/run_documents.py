@@ -87,8 +87,8 @@ class DatasetSummary(Document, frozen=True, kw_only=True):
     # The numbers of [groups](../pictures.md#groups) of images; only with `--group-by`.
     groups: GroupCounts | None = None
     changes: ChangesSummary | None = None  # what has changed since the last run; only if the storage has one
-    # Why no model was promoted before a person [accepts the change](../retrain.md#a-folder-that-is-not-as-it-was) of
-    # the dataset: such as classes that are gone.
+    # Why no model is promoted before a person
+    # [accepts the change](../retrain.md#a-folder-that-has-changed-unexpectedly), such as classes that are gone.
     objections: tuple[Text, ...] = ()
     accept: Text | None = None  # the command with which a person accepts the change; only with `objections`
     # The test images that [resemble a training image](../pictures.md#near-copies); not for datasets of the catalog.

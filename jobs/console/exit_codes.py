@@ -45,7 +45,7 @@ TABLE = (
     ),
     ExitCode(7, "a stored file or record is damaged, or was written by a newer release", "no"),
     ExitCode(8, "the cluster cannot be reached or used, or was lost", "yes"),
-    ExitCode(9, "some trials failed, or pictures could not be read for the first time; the rest succeeded", "once"),
+    ExitCode(9, "some trials failed, or pictures cannot be read that could be read before, or are new", "once"),
     ExitCode(10, "the version was not promoted; the champion stays", "no"),
     # A retry would repeat work that is done: whatever belongs in the storage has been stored.
     ExitCode(74, "standard output, or a file for the result, cannot be written", "no"),

@@ -205,7 +205,7 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
 def accept_dataset(options: AcceptOptions, objects: Objects) -> CommandResult:
     dataset = stored_name(options.dataset)
     found = reference.accept(objects, dataset, options.state)
-    text = f"{dataset} is accepted as it was in run {found.run}; the next run is compared with that"
+    text = f"{dataset}: later runs are compared with run {found.run}"
     return CommandResult({"dataset": dataset, **asdict(found)}, [text])
 
 

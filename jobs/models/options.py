@@ -130,7 +130,7 @@ class PromoteOptions(SourceOptions, StoreOptions, ModelFileOptions, Thresholds):
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptOptions(StoreOptions):
-    """Accept a dataset that is not as it was, as it was in one run: later runs are compared with that state."""
+    """Accept an unexpected change: make the dataset of one run the reference, with which later runs are compared."""
 
     dataset: str = option(None, "name or folder of the dataset", "NAME|DIR", positional=True, required=True)
     state: str = option(

@@ -102,7 +102,7 @@ def events_of(entry: Entry) -> list[str]:
     rows, data = entry.results.values(), entry.data
     found = {
         "success": entry.exit_code == exit_codes.DONE,
-        "failure": entry.exit_code == exit_codes.SOME_FAILED,
+        "failure": entry.failed_trials,
         "promotion": any(row.champion or row.promoted_instead for row in rows),
         "rejection": not all(row.champion for row in rows),
         "dataset-changed": data is not None and data.objections,
@@ -179,14 +179,14 @@ def headline(entry: Entry, schedule: str) -> str:
 def _headlines(entry: Entry) -> Iterator[str]:
     """Yield what happened to a slot as phrases, the most important first."""
     if entry.kind == "failed":
-        yield re.sub(r"error\[(E-[A-Z-]+)\] ", r"\1: ", f"failed with {entry.why}") if entry.why else "failed"
+        yield "failed: " + re.sub(r"error\[(E-[A-Z-]+)\]", r"\1", entry.why) if entry.why else "failed"
     data = entry.data
     if data is not None and data.objections:
-        yield f"{data.name} is not as it was, so no model was promoted"
-    if entry.exit_code == exit_codes.SOME_FAILED and not (data and data.newly_damaged):
-        yield "some trials failed"
+        yield f"{data.name} has changed unexpectedly, so no model was promoted"
+    if entry.failed_trials:
+        yield f"{counted(entry.failed_trials, 'trial')} failed"
     if data is not None and data.newly_damaged:
-        yield f"{counted(data.newly_damaged, 'picture')} can no longer be read"
+        yield f"{counted(data.newly_damaged, 'picture')} cannot be read"
     promoted = list[str]()
     for model, row in entry.results.items():
         if row.champion or row.promoted_instead:
@@ -257,7 +257,7 @@ def _data(entry: Entry) -> list[str]:
     if data.since is not None:
         parts = [f"{', '.join(parts) or 'no image has changed'} since {data.since}"]
     if data.objections:
-        parts.append(f"not as it was: {'; '.join(data.objections)}; if that is right: {data.accept}")
+        parts.append(f"changed unexpectedly: {'; '.join(data.objections)}; to accept the change: {data.accept}")
     texts = growth_texts(data.unusual)
     if len(texts) > MAX_UNUSUAL:
         texts = [f"many more images than usual were added to {len(texts)} classes ({listed([*data.unusual])})"]

@@ -122,9 +122,10 @@ class TrainAttempt:
             exit_code=code,
             complete=code in COMPLETE,
             retry=retry_after(code, self._error_code, summary),
+            failed_trials=len(summary.failed) if summary else 0,
             why=why or _why(code, summary),
             results=results_of(summary) if summary else {},
-            data=data_of(summary) if summary else None,
+            data=data_of(summary, is_refused=code == exit_codes.REFUSED) if summary else None,
         )
 
     def stop(self) -> None:
@@ -196,13 +197,17 @@ def results_of(summary: Summary) -> dict[str, ModelResult]:
     return {model: result(row) for model, row in summary.models.items()}
 
 
-def data_of(summary: Summary) -> DataOfRun | None:
-    """Return what the journal stores about the data of a complete run; None if it is not known."""
+def data_of(summary: Summary, *, is_refused: bool = False) -> DataOfRun | None:
+    """Return what the journal stores about the data of a complete run; None if it is not known.
+
+    Args:
+        is_refused: whether no model was promoted because of the objections to the dataset.
+    """
     dataset, changes, corrections = summary.dataset, summary.dataset.changes, summary.dataset.corrections
     data = DataOfRun(
         name=dataset.name,
-        objections=dataset.objections,
-        accept=dataset.accept,
+        objections=dataset.objections if is_refused else (),
+        accept=dataset.accept if is_refused else None,
         newly_damaged=dataset.newly_damaged or None,
     )
     if changes:
@@ -210,7 +215,7 @@ def data_of(summary: Summary) -> DataOfRun | None:
     if corrections:
         corrected = corrections.applied + corrections.removed
         data = structs.replace(data, corrected=corrected, disputed_holdout=corrections.disputed_holdout)
-    return data if changes or corrections or data.newly_damaged else None
+    return data if changes or corrections or data.newly_damaged or data.objections else None
 
 
 def _why(code: int, summary: Summary | None) -> str:

@@ -147,7 +147,8 @@ class Labels:
 
     def tally(self) -> Tally:
         """Count what this process has stored."""
-        stored = [correction for correction in self._stored.values() if not correction.undone]
+        with self._writing:  # another request may store a decision meanwhile
+            stored = [correction for correction in self._stored.values() if not correction.undone]
         replaced = [correction.replaced for correction in stored if correction.label != NONE]
         changed = sum(correction.label not in (NONE, correction.replaced) for correction in stored)
         added = replaced.count(None)

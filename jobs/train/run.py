@@ -251,7 +251,7 @@ class Run(Generic[Options]):
         )
 
     def _objection(self) -> Decision | None:
-        """Return the refusal of every version of this run if its dataset is not as it was, or None."""
+        """Return the refusal of every version of this run if its dataset has changed unexpectedly, or None."""
         dataset = self.data.summary()
         if not dataset.objections or self.options.promote == "never":
             return None

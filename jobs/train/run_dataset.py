@@ -134,7 +134,7 @@ class RunDataset:
         folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
         summary = self.summary()
         for text in summary.objections:
-            log.warning("%s: not as it was: %s", facts.name, text)
+            log.warning("%s has changed unexpectedly: %s", facts.name, text)
         for text in near_copies_texts(summary.near_copies):
             log.warning("%s: %s", facts.name, text)
         changes = summary.changes
@@ -206,15 +206,15 @@ class RunDataset:
 
     @functools.cached_property
     def _objections(self) -> tuple[str, ...]:
-        """What speaks against promoting the models of this run. See `store.reference`."""
+        """The reasons not to promote the models of this run. See `store.reference`."""
         reference, facts = self._reference, self.facts()
         if reference is None:
             return ()
         before, content = None, read_state(self._folder.objects, facts.name, reference.fingerprint)
         try:
-            before = DatasetState.read(content, "the state of the reference") if content is not None else None
+            before = DatasetState.read(content or b"", "the pictures of the reference")
         except IntegrityError as error:
-            log.warning("%s: what is gone is not known: %s", facts.name, error)
+            log.warning("%s: it is not known which pictures are gone: %s", facts.name, error)
         return objections(reference, before, facts)
 
     @property

@@ -32,6 +32,8 @@ WORKING_SIDE = 512  # pixels: the longer side of a larger picture is reduced to 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 ORIENTATION = 0x0112  # the EXIF tag
 
+# What files of these formats begin with. A file that does, and is not recognised, is a damaged picture.
+BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 TOO_LARGE = f"expected at most {MAX_PIXELS:,} pixels, got {{}}; scale the picture down"
 
 
@@ -184,6 +186,8 @@ def decode_picture(content: bytes, *, reduce: bool = False) -> DecodedPicture:
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
+        if content.startswith(BEGINNINGS):
+            raise ImageError("expected a complete picture, got a damaged one; copy or save it again") from error
         formats = ", ".join(PICTURE_FORMATS)
         raise ImageError(f"expected a picture ({formats}), got something else; convert it") from error
     except Image.DecompressionBombError as error:

@@ -103,6 +103,8 @@ def _changes(objects: Objects) -> Iterator[Change | str]:
     for model in model_names(objects):
         for dataset in datasets_with_logs(objects, model):
             records = history(objects, model, dataset)
+            if not records:  # a process was killed before it wrote the first one
+                continue
             current, newest = reign(records), records[-1]
             for record in records:
                 if isinstance(record, IntegrityError):

@@ -210,13 +210,14 @@ def totals(changes: ChangesSummary) -> dict[str, int]:
 
 def objections_text(name: str, objections: Sequence[str]) -> str:
     """Return why no model that was trained on a dataset is promoted."""
-    return f"{name} is not as it was: {'; '.join(objections)}"
+    return f"{name} has changed unexpectedly: {'; '.join(objections)}"
 
 
 def objection_texts(dataset: DatasetSummary) -> list[str]:
     """Return why no model was promoted, with the command that accepts the dataset; none if nothing is objected to."""
-    why = objections_text(dataset.name, dataset.objections)
-    return [f"{why}. No model was promoted. If that is right: {dataset.accept}"] if dataset.objections else []
+    if not dataset.objections:
+        return []
+    return [f"{objections_text(dataset.name, dataset.objections)}. To accept the change: {dataset.accept}"]
 
 
 def changes_text(changes: ChangesSummary) -> str:

@@ -81,6 +81,7 @@ class Entry:
     failures: Count = 0  # attempts that failed, or whose process died
     missed: Count = 0  # earlier slots that have neither an entry nor a run
     exit_code: Annotated[int, Meta(ge=0, le=255)] | None = None
+    failed_trials: Count = 0
     why: Text = ""  # one line
     fingerprint: Text | None = None  # hash of everything the result depends on; None if it is unknown
     results: Mapping[str, ModelResult] = field(default_factory=dict)  # of a complete run, by model

@@ -46,6 +46,7 @@ class AttemptResult:
     exit_code: int
     complete: bool  # the run has a result, and all of it is stored
     retry: Literal["no", "once", "yes"] = "no"  # "once": if no earlier attempt has failed
+    failed_trials: int = 0
     why: str = ""  # the cause in one line
     results: Mapping[str, ModelResult] = field(default_factory=dict)  # of a complete run, by model
     data: DataOfRun | None = None
@@ -308,12 +309,12 @@ class Retrainer:
 
     def _end(self, entry: Entry, result: AttemptResult) -> Entry:
         """Return the entry after an attempt that has ended by itself."""
-        cause: dict[str, Any] = {"why": result.why, "exit_code": result.exit_code}
+        cause: dict[str, Any] = {name: getattr(result, name) for name in ("why", "exit_code", "failed_trials")}
         if result.complete:
             # If the run downloaded or prepared the data, their fingerprint is known only now.
-            known = entry.fingerprint or self._fingerprint()
-            if result.data is not None and result.data.objections:
-                known = None  # the next slot says so again, or finds that a person has accepted the dataset
+            # After an objection, the next slot says so again, or finds that a person has accepted the dataset.
+            is_refused = result.data is not None and result.data.objections
+            known = None if is_refused else entry.fingerprint or self._fingerprint()
             done = DoneSlot(entry.slot, entry.run, known)
             return self._following(entry, "done", results=result.results, data=result.data, last_done=done, **cause)
         failures = entry.failures + 1

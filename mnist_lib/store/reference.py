@@ -19,12 +19,12 @@ from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.log import pinned_version
-from mnist_lib.store.datasets import LastRun, earlier_runs, has_run, last_run, write_last_run
+from mnist_lib.store.datasets import LastRun, earlier_runs, has_run, last_run, read_state, write_last_run
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import counted
 
-MAX_GONE = 0.2  # share of the pictures of the reference
+MAX_SHARE_GONE = 0.2  # of the pictures of the reference
 MIN_STATE = 8  # hexadecimal digits of a fingerprint, by which a person names a state
 
 
@@ -63,10 +63,10 @@ def with_reference_shape(request: DataRequest, objects: Objects) -> DataRequest:
 
 
 def objections(reference: LastRun, before: DatasetState | None, dataset: Dataset) -> tuple[str, ...]:
-    """Return what speaks against promoting a model that was trained on a dataset, as phrases; none if it may be.
+    """Return the reasons not to promote a model that was trained on a dataset, as phrases; none if it may be promoted.
 
-    These are classes that are gone, more than a fifth of the pictures that are, folders train and test that came or
-    went, and another shape of the images. What a person has corrected is not gone.
+    A reason is that classes or more than a fifth of the pictures are gone, that folders train and test have come or
+    gone, or that the images have another shape. A picture that a person has corrected is not gone.
 
     Args:
         before: the images of the reference; None if they are not known.
@@ -84,9 +84,9 @@ def objections(reference: LastRun, before: DatasetState | None, dataset: Dataset
         if missing:
             are = "is" if len(missing) == 1 else "are"
             found.append(f"{len(missing):,} of {counted(len(classes), 'class')} {are} gone ({listed(missing)})")
-        if gone == len(before.hashes):
+        if gone == int((~corrected).sum()):
             found.append(f"all {counted(gone, 'picture')} are gone; for another dataset, use --dataset-name")
-        elif gone > MAX_GONE * len(before.hashes):
+        elif gone > MAX_SHARE_GONE * len(before.hashes):
             found.append(f"{gone:,} of {counted(len(before.hashes), 'picture')} are gone")
     if reference.has_test_folder not in (None, dataset.has_test_folder):
         found.append(f"folders train and test have {'appeared' if dataset.has_test_folder else 'disappeared'}")
@@ -120,11 +120,15 @@ def accept(objects: Objects, dataset: str, state: str) -> LastRun:
         return None
 
     runs = [run for run in concurrently(objects, read, objects.folders("runs")) if run and run.dataset.name == dataset]
-    states = {run.dataset.fingerprint: _run_of(run) for run in sorted(runs, key=lambda run: run.ended)}
+    states = dict[str, LastRun]()  # the newest first
+    for run in sorted(runs, key=lambda run: run.ended, reverse=True):
+        states.setdefault(run.dataset.fingerprint, _run_of(run))
     named = [found for fingerprint, found in states.items() if fingerprint.startswith(state)]
     if len(named) != 1 or len(state) < MIN_STATE:
-        known = listed([fingerprint[:12] for fingerprint in reversed(states)]) or f"none, since {dataset} has no run"
+        known = listed([fingerprint[:12] for fingerprint in states]) or f"none, since {dataset} has no run"
         raise SpecError(f"state: expected at least {MIN_STATE} digits of one of {known}, got {state}")
+    if read_state(objects, dataset, named[0].fingerprint) is None:
+        raise SpecError(f"state: expected one whose pictures are known, got {state}, whose list gc has deleted")
     write_last_run(objects, dataset, named[0])
     return named[0]
 

@@ -97,6 +97,7 @@ class _Challenge:
         self._dataset: str = challenger.facts.dataset.name
         self._log = ChampionLog(objects, challenger.model, self._dataset)
         self._predictions = Predictions.read(objects, challenger)
+        self._stored = {challenger.number: self._predictions}  # of each version
         self._probabilities = dict[int, NDArray[np.float32]]()  # of each version, for the hold-out
 
     @cached_property
@@ -219,7 +220,7 @@ class _Challenge:
         """Return whether a version is right about each of some images of tonight's dataset."""
         if not len(rows):
             return np.empty(0, np.bool_)
-        stored = Predictions.read(self._objects, version)
+        stored = self._stored_predictions(version)
         answers = _checked(night.predict(version, rows), len(rows), stored).argmax(axis=1)
         return stored.is_right(answers, night.dataset.labels[rows], night.dataset.classes)
 
@@ -248,10 +249,15 @@ class _Challenge:
         changed = changes.added["train"], changes.relabelled["train"]
         return sum(sum(of_classes.values()) for of_classes in changed), int((before.split == 0).sum())
 
+    def _stored_predictions(self, version: Version) -> Predictions:
+        if version.number not in self._stored:
+            self._stored[version.number] = Predictions.read(self._objects, version)
+        return self._stored[version.number]
+
     def _answer(self, version: Version) -> NDArray[np.float32]:
         """Return what a version predicts for the challenger's hold-out: [images, classes of the version]."""
         if version.number not in self._probabilities:
-            stored, predicted = Predictions.read(self._objects, version), None
+            stored, predicted = self._stored_predictions(version), None
             unknown = np.flatnonzero(self._can_answer(version) & (stored.rows_for(self._predictions) < 0))
             if len(unknown):
                 if self._predict is None:
@@ -265,7 +271,7 @@ class _Challenge:
 
         These are all or, if its images have another shape, those on which it was tested.
         """
-        tested = Predictions.read(self._objects, version).rows_for(self._predictions) >= 0
+        tested = self._stored_predictions(version).rows_for(self._predictions) >= 0
         if version.facts.dataset.image_shape == self._challenger.facts.dataset.image_shape:
             return np.ones_like(tested)
         if not tested.any():
@@ -278,7 +284,7 @@ class _Challenge:
         Args:
             names: the classes of the version that it may answer; by default all.
         """
-        stored = Predictions.read(self._objects, version)
+        stored = self._stored_predictions(version)
         return stored.right_among(self._answer(version), names or stored.classes, self._predictions)
 
     def _compared(self, current: Champion) -> Compared:
@@ -315,7 +321,7 @@ class _Challenge:
 
     def _tested_before(self, current: Champion) -> NDArray[np.bool_]:
         """Return whether the champion was tested on each image of the challenger's hold-out."""
-        stored = Predictions.read(self._objects, pinned_version(self._objects, current))
+        stored = self._stored_predictions(pinned_version(self._objects, current))
         return stored.rows_for(self._predictions) >= 0
 
     def _decided_before(self, current: Champion) -> Champion | None:

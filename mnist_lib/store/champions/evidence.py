@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
 
 MAX_EXACT = 100_000  # images: the exact test takes a third of a second for so many, and the square of that for more
 # Of the sign-flip test. 1,000 differences of classes with 10 to 500 images take a tenth of a second.
-STEPS, MAX_SIGN_FLIPS, TINY = 500, 1_000, 1e-9
+SIGN_FLIP_STEPS, MAX_SIGN_FLIPS = 500, 1_000
+NO_DIFFERENCE = 1e-9  # of the largest difference: an error of rounding
 SHARES = tuple((number + 0.5) / 100 for number in range(100))  # of the gambler's money that is bet
 
 
@@ -71,7 +72,7 @@ def sign_flip_p(differences: NDArray[np.floating[Any]]) -> float:
 
     Suppose that the two models are equally good, so that each difference could as well have the other sign. The p-value
     is then the probability of a sum that is at least as large. If all differences are equally large, the test is
-    McNemar's. Otherwise they are rounded to `STEPS` steps of the largest one, and the test is exact for these.
+    McNemar's. Otherwise they are rounded to `SIGN_FLIP_STEPS` parts of the largest one, for which the test is exact.
 
     Args:
         differences: [units], what the challenger gains or loses on each independent unit: an image, or a group.
@@ -79,14 +80,14 @@ def sign_flip_p(differences: NDArray[np.floating[Any]]) -> float:
     import numpy as np  # not above: it would delay the report of a usage error
 
     sizes = np.abs(differences)
-    present = sizes > TINY * sizes.max(initial=0.0)
+    present = sizes > NO_DIFFERENCE * sizes.max(initial=0.0)
     sizes, positive = sizes[present], differences[present] > 0
     if not len(sizes) or np.allclose(sizes, sizes[0]):
         return mcnemar(int(positive.sum()), int((~positive).sum()))
-    steps = np.maximum(1, np.rint(sizes / sizes.max() * STEPS).astype(np.int64))
+    if len(sizes) > MAX_SIGN_FLIPS:  # the normal distribution is close enough
+        return math.erfc(float(differences.sum()) / math.sqrt(2 * float((sizes**2).sum()))) / 2
+    steps = np.rint(sizes / sizes.max() * SIGN_FLIP_STEPS).astype(np.int64)
     gained, total = int(steps[positive].sum()), int(steps.sum())
-    if len(steps) > MAX_SIGN_FLIPS:  # the normal distribution is close enough
-        return math.erfc((2 * gained - total) / math.sqrt(2 * float((steps**2).sum()))) / 2
     # The probability of each sum of the differences that become positive.
     probabilities, end = np.zeros(total + 1), 0
     probabilities[0] = 1.0

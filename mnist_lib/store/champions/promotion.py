@@ -331,7 +331,7 @@ class Rule(Thresholds):
         p = compared.p
         statistics = {"test": compared.test, **compared.counts, "p": p, "alpha": alpha}
         why = f"{compared}, p = {p:.2g}"
-        if not p < alpha:
+        if not p < alpha or compared.advantage <= 0:
             return Decision(False, f"{why}: {self._advice(compared, alpha, missing) or 'not better'}", statistics)
         collapse = self.collapse_of(compared)
         if collapse is not None:

@@ -360,14 +360,14 @@ CHANGED = DataOfRun(name="digits", since="r", added=0, removed=9, objections=(GO
         (
             {"data": CHANGED, "exit_code": 10},
             ["rejection", "dataset-changed"],
-            "nightly: digits is not as it was, so no model was promoted.",
+            "nightly: digits has changed unexpectedly, so no model was promoted.",
         ),
         (
             {"data": DataOfRun(name="digits", newly_damaged=2), "exit_code": 9},
-            ["failure", "rejection", "damaged"],
-            "nightly: 2 pictures can no longer be read; no new champion.",
+            ["rejection", "damaged"],
+            "nightly: 2 pictures cannot be read; no new champion.",
         ),
-        ({"exit_code": 9}, ["failure", "rejection"], "nightly: some trials failed; no new champion."),
+        ({"exit_code": 9, "failed_trials": 2}, ["failure", "rejection"], "nightly: 2 trials failed; no new champion."),
         (
             {"data": DataOfRun(name="digits", unusual={"5": Growth(added=100, usual=2.0)})},
             ["success", "rejection", "unusual"],
@@ -381,7 +381,7 @@ CHANGED = DataOfRun(name="digits", since="r", added=0, removed=9, objections=(GO
         (
             {"kind": "failed", "why": "error[E-DATA] labels.jsonl: line 1", "results": {}, "exit_code": 3},
             ["failure"],
-            "nightly: failed with E-DATA: labels.jsonl: line 1.",
+            "nightly: failed: E-DATA labels.jsonl: line 1.",
         ),
         ({"kind": "skipped", "why": "too late", "results": {}}, ["skip"], "nightly: a slot was skipped."),
     ],
@@ -402,7 +402,7 @@ def test_the_first_sentence_of_a_notice_has_at_most_120_characters() -> None:
 
 
 def test_a_notice_of_a_changed_dataset_says_what_is_gone_once_and_gives_the_command_that_accepts_it() -> None:
-    why = f"digits is not as it was: {GONE}"
+    why = f"digits has changed unexpectedly: {GONE}"
     rows = {name: structs.replace(DONE.results["keras"], why=why) for name in ("keras", "scratch")}
     notice = notice_of(replace(DONE, data=CHANGED, results=rows, exit_code=10), "nightly", "results")
     assert notice["next_command"] == ACCEPT

@@ -1,6 +1,7 @@
 """What people decide is stored once, whoever else writes at the same time, and however often a browser sends it."""
 
 import contextlib
+import sys
 import threading
 from pathlib import Path
 
@@ -172,3 +173,23 @@ def test_the_tally_counts_each_picture_once(labels: Labels) -> None:
     labels.decide(decision("4" * 32, NONE, replaced=None))
     labels.decide(decision("5" * 32, "5", replaced=None))
     assert labels.tally() == Tally(reviewed=5, corrected=1, removed=2, added=1)
+
+
+def test_decisions_are_counted_while_others_are_stored(labels: Labels) -> None:
+    images = [f"{number:032x}" for number in range(300)]
+
+    def decide() -> None:
+        for image in images:
+            labels.decide(decision(image, "3", replaced="5"))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread = threading.Thread(target=decide)
+        thread.start()
+        while thread.is_alive():
+            labels.tally()
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert labels.tally() == Tally(300, corrected=300, removed=0, added=0)

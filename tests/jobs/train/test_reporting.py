@@ -127,3 +127,10 @@ def test_without_matplotlib_a_warning_is_given_and_no_index_is_written(summary: 
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.startswith("the index could not be written (ModuleNotFoundError")
     assert not (tmp_path / "index.html").exists()
+
+
+def test_a_log_of_champions_that_has_no_record_yet_does_not_end_the_index(tmp_path: Path) -> None:
+    """A process was killed after it had made the folder."""
+    (tmp_path / "models/keras/champions/mnist").mkdir(parents=True)
+    write_index(LocalObjects(tmp_path))
+    assert "No model has a champion." in (tmp_path / "index.html").read_text()

@@ -84,6 +84,7 @@ def test_the_as_is_option_prevents_cropping_and_inversion() -> None:
     ("content", "message"),
     [
         (b"", "got an empty file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "expected a complete picture, got a damaged one; copy or save it again"),
         (b"no picture", "expected a picture (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM), got something else"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "got something else"),  # a program, for Ghostscript
         (header_only(60_000, 60_000), "expected at most 50,000,000 pixels"),

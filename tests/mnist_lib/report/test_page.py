@@ -223,15 +223,13 @@ def test_labels_are_questioned_by_accurate_models_only_and_the_page_says_so(
     assert "No label is questioned: that takes at least 2 trials of models with a mean test accuracy of at" in page
 
 
-def test_a_dataset_that_is_not_as_it_was_is_said_with_the_command_that_accepts_it(digits: Dataset) -> None:
+def test_a_dataset_that_has_changed_unexpectedly_is_said_with_the_command_that_accepts_it(digits: Dataset) -> None:
     run = made_run(digits, seeds=1)
     accept = "python -m jobs.models accept digits --state 3f452b93d340 --storage results"
     objections = ("8 of 10 classes are gone (2, 3, 4, 5, 6 and 3 more)", "2,394 of 2,993 pictures are gone")
     data = structs.replace(run.summary.dataset, name="digits", objections=objections, accept=accept)
     page = html.unescape(report(replace(run, summary=structs.replace(run.summary, dataset=data))).page.decode())
-    assert (
-        f"digits is not as it was: {'; '.join(objections)}. No model was promoted. If that is right: {accept}" in page
-    )
+    assert f"digits has changed unexpectedly: {'; '.join(objections)}. To accept the change: {accept}" in page
 
 
 def test_mistakes_and_pictures_that_are_left_out_name_their_files(digits: Dataset) -> None:

@@ -16,7 +16,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions import appointment
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.datasets import LastRun, last_run, write_last_run
+from mnist_lib.store.datasets import LastRun, last_run, store_state, write_last_run
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.reference import accept, objections, record_last_run, reference_of, with_reference_shape
 from mnist_lib.store.runs import RunFolder
@@ -172,6 +172,11 @@ def test_a_person_accepts_the_state_of_an_earlier_run(objects: Objects) -> None:
     for wrong in ("1", "7" * 12, "0" * 65):
         with pytest.raises(SpecError, match="state: expected at least 8 digits of one of 222222222222, 1111"):
             accept(objects, "letters", wrong)
+    with pytest.raises(
+        SpecError, match="state: expected one whose pictures are known, got 111111111111, whose list gc"
+    ):
+        accept(objects, "letters", "1" * 12)
+    store_state(objects, "letters", "1" * 64, DatasetState.of(BEFORE).content())
     accepted = accept(objects, "letters", "1" * 12)  # although pictures were added since
     assert accepted == reference_of(objects, "letters")
     assert accepted == LastRun("b", "1" * 64, "2026-11-26T03:00:00Z", (48, 48, 1), has_test_folder=False)

@@ -104,6 +104,19 @@ def test_p_of_very_many_differences_is_close_to_the_exact_one() -> None:
     assert normal == pytest.approx(exact, rel=0.05)
 
 
+def test_many_tiny_gains_do_not_outweigh_a_large_loss() -> None:
+    labels = np.append(np.zeros(20_000, np.uint8), np.ones(10, np.uint8))
+    challenger, champion = np.ones(20_010, bool), np.ones(20_010, bool)
+    champion[:1_900], challenger[20_000] = False, False  # 9.5% of one class gained, 10% of the other lost
+    both = Compared("keras@2", "keras@1", challenger, champion, labels, ("ok", "bad"), balanced=True)
+    assert both.advantage < 0
+    assert both.p > 0.5
+    assert not Rule().decide(both, alpha=0.05).promote
+    groups, right = np.append(np.zeros(600, np.int32), np.arange(1, 501, dtype=np.int32)), np.arange(1_100) >= 600
+    labels = np.zeros(1_100, np.uint8)
+    assert Compared("keras@2", "keras@1", right, ~right, labels, TEN, groups=groups).p > 0.5
+
+
 def test_x5_pictures_of_a_group_are_one_unit() -> None:
     """Ten pictures of each of four objects gained, and of one lost: p is that of 4 to 1, not of 40 to 10."""
     right = np.repeat([True, True, True, True, False], 10)
