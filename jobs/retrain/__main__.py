@@ -29,6 +29,7 @@ from jobs.retrain.options import (
 from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, show_history, show_status, slot_text, text_of_entry
 from jobs.retrain.work import TrainWork
 from jobs.search.options import require_after_dashes
+from jobs.train.options import TrainOptions
 from mnist_lib.clock import SystemClock, text_of, timestamp
 from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder, newest_term
@@ -89,7 +90,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | i
 
     def notify(entry: Entry) -> None:
         if notifier and not set(events_of(entry)).isdisjoint(options.notify_on):
-            notifier.send(notice_of(entry, options.name, options.storage))
+            notifier.send(notice_of(entry, options.name, options.storage, train))
 
     retrainer = Retrainer(
         options.name,
@@ -108,7 +109,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | i
     stop = _Stop()
     try:
         if options.now or options.once:
-            return _run_once(options, objects, retrainer, lease, stop, timetable)
+            return _run_once(options, train, objects, retrainer, lease, stop, timetable)
         upcoming = slot_text(timetable.next(began).astimezone(timetable.tz))
         log.info("schedule %s: %s in %s; next: %s", options.name, options.cron, options.tz, upcoming)
         while not stop.wait(_step(retrainer).seconds):
@@ -121,7 +122,13 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | i
 
 
 def _run_once(
-    options: RetrainOptions, objects: Objects, retrainer: Retrainer, lease: Lease, stop: "_Stop", timetable: Timetable
+    options: RetrainOptions,
+    train: TrainOptions,
+    objects: Objects,
+    retrainer: Retrainer,
+    lease: Lease,
+    stop: "_Stop",
+    timetable: Timetable,
 ) -> CommandResult | int:
     """Run the schedule until nothing is due. With --now, one slot is due: that of the request."""
     nothing_due = not options.now  # as long as no step has found anything to do
@@ -134,7 +141,7 @@ def _run_once(
             return _idle_result(options, timetable, entry)
         if entry is not None and pause.state == "idle":
             entry = retrainer.last_run or entry  # a slot that came due during the run may have been skipped since then
-            notice = notice_of(entry, options.name, options.storage)
+            notice = notice_of(entry, options.name, options.storage, train)
             return CommandResult(notice, [text_of_entry(entry, options.name)], entry.exit_code or exit_codes.DONE)
         if pause.state == "busy":
             holder = _holder(options, objects)

@@ -11,6 +11,8 @@ from typing import Any
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
+from jobs.train.options import TrainOptions
+from jobs.train.resuming import resume_command
 from mnist_lib.clock import moment_of
 from mnist_lib.data.listing import listed
 from mnist_lib.documents import builtins_of
@@ -112,9 +114,13 @@ def events_of(entry: Entry) -> list[str]:
     return [event for event, applies in found.items() if applies]
 
 
-def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
-    """Return an entry as a JSON document. `text` is for people, and is what Slack's webhooks display."""
-    command, text = next_command(entry, schedule, storage), text_of_entry(entry, schedule)
+def notice_of(entry: Entry, schedule: str, storage: str, train: TrainOptions) -> dict[str, Any]:
+    """Return an entry as a JSON document. `text` is for people, and is what Slack's webhooks display.
+
+    Args:
+        train: the options of the runs of the schedule.
+    """
+    command, text = next_command(entry, schedule, storage, train), text_of_entry(entry, schedule)
     more = f" Next: {command}" if command and command not in text else ""
     return {
         "schema": NOTICE_SCHEMA,
@@ -137,15 +143,19 @@ def notice_of(entry: Entry, schedule: str, storage: str) -> dict[str, Any]:
     }
 
 
-def next_command(entry: Entry, schedule: str, storage: str) -> str | None:
-    """Return the command that the reader of a notice may want to run; None if there is nothing to do."""
+def next_command(entry: Entry, schedule: str, storage: str, train: TrainOptions) -> str | None:
+    """Return the command that the reader of a notice may want to run; None if there is nothing to do.
+
+    Args:
+        train: as in `notice_of`.
+    """
     promoted = [model for model, row in entry.results.items() if row.champion or row.promoted_instead]
     final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
     if entry.data is not None and entry.data.accept:
         return entry.data.accept
     if entry.kind == "failed" and entry.run and entry.exit_code not in final:
-        words = ["jobs.train", "--resume", entry.run]
-    elif entry.kind == "failed":
+        return shlex.join(resume_command(train, entry.run, storage))
+    if entry.kind == "failed":
         words = ["jobs.retrain", "status", "--name", schedule]
     elif entry.kind == "done" and promoted:
         words = ["jobs.models", "history", promoted[0]]

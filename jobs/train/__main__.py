@@ -23,11 +23,12 @@ from jobs.console.options import flags_of, load_mapping, parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr
 from jobs.console.terminal import step
 from jobs.train.options import TrainOptions
+from jobs.train.resuming import absolute, resume_command
 from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError, IntegrityError, SpecError
-from mnist_lib.model_file import trust, with_folder
+from mnist_lib.model_file import trust
 from mnist_lib.objects.lease import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import check_storage, is_url, open_storage
@@ -107,9 +108,8 @@ def run_job(
         command=options.COMMAND,
     )
     with opened as folder:
-        command = ["python", "-m", options.COMMAND, "--resume", folder.run, "--storage", options.storage]
-        command += flags_of(absolute(options).outside)
-        advice = "resume with: " + ("the same submission" if submitted else shlex.join(command))
+        command = shlex.join(resume_command(options, folder.run, options.storage))
+        advice = f"resume with: {'the same submission' if submitted else command}"
         run, summary = Run(options, folder, code, begin, advice), folder.summary()
         if summary is None:
             _check_data(options)
@@ -153,15 +153,6 @@ def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objec
         objects = fence(objects, lease)
     check_writable(objects)
     return objects
-
-
-def absolute(options: Options) -> Options:
-    """Return the options with absolute paths, for a command in another folder."""
-    folder = options.data().folder
-    dataset = options.dataset if folder is None else str(folder)
-    given = options.weights
-    weights = given and {name: str(Path(str(path)).expanduser().absolute()) for name, path in given.items()}
-    return replace(options, dataset=dataset, models=tuple(map(with_folder, options.models)), weights=weights)
 
 
 def configuration(options: TrainOptions) -> dict[str, Any]:
@@ -213,6 +204,8 @@ def resumed_options(options: Options, arguments: Sequence[str]) -> Options:
         IntegrityError: its stored configuration is damaged.
     """
     assert options.resume is not None
+    if options.run_name not in (None, options.resume):
+        raise UsageError(f"run_name: expected it or --resume, which names a run, got {options.run_name}; omit one")
     check_storage(options.storage)
     objects = open_storage(options.storage)
     where, content = f"{objects.where('runs')}/{options.resume}", configuration_of(objects, options.resume)

@@ -15,8 +15,9 @@ from jobs.console import values
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse
 from jobs.search.options import SearchOptions
-from jobs.train.__main__ import absolute, configuration, resumed_options
+from jobs.train.__main__ import configuration, resumed_options
 from jobs.train.options import TrainOptions
+from jobs.train.resuming import absolute
 from mnist_lib.environment import code_version
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import trust
@@ -119,6 +120,13 @@ def test_w10_a_damaged_configuration_is_refused_in_one_line(content: str, tmp_pa
     with pytest.raises(IntegrityError, match="runs/r: ") as refused:
         resumed(storage)
     assert "\n" not in str(refused.value)
+
+
+def test_a_name_beside_the_run_to_resume_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path, "--models=scratch")
+    assert resumed(tmp_path, "--run-name=r").run_name == "r"
+    with pytest.raises(UsageError, match="run_name: expected it or --resume, which names a run, got other; omit one"):
+        resumed(tmp_path, "--run-name=other")
 
 
 def test_a_run_of_catalog_names_is_resumed_with_nothing_repeated(tmp_path: Path) -> None:
