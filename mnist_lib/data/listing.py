@@ -3,6 +3,7 @@
 `find_pictures` lists those of any other folder. Both report what they leave out.
 """
 
+import difflib
 import functools
 import hashlib
 import itertools
@@ -81,7 +82,7 @@ def list_folder(folder: Path, per_class: int | None = None, group_by: str | None
     """
     try:
         if not folder.is_dir():
-            raise DataMissingError(f"expected a folder of pictures, got {folder}, not a folder; check --dataset")
+            raise DataMissingError(f"expected a folder of pictures, got {folder}, not a folder; {_advice(folder)}")
     except OSError as error:
         raise _refused(folder, error) from error
     scan, digest = _Scan(folder), hashlib.sha256()
@@ -126,6 +127,13 @@ def list_folder(folder: Path, per_class: int | None = None, group_by: str | None
     )
     _check_classes(folder, listing)
     return listing
+
+
+def _advice(folder: Path) -> str:
+    """Return what to do if there is no folder of that name."""
+    beside = [path.name for path in folder.parent.glob("*") if _holds(path.is_dir)]
+    near = difflib.get_close_matches(folder.name, beside, n=1)
+    return f"did you mean {folder.parent / near[0]}?" if near else "check --dataset"
 
 
 def find_pictures(named: Iterable[Path]) -> list[Path]:

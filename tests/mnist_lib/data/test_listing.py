@@ -139,6 +139,14 @@ def test_a_folder_that_is_a_loop_of_links_or_in_no_home_is_refused(tmp_path: Pat
         DataRequest(dataset="~no-such-user/letters")
 
 
+def test_a_mistyped_folder_has_a_suggestion(tmp_path: Path) -> None:
+    write_folder(tmp_path / "letters", classes("a", "b"))
+    with pytest.raises(DataMissingError, match=rf"leters, not a folder; did you mean {tmp_path}/letters\?"):
+        read(tmp_path / "leters")
+    with pytest.raises(DataMissingError, match=rf"got {tmp_path}/cats, not a folder; check --dataset"):
+        read(tmp_path / "cats")
+
+
 def test_folders_named_train_and_plane_are_classes(tmp_path: Path) -> None:
     assert read(write_folder(tmp_path / "toys", classes("train", "plane"))).classes == ("plane", "train")
 
