@@ -61,7 +61,7 @@ def session(address: str | None, packages: Sequence[Path]) -> Iterator[None]:
                 ray_private.connect(address, **options)
         except ray.exceptions.AuthenticationError as error:
             raise AuthError(token_advice()) from error
-        except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises this class itself if a node does not start within 30 s
             if address is None:
                 raise ClusterError(f"Ray cannot be started here: {first_line(error)}") from error
             raise ClusterError(
