@@ -142,7 +142,8 @@ class Run(Generic[Options]):
         with Training(self.folder, trials, files) as training:
             if training.unfinished:
                 self.drive(training, lanes or self.lanes(len(training.unfinished)), self.deadline)
-        if self.options.require_all:
+        # A run of which nothing can be stored stays unfinished, so that the same command trains it again.
+        if self.options.require_all or not training.tallies:
             _require_all(training.rows)
         return self.store(training, search)
 

@@ -47,7 +47,7 @@ def test_f19_an_address_without_a_ray_head_is_refused_within_5_seconds(listens: 
 
 
 @pytest.mark.long
-def test_a_node_that_does_not_start_in_time_is_an_error_of_the_cluster_which_is_worth_a_retry(
+def test_x7_a_node_that_does_not_start_in_time_is_an_error_of_the_cluster_which_is_worth_a_retry(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Ray waits for 30 s, and then raises an Exception."""

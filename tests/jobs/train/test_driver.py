@@ -11,6 +11,7 @@ import pytest
 
 from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
+from jobs.console.exit_codes import TrainingError
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Training
 from jobs.train.run import Run
@@ -272,3 +273,24 @@ def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.Monke
     assert {row.id: row.weights_sha256 for row in training.rows if isinstance(row, SuccessfulTrial)} == {
         spec.id: undisturbed_weights(spec) for spec in TRIALS
     }
+
+
+@pytest.mark.parametrize(("code", "is_trained_again"), [("E-DATA-READ", True), ("E-NAN", False)])
+def test_x7_a_run_whose_trials_all_failed_for_a_reason_that_may_not_recur_stays_unfinished(
+    code: str, is_trained_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the same command trains it again, instead of saying that it is complete."""
+    objects = MemoryObjects()
+    failures = [TrialFailure(trial=spec.id, code=code, message="images are missing") for spec in KERAS]
+
+    def fail(_: object, training: Training, *__: object) -> None:
+        for event in failures:
+            training.record(event, lambda _: 1)
+
+    monkeypatch.setattr(Run, "drive", fail)
+    monkeypatch.setattr("jobs.train.recorder.WriteQueue", lambda: SimulatedWrites(VirtualClock(), seconds=0.0))
+    run = run_in(RunFolder(objects, "r"))
+    again = "images are missing; nothing is stored yet; the same command trains what is missing"
+    with pytest.raises(TrainingError, match=again) if is_trained_again else contextlib.nullcontext():
+        run.train_trials(KERAS, lanes=object())  # type: ignore[arg-type]
+    assert run.folder.is_complete != is_trained_again
