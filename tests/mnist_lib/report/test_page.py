@@ -302,3 +302,34 @@ def test_on_paper_the_page_is_dark_on_white_with_all_sections(
         seen.append((page.evaluate("getComputedStyle(document.body).color"), page.evaluate(VISIBLE_PLOTS)))
     page.close()
     assert seen == [("rgb(230, 233, 237)", 0), ("rgb(31, 35, 40)", 4)]
+
+
+THINGS = (
+    *("crescent moon", "butterfly", "red circle", "watermelon", "strawberry", "pineapple", "screwdriver"),
+    *("paintbrush", "grandfather clock", "umbrella"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1_280, 390])
+def test_the_names_of_confused_classes_are_not_broken_within_words(
+    width: int, browser: Browser, digits: Dataset, tmp_path: Path
+) -> None:
+    run = made_run(digits, seeds=1)
+    data = structs.replace(run.summary.dataset, classes=THINGS)
+    run = replace(run, summary=structs.replace(run.summary, dataset=data), dataset=replace(digits, classes=THINGS))
+    (tmp_path / "report.html").write_bytes(report(run).page)
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+    lines = page.evaluate(
+        """() => [...document.querySelectorAll(".matrix.named thead span, .matrix.named tbody th")].map(name => {
+          const range = document.createRange();
+          range.selectNodeContents(name);
+          return range.getClientRects().length;
+        })"""
+    )
+    assert len(lines) == 2 * 2 * len(THINGS)
+    assert max(lines) <= 2  # "grandfather clock" may take two
+    assert sum(lines) <= len(lines) + 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
