@@ -94,7 +94,12 @@ def accuracies(
         tested.append(accuracy_of(trainer.predictor.probabilities(trainer.weights, test.images), test.labels).value)
         if event.epoch > spec.epochs - max(1, spec.epochs // AVERAGED):
             averaged.append(trainer.weights)
-    mean = partial(tf.nest.map_structure, lambda *values: sum(values) / len(values))
+
+    def mean_of(*values: Any) -> Any:
+        """Return the mean of numbers, or the last of other values, such as the state of random numbers."""
+        return sum(values) / len(values) if tf.as_dtype(values[0].dtype).is_floating else values[-1]
+
+    mean = partial(tf.nest.map_structure, mean_of)
     weights = Weights(mean(*(w.trainable for w in averaged)), mean(*(w.state for w in averaged)))
     of_mean = accuracy_of(trainer.predictor.probabilities(weights, test.images), test.labels).value
     return [*(tested[epoch] for epoch in chosen(right, losses)), of_mean]
