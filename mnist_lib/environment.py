@@ -18,6 +18,15 @@ KERAS_IMPORTS_IF_INSTALLED = ("matplotlib", "pandas", "PIL", "scipy", "sklearn")
 RESULT_PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
 
+# Begins the command of a child process. -P: modules are not looked for in the working folder, which may be of others.
+MODULE = (sys.executable, "-P", "-m")
+
+
+def child_variables(**more: str) -> dict[str, str]:
+    """Return variables of the environment with which a child process finds modules where this process does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed `RESULT_PACKAGES`, without importing any."""
     versions = {"python": platform.python_version()}

@@ -25,7 +25,7 @@ from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import decode, encode
-from mnist_lib.environment import import_keras, package_versions
+from mnist_lib.environment import MODULE, child_variables, import_keras, package_versions
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.results import CheckpointTaken, EpochDone, Started, TrialEvent, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -199,8 +199,7 @@ def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODE
         arguments = encode(resources).decode(), str(data_dir), folder, *models
 
         def run(task: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "jobs.doctor.gpu", task, *arguments]
-            variables = {**os.environ, **environment}
+            command, variables = [*MODULE, "jobs.doctor.gpu", task, *arguments], child_variables(**environment)
             return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
 
         try:

@@ -28,10 +28,11 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.values import require_no_controls
+from mnist_lib.environment import MODULE, child_variables
 from mnist_lib.wording import counted
 
 RECEIVER, SECRET = "MNIST_JOBS_NOTIFY", "MNIST_JOBS_NOTIFY_SECRET"  # variables of the environment
-POST = (sys.executable, "-m", "jobs.retrain.notices")
+POST = (*MODULE, "jobs.retrain.notices")
 DELIVERY_SECONDS = 60.0  # timeout of one notice with all attempts
 ANSWER_SECONDS = 10.0  # timeout of one attempt, from the start of its process to the answer
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubled for each further one
@@ -130,7 +131,8 @@ class Notifier:
         """Post the notice until it is accepted or refused, or the deadline passes."""
         begin, pause, answer = time.monotonic(), BACK_OFF_SECONDS, "TimeoutError"
         command = [*POST, f"msg_{uuid.uuid4().hex}"]  # the receiver can ignore a repeated one
-        variables = {name: value for name, value in os.environ.items() if name != SECRET} | {RECEIVER: self._receiver}
+        variables = child_variables(**{RECEIVER: self._receiver})
+        variables.pop(SECRET, None)
         variables |= {} if self._secret is None else {SECRET: self._secret}
         while True:
             seconds = begin + self._deadline - time.monotonic()

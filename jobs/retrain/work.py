@@ -25,7 +25,7 @@ from jobs.retrain.notices import RECEIVER, SECRET
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.prepared.index import fingerprint_of_files
-from mnist_lib.environment import code_version
+from mnist_lib.environment import MODULE, child_variables, code_version
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.report.texts import totals
@@ -77,7 +77,7 @@ class TrainWork:
         try:
             file = _config_file(self.configuration) if self.configuration else None
             config = [f"--config={file.name}"] if file else []  # first, so that one among the flags overrides it
-            command = [sys.executable, "-m", self.options.COMMAND, *config, *self.flags, *own]
+            command = [*MODULE, self.options.COMMAND, *config, *self.flags, *own]
             return TrainAttempt(command, RunFolder(self.objects, run), min(self.stop_seconds, STOP_SECONDS), file)
         except OSError as error:
             return FailedStart(f"error[E-RESOURCES] the process of the run could not be started: {error.strerror}")
@@ -94,7 +94,7 @@ class TrainAttempt:
         self._error, self._error_code = "", ""
         self._process = subprocess.Popen(
             command,
-            env={name: value for name, value in os.environ.items() if name not in (RECEIVER, SECRET)},
+            env={name: value for name, value in child_variables().items() if name not in (RECEIVER, SECRET)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # always read to its end, even if our own output cannot be written
             stderr=subprocess.STDOUT,

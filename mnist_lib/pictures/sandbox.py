@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mnist_lib.environment import MODULE, child_variables
 from mnist_lib.errors import ImageError
 
 T = TypeVar("T")
@@ -155,9 +156,8 @@ def child_process(
     """
     connection, other = Pipe()
     process = subprocess.Popen(
-        # -P: modules are found as in this process, not in the working folder.
-        [sys.executable, "-P", "-m", module, str(other.fileno()), *map(str, descriptors)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        [*MODULE, module, str(other.fileno()), *map(str, descriptors)],
+        env=child_variables(**environment),
         pass_fds=(other.fileno(), *descriptors),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # what a decoder or a user's model prints

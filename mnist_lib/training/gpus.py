@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from mnist_lib.environment import MODULE
 from mnist_lib.model_file import user_folder
 from mnist_lib.objects.output_file import replacement
 
@@ -24,7 +25,7 @@ FLAGS = ("XLA_FLAGS", "TF_XLA_FLAGS")
 OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 TRY_SECONDS = 300.0  # to start TensorFlow and to compile; on some GPUs, XLA takes a minute for a matrix product
 # -P: modules are found as in this process, not in the working folder.
-COMMAND = (sys.executable, "-P", "-m", "mnist_lib.training.gpus")
+COMMAND = (*MODULE, "mnist_lib.training.gpus")
 
 
 def gpu_facts() -> dict[str, str]:

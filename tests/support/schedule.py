@@ -31,7 +31,7 @@ from jobs.retrain.__main__ import main
 from jobs.retrain.work import TrainAttempt
 begin = TrainAttempt.__init__
 def begin_untrained(self, command, *rest):
-    begin(self, [command[0], "-c", {TRAIN!r}, *command[3:]], *rest)
+    begin(self, [command[0], "-c", {TRAIN!r}, *command[4:]], *rest)
 if os.environ["MNIST_TEST_UNTRAINED"]:
     TrainAttempt.__init__ = begin_untrained
 sys.exit(main(sys.argv[1:]))

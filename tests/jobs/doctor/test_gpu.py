@@ -174,7 +174,8 @@ def test_a_process_that_dies_or_hangs_is_an_error_of_every_model(
     hung = measure(Resources(), tmp_path)
     assert {row.error for row in hung.models.values()} == {"it took more than 0 s"}
     monkeypatch.setattr(gpu, "TIMEOUT_SECONDS", 100)
-    died = measure(Resources(), tmp_path, PYTHONHOME="/absent")
+    monkeypatch.setattr(gpu, "MODULE", ("/bin/false",))
+    died = measure(Resources(), tmp_path)
     assert died.models.keys() == MODELS.keys()
     assert all(row.error.startswith("its process ended with exit code 1: ") for row in died.models.values())
     monkeypatch.setattr(gpu, "measure", lambda *arguments: died)

@@ -1,6 +1,10 @@
 """Attempts of a schedule: the exit code, the cause, and whether the attempt is retried."""
 
+import contextlib
+import os
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,9 +26,11 @@ from mnist_lib.results import Accuracy
 from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE, AttemptResult
 from mnist_lib.retraining.slots import Policy
 from mnist_lib.store.runs import RunFolder
-from tests.support.bounds import wait_until
+from tests.support.bounds import JOB_SECONDS, wait_until
 from tests.support.corrections import correct, correction
+from tests.support.job import ROOT
 from tests.support.pictures import classes, noise, write_folder
+from tests.support.receiver import Receiver
 from tests.support.retraining.hourly import HOUR, HOURLY
 from tests.support.retraining.world import Settings, World
 from tests.support.store.summaries import small_model, small_summary, small_trial, successful_trial, summary_of
@@ -65,7 +71,7 @@ def test_the_exit_code_is_that_of_the_run_although_a_slot_was_skipped_during_it(
 
     options = RetrainOptions(cron=HOURLY, once=True)
     rest: Any = (machine.objects, machine.retrainer, None, Waiting(), world.timetable)
-    result = _run_once(options, *rest)
+    result = _run_once(options, TrainOptions(), *rest)
     assert isinstance(result, CommandResult)
     failed, skipped = world.journal()[-2:]
     assert (failed.kind, skipped.kind, skipped.exit_code) == ("failed", "skipped", None)
@@ -154,7 +160,7 @@ def test_an_attempt_is_given_the_options_of_the_file_with_their_types_and_flags_
 ) -> None:
     parsed: list[TrainOptions] = []
     monkeypatch.setattr(
-        "jobs.retrain.work.TrainAttempt", lambda command, *_: parsed.append(job_options("", command[3:]))
+        "jobs.retrain.work.TrainAttempt", lambda command, *_: parsed.append(job_options("", command[4:]))
     )
     configuration = {"epochs": 3, "learning_rate": 1e-05, "model_arg": {"code": "007", "text": "a,b=c", "sizes": [16]}}
     (tmp_path / "more.yaml").write_text("epochs: 2\n")
@@ -255,3 +261,22 @@ def test_a_model_file_that_has_become_wrong_since_the_daemon_began_fails_its_slo
     assert re.fullmatch(error, result.why)
     assert capfd.readouterr().err == f"{result.why}\n"
     assert not work.has_run("run")
+
+
+@pytest.mark.slow
+def test_x10_a_notice_imports_nothing_from_a_working_folder_of_others(tmp_path: Path) -> None:
+    for name in ("requests.py", "standardwebhooks.py"):  # Ray's workers, which look here, use none of them
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\n")
+    with contextlib.closing(Receiver(200)) as receiver:
+        command = ["jobs.retrain", "--cron=0 3 * * *", "--now", "--storage=results", f"--notify={receiver.url}"]
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", *command, "--", "--models=scratch", "--epochs=1", "--no-report"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=JOB_SECONDS,
+        )
+    assert ended.returncode == 0, ended.stderr
+    assert len(receiver.requests) == 1
+    assert not (tmp_path / "imported").exists()

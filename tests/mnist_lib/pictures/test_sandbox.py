@@ -103,7 +103,7 @@ def test_a_mistake_in_this_program_is_an_error_of_one_file(sandbox: Sandbox) -> 
 
 
 def test_a_process_that_cannot_start_is_reported_without_blaming_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(module, "MODULE", ("/bin/false",))
     broken = Sandbox()
     with pytest.raises(ImageError, match=r"cannot be started \(exit code 1\)"):
         broken.map(allocate, [1, 1])
