@@ -218,7 +218,7 @@ def test_the_journal_stores_what_is_new_in_the_data(folder: RunFolder) -> None:
 
 
 def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.executable", str(tmp_path / "none"))
+    monkeypatch.setattr("jobs.retrain.work.MODULE", (str(tmp_path / "none"),))
     work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), [], TrainOptions(), stop_seconds=1)
     result = work.start("run", 1, last=False).poll()
     assert result is not None
