@@ -23,7 +23,7 @@ from tests.support.job import ROOT
 from tests.support.schedule import HOUR, HOURLY, Schedule
 from tests.support.store.invariants import champions
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("tensorflow")]
 
 TRAIN = ("--models=keras", "--hidden-units=64", "--epochs=12", "--no-report")
 
@@ -90,7 +90,6 @@ def test_x1_an_incomplete_folder_makes_no_champion_and_leaves_no_trace(nights: N
     assert nights.champion == repaired["models"]["keras"]["version"] == 4
 
 
-@pytest.mark.long
 def test_a_person_accepts_a_folder_with_fewer_classes(nights: Nights) -> None:
     nights.add(0, 500)
     nights.sleep()
@@ -107,7 +106,6 @@ def test_a_person_accepts_a_folder_with_fewer_classes(nights: Nights) -> None:
     assert "dataset-changed" not in accepted["events"]
 
 
-@pytest.mark.long
 def test_x2_five_classes_that_grow_to_ten_are_promoted(nights: Nights) -> None:
     nights.add(0, 800)
     later = nights.schedule.folder / "later"
@@ -120,7 +118,6 @@ def test_x2_five_classes_that_grow_to_ten_are_promoted(nights: Nights) -> None:
     assert nights.champion == 2, grown["models"]["keras"]["why"]
 
 
-@pytest.mark.long
 def test_x1_an_archive_that_is_unpacked_in_the_folder_makes_no_champion(nights: Nights) -> None:
     nights.add(0, 800)
     nights.sleep()
@@ -138,7 +135,6 @@ def test_x1_an_archive_that_is_unpacked_in_the_folder_makes_no_champion(nights: 
     assert nights.champion == 3, repaired["models"]["keras"]["why"]
 
 
-@pytest.mark.long
 def test_x3_a_stray_picture_changes_neither_the_images_nor_the_champion(nights: Nights) -> None:
     nights.add(0, 800)
     nights.sleep()
@@ -151,7 +147,6 @@ def test_x3_a_stray_picture_changes_neither_the_images_nor_the_champion(nights: 
     assert summary["dataset"]["image_shape"] == [28, 28, 1]
 
 
-@pytest.mark.long
 def test_x3_one_test_picture_in_a_mistyped_class_does_not_hide_a_better_model(nights: Nights) -> None:
     nights.add(0, 800)
     options = ("--score=balanced-accuracy", "--promote=if-significant")
@@ -164,7 +159,6 @@ def test_x3_one_test_picture_in_a_mistyped_class_does_not_hide_a_better_model(ni
     assert nights.champion == 2, better["models"]["keras"]["why"]
 
 
-@pytest.mark.long
 def test_x4_a_picture_that_can_never_be_read_is_an_alarm_once(nights: Nights) -> None:
     nights.add(0, 300)
     (nights.folder / "3/broken.png").write_bytes(b"x")

@@ -263,7 +263,7 @@ def test_a_model_file_that_has_become_wrong_since_the_daemon_began_fails_its_slo
     assert not work.has_run("run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_x10_a_notice_imports_nothing_from_a_working_folder_of_others(tmp_path: Path) -> None:
     for name in ("requests.py", "standardwebhooks.py"):  # Ray's workers, which look here, use none of them
         (tmp_path / name).write_text(f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\n")
