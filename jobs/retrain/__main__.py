@@ -26,7 +26,7 @@ from jobs.retrain.options import (
     check_train,
     train_options,
 )
-from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, show_history, show_status, slot_text, text_of_entry
+from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
 from jobs.search.options import require_after_dashes
 from jobs.train.options import TrainOptions
@@ -142,7 +142,7 @@ def _run_once(
         if entry is not None and pause.state == "idle":
             entry = retrainer.last_run or entry  # a slot that came due during the run may have been skipped since then
             notice = notice_of(entry, options.name, options.storage, train)
-            return CommandResult(notice, [text_of_entry(entry, options.name)], entry.exit_code or exit_codes.DONE)
+            return CommandResult(notice, [notice["text"]], entry.exit_code or exit_codes.DONE)
         if pause.state == "busy":
             holder = _holder(options, objects)
             if lease.heard if options.now else lease.is_fresh():

@@ -75,6 +75,8 @@ def show_status(options: StatusOptions) -> CommandResult:
         return CommandResult(document, [_not_started(options.name, objects)])
     lines = [_state(options.name, active, term, zone), ""]
     lines.append(table(["slot", "result", "duration", "details"], [_row(entry, zone) for entry in slots]))
+    if slots and slots[0].data and slots[0].data.accept:
+        lines += ["", f"To accept the change: {slots[0].data.accept}"]
     if champions:
         rows = [[_local(c.at, zone), c.name, c.dataset, c.kind, c.why] for c in reversed(champions)]
         lines += ["", table(["champion since", "version", "dataset", "by", "reason"], rows)]
@@ -120,8 +122,7 @@ def notice_of(entry: Entry, schedule: str, storage: str, train: TrainOptions) ->
     Args:
         train: the options of the runs of the schedule.
     """
-    command, text = next_command(entry, schedule, storage, train), text_of_entry(entry, schedule)
-    more = f" Next: {command}" if command and command not in text else ""
+    command = next_command(entry, schedule, storage, train)
     return {
         "schema": NOTICE_SCHEMA,
         "events": events_of(entry),
@@ -139,7 +140,7 @@ def notice_of(entry: Entry, schedule: str, storage: str, train: TrainOptions) ->
         "data": builtins_of(entry.data),
         "models": builtins_of(entry.results),
         "next_command": command,
-        "text": text + more,
+        "text": text_of_entry(entry, schedule) + (f" Next: {command}" if command else ""),
     }
 
 
@@ -267,7 +268,7 @@ def _data(entry: Entry) -> list[str]:
     if data.since is not None:
         parts = [f"{', '.join(parts) or 'no image has changed'} since {data.since}"]
     if data.objections:
-        parts.append(f"changed unexpectedly: {'; '.join(data.objections)}; to accept the change: {data.accept}")
+        parts.append(f"changed unexpectedly: {'; '.join(data.objections)}")
     texts = growth_texts(data.unusual)
     if len(texts) > MAX_UNUSUAL:
         texts = [f"many more images than usual were added to {len(texts)} classes ({listed([*data.unusual])})"]

@@ -226,10 +226,11 @@ class RunDataset:
     @functools.cached_property
     def _known_unreadable(self) -> frozenset[str]:
         """The paths that the last run of the dataset could not read either."""
+        known: tuple[str, ...] | None = ()
         with contextlib.suppress(IntegrityError):
             begun = begun_with(RunFolder(self._folder.objects, self._since.run)) if self._since else None
-            return frozenset(begun.unreadable or ()) if begun else frozenset()
-        return frozenset()
+            known = begun.unreadable if begun else ()
+        return frozenset(known or ())
 
     @functools.cached_property
     def earlier(self) -> list[Summary]:

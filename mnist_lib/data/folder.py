@@ -273,12 +273,13 @@ def probable_shape(request: DataRequest, listing: Listing) -> Shape:
     Raises:
         DataError: none of these can be read.
     """
-    folder, names = request.folder, [*itertools.chain(*listing.paths)]
-    assert folder is not None
-    paths = [folder / name for name in names[:: -(-len(names) // MAX_SAMPLE)]]
-    with Sandboxes(len(paths)) as sandboxes:
-        found = sandboxes.map(functools.partial(shape_of, folders=real_folders([folder])), paths)
-        return _shape(request, dict(zip(names[:: -(-len(names) // MAX_SAMPLE)], found, strict=True)))[0]
+    assert request.folder is not None
+    names = [*itertools.chain(*listing.paths)]
+    names = names[:: -(-len(names) // MAX_SAMPLE)]
+    with Sandboxes(len(names)) as sandboxes:
+        shape = functools.partial(shape_of, folders=real_folders([request.folder]))
+        found = sandboxes.map(shape, [request.folder / name for name in names])
+        return _shape(request, dict(zip(names, found, strict=True)))[0]
 
 
 def chosen_shape(
@@ -287,7 +288,7 @@ def chosen_shape(
     """Return the shape of images, and a notice if nobody has asked for their new size.
 
     Args:
-        size: height and width of all of them; None if they differ.
+        size: height and width of more than half of them; None if there are none.
         which: the images, for the notice.
         side: of those that differ or are too large.
     """

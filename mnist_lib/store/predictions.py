@@ -164,7 +164,7 @@ class Predictions:
             probabilities[unknown] = predicted
         return probabilities
 
-    def right_among(
+    def correct_among(
         self, probabilities: NDArray[np.float32], names: Sequence[str], other: "Predictions"
     ) -> NDArray[np.bool_]:
         """Return whether the most probable of some classes is right for each test image of another version: [images].

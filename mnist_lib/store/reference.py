@@ -80,11 +80,12 @@ def objections(reference: LastRun, before: DatasetState | None, dataset: Dataset
         present = {dataset.classes[label] for label in np.unique(dataset.labels)}
         classes = [before.classes[label] for label in np.unique(before.labels[~corrected])]
         missing = [name for name in classes if name not in present]
+        kept = int((~corrected).sum())
         gone = int((~corrected & (indices_of(before.hashes, dataset.hashes) < 0)).sum())
         if missing:
             are = "is" if len(missing) == 1 else "are"
             found.append(f"{len(missing):,} of {counted(len(classes), 'class')} {are} gone ({listed(missing)})")
-        if gone == int((~corrected).sum()):
+        if gone and gone == kept:
             found.append(f"all {counted(gone, 'picture')} are gone; for another dataset, use --dataset-name")
         elif gone > MAX_SHARE_GONE * len(before.hashes):
             found.append(f"{gone:,} of {counted(len(before.hashes), 'picture')} are gone")

@@ -285,7 +285,7 @@ class _Challenge:
             names: the classes of the version that it may answer; by default all.
         """
         stored = self._stored_predictions(version)
-        return stored.right_among(self._answer(version), names or stored.classes, self._predictions)
+        return stored.correct_among(self._answer(version), names or stored.classes, self._predictions)
 
     def _compared(self, current: Champion) -> Compared:
         """Return the comparison of the challenger and the champion on the challenger's hold-out."""
@@ -304,11 +304,11 @@ class _Challenge:
                 **more,
             )
 
-        known, answered = champion.facts.dataset.classes, self._can_answer(champion)
-        both, shared = [name for name in hold_out.classes if name in known], None
-        if len(both) > 1 and {*hold_out.classes} != {*known}:
-            is_shared = np.isin(hold_out.labels, [hold_out.classes.index(name) for name in both])
-            shared = compared(both, answered & is_shared)
+        answered, shared = self._can_answer(champion), None
+        common = [name for name in hold_out.classes if name in champion.facts.dataset.classes]
+        if not {*hold_out.classes} == {*common} == {*champion.facts.dataset.classes}:
+            of_common = np.isin(hold_out.labels, [hold_out.classes.index(name) for name in common])
+            shared = compared(common, answered & of_common)
         return compared(None, answered, balanced=self._is_balanced, shared=shared)
 
     def _with_test(self, record: Champion, version: Version, selected_from: int) -> Champion:

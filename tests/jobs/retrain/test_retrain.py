@@ -183,6 +183,7 @@ def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedul
     train = ("--dataset=mnist", "--data-source=/nowhere", f"--data-dir={schedule.folder}")
     code, stdout = schedule.run("--once", DAILY, f"--notify=cat > {received}", "--json", train=train)
     notice = json.loads(received.read_text())
+    assert received.read_text().endswith("}\n")
     assert (code, notice) == (3, json.loads(stdout))
     assert (notice["outcome"], notice["events"], notice["exit_code"]) == ("failed", ["failure"], 3)
     assert notice["cause"].startswith("error[E-DATA-MISSING] mnist: ")

@@ -144,6 +144,8 @@ def test_what_a_person_has_corrected_is_not_gone() -> None:
     removed = replace(letters([*range(5)], [0] * 5), corrected_hashes=BEFORE.hashes[5:])
     assert objections_to(removed) == ()
     assert objections_to(replace(removed, corrected_hashes=BEFORE.hashes[6:])) == ("1 of 2 classes is gone (b)",)
+    every_label = replace(letters([*range(10)], [2] * 10), corrected_hashes=BEFORE.hashes)
+    assert objections_to(every_label) == ()
 
 
 def test_another_layout_or_shape_is_an_objection() -> None:

@@ -103,6 +103,16 @@ def test_x2_a_model_of_more_classes_is_not_refused_since_it_sometimes_answers_wi
     assert decision.statistics["lost"] == np.sum(~right[:460])
 
 
+@pytest.mark.parametrize("classes", [("c", "d"), ("b", "c")])
+def test_a_champion_that_knows_one_or_none_of_the_classes_is_compared_on_all_images(
+    classes: tuple[str, ...], objects: LocalObjects
+) -> None:
+    promote(objects, answering(objects, first(90, of=100), classes=("a", "b")), Rule())
+    decision = promote(objects, answering(objects, first(95, of=100), classes=classes), Rule(), never)
+    assert decision.promote, decision.why
+    assert decision.statistics["images"] == 100
+
+
 def test_a_champion_of_images_of_another_shape_is_compared_on_those_that_it_was_tested_on(
     objects: LocalObjects,
 ) -> None:

@@ -42,7 +42,7 @@ def answering(name: str, answers: NDArray[np.uint8], labels: NDArray[np.uint8]) 
 
 def right_about(version: Predictions, other: Predictions) -> NDArray[np.bool_]:
     """Return whether a version is right about the test images of another one, on all of which it was tested."""
-    return version.right_among(version.for_images_of(other, np.empty(0, np.intp), None), version.classes, other)
+    return version.correct_among(version.for_images_of(other, np.empty(0, np.intp), None), version.classes, other)
 
 
 def decide(
