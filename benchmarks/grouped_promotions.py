@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks.record import setting
 from mnist_lib.intervals import balanced_interval
-from mnist_lib.store.champions.promotion import Budget, Compared, Rule
+from mnist_lib.store.champions.comparison import Compared
+from mnist_lib.store.champions.promotion import Budget, Rule
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.wording import percent
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from benchmarks.record import setting
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.promotion import Budget, Compared, Rule
+from mnist_lib.store.champions.comparison import Compared
+from mnist_lib.store.champions.promotion import Budget, Rule
 from mnist_lib.store.champions.shadow import MAX_NIGHTS, Shadow
 from mnist_lib.wording import percent
 

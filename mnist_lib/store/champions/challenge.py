@@ -4,22 +4,21 @@ The rule that decides and its budget are in `promotion`.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.changes import DatasetState, changes_between, unknown_rows
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import ConflictError, DataReadError, IntegrityError, MnistError, SpecError, StoreError
-from mnist_lib.intervals import accuracy_interval
+from mnist_lib.errors import ConflictError, DataReadError, IntegrityError, MnistError, StoreError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import append, next_record
+from mnist_lib.store.champions.comparison import Compared
 from mnist_lib.store.champions.evidence import balanced_weights
+from mnist_lib.store.champions.hold_out import HoldOut, Predict, checked
 from mnist_lib.store.champions.log import (
     Champion,
     ChampionLog,
@@ -29,16 +28,11 @@ from mnist_lib.store.champions.log import (
     pinned_version,
     store_counted,
 )
-from mnist_lib.store.champions.promotion import Budget, Compared, Decision, Rule, missing_images
+from mnist_lib.store.champions.promotion import Budget, Decision, Rule, missing_images
 from mnist_lib.store.champions.shadow import MAX_NIGHTS, Shadow
 from mnist_lib.store.contents import origins, read_manifest
 from mnist_lib.store.datasets import read_state
-from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, hold, verify
-from mnist_lib.wording import counted
-
-# Predicts some images, given by their positions, with a stored version: [n, classes].
-Predict = Callable[[Version, NDArray[np.intp]], NDArray[np.float32]]
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +87,9 @@ class _Challenge:
         self, objects: Objects, challenger: Version, rule: Rule, predict: Predict | None, night: Night | None
     ) -> None:
         self._objects, self._challenger, self._rule = objects, challenger, rule
-        self._predict, self._night = predict, night
+        self._hold_out, self._night = HoldOut(objects, challenger, predict), night
         self._dataset: str = challenger.facts.dataset.name
         self._log = ChampionLog(objects, challenger.model, self._dataset)
-        self._predictions = Predictions.read(objects, challenger)
-        self._stored = {challenger.number: self._predictions}  # of each version
-        self._probabilities = dict[int, NDArray[np.float32]]()  # of each version, for the hold-out
 
     @cached_property
     def _is_balanced(self) -> bool:
@@ -108,7 +99,7 @@ class _Challenge:
     @cached_property
     def _weights(self) -> Mapping[str, float]:
         """The weight of a bet on an image of each class; empty if all images count the same."""
-        return balanced_weights(self._predictions.images_by_class) if self._is_balanced else {}
+        return balanced_weights(self._hold_out.predictions.images_by_class) if self._is_balanced else {}
 
     def attempt(self) -> Decision | None:
         """Decide, and record the decision, or return None if another one was recorded meanwhile."""
@@ -118,11 +109,11 @@ class _Challenge:
         current = newest.record if newest is not None and isinstance(newest.record, Champion) else None
         if current is not None and current.version == challenger.number:
             return Decision(False, f"{challenger.name} is already the champion", budget=current.budget)
-        decision = self._rule.decide_alone(self._predictions)
+        decision = self._rule.decide_alone(self._hold_out.predictions)
         if decision is not None and not decision.promote:
             return replace(decision, budget=current.budget if current else None)
         if decision is None and current is None:
-            decision = self._rule.decide_first(self._predictions, balanced=self._is_balanced)
+            decision = self._rule.decide_first(self._hold_out.predictions, balanced=self._is_balanced)
         if decision is None and current is not None:
             return self._compare(newest, current)
         assert decision is not None
@@ -140,7 +131,7 @@ class _Challenge:
             instead = before.version if before.kind == "promote" else None
             return Decision(False, before.why, before.statistics, before.budget, instead)
         try:
-            self._answer(pinned_version(self._objects, current))
+            self._hold_out.answer(pinned_version(self._objects, current))
         except (IntegrityError, StoreError, DataReadError):
             raise
         except MnistError as error:
@@ -153,23 +144,26 @@ class _Challenge:
             total=budget.total,
             comparisons=budget.comparisons,
             compared=compared,
-            hold_out=self._predictions.hold_out,
+            hold_out=self._hold_out.predictions.hold_out,
         )
         if decision.promote:
-            champion, selected_from = promoted, compared + 1
+            champion = promoted
+            selected_from = compared + 1
             record = replace(record, shadow=shadow if decision.instead else None)
         else:
-            champion, selected_from = pinned_version(self._objects, current), current.selected_from
+            champion = pinned_version(self._objects, current)
+            selected_from = current.selected_from
             if self._night and self._rule.alpha and (shadow is None or shadow.nights >= MAX_NIGHTS):
                 record, shadow = replace(record, shadows=current.shadows + 1), self._next_shadow(current)
             record = replace(record, shadow=shadow)
-        record = self._with_test(record, champion, selected_from)
+        test, interval = self._hold_out.accuracy(champion, selected_from)
+        record = replace(record, test=test, test_ci95=interval, selected_from=selected_from)
         decision = replace(decision, promote=decision.promote and not decision.instead)
         return decision if append(self._objects, newest, record, current) else None
 
     def _decide(self, current: Champion) -> tuple[Decision, Version, Shadow | None]:
         """Return the decision, the version to promote, and the shadow with what it has shown tonight."""
-        both = self._compared(current)
+        both = self._hold_out.compared(pinned_version(self._objects, current), balanced=self._is_balanced)
         budget, data = Budget(self._rule.comparisons_alpha, current.comparisons), self._training_images(current)
         by_data = self._rule.decide_by_data(both, *data)
         if by_data is not None and by_data.promote:
@@ -207,7 +201,7 @@ class _Challenge:
             new = Compared(versions[0].name, current.name, ours, theirs, dataset.labels[rows], dataset.classes)
             shadow = shadow.after(new.by_class)
             if shadow.decide(self._rule, current.model, current.name):
-                self._answer(versions[0])  # as long as its errors concern it alone
+                self._hold_out.answer(versions[0])  # as long as its errors concern it alone
         except MnistError as error:
             if isinstance(error, StoreError | DataReadError) and not isinstance(error, ConflictError):
                 raise
@@ -220,8 +214,8 @@ class _Challenge:
         """Return whether a version is right about each of some images of tonight's dataset."""
         if not len(rows):
             return np.empty(0, np.bool_)
-        stored = self._stored_predictions(version)
-        answers = _checked(night.predict(version, rows), len(rows), stored).argmax(axis=1)
+        stored = self._hold_out.stored(version)
+        answers = checked(night.predict(version, rows), len(rows), stored).argmax(axis=1)
         return stored.is_right(answers, night.dataset.labels[rows], night.dataset.classes)
 
     def _next_shadow(self, current: Champion) -> Shadow:
@@ -249,81 +243,6 @@ class _Challenge:
         changed = changes.added["train"], changes.relabelled["train"]
         return sum(sum(of_classes.values()) for of_classes in changed), int((before.split == 0).sum())
 
-    def _stored_predictions(self, version: Version) -> Predictions:
-        if version.number not in self._stored:
-            self._stored[version.number] = Predictions.read(self._objects, version)
-        return self._stored[version.number]
-
-    def _answer(self, version: Version) -> NDArray[np.float32]:
-        """Return what a version predicts for the challenger's hold-out: [images, classes of the version]."""
-        if version.number not in self._probabilities:
-            stored, predicted = self._stored_predictions(version), None
-            unknown = np.flatnonzero(self._can_answer(version) & (stored.rows_for(self._predictions) < 0))
-            if len(unknown):
-                if self._predict is None:
-                    raise SpecError(f"it was not tested on {counted(len(unknown), 'image')} of them")
-                predicted = _checked(self._predict(version, unknown), len(unknown), stored)
-            self._probabilities[version.number] = stored.for_images_of(self._predictions, unknown, predicted)
-        return self._probabilities[version.number]
-
-    def _can_answer(self, version: Version) -> NDArray[np.bool_]:
-        """Return which images of the challenger's hold-out a version can answer: [images].
-
-        These are all or, if its images have another shape, those on which it was tested.
-        """
-        tested = self._stored_predictions(version).rows_for(self._predictions) >= 0
-        if version.facts.dataset.image_shape == self._challenger.facts.dataset.image_shape:
-            return np.ones_like(tested)
-        if not tested.any():
-            raise SpecError("it was trained on images of another shape, and tested on none of them")
-        return np.asarray(tested)
-
-    def _is_right(self, version: Version, names: Sequence[str] | None = None) -> NDArray[np.bool_]:
-        """Return whether a version is right about each image of the challenger's hold-out.
-
-        Args:
-            names: the classes of the version that it may answer; by default all.
-        """
-        stored = self._stored_predictions(version)
-        return stored.correct_among(self._answer(version), names or stored.classes, self._predictions)
-
-    def _compared(self, current: Champion) -> Compared:
-        """Return the comparison of the challenger and the champion on the challenger's hold-out."""
-        hold_out, champion = self._predictions, pinned_version(self._objects, current)
-
-        def compared(names: Sequence[str] | None, inside: NDArray[np.bool_], **more: Any) -> Compared:
-            return Compared(
-                challenger=hold_out.name,
-                champion=current.name,
-                challenger_right=self._is_right(self._challenger, names)[inside],
-                champion_right=self._is_right(champion, names)[inside],
-                labels=hold_out.labels[inside],
-                classes=hold_out.classes,
-                groups=None if hold_out.groups is None else hold_out.groups[inside],
-                tested=self._tested_before(current)[inside],
-                **more,
-            )
-
-        answered, shared = self._can_answer(champion), None
-        common = [name for name in hold_out.classes if name in champion.facts.dataset.classes]
-        if not {*hold_out.classes} == {*common} == {*champion.facts.dataset.classes}:
-            of_common = np.isin(hold_out.labels, [hold_out.classes.index(name) for name in common])
-            shared = compared(common, answered & of_common)
-        return compared(None, answered, balanced=self._is_balanced, shared=shared)
-
-    def _with_test(self, record: Champion, version: Version, selected_from: int) -> Champion:
-        """Return a record with the accuracy of a version on the challenger's hold-out."""
-        inside, groups = self._can_answer(version), self._predictions.groups
-        right, groups = self._is_right(version)[inside], None if groups is None else groups[inside]
-        test = Accuracy(int(right.sum()), len(right))
-        interval = accuracy_interval(right, groups=groups, selected_from=selected_from)
-        return replace(record, selected_from=selected_from, test=test, test_ci95=interval)
-
-    def _tested_before(self, current: Champion) -> NDArray[np.bool_]:
-        """Return whether the champion was tested on each image of the challenger's hold-out."""
-        stored = self._stored_predictions(pinned_version(self._objects, current))
-        return stored.rows_for(self._predictions) >= 0
-
     def _decided_before(self, current: Champion) -> Champion | None:
         """Return the record of the same comparison, so that a repeated command or a resumed run costs nothing."""
         for found in self._log.newest_first():
@@ -335,7 +254,7 @@ class _Challenge:
             if record.kind != "keep":
                 break
             if record.challenger == self._challenger.number:
-                return record if record.hold_out == self._predictions.hold_out else None
+                return record if record.hold_out == self._hold_out.predictions.hold_out else None
             if record.at < self._challenger.committed_at:
                 break  # older records are about other challengers
         return None
@@ -354,14 +273,6 @@ class _Challenge:
             assert current is not None
             version = pinned_version(self._objects, current)
         record = next_record(kind, self._dataset, newest, current, version, decision)
-        record = self._with_test(record, self._challenger, record.selected_from)
+        test, interval = self._hold_out.accuracy(self._challenger, record.selected_from)
         number = self._challenger.number if kind == "keep" else None
-        return replace(record, run=self._challenger.run, challenger=number)
-
-
-def _checked(probabilities: NDArray[np.float32], images: int, stored: Predictions) -> NDArray[np.float32]:
-    """Return the probabilities of a version for some images. Raises SpecError unless they are what they should be."""
-    classes = len(stored.classes)
-    if probabilities.shape != (images, classes) or not np.isfinite(probabilities).all():
-        raise SpecError(f"expected finite probabilities [{images}, {classes}]")
-    return probabilities
+        return replace(record, run=self._challenger.run, challenger=number, test=test, test_ci95=interval)

@@ -14,24 +14,20 @@ Half of the total pays for these comparisons, half for what one fixed challenger
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mnist_lib.documents import Share
 from mnist_lib.run_documents import Significance
 from mnist_lib.settings import CheckedFields, one_of, option
-from mnist_lib.store.champions.evidence import AnswerCounts, mcnemar, sign_flip_p
+from mnist_lib.store.champions.comparison import Compared
+from mnist_lib.store.champions.evidence import AnswerCounts, mcnemar
 from mnist_lib.wording import counted, interval_text, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mnist_lib.store.predictions import Predictions
 
 TOTAL = 0.05  # by default
@@ -39,11 +35,6 @@ COMPARISONS_SHARE = 0.5  # of the total, for comparisons on the hold-out; the re
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
 # years it hardly matters between 5 and 20% (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
-# If each class counts the same, an image of a smaller class counts as one of so many. Otherwise a single image, as in a
-# folder with a mistyped name, would count as much as hundreds of others.
-MIN_CLASS_IMAGES = 10
-# If chance alone loses as many of the earlier images with a smaller probability, the new ones are no reason to promote.
-MIN_LUCK = 0.25
 # The n-th comparison is made at the level total / (SUM (n + 1) ln(n + 1)^2), where SUM is the sum of
 # 1 / ((n + 1) ln(n + 1)^2) over all n, rounded up. It falls slowly enough for a year of nights, and is never used up.
 SUM = 2.11
@@ -101,128 +92,6 @@ class Decision:
     statistics: Mapping[str, Any] = field(default_factory=dict)  # the numbers behind the decision
     budget: Budget | None = None  # what is left of the significance; None if nothing was compared for this dataset
     instead: int | None = None  # an earlier version that was promoted instead: the shadow
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Which of the same images the challenger and the champion answer correctly.
-
-    Images of a group, such as pictures of one object, are answered alike. So a group is one unit, and so is any other
-    image; the tests ask how often units would differ as much by chance.
-    """
-
-    challenger: str
-    champion: str
-    challenger_right: NDArray[np.bool_]  # [images]
-    champion_right: NDArray[np.bool_]  # [images]
-    labels: NDArray[np.integer[Any]]  # [images]
-    classes: Sequence[str]  # the names of the labels
-    balanced: bool = False  # whether each class counts the same, instead of each image
-    groups: NDArray[np.integer[Any]] | None = None  # [images]: numbers of groups, NO_GROUP for none; None: no groups
-    tested: NDArray[np.bool_] | None = None  # [images]: those on which the champion was tested; None: all
-    # The same for the images of the classes that both know, and the answers among these; None: they know the same.
-    shared: Compared | None = None
-
-    @cached_property
-    def by_class(self) -> dict[str, AnswerCounts]:
-        """The counts of each class that has images, by its name, in the order of the labels."""
-        import numpy as np  # not above: it would delay the report of a usage error
-
-        right, before = self.challenger_right, self.champion_right
-        groups = (self.labels, self.labels[before], self.labels[right & ~before], self.labels[before & ~right])
-        columns = (np.bincount(labels, minlength=len(self.classes)).tolist() for labels in groups)
-        rows = zip(self.classes, *columns, strict=True)
-        return {name: AnswerCounts(images, *counts) for name, images, *counts in rows if images}
-
-    @cached_property
-    def total(self) -> AnswerCounts:
-        return sum(self.by_class.values(), AnswerCounts())
-
-    @cached_property
-    def _units(self) -> NDArray[np.intp]:
-        """The number of the unit of each image: [images]."""
-        from mnist_lib.intervals import units_of  # imports NumPy
-
-        return units_of(len(self.labels), self.groups)
-
-    def _differences(
-        self, inside: NDArray[np.bool_] | None = None, *, weighted: bool = False
-    ) -> NDArray[np.floating[Any]]:
-        """Return what the challenger gains, less what it loses, on each unit: [units].
-
-        Args:
-            inside: [images], those to look at; by default all.
-            weighted: whether to weigh images by their class if each class counts the same.
-        """
-        import numpy as np
-
-        gains = self.challenger_right.astype(np.float64) - self.champion_right
-        if weighted and self.balanced:
-            gains /= np.maximum(MIN_CLASS_IMAGES, np.bincount(self.labels))[self.labels]
-        return np.asarray(np.bincount(self._units, gains if inside is None else gains * inside), np.float64)
-
-    @property
-    def advantage(self) -> float:
-        """What the challenger gains, less what it loses; if each class counts the same, as shares of the classes."""
-        return round(float(self._differences(weighted=True).sum()), 9)  # an error of rounding is no loss
-
-    @property
-    def spread(self) -> float:
-        """The sum of the squares of what is gained or lost on each unit."""
-        return float((self._differences(weighted=True) ** 2).sum())
-
-    @property
-    def p(self) -> float:
-        """The probability of as large an advantage, or a larger one, if the challenger is no better."""
-        return sign_flip_p(self._differences(weighted=True))
-
-    @property
-    def test(self) -> str:
-        """The name of the test that gives p."""
-        is_plain = not self.balanced and int(self._units.max(initial=-1)) + 1 == len(self.labels)
-        return "exact McNemar, one-sided" if is_plain else "exact sign flips, one-sided"
-
-    def losses_p(self, name: str) -> float:
-        """Return the probability that a class loses as much, or more, if the challenger is no worse at it."""
-        return sign_flip_p(-self._differences(self.labels == self.classes.index(name)))
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"images": len(self.labels), "gained": self.total.gained, "lost": self.total.lost}
-
-    def __str__(self) -> str:
-        total, classes = self.total, self.by_class.values()
-        if self.balanced:
-            values = (
-                sum(right / each.images for right, each in zip(column, classes, strict=True)) / len(classes)
-                for column in ([each.challenger for each in classes], [each.champion for each in classes])
-            )
-            what = "a balanced accuracy of "
-        else:
-            values, what = ((right / total.images for right in (total.challenger, total.champion)), "")
-        challenger, champion = map(percent, values)
-        return (
-            f"{self.challenger} has {what}{challenger}, {self.champion} {champion};"
-            f" {counted(total.gained, 'image')} gained, {total.lost:,} lost"
-        )
-
-    @property
-    def doubt(self) -> str:
-        """Why only new images, whose labels may be wrong, speak for the challenger, as a phrase; "" if others do, too.
-
-        New pictures in a wrong class are in the hold-out, too, where only a model that has learned them is right.
-        """
-        both = self.shared or self
-        if both.tested is None or sign_flip_p(-both._differences(both.tested)) >= MIN_LUCK:
-            return ""
-        gained, lost = (
-            int((one[both.tested] & ~other[both.tested]).sum())
-            for one, other in itertools.permutations((both.challenger_right, both.champion_right))
-        )
-        return (
-            f"it gains {gained:,} and loses {lost:,} of the {counted(int(both.tested.sum()), 'image')} on which"
-            f" {self.champion} was tested: check the labels of the new ones"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

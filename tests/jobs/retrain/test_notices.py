@@ -9,42 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from msgspec import structs
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from jobs.console.exit_codes import UsageError
 from jobs.retrain import notices
 from jobs.retrain.notices import Notifier, check_receiver
-from jobs.retrain.status import headline, notice_of
-from jobs.search.options import SearchOptions
-from jobs.train.options import TrainOptions
-from mnist_lib.data.request import Growth
-from mnist_lib.results import Accuracy
-from mnist_lib.retraining.journal import DataOfRun, Entry, ModelResult
 from tests.support.bounds import assert_at_most, wait_until
 from tests.support.receiver import Receiver
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # example in the Standard Webhooks specification
 SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)"
 NOTICE = {"schedule": "nightly", "outcome": "done"}
-TRAIN = TrainOptions()
-DONE = Entry(
-    "done",
-    "2026-01-05T03:00:00Z",
-    "2026-01-05T03:10:00Z",
-    "host",
-    run="nightly-2026-01-05T03-00-00Z",
-    begun="2026-01-05T03:00:00Z",
-    attempt=1,
-    missed=2,
-    exit_code=0,
-    results={"keras": ModelResult(version=3, test_accuracy=0.97134, champion=False, why="keras@2 is better")},
-)
 
 
 @pytest.fixture
@@ -320,102 +298,3 @@ def test_a_command_that_fails_is_only_logged(caplog: pytest.LogCaptureFixture) -
     notifier.send(NOTICE)
     notifier.close()
     assert "exit code 3" in caplog.text
-
-
-def test_the_text_of_a_notice_gives_its_slot_the_accuracy_and_the_reason() -> None:
-    assert notice_of(DONE, "nightly", "results", TRAIN)["text"] == (
-        "nightly: no new champion. Slot 2026-01-05T03:00:00Z: done; 2 earlier slots missed; keras@3 has 97.13% test"
-        " accuracy and is not the champion (keras@2 is better)."
-    )
-    row = structs.replace(DONE.results["keras"], trials=3, mean_test_accuracy=0.97, ci95=(0.96, 0.98))
-    text = notice_of(replace(DONE, results={"keras": row}), "nightly", "results", TRAIN)["text"]
-    assert "has 97.13% test accuracy (mean of 3 trials 97.00%, 96.00% to 98.00%) and" in text
-    balanced = structs.replace(DONE.results["keras"], balanced_accuracy=0.6125)
-    text = notice_of(replace(DONE, results={"keras": balanced}), "nightly", "results", TRAIN)["text"]
-    assert "has 97.13% test accuracy, balanced 61.25% and is" in text
-
-
-def test_a_notice_says_what_is_new_in_the_data_and_the_accuracy_on_new_pictures() -> None:
-    row = structs.replace(DONE.results["keras"], new_test=Accuracy(3, 4), new_test_accuracy=0.75)
-    counts: Any = {"added": 1_200, "removed": 0, "relabelled": 1, "corrected": 7, "disputed_holdout": 2}
-    data = DataOfRun(name="digits", since="nightly-2026-01-04T03-00-00Z", **counts)
-    entry = replace(DONE, results={"keras": row}, data=data)
-    notice = notice_of(entry, "nightly", "results", TRAIN)
-    assert notice["data"] == {"name": "digits", "since": data.since, **counts}
-    assert (
-        "digits: 1,200 images added, 1 image relabelled since nightly-2026-01-04T03-00-00Z, 7 labels corrected, 2 of"
-        " the test because a model disputed them; keras@3 has 97.13% test accuracy, 75.00% on 4 new pictures and is"
-        " not the champion (keras@2 is better)"
-    ) in notice["text"]
-    unchanged = replace(DONE, data=DataOfRun(name="digits", since="r", added=0, removed=0, relabelled=0))
-    assert "; digits: no image has changed since r; " in notice_of(unchanged, "nightly", "results", TRAIN)["text"]
-
-
-ACCEPT = "python -m jobs.models accept digits --state 3f452b93d340 --storage results"
-GONE = "9 of 9 pictures are gone"
-CHANGED = DataOfRun(name="digits", since="r", added=0, removed=9, objections=(GONE,), accept=ACCEPT)
-
-
-@pytest.mark.parametrize(
-    ("fields", "events", "headline"),
-    [
-        ({}, ["success", "rejection"], "nightly: no new champion."),
-        (
-            {"data": CHANGED, "exit_code": 10},
-            ["rejection", "dataset-changed"],
-            "nightly: digits has changed unexpectedly, so no model was promoted.",
-        ),
-        (
-            {"data": DataOfRun(name="digits", newly_damaged=2), "exit_code": 9},
-            ["rejection", "damaged"],
-            "nightly: 2 pictures cannot be read; no new champion.",
-        ),
-        ({"exit_code": 9, "failed_trials": 2}, ["failure", "rejection"], "nightly: 2 trials failed; no new champion."),
-        (
-            {"data": DataOfRun(name="digits", unusual={"5": Growth(added=100, usual=2.0)})},
-            ["success", "rejection", "unusual"],
-            "nightly: unusually many new images in 5; no new champion.",
-        ),
-        (
-            {"results": {"keras": structs.replace(DONE.results["keras"], champion=True, why="is better")}},
-            ["success", "promotion"],
-            "nightly: new champion: keras@3, with 97.13%.",
-        ),
-        (
-            {"kind": "failed", "why": "error[E-DATA] labels.jsonl: line 1", "results": {}, "exit_code": 3},
-            ["failure"],
-            "nightly: failed: E-DATA labels.jsonl: line 1.",
-        ),
-        ({"kind": "skipped", "why": "too late", "results": {}}, ["skip"], "nightly: a slot was skipped."),
-    ],
-)
-def test_a_notice_begins_with_what_matters_most(fields: dict[str, Any], events: list[str], headline: str) -> None:
-    notice = notice_of(replace(DONE, **fields), "nightly", "results", TRAIN)
-    assert notice["events"] == events
-    assert notice["text"].startswith(f"{headline} Slot 2026-01-05T03:00:00Z: ")
-
-
-def test_the_first_sentence_of_a_notice_has_at_most_120_characters() -> None:
-    growth = {f"class number {number}": Growth(added=100, usual=2.0) for number in range(9)}
-    data = structs.replace(CHANGED, name="d" * 60, unusual=growth)
-    text = headline(replace(DONE, data=data), "s" * 60)
-    assert (len(text), text[-2:]) == (120, "\u2026.")
-    both = headline(replace(DONE, data=structs.replace(data, objections=(), accept=None)), "nightly")
-    assert both == "nightly: unusually many new images in class number 0 and 8 more; no new champion."
-
-
-def test_a_notice_of_a_changed_dataset_says_what_is_gone_once_and_gives_the_command_that_accepts_it() -> None:
-    why = f"digits has changed unexpectedly: {GONE}"
-    rows = {name: structs.replace(DONE.results["keras"], why=why) for name in ("keras", "scratch")}
-    notice = notice_of(replace(DONE, data=CHANGED, results=rows, exit_code=10), "nightly", "results", TRAIN)
-    assert notice["next_command"] == ACCEPT
-    assert notice["text"].count(GONE) == 1
-    assert notice["text"].count(ACCEPT) == 1
-
-
-def test_the_command_that_resumes_a_failed_run_has_the_options_that_are_not_taken_from_the_storage() -> None:
-    failed = replace(DONE, kind="failed", exit_code=6, why="error[E-STORE] the storage does not answer", results={})
-    train = SearchOptions(dataset="/srv/letters", vary={"epochs": "1,2"})
-    command = notice_of(failed, "nightly", "/srv/results", train)["next_command"]
-    assert command.startswith(f"python -m jobs.search --resume {DONE.run} --storage /srv/results ")
-    assert "--dataset=/srv/letters" in command

@@ -6,7 +6,7 @@ PUBLISHING, VERSIONS = "mnist_lib/store/publishing.py", "mnist_lib/store/version
 RESUMPTION, RUNS = "mnist_lib/store/resumption.py", "mnist_lib/store/runs.py"
 APPOINTMENT, LOG = "mnist_lib/store/champions/appointment.py", "mnist_lib/store/champions/log.py"
 CHALLENGE, PROMOTION = "mnist_lib/store/champions/challenge.py", "mnist_lib/store/champions/promotion.py"
-REFERENCE = "mnist_lib/store/reference.py"
+REFERENCE, COMPARISON = "mnist_lib/store/reference.py", "mnist_lib/store/champions/comparison.py"
 EVIDENCE, SHADOW = "mnist_lib/store/champions/evidence.py", "mnist_lib/store/champions/shadow.py"
 GC = "mnist_lib/store/test_garbage_collection.py"
 TESTS = "mnist_lib/store"
@@ -182,7 +182,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a model that has learned wrong labels is promoted",
-        file=PROMOTION,
+        file=COMPARISON,
         old="sign_flip_p(-both._differences(both.tested)) >= MIN_LUCK",
         new="both.tested.any()",
         why="A folder of pictures in the wrong class would replace the champion overnight.",
@@ -190,7 +190,7 @@ MUTANTS = (
     ),
     Mutant(
         name="pictures of one object count as several",
-        file=PROMOTION,
+        file=COMPARISON,
         old="return units_of(len(self.labels), self.groups)",
         new="return units_of(len(self.labels), None)",
         why="Ten near-copies would count as ten independent pictures, and chance would replace the champion.",
@@ -198,9 +198,9 @@ MUTANTS = (
     ),
     Mutant(
         name="a class that a model does not know is held against one that knows it",
-        file=CHALLENGE,
-        old="balanced=self._is_balanced, shared=shared)",
-        new="balanced=self._is_balanced, shared=None)",
+        file="mnist_lib/store/champions/hold_out.py",
+        old="balanced=balanced, shared=shared)",
+        new="balanced=balanced, shared=None)",
         why="A model of ten classes would be refused, since it sometimes takes an image for one of the new classes.",
         tests=(f"{TESTS}/champions/test_challenge.py",),
     ),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mnist_lib.store.champions.comparison import Compared
 from mnist_lib.store.champions.evidence import AnswerCounts, mcnemar, sign_flip_p
-from mnist_lib.store.champions.promotion import Compared, Decision, Rule
+from mnist_lib.store.champions.promotion import Decision, Rule
 from mnist_lib.store.predictions import Predictions
 from tests.support.store.answering import TEN
 
