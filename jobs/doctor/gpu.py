@@ -199,7 +199,8 @@ def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODE
         arguments = encode(resources).decode(), str(data_dir), folder, *models
 
         def run(task: str) -> subprocess.CompletedProcess[str]:
-            command, variables = [*MODULE, "jobs.doctor.gpu", task, *arguments], child_variables(**environment)
+            command = [*MODULE, "jobs.doctor.gpu", task, *arguments]
+            variables = child_variables(**environment)
             return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
 
         try:

@@ -210,7 +210,8 @@ class RunDataset:
         reference, facts = self._reference, self.facts()
         if reference is None:
             return ()
-        before, content = None, read_state(self._folder.objects, facts.name, reference.fingerprint)
+        content = read_state(self._folder.objects, facts.name, reference.fingerprint)
+        before = None
         try:
             before = DatasetState.read(content or b"", "the pictures of the reference")
         except IntegrityError as error:
