@@ -206,11 +206,12 @@ def test_a_process_that_hangs_holds_a_notice_up_to_the_deadline_only_and_is_kill
 def test_notices_that_are_not_delivered_before_the_end_are_counted_in_the_log(
     start_receiver: Callable[..., Receiver], caplog: pytest.LogCaptureFixture
 ) -> None:
-    notifier = Notifier(start_receiver(*[500] * 100).url, secret=None)
+    notifier = Notifier(start_receiver(*[500] * 100).url, secret=None, deadline=1)
     for _ in range(3):
         notifier.send(NOTICE)
     notifier.close(seconds=0.2)
     assert "3 notices abandoned, since the process ends" in caplog.text
+    notifier.close()  # so that nothing is logged during another test
 
 
 def test_a_command_reads_the_notice(tmp_path: Path) -> None:
