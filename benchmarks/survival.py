@@ -3,6 +3,7 @@
 It fails if a disturbed run ends with different weights from an undisturbed one, or without one version of each model.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -19,13 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from benchmarks.digits import parser_with_source
 from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
 from jobs.rehearse import running_workers
 from mnist_lib.assignment import CHECKPOINT_SECONDS
+from mnist_lib.data.embedded import FOLDER
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import EpochDone, HistoryEntry, Started
+from mnist_lib.run_documents import DriverConnected
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
@@ -33,6 +39,10 @@ OVERHEAD_BOUND = 0.05  # of an epoch's time
 DEFAULT_BOUND = 0.02  # of the time, with the default --checkpoint-seconds
 REPEATED_BOUND = 3.0  # seconds of training that a kill within an epoch costs, with --checkpoint-seconds 1
 KILLS_WITHIN = 4  # kills in each of these runs
+KILLS_AGAIN = 5  # kills in each run of `kill_again_and_again`
+# With few pictures, the last trial is often left alone, on more CPUs than it began with.
+FEW_PICTURES = 600
+FEW = ("--models", "keras-cnn,keras-fast", "--epochs", "15", "--max-failures", "10", "--checkpoint-seconds", "0")
 WITHIN_EPOCHS = ("--models", "keras-cnn", "--epochs", "6", "--checkpoint-seconds", "1", "--max-failures", "10")
 
 
@@ -63,6 +73,17 @@ def command(storage: Path, source: Path | None, *more: str) -> list[str]:
         "--json",
         *more,
     ]
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    """Write digits as PNG files into a folder for each class, and return the folder."""
+    with np.load(FOLDER / "mnist-mini.npz") as arrays:
+        images, labels = arrays["train_images"][:count, ..., 0], arrays["train_labels"]
+    for number, image in enumerate(images):
+        file = folder / str(labels[number]) / f"{number:06d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return folder
 
 
 def undisturbed_run(storage: Path, source: Path | None, *more: str) -> CompletedRun:
@@ -116,6 +137,38 @@ def kill_the_driver(storage: Path, source: Path | None, generator: random.Random
     return CompletedRun(again.summary, time.perf_counter() - begin)
 
 
+def kill_again_and_again(
+    storage: Path, source: Path | None, generator: random.Random, *more: str, kills: int = KILLS_AGAIN
+) -> CompletedRun:
+    """Kill the driver or a worker, chosen at random, at random moments, and run the command again if it has ended."""
+    begin, driver = time.perf_counter(), None
+    for _ in range(kills):
+        if driver is None or driver.poll() is not None:
+            driver = subprocess.Popen(
+                command(storage, source, *more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        while driver.poll() is None and not running_workers(_history_of_the_driver(storage)):
+            time.sleep(0.05)
+        time.sleep(generator.uniform(0, 4))
+        victim = generator.choice([driver.pid, *running_workers(_history_of_the_driver(storage)).values()])
+        with contextlib.suppress(ProcessLookupError):  # it has just been killed, or has ended
+            os.kill(victim, signal.SIGKILL)
+        if victim == driver.pid:
+            driver.wait()
+    if driver is not None:
+        driver.wait()
+    last = undisturbed_run(storage, source, *more)
+    return CompletedRun(last.summary, time.perf_counter() - begin)
+
+
+def _history_of_the_driver(storage: Path) -> list[HistoryEntry]:
+    """Return the history since the last driver connected, without the workers of killed ones."""
+    entries: list[HistoryEntry] = []
+    for entry in _history(storage):
+        entries = [] if isinstance(entry, DriverConnected) else [*entries, entry]
+    return entries
+
+
 def _wait_for_the_training(driver: "subprocess.Popen[Any]", storage: Path, generator: random.Random) -> None:
     while driver.poll() is None and not any(isinstance(entry, EpochDone) for entry in _history(storage)):
         time.sleep(0.05)
@@ -162,6 +215,12 @@ def main() -> None:
         "--within", type=int, default=5, help=f"number of runs with {KILLS_WITHIN} kills within epochs (default: 5)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random kills (default: 0)")
+    parser.add_argument(
+        "--again",
+        type=int,
+        default=20,
+        help=f"number of runs in which {KILLS_AGAIN} processes are killed (default: 20)",
+    )
     options = parser.parse_args()
     generator, source = random.Random(options.seed), options.source
     overheads: list[tuple[float, float]] = []
@@ -191,7 +250,14 @@ def main() -> None:
             require_same(long, completed, storage)
             repeated += seconds
             print(f"killed within epochs: {seconds} s repeated, the same weights", file=sys.stderr)
-    print(report(overheads, lost, undisturbed, options.seed, repeated))
+        few = ("--dataset", str(write_pictures(Path(folder, "few"), FEW_PICTURES)), *FEW)
+        seeds = [str(generator.randint(2, 3)) for _ in range(options.again)]
+        wanted = {n: undisturbed_run(Path(folder, f"few-{n}"), None, *few, "--seeds", n) for n in sorted({*seeds})}
+        for number, n in enumerate(seeds):
+            storage = Path(folder, f"again-{number}")
+            require_same(wanted[n], kill_again_and_again(storage, None, generator, *few, "--seeds", n), storage)
+            print(f"{KILLS_AGAIN} processes killed, {2 * int(n)} trials: the same weights", file=sys.stderr)
+    print(report(overheads, lost, undisturbed, options.seed, repeated, options.again))
 
 
 def report(
@@ -200,6 +266,7 @@ def report(
     undisturbed: CompletedRun,
     seed: int,
     repeated: Sequence[float] = (),
+    again: int = 0,
 ) -> str:
     """Return the record in Markdown."""
     lines = [setting(len(os.sched_getaffinity(0)))]
@@ -216,6 +283,12 @@ def report(
             f"A kill at a random moment within an epoch repeats {statistics.median(repeated):.1f} s of training"
             f" ({min(repeated):.1f} to {max(repeated):.1f}; bound {REPEATED_BOUND:.0f} s; n = {len(repeated)}; seed"
             f" {seed})."
+        )
+    if again:
+        lines.append(
+            f"{counted(again, 'run')} of 4 or 6 trials on {FEW_PICTURES} pictures, in each of which {KILLS_AGAIN}"
+            f" processes were killed at random moments, drivers or workers, ended with the weights of an undisturbed"
+            f" one (seed {seed})."
         )
     lines.append(
         f"The undisturbed run of {counted(len(undisturbed.summary['trials']), 'trial')} takes"

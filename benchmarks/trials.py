@@ -18,6 +18,7 @@ def train_trial(
     from mnist_lib.training.trial import WorkerPlace, run_trials  # loads TensorFlow
 
     place = WorkerPlace(node="here")
+    resources = resources.in_this_process(spec)
     *_, result = run_trials([Assignment(spec)], lambda: dataset, resources, place, pretrained=lambda: pretrained)
     if not isinstance(result, TrialResult):
         raise SystemExit(f"{result}")

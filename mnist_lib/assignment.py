@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -27,13 +27,16 @@ Replicas = Annotated[int, Meta(ge=1, le=64)]
 
 @dataclass(frozen=True, kw_only=True)
 class Resources(CheckedFields):
-    """What a trial runs on: one replica per GPU or, without GPUs, one on each of `cpu_replicas` logical CPU devices."""
+    """What a trial runs on: one replica per GPU or, without GPUs, one on each of `cpu_replicas` logical CPU devices.
+
+    `cpus` decides the threads of a trial, which on some processors change its weights. A run that is resumed on smaller
+    nodes keeps it.
+    """
 
     nodes: Nodes = option(1, "nodes per trial", name="nodes_per_trial")  # the other fields are for each node
     cpus: CPUs = option(1, "CPUs", name="cpus_per_trial")
     gpus: GPUs = option(0, "GPUs", name="gpus_per_trial")
     cpu_replicas: Replicas = 1
-    batch_parts: Replicas = 1  # that each trial trains side by side on CPUs, on a thread each
     allow_cpu: bool = False  # use CPU devices in place of GPUs that TensorFlow does not see
 
     def __post_init__(self) -> None:
@@ -45,6 +48,21 @@ class Resources(CheckedFields):
             raise SpecError(
                 f"cpu_replicas: expected 1 on GPUs, got {got}; use --gpus-per-trial 0, or leave out --cpu-replicas"
             )
+
+    def threads_for(self, spec: TrialSpec | None = None) -> int:
+        """Return the number of threads that share an operation of a trial; None: one whose batches are not parted.
+
+        Logical CPU devices and parts of a batch share the CPUs, and each adds a thread of its own.
+        """
+        return max(1, self.cpus // self._devices_and_parts(spec))
+
+    def in_this_process(self, spec: TrialSpec) -> Resources:
+        """Return the resources that give a trial the threads of a process that was configured for any trial."""
+        return replace(self, cpus=self.threads_for() * self._devices_and_parts(spec))
+
+    def _devices_and_parts(self, spec: TrialSpec | None) -> int:
+        is_parted = spec is not None and self.nodes == self.cpu_replicas == 1 and not self.gpus
+        return spec.batch_parts if spec and is_parted else self.cpu_replicas
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -284,6 +284,7 @@ class Measurements(TrialEvent, frozen=True, kw_only=True):
     train_seconds: Seconds  # without start-up and compilation
     images_per_second: Rate  # in training
     setup_seconds: Seconds  # compilation and initialisation, nearly 0 after a trial of the same shape
+    cpus: Number | None = None  # of each node, from which the threads follow; None in documents from before it was kept
     replicas: Number
     devices: tuple[Text, ...]
     gpus: tuple[Text, ...]

@@ -3,7 +3,7 @@
 `docs/reference/summary.md` is made from the fields and comments of the summary. `report.summary` makes a summary.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
@@ -32,6 +32,7 @@ from mnist_lib.spec import MAX_ARGUMENTS
 
 SUMMARY_SCHEMA = 1
 MAX_RUN_NAME_LENGTH = 100
+PartOfRun = Literal["search", "trials"]
 MAX_LABEL_ERRORS = 200  # in a summary; of many runs, all summaries are read
 
 
@@ -365,6 +366,14 @@ class DriverConnected(HistoryEntry, frozen=True, kw_only=True, tag="driver"):
     phases: dict[Text, Seconds] = field(default_factory=dict)  # seconds of what it did before, in order
 
 
+class LanesPlanned(HistoryEntry, frozen=True, kw_only=True, tag="lanes"):
+    """The CPUs of each trial are planned. All drivers of the run keep them, since its threads follow from them."""
+
+    trial: Text = written("")  # none
+    of: PartOfRun
+    cpus: Number
+
+
 class AttemptDied(HistoryEntry, frozen=True, kw_only=True, tag="died"):
     attempt: Count
     reason: str
@@ -386,4 +395,6 @@ class ConfigurationFailed(HistoryEntry, frozen=True, kw_only=True, tag="failed")
     reason: str
 
 
-HistoryLine = DriverConnected | Started | EpochDone | AttemptDied | TrialEnded | RungScored | ConfigurationFailed
+HistoryLine = (
+    DriverConnected | LanesPlanned | Started | EpochDone | AttemptDied | TrialEnded | RungScored | ConfigurationFailed
+)

@@ -15,8 +15,8 @@ from mnist_lib.training.strategy import configure_process, mirrored_strategy
 
 model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
 spec = TrialSpec.of(model_name, precision=precision, epochs=int(sys.argv[2]))
-resources = Resources(cpus=threads, cpu_replicas=replicas, batch_parts=spec.batch_parts if replicas == 1 else 1)
-configure_process(resources)
+resources = Resources(cpus=threads, cpu_replicas=replicas)
+configure_process(resources, spec)
 
 data = digits()
 train = Split(data.train_images, data.train_labels)

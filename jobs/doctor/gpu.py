@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -269,10 +269,11 @@ def _spec(name: str) -> TrialSpec:
 
 
 def _events(
-    trials: Iterable[Assignment], dataset: Dataset, resources: Resources, checkpoint_seconds: float = math.inf
+    trials: Sequence[Assignment], dataset: Dataset, resources: Resources, checkpoint_seconds: float = math.inf
 ) -> Iterator[TrialEvent]:
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
+    resources = resources.in_this_process(trials[0].spec)
     return run_trials(trials, lambda: dataset, resources, WorkerPlace(node="here"), checkpoint_seconds)
 
 

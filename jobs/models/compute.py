@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,11 +71,11 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
         trained = trained_images(objects, origins(objects, [version.name], [])[1:])
         return load_dataset(_data(version, options), objects, used=used_labels(objects, version), trained=trained)
 
-    cpus, code = options.cpus or os.cpu_count() or 1, code_version(SOURCE_FOLDERS)
+    code = code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
         weights = {name: Path(str(path)) for name, path in (options.weights or {}).items()}
         result = reproduction.reproduce(
-            *(objects, version, load, cpus, code, options.model_file),
+            *(objects, version, load, options.cpus, code, options.model_file),
             *(progress, options.max_epochs, options.model_arg, weights),
         )
     again, stored = percent(result.again.value), percent(result.stored.value)

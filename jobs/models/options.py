@@ -187,7 +187,9 @@ class EvaluateOptions(ComputeOptions):
 class ReproduceOptions(ComputeOptions):
     """Train a version again with the settings in its manifest, and compare the weights."""
 
-    cpus: Positive | None = option(None, "number of training threads (default: one per CPU)")
+    cpus: Positive | None = option(
+        None, "number of training threads (default: as many as the version was trained with)"
+    )
     max_epochs: Positive = option(1_000, "maximum number of epochs; a manifest with more is refused")
     weights: Mapping[str, Any] | None = option(None, REPRODUCE_WEIGHTS_HELP, "NAME=FILE")
 

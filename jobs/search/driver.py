@@ -53,7 +53,7 @@ def search(run: Run[SearchOptions]) -> Summary:
         run.settle()
         options = run.options
         halving = options.halving()
-        lanes = run.lanes(halving.configurations * halving.ladder.folds)
+        lanes = run.lanes("search", halving.configurations * halving.ladder.folds)
         with Search(options, run.folder, lanes.plan.lanes, run.deadline) as search:
             if not search.is_over:
                 run.drive(search, lanes)

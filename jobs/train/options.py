@@ -241,13 +241,11 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
 
     def resources(self, cpus: int, gpus: int) -> Resources:
         """Return the resources of one trial. Raises SpecError for an invalid value."""
-        on_one_cpu_device = self.nodes_per_trial == self.cpu_replicas == 1 and not gpus
         return Resources(
             nodes=self.nodes_per_trial,
             cpus=cpus,
             gpus=gpus,
             cpu_replicas=self.cpu_replicas,
-            batch_parts=min(spec.batch_parts for spec in self.grid()) if on_one_cpu_device else 1,
             allow_cpu=self.allow_cpu,
         )
 

@@ -32,7 +32,16 @@ from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.report.texts import objections_text
 from mnist_lib.results import TrialResult
-from mnist_lib.run_documents import DriverConnected, FailedTrial, SearchSummary, SuccessfulTrial, Summary, Timing
+from mnist_lib.run_documents import (
+    DriverConnected,
+    FailedTrial,
+    LanesPlanned,
+    PartOfRun,
+    SearchSummary,
+    SuccessfulTrial,
+    Summary,
+    Timing,
+)
 from mnist_lib.settings import values_of
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
@@ -123,7 +132,7 @@ class Run(Generic[Options]):
         with self.connected():
             lanes = None
             if not self.folder.resumed:  # the earlier driver may have left fewer trials
-                lanes = self.lanes(len(self.options.grid()))
+                lanes = self.lanes("trials", len(self.options.grid()))
                 lanes.start_ahead()  # they import TensorFlow while the dataset is prepared
             self.settle()
             return self.train_trials(self.options.grid(), lanes=lanes)
@@ -141,19 +150,31 @@ class Run(Generic[Options]):
         trust([Call(files[spec.model], spec.model, spec.arguments) for spec in trials if spec.model in files])
         with Training(self.folder, trials, files) as training:
             if training.unfinished:
-                self.drive(training, lanes or self.lanes(len(training.unfinished)), self.deadline)
+                self.drive(training, lanes or self.lanes("trials", len(training.unfinished)), self.deadline)
         # A run of which nothing can be stored stays unfinished, so that the same command trains it again.
         if self.options.require_all or not training.tallies:
             _require_all(training.rows)
         return self.store(training, search)
 
-    def lanes(self, trials: int) -> RayLanes:
+    def lanes(self, of: PartOfRun, trials: int) -> RayLanes:
         """Wait until at least one trial fits on the nodes, and return lanes for the trials, which start later."""
         options = self.options
         plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
         log.info("starting %s for %s on %s", plan, counted(trials, "trial"), options.dataset)
-        inputs, resources = [self.data.images, self.pretrained, driver_node()], options.resources(plan.cpus, plan.gpus)
+        resources = options.resources(self._first_planned_cpus(of, plan.cpus), plan.gpus)
+        inputs = [self.data.images, self.pretrained, driver_node()]
         return RayLanes(worker.run_lane, plan, options.limits(), inputs, resources, options.checkpoint_seconds)
+
+    def _first_planned_cpus(self, of: PartOfRun, planned: int) -> int:
+        """Return the CPUs of each trial that an earlier driver of the run has planned, or record those planned now."""
+        for entry in self.folder.history() if self.folder.resumed else ():
+            if isinstance(entry, LanesPlanned) and entry.of == of:
+                if entry.cpus != planned:
+                    log.info("each trial keeps the threads of %s, with which the run began", counted(entry.cpus, "CPU"))
+                return entry.cpus
+        self.folder.append_history(LanesPlanned(of=of, cpus=planned))
+        self.folder.flush()  # before anything is trained
+        return planned
 
     def drive(self, recorder: Recorder, lanes: RayLanes, deadline: float = math.inf) -> None:
         """Train what the recorder asks for. `deadline`: when the last trial should end, by `steady_time()`."""

@@ -68,6 +68,7 @@ class Manifest(Document, frozen=True, kw_only=True):
     history: Annotated[list[EpochDone], Meta(max_length=MAX_EPOCHS)]
     code: Annotated[dict[str, bool | Text], Meta(max_length=100)]
     devices: Annotated[list[Text], Meta(max_length=MAX_DEVICES)]
+    cpus: Number | None = written(None)  # of each node, from which the threads follow; None in earlier manifests
     versions: Texts
     model: Name | None = None
     run: Name | None = None
@@ -249,6 +250,7 @@ def contents_of(
         history=list(result.history),
         code=dict(code),
         devices=list(result.devices),
+        cpus=result.cpus,
         versions=result.versions,
     )
     predictions = {

@@ -17,7 +17,7 @@ from mnist_lib.documents import Name, encode
 from mnist_lib.errors import BusyError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record, seal
-from mnist_lib.run_documents import DriverConnected
+from mnist_lib.run_documents import DriverConnected, LanesPlanned
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, RunFolder, Terms
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _is_begun_anew(objects: Objects, run: str, terms: Terms) -> bool:
     folder = RunFolder(objects, run)
     if not folder.has(RUN_RECORD) or not _differences(folder, terms) or folder.is_complete or folder.names("trials"):
         return False
-    return all(isinstance(entry, DriverConnected) for entry in folder.history())
+    return all(isinstance(entry, DriverConnected | LanesPlanned) for entry in folder.history())
 
 
 def _begin(objects: Objects, begun: BegunRun, configuration: str, *, anew: bool = False) -> RunFolder | None:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ def reproduce(
     objects: Objects,
     version: Version,
     load: Callable[[], Dataset],
-    cpus: int,
+    cpus: int | None,
     code: Mapping[str, Any],
     model_file: Path | None = None,
     progress: Callable[[str], object] = lambda text: None,
@@ -56,7 +57,8 @@ def reproduce(
 
     Args:
         load: returns the dataset that the version was trained on; called after TensorFlow has been set up.
-        cpus: number of threads; on some processors, it changes the last bits of the weights.
+        cpus: the CPUs of which each has a thread, whose number changes the last bits of the weights on some
+            processors; None: as many as the version was trained on or, if it does not say so, as there are.
         code: this project's code, as in `environment.code_version`.
         model_file, model_arg: the file that defines the model, and the arguments of its function, unless they are
             trusted or the model is in the catalog.
@@ -73,6 +75,7 @@ def reproduce(
     """
     manifest, begin = read_manifest(objects, version), time.monotonic()
     spec, devices = manifest.trial_spec(version.name), manifest.devices
+    cpus = cpus or manifest.cpus or os.cpu_count() or 1
     epochs, sha256 = len(manifest.history), manifest.weights_sha256
     if [row.epoch for row in manifest.history] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
         expected = f"1 to {spec.epochs:,} epochs, numbered in order from 1, got {epochs:,} that do not match"
@@ -83,7 +86,8 @@ def reproduce(
     files = _weights_files(version, spec, weights or {})
     progress(counted(epochs, "epoch"))
     stored_conditions = _conditions(
-        manifest.code, manifest.dataset.fingerprint, manifest.versions, devices, manifest.history, spec.weights
+        *(manifest.code, manifest.dataset.fingerprint, manifest.versions, devices, manifest.cpus or cpus),
+        *(manifest.history, spec.weights),
     )
     spec = replace(spec, weights={name: file.sha256 for name, file in files.items()})
     origins = _origins(objects, version, spec)
@@ -91,7 +95,7 @@ def reproduce(
     pretrained = Pretrained({file.sha256: file for file in files.values()}, started)
     gpus = sum("GPU" in device for device in devices)
     cpu_replicas = 1 if gpus else max(1, len(devices))
-    resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=cpu_replicas, batch_parts=spec.batch_parts, allow_cpu=True)
+    resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=cpu_replicas, allow_cpu=True)
     source, images = source_of(objects, version, manifest, model_file, model_arg), manifest.history[-1].train.total
     assignment = Assignment(spec, source=source, until=epochs, images=images)
     load = functools.cache(load)  # the worker needs the dataset, and so does the comparison
@@ -107,7 +111,7 @@ def reproduce(
     exact = is_exact((*devices, *last.devices), spec.deterministic)
     is_same = exact and last.weights_sha256 == sha256
     verdict = IDENTICAL if is_same else WITHIN if low <= last.test.value <= high else DIVERGED
-    here = _conditions(code, load().fingerprint, last.versions, last.devices, last.history, spec.weights)
+    here = _conditions(code, load().fingerprint, last.versions, last.devices, cpus, last.history, spec.weights)
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
     seconds, chained = time.monotonic() - begin, tuple(origin.name for origin in origins)
@@ -141,6 +145,7 @@ def _conditions(
     fingerprint: str,
     versions: Mapping[str, str],
     devices: Sequence[str],
+    cpus: int,
     history: Sequence[EpochDone],
     weights: Mapping[str, str],
 ) -> dict[str, str]:
@@ -150,6 +155,7 @@ def _conditions(
         "data": fingerprint,
         **versions,
         "devices": ", ".join(devices),
+        "CPUs": str(cpus),
         "images of the last epoch": f"{history[-1].train.total:,}",  # fewer than others if a deadline ended it
         **{f"weights {name}": sha256 for name, sha256 in weights.items()},
     }

@@ -7,18 +7,20 @@ import tensorflow as tf
 
 from mnist_lib.assignment import Group, Resources
 from mnist_lib.errors import GpuInvisibleError
+from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted
 
 
-def configure_process(resources: Resources) -> None:
+def configure_process(resources: Resources, spec: TrialSpec | None = None) -> None:
     """Set the threads, visible GPUs and logical CPU devices of this process, before any other use of TensorFlow.
+
+    Args:
+        spec: the first trial; further ones need as many threads.
 
     Raises:
         GpuInvisibleError: TensorFlow sees a different number of GPUs than were granted, and `allow_cpu` is not set.
     """
-    # Logical CPU devices and parts of a batch share these threads, and each adds one of its own.
-    threads = max(1, resources.cpus // max(resources.cpu_replicas, resources.batch_parts))
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_intra_op_parallelism_threads(resources.threads_for(spec))
     gpus = tf.config.list_physical_devices("GPU")
     if resources.gpus and len(gpus) == resources.gpus:
         for gpu in gpus:

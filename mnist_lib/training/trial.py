@@ -70,6 +70,9 @@ def run_trials(
     at intervals, after an epoch or within one, `Trained` before and during the evaluation on the test images, and
     `TrialResult`, `RungDone` (in a search) or `TrialFailure` at its end. A failed trial does not end the lane.
 
+    A process keeps its number of threads. The lane ends before a trial that needs another one; it has not begun then,
+    so that it gets another lane.
+
     Args:
         assignments: taken one at a time, each when the one before it has ended.
         load: returns the dataset; called after TensorFlow has started, so that the data can arrive in the meantime. Its
@@ -86,10 +89,12 @@ def run_trials(
     lane, phase_began = _Lane(resources, place, group, checkpoint_seconds, pretrained), import_began
     for assignment in assignments:
         spec = assignment.spec
+        if not lane.suits(spec):
+            return
         lane.begin(phase_began)
         phase_began = None
         try:
-            lane.configure()
+            lane.configure(spec)
         except Exception as error:
             if group is not None and isinstance(error, tf.errors.OpError):
                 raise GroupError(f"{spec.id}: {error}") from error
@@ -153,6 +158,7 @@ class _Lane:
         self._pretrained = functools.cache(pretrained)
         self._checkpoint_seconds = checkpoint_seconds
         self._strategy: tf.distribute.Strategy | None = None
+        self._threads: int | None = None  # of this process, once it is configured
         self._data: Dataset | None = None
         self._compiled: dict[TrialSpec, Compiled] = {}
 
@@ -161,10 +167,15 @@ class _Lane:
         self._phases: dict[str, float] = {}
         self._phase_began = time.monotonic() if phase_began is None else phase_began
 
-    def configure(self) -> None:
-        """Configure TensorFlow, unless it is already configured."""
+    def suits(self, spec: TrialSpec) -> bool:
+        """Return whether this process can train a trial with the threads that it needs."""
+        return self._threads in (None, self._resources.threads_for(spec))
+
+    def configure(self, spec: TrialSpec) -> None:
+        """Configure TensorFlow for a trial, unless it is already configured."""
         if self._strategy is None:
-            configure_process(self._resources)
+            configure_process(self._resources, spec)
+            self._threads = self._resources.threads_for(spec)
             self._refused_by_gpu = refused_by_gpu()
             self._strategy = mirrored_strategy(self._resources) if self._group is None else group_strategy(self._group)
             self._end_phase("import")
@@ -247,6 +258,7 @@ class _Lane:
             train_seconds=state.seconds,
             images_per_second=sum(done.train.total for done in history) / state.seconds,
             setup_seconds=setup_seconds,
+            cpus=self._resources.cpus,
             replicas=len(devices),
             devices=devices,
             gpus=self._place.gpus,

@@ -64,19 +64,19 @@ def test_seeds_are_a_count_or_a_list(arguments: list[str], seeds: list[int]) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("arguments", "threads"),
     [
-        (["--models=keras-cnn"], 2),
-        (["--models=keras,keras-cnn"], 1),
-        (["--models=keras-cnn", "--batch-size=127"], 1),
-        (["--models=keras-cnn", "--cpu-replicas=2"], 1),
-        (["--models=keras-cnn", "--nodes-per-trial=2"], 1),
+        (["--models=keras-cnn"], [2]),
+        (["--models=keras,keras-cnn"], [4, 2]),
+        (["--models=keras-cnn", "--batch-size=127"], [4]),
+        (["--models=keras-cnn", "--cpu-replicas=2"], [2]),
+        (["--models=keras-cnn", "--nodes-per-trial=2"], [4]),
     ],
 )
-def test_threads_are_divided_among_the_parts_that_the_batches_of_all_trials_have(
-    arguments: list[str], parts: int
-) -> None:
-    assert options(*arguments).resources(cpus=2, gpus=0).batch_parts == parts
+def test_each_trial_has_the_threads_of_its_own_model(arguments: list[str], threads: list[int]) -> None:
+    given = options("--seeds=1", *arguments)
+    resources = given.resources(cpus=4, gpus=0)
+    assert [resources.threads_for(spec) for spec in given.grid()] == threads
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "100001", "2,2"])

@@ -19,7 +19,7 @@ from tests.support.results import epochs_in
 
 @pytest.fixture
 def run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(trial, "configure_process", lambda resources: None)  # done by the fixture `tensorflow`
+    monkeypatch.setattr(trial, "configure_process", lambda *_: None)  # done by the fixture `tensorflow`
     few = few_digits(digits)
 
     def run(

@@ -54,7 +54,7 @@ ONE, TWO = Resources(cpus=2), Resources(cpus=2, cpu_replicas=2)
 @pytest.fixture(autouse=True)
 def configured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the two devices that the fixture `tensorflow` has set up; a single replica uses the first."""
-    monkeypatch.setattr(trial, "configure_process", lambda resources: None)
+    monkeypatch.setattr(trial, "configure_process", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

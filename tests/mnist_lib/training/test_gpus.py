@@ -99,7 +99,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
         return function(*args, **options)
 
     monkeypatch.setattr(tf, "function", recorded)
-    monkeypatch.setattr(trial, "configure_process", lambda resources: None)  # done by the fixture `tensorflow`
+    monkeypatch.setattr(trial, "configure_process", lambda *_: None)  # done by the fixture `tensorflow`
     yield found
     disable_op_determinism()
 

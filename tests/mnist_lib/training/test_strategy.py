@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from mnist_lib.assignment import Group, Resources
 from mnist_lib.errors import GpuInvisibleError
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training import strategy
 
 
@@ -33,10 +34,12 @@ class Config:
         self.settings.append(("logical", (device, len(configurations))))
 
 
-def settings_of(monkeypatch: pytest.MonkeyPatch, gpus: int, resources: Resources) -> dict[str, Any]:
+def settings_of(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, resources: Resources, spec: TrialSpec | None = None
+) -> dict[str, Any]:
     config = Config(gpus)
     monkeypatch.setattr(tf, "config", config)
-    strategy.configure_process(resources)
+    strategy.configure_process(resources, spec)
     return dict(config.settings)
 
 
@@ -46,7 +49,7 @@ def test_a_process_without_granted_gpus_hides_those_of_the_node(monkeypatch: pyt
 
 
 def test_the_parts_of_a_batch_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings_of(monkeypatch, gpus=0, resources=Resources(cpus=6, batch_parts=2))["threads"] == 3
+    assert settings_of(monkeypatch, gpus=0, resources=Resources(cpus=6), spec=TrialSpec.of("keras-cnn"))["threads"] == 3
 
 
 def test_granted_gpus_allocate_memory_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:

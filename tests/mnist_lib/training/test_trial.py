@@ -192,7 +192,7 @@ def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_no
 def test_w3_an_attempt_that_validates_and_evaluates_for_minutes_is_not_silent(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, resources: Resources
 ) -> None:
-    monkeypatch.setattr(trial, "configure_process", lambda resources: None)
+    monkeypatch.setattr(trial, "configure_process", lambda *_: None)
     clock = TrainingClock(monkeypatch, chunk=4, batch=40)
     monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
     (spec,) = trial_grid(["keras"], [0], epochs=2, hidden_units=8, validation_percent=10)
