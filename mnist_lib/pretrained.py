@@ -10,7 +10,7 @@ import hashlib
 import io
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
 from mnist_lib.objects.weights import FORMATS
 
-FOLDER = "weights"  # beside a model's file: the files whose names are arguments of its functions
 BLANK = "blank."  # begins the names of such files in a version
 COMPRESSED = ".zlib"  # ends them
 
@@ -150,15 +149,12 @@ def suffix_of(path: Path) -> str | None:
 def files_by_model(sources: Mapping[str, ModelFile], given: Mapping[str, Path]) -> dict[str, dict[str, WeightsFile]]:
     """Return the weights files of each of the user's models, by the argument that gets the path.
 
-    Besides the given files, these are the files in the folder `weights` beside the model's file that are named like an
-    argument of the function, such as `weights/backbone.npz`.
-
     Args:
-        given: the path of each given file, by argument.
+        given: the path of each file, by argument.
 
     Raises:
         SpecError: no function has that argument.
-        ModelError: a file cannot be read, or there are two for one argument.
+        ModelError: a file cannot be read.
     """
     read = functools.cache(WeightsFile.read)
     known = {model: source.arguments_of(model) for model, source in sources.items()}
@@ -167,19 +163,7 @@ def files_by_model(sources: Mapping[str, ModelFile], given: Mapping[str, Path]) 
             have = ", ".join(dict.fromkeys(each for names in known.values() for each in names or ())) or "none"
             models = " or ".join(sources) or "a function of yours, as in --models FILE.py:FUNCTION"
             raise SpecError(f"weights: expected an argument of {models}, got {name}; arguments: {have}")
-    found = {}
-    for model, names in known.items():
-        paths = _beside(sources[model], names or ()) | {n: p for n, p in given.items() if names is None or n in names}
-        found[model] = {name: read(path) for name, path in paths.items()}
-    return found
-
-
-def _beside(source: ModelFile, names: Collection[str]) -> dict[str, Path]:
-    folder, found = source.path and source.path.parent / FOLDER, dict[str, Path]()
-    for path in sorted(folder.iterdir()) if folder and folder.is_dir() else ():
-        name = path.name.removesuffix(suffix_of(path) or "")
-        if name in names and name in found:
-            raise ModelError(f"weights: expected one file for {name}, got {found[name]} and {path}; delete one")
-        if name in names and suffix_of(path):
-            found[name] = path
-    return found
+    return {
+        model: {name: read(path) for name, path in given.items() if names is None or name in names}
+        for model, names in known.items()
+    }

@@ -171,9 +171,8 @@ def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes
             own[f"{SENT}/{file.name}"] = file.content
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
     sent: dict[str, WeightsFile] = {}
-    for name, weights in (named for files in options.weights_files.values() for named in files.items()):
-        if sent.setdefault(name, weights) != weights:
-            raise UsageError(f"weights: expected one file for the argument {name} of all models, got two")
+    for files in options.weights_files.values():
+        sent |= files
     for name, weights in sent.items():
         own[f"{SENT}/{name}{weights.suffix}"] = weights.content
         flags.append(f"--weights={name}={SENT}/{name}{weights.suffix}")

@@ -42,8 +42,7 @@ class ModelOptions(Options):
     weights: Mapping[str, Any] | None = option(
         None,
         "file with weights; the function that builds a model gets its path as the argument NAME, such as"
-        " backbone=digits.weights.h5; can be repeated (default: files in the folder weights beside the model's file"
-        " that are named like an argument of the function)",
+        " backbone=digits.weights.h5; can be repeated",
         "NAME=FILE",
         source="user",
     )

@@ -101,7 +101,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     @functools.cached_property
     def weights_files(self) -> "Mapping[str, Mapping[str, WeightsFile]]":
         """The weights files of the user's models, by model and argument. Raises ModelError for a bad one."""
-        if not self.weights and not self.model_files:
+        if not self.weights:
             return {}
         from mnist_lib.pretrained import files_by_model  # imports NumPy
 
@@ -114,6 +114,14 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         return {
             model: {name: file.sha256 for name, file in files.items()} for model, files in self.weights_files.items()
         }
+
+    def weights_texts(self) -> list[str]:
+        """Return a line for each weights file of a model."""
+        return [
+            f"model {model}: weights {name} from {(self.weights or {})[name]}, sha256 {file.sha256}"
+            for model, files in self.weights_files.items()
+            for name, file in files.items()
+        ]
 
     @property
     def pretrained(self) -> "Pretrained":

@@ -111,7 +111,6 @@ class Forecast:
     def lines(self) -> list[str]:
         """Return the plan as text."""
         files, resources = self.options.model_files, self.options.resources(self.plan.cpus, self.plan.gpus)
-        weights = [(m, name, f) for m, own in self.options.weights_files.items() for name, f in own.items()]
         replicas = counted(self.plan.nodes * (resources.gpus or resources.cpu_replicas), "replica")
         has_own_pictures = self.options.data().entry is None
         lines = [
@@ -125,7 +124,7 @@ class Forecast:
             *([BY_IMAGES_TEXT] if self.options.unset else []),
             *([] if self.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
-            *(f"model {model}: weights {name}, sha256 {file.sha256}" for model, name, file in weights),
+            *self.options.weights_texts(),
         ]
         if self.expected:
             rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())

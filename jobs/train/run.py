@@ -86,6 +86,8 @@ class Run(Generic[Options]):
         """Join or start the cluster, and begin to prepare the dataset there."""
         if self.options.report:
             load_in_background()
+        for text in self.options.weights_texts():
+            log.info("%s", text)
         versions = self._start_from_versions()
         self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked()) - STORE_SECONDS
         with connected(self.options) as cluster_seconds, stoppable(self._advice, end_children, end_of_node()):

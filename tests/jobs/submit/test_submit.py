@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -295,22 +294,15 @@ def test_w10_the_code_that_was_checked_is_sent_and_trusted_with_its_arguments_by
     sent.require_trusted(words)
 
 
-def test_weights_are_sent_if_each_argument_has_one_file_and_all_files_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, folder in (("one", tmp_path / "1"), ("two", tmp_path / "2")):
-        (folder / "weights").mkdir(parents=True)
-        (folder / f"{name}.py").write_text(f"def {name}(image_shape, num_classes, body): ...")
-    np.savez(tmp_path / "1/weights/body.npz", kernel=np.ones(3))
-    with h5py.File(tmp_path / "2/weights/body.h5", "w") as file:
-        file["kernel"] = np.ones(4)
-    given = _check(TrainOptions, [f"--models={tmp_path}/1/one.py:one,{tmp_path}/2/two.py:two", "--storage=/s"])
-    with pytest.raises(UsageError, match="weights: expected one file for the argument body of all models, got two"):
-        _own_files(given)
-    given = _check(TrainOptions, [f"--models={tmp_path}/1/one.py:one", "--storage=/s"])
+def test_weights_are_sent_if_all_files_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(f"def {name}(image_shape, num_classes, body): ...")
+    np.savez(tmp_path / "ours.npz", kernel=np.ones(3))
+    models = f"--models={tmp_path}/one.py:one,{tmp_path}/two.py:two"
+    given = _check(TrainOptions, [models, f"--weights=body={tmp_path}/ours.npz", "--storage=/s"])
     flags, own = _own_files(given)
     assert f"--weights=body={SENT}/body.npz" in flags
-    assert {*own} == {f"{SENT}/one.py", f"{SENT}/body.npz"}
+    assert {*own} == {f"{SENT}/one.py", f"{SENT}/two.py", f"{SENT}/body.npz"}
     monkeypatch.setattr("jobs.submit.__main__.MAX_SENT_BYTES", 300)
     with pytest.raises(UsageError, match=r"dataset, weights: expected at most 0 MB of files .* with --init-from"):
         _own_files(given)

@@ -1,6 +1,7 @@
 """Every command works with a model from a user's Python file."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -34,14 +35,20 @@ def home(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the model file, and a run of two of its models."""
     home = tmp_path_factory.mktemp("own-models")
     shutil.copy(SOURCE, home / "mine.py")
-    (home / "weights").mkdir()
-    write_weights(home / "weights/body.npz", seed=1)
+    write_weights(home / "first.npz", seed=1)
+    (home / "weights").mkdir()  # of another user: only --weights names files
+    write_weights(home / "weights/body.npz", seed=2)
     models = ",".join(f"{home}/mine.py:{name}" for name in MODELS.split(","))
-    options = ("--models", models, "--model-arg", "width=4", "--model-arg=units=24", "--epochs=12", "--run-name=r")
+    given = ("--model-arg=width=4", "--model-arg=units=24", f"--weights=body={home}/first.npz")
+    options = ("--models", models, *given, "--epochs=12", "--run-name=r")
     code, stdout, stderr = train(*options, "--data-dir", data_dir, "--storage", home / "results", home=home)
     assert code == 0, stderr
     assert f"{home}/results/runs/r" in stdout
-    shutil.rmtree(home / "weights")
+    sha256 = hashlib.sha256((home / "first.npz").read_bytes()).hexdigest()
+    assert f"model fine_tuned: weights body from {home}/first.npz, sha256 {sha256}" in stderr
+    manifest = json.loads((home / "results/models/fine_tuned/versions/1/manifest.json").read_text())
+    assert manifest["spec"]["weights"] == {"body": sha256}
+    (home / "first.npz").unlink()
     return home
 
 
