@@ -6,11 +6,13 @@ The hash of a group's name decides its split, so a group keeps its split when pi
 import csv
 import hashlib
 import io
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import re2
 
 from mnist_lib.documents import Number, Text
 from mnist_lib.errors import DataError, SpecError
@@ -40,9 +42,10 @@ def check_group_by(group_by: str) -> None:
     expected = f"group_by: expected {BY_FOLDER}, {BY_FILE} or a regular expression with a group in parentheses"
     got = f"got {group_by[:100]!r}"
     try:
-        groups = re.compile(group_by).groups if len(group_by) <= MAX_PATTERN else 0
-    except (re.error, ValueError, OverflowError, RecursionError) as error:
-        raise SpecError(f"{expected}, {got}, which is not valid ({error}); correct it") from error
+        groups = _compile(group_by).groups if len(group_by) <= MAX_PATTERN else 0
+    except (re2.error, ValueError) as error:  # ValueError: a character that is not Unicode
+        reason = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else error
+        raise SpecError(f"{expected}, {got}, which is not valid ({reason}); correct it") from error
     if not groups:
         raise SpecError(f"{expected}, {got}; put the part that names the group into parentheses, as in 'font([0-9]+)'")
 
@@ -73,14 +76,21 @@ def groups_of(group_by: str, folder: Path, paths: Sequence[str], depth: int) -> 
         groups = [known.get(name, "") for name in names]
         advice = f"add a row for each picture to {BY_FILE}"
     else:
-        matches = map(re.compile(group_by).search, names)
-        groups = [(match[1] or "") if match else "" for match in matches]
+        printable = (name.encode(errors="surrogateescape").decode(errors="replace") for name in names)
+        groups = [(match[1] or "") if match else "" for match in map(_compile(group_by).search, printable)]
         advice = "change the expression so that it finds a group in each path"
     without = [path for path, group in zip(paths, groups, strict=True) if not group]
     if without:
         got = f"got {counted(len(without), 'picture')} without one, such as {without[0]}"
         raise DataError(f"{folder}: expected a group for each picture by --group-by {group_by}, {got}; {advice}")
     return groups
+
+
+def _compile(pattern: str) -> Any:
+    """Compile an expression, for an engine that needs time in proportion to the length of a name, whatever it is."""
+    options = re2.Options()
+    options.log_errors = False
+    return re2.compile(pattern, options)
 
 
 def hash_of_group(group: str) -> bytes:

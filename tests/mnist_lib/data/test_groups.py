@@ -152,14 +152,27 @@ def test_a_changed_group_changes_the_dataset_and_is_read_again(tmp_path: Path) -
             "font[0-9]+",
             r"expected folder, groups.csv or a regular expression .*, got 'font\[0-9\]\+'; put",
         ),
-        ("(", r"got '\(', which is not valid \(missing \), unterminated subpattern at position 0\); correct it"),
-        ("(a{99999999999})", "which is not valid"),
+        ("(", r"got '\(', which is not valid \(missing \): \(\); correct it"),
+        ("(a{1000}){1000}", "which is not valid"),
+        (r"(a)\1", r"which is not valid \(invalid escape sequence: \\1\)"),
+        ("(\udcff)", "which is not valid"),
         ("(" + "a" * 1_000 + ")", "got '.*'; put the part"),
     ],
 )
 def test_an_expression_that_cannot_group_is_refused(group_by: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         DataRequest(dataset="./x", group_by=group_by)
+
+
+def test_an_expression_takes_no_longer_on_a_name_that_was_made_for_it(tmp_path: Path) -> None:
+    """An engine that backtracks would need more than the age of the universe."""
+    path = f"a/{'a' * 200}.png"
+    with pytest.raises(DataError, match="got 1 picture without one"):
+        groups_of("((a+)+)+$", tmp_path, [path], 1)
+
+
+def test_a_name_that_is_not_utf_8_has_a_group(tmp_path: Path) -> None:
+    assert groups_of("mug([0-9]+)", tmp_path, ["a/\udcffmug7.png"], 1) == ["7"]
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "mnist-mini", "tfds:beans"])
