@@ -4,9 +4,10 @@ A model name without a version means its champion for the dataset that it was tr
 command; `dataset` names another one.
 """
 
+import atexit
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mnist_lib.loading import StoredPredictor
+    from mnist_lib.pictures.sandbox import Sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +132,25 @@ def load_stored(stored: StoredModel) -> "StoredPredictor":
 def read_picture(path: str | Path, model: Classifier) -> "NDArray[np.uint8]":
     """Return a picture file as `jobs.predict` gives it to the model: [height, width, channels], 0-255.
 
-    For a catalog's digits it is cropped to its ink, light on dark and centred; for others it is resized.
+    For a catalog's digits it is cropped to its ink, light on dark and centred; for others it is resized. A process with
+    limits of time and memory decodes it, which ends with this one.
 
     Raises:
         ImageError: the file is missing, damaged, too large, blank or not a picture.
     """
     from mnist_lib.pictures.reading import Layout, Shape, read_file  # which import Pillow
 
-    shape = Shape(*model.image_shape)
-    return read_file(Path(path), Layout.of(model.manifest["spec"]["dataset"], shape)).image
+    layout = Layout.of(model.manifest["spec"]["dataset"], Shape(*model.image_shape))
+    return _sandbox().call(partial(read_file, layout=layout), Path(path)).image
+
+
+@cache
+def _sandbox() -> "Sandbox":
+    from mnist_lib.pictures.sandbox import Sandbox
+
+    sandbox = Sandbox()
+    atexit.register(sandbox.close)
+    return sandbox
 
 
 def read_weights(path: str | Path) -> "dict[str, NDArray[Any]]":

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mnist_lib.catalog import MODELS
@@ -187,15 +188,20 @@ class Call(NamedTuple):
     file: ModelFile
     function: str
     arguments: Mapping[str, Any]
+    weights: Mapping[str, str] = MappingProxyType({})  # the sha256 of the files whose paths are further arguments
 
     @property
     def key(self) -> str:
         """The hash of the file's content, the function and the arguments, as in the list of trusted calls."""
-        content = json.dumps([self.file.sha256, self.function, self.arguments], sort_keys=True, default=str)
+        weights = [dict(self.weights)] if self.weights else []  # without files: as in lists of earlier releases
+        content = json.dumps([self.file.sha256, self.function, self.arguments, *weights], sort_keys=True, default=str)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def __str__(self) -> str:
-        return f"{self.function}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+        files = {name: f"file with sha256 {sha256[:12]}" for name, sha256 in self.weights.items()}
+        return (
+            f"{self.function}({', '.join(f'{name}={value!r}' for name, value in {**self.arguments, **files}.items())})"
+        )
 
 
 def trust(calls: Collection[Call]) -> None:
@@ -234,7 +240,8 @@ def require_trusted(
     Args:
         arguments: those that the user names with the given file.
     """
-    if is_trusted(stored) or (given is not None and Call(given, stored.function, arguments or {}).key == stored.key):
+    same = given is not None and Call(given, stored.function, arguments or {}, stored.weights).key == stored.key
+    if is_trusted(stored) or same:
         return
     file = stored.file
     if given is not None and given.sha256 != file.sha256:

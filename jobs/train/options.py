@@ -220,7 +220,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     def call(self, model: str, file: ModelFile) -> Call:
         """Return the call that builds a user's model, with those of the arguments that its function accepts."""
         names = file.arguments_of(model)
-        return Call(file, model, {n: value for n, value in self.arguments.items() if names is None or n in names})
+        arguments = {n: value for n, value in self.arguments.items() if names is None or n in names}
+        return Call(file, model, arguments, self.weights_sha256.get(model, {}))
 
     @property
     def outside(self) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class Run(Generic[Options]):
             lanes: those for the trials; by default, new ones for the trials that an earlier driver has not finished.
         """
         files = self.options.model_files
-        trust([Call(files[spec.model], spec.model, spec.arguments) for spec in trials if spec.model in files])
+        trust([Call(files[s.model], s.model, s.arguments, s.weights) for s in trials if s.model in files])
         with Training(self.folder, trials, files) as training:
             if training.unfinished:
                 self.drive(training, lanes or self.lanes("trials", len(training.unfinished)), self.deadline)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.documents import Text, decode
 from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.protocol import MAX_FILE_BYTES
 from mnist_lib.wording import one_line
 
 Arrays = dict[str, NDArray[Any]]
@@ -70,18 +71,21 @@ def npz(arrays: Mapping[str, Any], *, compressed: bool = False) -> bytes:
     return content.getvalue()
 
 
-def read_npz(content: bytes, name: str, limits: Mapping[str, int], optional: Collection[str] = ()) -> Arrays:
+def read_npz(
+    content: bytes, name: str, limits: Mapping[str, int], optional: Collection[str] = (), total: int = MAX_FILE_BYTES
+) -> Arrays:
     """Return the arrays of a .npz file.
 
     Args:
         limits: the names of all arrays, and the maximum size of each in bytes.
         optional: those that may be missing.
+        total: the maximum size of all arrays together, since a small file may contain large ones.
 
     Raises:
         IntegrityError: the file has other arrays, or larger ones, or is damaged.
     """
     sizes = {f"{array}.npy": limit + MAX_HEADER_BYTES for array, limit in limits.items()}
-    members = _unzip(content, name, sizes, {f"{array}.npy" for array in optional})
+    members = _unzip(content, name, sizes, {f"{array}.npy" for array in optional}, total)
     return {
         array: _read_npy(members[f"{array}.npy"], f"{name}: {array}") for array in limits if f"{array}.npy" in members
     }
@@ -109,16 +113,22 @@ def read_keras_weights(content: bytes, name: str, layers: Sequence[str], sizes: 
     return members[KERAS_WEIGHTS]
 
 
-def _unzip(content: bytes, name: str, limits: Mapping[str, int], optional: Collection[str] = ()) -> dict[str, bytes]:
+def _unzip(
+    content: bytes, name: str, limits: Mapping[str, int], optional: Collection[str] = (), total: int = MAX_FILE_BYTES
+) -> dict[str, bytes]:
     """Return the members of a zip archive, which must be those named in `limits`, each within its limit in bytes.
 
     Args:
         optional: those that may be missing.
+        total: the maximum size of all members together, besides headers.
     """
     with opened_zip(io.BytesIO(content), name) as archive:
         found = sorted(archive.namelist())
         if sorted({*found, *optional}) != sorted(limits) or len({*found}) != len(found):
             raise IntegrityError(f"{name}: expected {', '.join(sorted(limits))}, got {', '.join(found)[:300]}")
+        size = sum(member.file_size for member in archive.infolist())
+        if size > total + MAX_HEADER_BYTES * len(found):
+            raise IntegrityError(f"{name}: expected at most {total:,} bytes, got {size:,} unpacked ones")
         return {member: unpack(archive, member, limits[member], name) for member in found}
 
 

@@ -86,6 +86,10 @@ def _check_keras(content: IO[bytes], name: str) -> None:
         weights = [member for member in _members(archive, name) if member.filename == KERAS_WEIGHTS]
         if not weights:
             raise IntegrityError(f"{name}: expected a member {KERAS_WEIGHTS}, got none")
+        if (
+            weights[0].compress_type != zipfile.ZIP_STORED
+        ):  # HDF5 reads to and fro, and each time unpacks from the start
+            raise IntegrityError(f"{name}: {KERAS_WEIGHTS}: expected it stored, as Keras saves it, got it compressed")
         check_hdf5(archive.open(weights[0]), f"{name}: {KERAS_WEIGHTS}", weights[0].file_size)
 
 

@@ -73,7 +73,10 @@ class Likeness:
         return np.asarray(certainty - distance)
 
     def _parts(self, features: Array, logits: Array) -> NDArray[np.float64]:
-        """Return the certainty and the distance of each picture, [2, n]."""
+        """Return the certainty and the distance of each picture, [2, n]. Raises IntegrityError for other features."""
+        if features.shape[1] != len(self.directions):
+            expected = f"{LIKENESS}: expected {features.shape[1]} features, as the model has"
+            raise IntegrityError(f"{expected}, got {len(self.directions)}; restore it from a copy")
         # Adding a number to all logits of a picture changes no probability, and here no certainty.
         above = _numbers(logits)
         above -= above.mean(axis=1, keepdims=True)

@@ -204,7 +204,7 @@ def source_of(
     spec = manifest.trial_spec(version.name)
     if spec.model != version.model:
         raise IntegrityError(f"{version.name}: {MANIFEST}: $.spec: expected {version.model}, got {spec.model}")
-    call = Call(source, spec.model, spec.arguments)
+    call = Call(source, spec.model, spec.arguments, spec.weights)
     require_trusted(call, version.name, ModelFile.read(model_file) if model_file is not None else None, model_arg)
     return source
 

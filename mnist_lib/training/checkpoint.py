@@ -79,7 +79,7 @@ def unpack(content: bytes, spec: TrialSpec, plan: Plan, like: Values) -> tuple[T
     shapes = _arrays(nested)
     try:
         limits = {name: array.nbytes for name, array in shapes.items()} | {"notes": MAX_NOTES_BYTES}
-        arrays = read_npz(content, f"checkpoint of {spec.id}", limits)
+        arrays = read_npz(content, f"checkpoint of {spec.id}", limits, total=sum(limits.values()))
         for name, expected in shapes.items():
             if (arrays[name].shape, arrays[name].dtype) != (expected.shape, expected.dtype):
                 raise ValueError(f"{name} has type {arrays[name].dtype} and shape {arrays[name].shape}")

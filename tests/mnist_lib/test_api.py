@@ -19,7 +19,7 @@ import mnist_lib
 from jobs.predict.batches import layout_of, predict_here
 from mnist_lib.api import choose_version, find_version
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.errors import ImageError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.likeness import Answers
 from mnist_lib.pictures.reading import read_file
@@ -30,6 +30,7 @@ from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
+from tests.support.hostile_pictures import many_scans
 from tests.support.job import ROOT
 from tests.support.made_run import made_run
 from tests.support.store.fake_versions import about, files
@@ -249,3 +250,6 @@ def test_a_picture_is_read_as_the_array_that_jobs_predict_gives_the_model(
     read = mnist_lib.read_picture(str(tmp_path / "one.png"), model)
     assert read.shape == shape
     assert np.array_equal(read, given[0][0])
+    (tmp_path / "hostile.jpg").write_bytes(many_scans())
+    with pytest.raises(ImageError, match=r"expected a picture that is read within 6 s of processor time"):
+        mnist_lib.read_picture(tmp_path / "hostile.jpg", model)

@@ -130,8 +130,12 @@ def test_m2_another_function_argument_or_content_is_another_call(
         Call(file, "small", {"width": 4, "name": "x", "path": "/home/me/.profile"}),
         Call(file, "export", {"width": 4, "name": "x"}),
         Call(ModelFile(name=file.name, content=file.content + b"#"), "small", {"width": 4, "name": "x"}),
+        Call(file, "small", {"width": 4, "name": "x"}, {"body": "1" * 64}),
     ):
         assert not is_trusted(other)
+    trust([Call(file, "small", {}, {"body": "1" * 64})])
+    assert is_trusted(Call(file, "small", {}, {"body": "1" * 64}))
+    assert not is_trusted(Call(file, "small", {}, {"body": "2" * 64}))
 
 
 def test_m2_a_file_that_is_listed_without_a_function_and_arguments_is_not_trusted(

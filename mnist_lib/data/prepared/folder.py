@@ -93,6 +93,8 @@ def shards_folder(data_dir: Path | None = None) -> Path:
     for folder in shards_folders(data_dir):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
+            if folder.stat().st_uid == os.getuid():
+                folder.chmod(0o700)  # others of this machine may not see the user's pictures
             if os.access(folder, os.W_OK):
                 return folder
     temporary = _temporary_folder()

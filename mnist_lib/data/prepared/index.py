@@ -135,7 +135,7 @@ def read_index(name: str, path: Path, states: Callable[[_About], Collection[str]
     """
     names = (*OF_TABLE, *IN_SHARDS, ABOUT, SOURCE)
     try:
-        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys(names, MAX_ARRAY_BYTES))
+        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys(names, MAX_ARRAY_BYTES), total=MAX_ARRAY_BYTES)
         about: Any = decode(arrays.pop(ABOUT).tobytes(), _About, str(path))
         if arrays.pop(SOURCE).tobytes().decode() not in states(about):
             return None
@@ -174,7 +174,9 @@ def cached_near_copies(dataset: Dataset, path: Path, progress: Callable[[str], o
     columns = [part.hashes for part in (dataset.train, dataset.test)]
     source = f"{NEAR_COPIES_SCHEMA} {dataset.image_shape} {hash_arrays(columns)}"
     try:
-        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys((*NEAR_COPIES, SOURCE), MAX_ARRAY_BYTES))
+        arrays = read_npz(
+            path.read_bytes(), str(path), dict.fromkeys((*NEAR_COPIES, SOURCE), MAX_ARRAY_BYTES), total=MAX_ARRAY_BYTES
+        )
         if arrays[SOURCE].tobytes().decode() == source:
             return NearCopies(compared=int(arrays["compared"]), test=arrays["test"], train=arrays["train"])
     except (OSError, IntegrityError) as error:

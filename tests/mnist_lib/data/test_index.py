@@ -57,6 +57,11 @@ def test_an_indexed_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Pat
     assert np.array_equal(again.test.labels, dataset.test.labels)
 
 
+def test_only_the_user_can_read_the_prepared_images(prepared: tuple[Dataset, Path]) -> None:
+    folder = prepared[1].parent / ".prepared"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_second_run_reads_its_data_without_tensorflow(prepared: tuple[Dataset, Path]) -> None:
     dataset, versions = prepared
     script = (

@@ -92,6 +92,14 @@ except IntegrityError as error:
     assert peak_bytes(setup, code) < 8_000_000
 
 
+def test_arrays_that_are_too_large_together_are_refused_before_they_are_unpacked() -> None:
+    content, limits = npz(a=np.zeros(10), b=np.zeros(10)), {"a": 80, "b": 80}
+    assert [*read_npz(content, "x", limits, total=160)] == ["a", "b"]
+    large = npz(a=np.zeros(50_000), b=np.zeros(50_000))
+    with pytest.raises(IntegrityError, match=r"x: expected at most 500,000 bytes, got 800,\d+ unpacked ones"):
+        read_npz(large, "x", dict.fromkeys("ab", 400_000), total=500_000)
+
+
 def test_an_archive_with_more_members_than_any_of_ours_is_not_listed() -> None:
     many = zipped(zipfile.ZIP_STORED, **{f"m{number}": b"" for number in range(MAX_MEMBERS + 1)})
     with pytest.raises(IntegrityError, match="expected a zip archive of at most 1,000 members, got more"):

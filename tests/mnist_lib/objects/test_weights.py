@@ -122,6 +122,15 @@ def test_a_member_is_not_unpacked_beyond_its_declared_size() -> None:
         FORMATS[".npz"].blank(small)
 
 
+def deflated(content: bytes) -> bytes:
+    """Return a zip archive with the same members, compressed."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as written:
+        for name in archive.namelist():
+            written.writestr(name, archive.read(name))
+    return packed.getvalue()
+
+
 WRONG: dict[str, tuple[str, bytes, str]] = {
     "a pickle as .npz": (".npz", pickle.dumps(ARRAYS), "expected a zip archive"),
     "a pickle as .h5": (".h5", pickle.dumps(ARRAYS), "expected an HDF5 file"),
@@ -130,6 +139,7 @@ WRONG: dict[str, tuple[str, bytes, str]] = {
     "text in HDF5": (".h5", hdf5({"one": np.array([b"text"], object)}), "bytes of numbers, .*got /layers/one"),
     "compressed": (".h5", hdf5(compression="gzip"), "bytes of numbers, .*neither compressed .*got /layers/one"),
     "another archive": (".keras", npz(**ARRAYS), "expected a member model.weights.h5, got none"),
+    "compressed weights": (".keras", deflated(FILES[".keras"]), "model.weights.h5: expected it stored, as Keras saves"),
     "an unknown type": (".safetensors", safetensors(dtype="BF16"), "one: expected a type of F64, F32, .*, got BF16"),
     "a gap": (".safetensors", safetensors(data_offsets=[8, 56]), "one: expected bytes 40 to 88|bytes 0 to 48, got"),
     "a huge shape": (".safetensors", safetensors(shape=[10**9, 10**9]), "expected bytes .*, got"),

@@ -72,6 +72,12 @@ def test_a_file_gives_back_what_was_written() -> None:
         np.testing.assert_array_equal(array, getattr(again, name))
 
 
+def test_a_file_of_a_model_with_other_features_is_an_error() -> None:
+    judged = Likeness.read(fitted(features=4).file(), "keras@1: likeness.npz", 3)
+    with pytest.raises(IntegrityError, match=r"likeness.npz: expected 5 features, as the model has, got 4; restore it"):
+        judged.likeness(np.ones((2, 5), np.float32), np.ones((2, 3), np.float32))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
