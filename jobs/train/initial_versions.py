@@ -12,13 +12,33 @@ from mnist_lib.api import find_version
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.log import pinned_version
-from mnist_lib.store.versions import Version, find_all, hold
+from mnist_lib.store.versions import LATEST, Version, find_all, hold
 
 log = logging.getLogger(__name__)
 
 
 def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -> dict[str, Version]:
-    """Return the version that each model starts from, and hold it for an hour.
+    """Return what `versions_to_start_from` does, and hold each version for an hour.
+
+    Raises:
+        ConflictError: `gc` is deleting one.
+    """
+    found = versions_to_start_from(objects, names, dataset)
+    for model, name in names.items():
+        log.info("%s", start_text(model, name, found.get(model), dataset))
+    return {model: hold(objects, version) for model, version in found.items()}
+
+
+def start_text(model: str, name: str, version: Version | None, dataset: str) -> str:
+    """Return what a model starts from, as text. Args: as `versions_to_start_from` takes and returns them."""
+    if version is None:
+        missing = "version" if name.endswith(f"@{LATEST}") else f"champion for {dataset}"
+        return f"{model} starts from random weights, since it has no {missing} yet"
+    return f"{model} starts from the weights of {version.name}, trained on {version.facts.dataset.name}"
+
+
+def versions_to_start_from(objects: Objects, names: Mapping[str, str], dataset: str) -> dict[str, Version]:
+    """Return the version that each model starts from.
 
     If a model has no champion for the dataset, `keras@champion` is its champion for the dataset that it was trained on
     last, but `@champion` is none.
@@ -28,7 +48,6 @@ def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -
 
     Raises:
         SpecError: there is no version of that name.
-        ConflictError: `gc` is deleting it.
         IntegrityError: its record is damaged.
     """
     found: dict[str, Version] = {}
@@ -40,12 +59,8 @@ def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -
             version = find_version(objects, model if which == CHAMPION else name)
         elif which != CHAMPION and any(find_all(objects, model)):
             version = find_version(objects, f"{model}{name}")
-        if version is None:
-            missing = f"champion for {dataset}" if which == CHAMPION else "version"
-            log.info("%s starts from random weights, since it has no %s yet", model, missing)
-        else:
-            log.info("%s starts from the weights of %s, trained on %s", model, version.name, version.facts.dataset.name)
-            found[model] = hold(objects, version)
+        if version is not None:
+            found[model] = version
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from cluster.deadlines import Limits
 from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import names_outside, parse, split_config
+from jobs.console.options import flags_of, names_outside, parse, split_config
 from jobs.console.values import Folder, existing_folder
 from jobs.train.option_groups import LaneOptions, ModelOptions, RunOptions, ShownOptions
 from mnist_lib.assignment import Resources
@@ -186,6 +186,12 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
             return self
         defaults = defaults_for(known())
         return self.changed(**{name: defaults[name] for name in unset})
+
+    def flags_of_defaults(self, names: Sequence[str]) -> list[str]:
+        """Return settings that `settled` has set as the flags that would set them."""
+        return flags_of(
+            {name: value for name, value in values_of(self).items() if options_of(self)[name].name in names}
+        )
 
     @property
     def unset(self) -> list[str]:

@@ -3,9 +3,9 @@
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cluster.fan_out import FanOut, LostAttempt
@@ -17,6 +17,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.terminal import step
 from jobs.train import worker
+from jobs.train.initial_versions import start_text, versions_to_start_from
 from jobs.train.options import TrainOptions
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment
 from mnist_lib.catalog import PICTURE_MODEL
@@ -70,6 +71,8 @@ class Forecast:
     plan: LanePlan
     expected: Expected | None
     volume: Volume | None
+    by_images: str = ""  # the settings that follow from the number of training images
+    init_from: Mapping[str, str] = field(default_factory=dict)  # as `names_to_start_from` returns it
 
     @property
     def order(self) -> list[str]:
@@ -106,6 +109,7 @@ class Forecast:
             "nodes": [asdict(node) for node in self.nodes],
             "expected": asdict(self.expected) if self.expected else None,
             "images": self.volume.document() if self.volume else None,
+            "init_from": {model: version.name for model, version in self.options.starts.items()},
         }
 
     def lines(self) -> list[str]:
@@ -122,9 +126,14 @@ class Forecast:
             *([f"images: {self.volume}"] if self.volume else []),
             f"order: {', '.join(self.order)}",
             *([BY_IMAGES_TEXT] if self.options.unset else []),
+            *([self.by_images] if self.by_images else []),
             *([] if self.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
             *self.options.weights_texts(),
+            *(
+                start_text(model, name, self.options.starts.get(model), self.options.data().name)
+                for model, name in self.init_from.items()
+            ),
         ]
         if self.expected:
             rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())
@@ -144,9 +153,20 @@ def forecast(options: TrainOptions) -> Forecast:
         DataError: a folder cannot be listed, or none of its pictures can be read.
     """
     begin, expected, options = time.monotonic(), None, options.settled()
-    trials = options.grid()
+    names = options.names_to_start_from()
+    if names:
+        options = options.starting_from(
+            versions_to_start_from(open_storage(options.storage), names, options.data().name)
+        )
+    options.grid()
     with step(f"looking at {options.dataset}", shown=not options.quiet):
         volume = volume_of(data_of_run(options))
+    by_images = ""
+    if volume and (unset := options.unset):
+        options = options.settled(lambda: volume.train)
+        of = f"{'' if volume.exact else 'about '}{counted(volume.train, 'training image')}"
+        by_images = f"defaults for {of}: {' '.join(options.flags_of_defaults(unset))}"
+    trials = options.grid()
     if address_of(options.address) is None and not options.calibrate:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
         plan = plan_of(options, len(trials), nodes)
@@ -155,7 +175,16 @@ def forecast(options: TrainOptions) -> Forecast:
             nodes = live_nodes()
             plan = plan_of(options, len(trials), nodes)
             expected = _measure(options, plan, begin) if options.calibrate else None
-    return Forecast(options=options, trials=trials, nodes=nodes, plan=plan, expected=expected, volume=volume)
+    return Forecast(
+        options=options,
+        trials=trials,
+        nodes=nodes,
+        plan=plan,
+        expected=expected,
+        volume=volume,
+        by_images=by_images,
+        init_from=names,
+    )
 
 
 def data_of_run(options: TrainOptions) -> DataRequest:

@@ -12,7 +12,6 @@ from cluster.ray_lanes import RayLanes
 from cluster.session import end_children, end_of_node
 from cluster.tasks import driver_node, put
 from jobs.console.exit_codes import TrainingError
-from jobs.console.options import flags_of
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
@@ -42,7 +41,6 @@ from mnist_lib.run_documents import (
     Summary,
     Timing,
 )
-from mnist_lib.settings import values_of
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import Night, promote
@@ -117,10 +115,10 @@ class Run(Generic[Options]):
 
     def settle(self) -> None:
         """If the number of images decides defaults that were not given, wait for it, and set them in `options`."""
-        given, self.options = values_of(self.options), self.options.settled(lambda: len(self.data.facts().train))
-        chosen = {name: value for name, value in values_of(self.options).items() if value != given[name]}
-        if chosen:
-            log.info("%s: default for its number of images: %s", self.options.data().name, " ".join(flags_of(chosen)))
+        unset, self.options = self.options.unset, self.options.settled(lambda: len(self.data.facts().train))
+        if unset:
+            flags = " ".join(self.options.flags_of_defaults(unset))
+            log.info("%s: default for its number of images: %s", self.options.data().name, flags)
 
     def train(self) -> Summary:
         """Train all trials of the options on a cluster, store the results, and return the summary.

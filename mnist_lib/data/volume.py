@@ -1,6 +1,7 @@
 """How much space the images of a dataset take on disk and in the memory of a lane, as far as it is known beforehand."""
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from mnist_lib.data.prepared.index import (
 )
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.shards import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES, PREPARED
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import TEST_SHARE, Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.wording import bytes_text
 
@@ -27,6 +28,7 @@ class Volume:
     """The images of a dataset."""
 
     images: int
+    train: int  # those for training and validation
     image_shape: tuple[int, ...]  # height, width, channels
     disk_bytes: int
     exact: bool  # False if the pictures of a folder are not read yet
@@ -82,7 +84,8 @@ def _prepared(dataset: Dataset | None) -> Volume | None:
     shards = shards_of(dataset.images) if dataset is not None else None
     if dataset is None or shards is None:
         return None
-    return Volume(images=len(dataset.labels), image_shape=dataset.image_shape, disk_bytes=shards.bytes, exact=True)
+    images, train = len(dataset.labels), len(dataset.train)
+    return Volume(images=images, train=train, image_shape=dataset.image_shape, disk_bytes=shards.bytes, exact=True)
 
 
 def _expected(request: DataRequest, listing: Listing) -> Volume:
@@ -90,4 +93,6 @@ def _expected(request: DataRequest, listing: Listing) -> Volume:
     from mnist_lib.data.folder import probable_shape  # imports Pillow
 
     images, shape = sum(map(len, listing.paths)), probable_shape(request, listing)
-    return Volume(images=images, image_shape=shape, disk_bytes=images * math.prod(shape), exact=False)
+    splits = Counter(listing.split(path) for paths in listing.paths for path in paths)
+    train = images - splits["test"] - round(TEST_SHARE * splits[""])
+    return Volume(images=images, train=train, image_shape=shape, disk_bytes=images * math.prod(shape), exact=False)

@@ -10,8 +10,13 @@ import pytest
 
 from cluster.nodes import LanePlan
 from jobs.train.options import TrainOptions
-from jobs.train.planning import Forecast, images_per_epoch
+from jobs.train.planning import Forecast, forecast, images_per_epoch
+from mnist_lib.data.prepare import prepare
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.publishing import publish
 from tests.support.job import ROOT, train
+from tests.support.pictures import classes, write_folder
+from tests.support.store.fake_versions import about, files
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,23 @@ def test_the_plan_says_why_pictures_are_trained_on_with_that_network(
     assert (
         any(line.startswith("model: keras-resnet, the default for your own") for line in forecast.lines()) == says_why
     )
+
+
+def test_the_plan_counts_the_pictures_and_names_the_version(tmp_path: Path) -> None:
+    pictures = write_folder(tmp_path / "icons", classes("a", "b", pictures=40))
+    objects = LocalObjects(tmp_path)
+    publish(objects, "keras-cnn", "r", files(right=150), about(right=150))
+    options = TrainOptions(
+        dataset=f"{pictures}/", models=("keras-cnn",), storage=str(tmp_path), data_dir=tmp_path, init_from=("@latest",)
+    )
+    plan = forecast(options)
+    assert "defaults for about 68 training images: --epochs=80 --batch-size=16" in plan.lines()
+    assert "keras-cnn starts from the weights of keras-cnn@1, trained on mnist" in plan.lines()
+    assert (plan.trials[0].epochs, plan.trials[0].init_from) == (80, "keras-cnn@1")
+    assert plan.document()["init_from"] == {"keras-cnn": "keras-cnn@1"}
+    prepared = prepare(options.data())
+    (text,) = (line for line in forecast(options).lines() if line.startswith("defaults for"))
+    assert text == f"defaults for {len(prepared.train)} training images: --epochs=80 --batch-size=16"
 
 
 @pytest.mark.slow
