@@ -150,7 +150,7 @@ class StepByStep:
         self._compile_gradients = compile_gradients
         self._update = tf.function(self._updated, jit_compile=compile_update or None, autograph=False)
 
-    @tf.function
+    @tf.function(autograph=False)  # which would leave a file for each function among the temporary ones
     def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals]:
         shapes = [tensor.shape for tensor in values.trainable]
 
@@ -168,8 +168,8 @@ class StepByStep:
         shards = self._strategy.experimental_distribute_values_from_function(
             lambda context: chunk.parts[context.replica_id_in_sync_group]
         )
-        values, totals = _map(values, lambda tensors: [_concat(tensors)]), _no_totals()
-        for index in tf.range(chunk.steps):
+
+        def body(index: tf.Tensor, values: Values, totals: Totals) -> tuple[tf.Tensor, Values, Totals]:
             gradients, changes, part = self._strategy.run(
                 gradients_of_replica, args=(*values.trainable, values.state, shards, index)
             )
@@ -180,7 +180,10 @@ class StepByStep:
                 part = Totals(*map(self._sum, part))
                 # The loss of a step is finite if that of every replica is.
                 part = part._replace(finite_steps=part.finite_steps // self._strategy.num_replicas_in_sync)
-                totals = _add(totals, part)
+            return index + 1, values, _add(totals, part)
+
+        start = (tf.constant(0), _map(values, lambda tensors: [_concat(tensors)]), _no_totals())
+        _, values, totals = tf.while_loop(lambda index, *_: index < chunk.steps, body, start)
         return _map(values, lambda flat: _split(flat[0], shapes)), totals
 
     def _updated(self, values: Values, gradients: tf.Tensor, learning_rate: tf.Tensor) -> tuple[Tensors, list[Tensors]]:
@@ -253,7 +256,7 @@ def gradients_of_parts(
     TensorFlow runs the operations of parts that do not depend on each other at the same time, which takes less time
     than to share each operation among threads. The state is the mean over the parts.
     """
-    edges = [len(batch.labels) * part // parts for part in range(parts + 1)]
+    edges = [batch.labels.shape[0] * part // parts for part in range(parts + 1)]
     shards = [
         batch._replace(
             images=batch.images[begin:end],

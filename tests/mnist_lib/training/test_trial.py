@@ -1,7 +1,9 @@
 """Trials from start to end, in one process and without Ray."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -186,6 +188,12 @@ def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_no
     shorter = [run(Assignment(spec, until=done.epoch))[-1] for done in rungs]
     assert [done.validation for done in rungs] == [done.validation for done in shorter if isinstance(done, RungDone)]
     assert rungs[-1].validation == whole.validation
+
+
+def test_a_trial_leaves_no_temporary_files(digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert isinstance(events_of(trial_grid(["keras-cnn"], [0], epochs=1), few_digits(digits))[-1], TrialResult)
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("resources", [Resources(cpus=2), TWO_REPLICAS], ids=["1 replica", "2 replicas"])
