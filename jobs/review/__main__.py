@@ -22,7 +22,7 @@ from jobs.predict.batches import layout_of
 from jobs.review.access import Access
 from jobs.review.data import Additions, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
-from jobs.review.model_process import ModelProcess
+from jobs.review.model_process import ModelProcess, NoModel
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
 from jobs.review.pictures import ItemAndImage, disputed_items, label_errors, read_arrays, read_files, run_versions
 from jobs.review.server import Server, listening_socket
@@ -32,12 +32,14 @@ from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
 from mnist_lib.data.listing import find_pictures, real_folders
-from mnist_lib.errors import MnistError, SpecError
+from mnist_lib.errors import MnistError, ModelError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.pictures.reading import Layout, Shape
+from mnist_lib.store.champions.appointment import champions
 from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.contents import StoredModel
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import Version, model_names
 from mnist_lib.wording import counted
 
 SECONDS_BETWEEN_REFRESHES = 5.0  # how often labels from other processes are read
@@ -54,25 +56,30 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options.check()
     objects = open_storage(options.storage)
     versions = run_versions(objects, options.run) if options.run is not None else []
-    if options.model is None and versions:
-        version = versions[0]
-    else:
-        dataset = champion_dataset(objects, options.dataset or DEFAULT_DATASET, options.model)
-        version = choose_version(objects, options.model, dataset).version
-    stored = StoredModel.read(objects, version, options.model_file, options.model_arg)
-    request = options.request(_dataset(options, versions))
-    if version.facts.dataset.name == request.name:
+    request, version = options.request(_dataset(options, versions)), _version(options, objects, versions)
+    stored = StoredModel.read(objects, version, options.model_file, options.model_arg) if version else None
+    if version is not None and version.facts.dataset.name == request.name:
         request = replace(request, group_by=request.group_by or stored_grouping(version))
         request = request.shaped(version.facts.dataset.image_shape)
-    with contextlib.closing(ModelProcess(stored)) as model:
+    with contextlib.closing(ModelProcess(stored) if stored else NoModel()) as model:
         with step(f"reading {request.name}") as progress:
-            spec = stored.manifest.trial_spec(stored.name)
-            data = read_data(request, objects, progress, spec.validation_percent)
-        first = label_errors(objects, version.run)
+            percent = stored.manifest.trial_spec(stored.name).validation_percent if stored else None
+            data = read_data(request, objects, progress, percent)
+        first = label_errors(objects, version.run) if version else []
         with _begun(options, objects, data, stored, model, versions, first) as session:
             if options.to is not None:
                 return _write(options.to, options, session, request.dataset)
             return asyncio.run(_serve(options, session))
+
+
+def _version(options: ReviewOptions, objects: Objects, versions: Sequence[Version]) -> Version | None:
+    """Return the version that predicts the pictures; None if none is named, and there is no champion yet."""
+    if options.model is None and versions:
+        return versions[0]
+    if options.model is None and not any(champions(objects, model) for model in model_names(objects)):
+        return None
+    dataset = champion_dataset(objects, options.dataset or DEFAULT_DATASET, options.model)
+    return choose_version(objects, options.model, dataset).version
 
 
 @contextlib.contextmanager
@@ -80,13 +87,15 @@ def _begun(
     options: ReviewOptions,
     objects: Objects,
     data: ReviewedData,
-    stored: StoredModel,
-    model: ModelProcess,
+    stored: StoredModel | None,
+    model: ModelProcess | NoModel,
     versions: Sequence[Version],
     first: Sequence[str],
 ) -> Iterator[Session]:
     """Begin to read the pictures that are to be reviewed. `first`: as for `Order`."""
-    layout, rng = layout_of(stored), np.random.default_rng(options.seed)
+    rng, shape = np.random.default_rng(options.seed), Shape(*data.dataset.image_shape)
+    layout = layout_of(stored) if stored else Layout.of(data.request.name, shape)
+    classes = stored.manifest.dataset.classes if stored else data.dataset.classes
     labels = Labels(labels_file(data.request, objects), options.author())
     labels.refresh()
     additions = Additions.of(data) if options.pictures else None
@@ -103,10 +112,10 @@ def _begun(
         if layout.shape != data.dataset.image_shape:
             expected, got = (" x ".join(map(str, shape)) for shape in (layout.shape, data.dataset.image_shape))
             name = data.request.name
-            raise SpecError(f"model: expected one for {name}, {got}, got {stored.name}, for {expected}; use --model")
+            raise SpecError(f"model: expected one for {name}, {got}, got {model.name}, for {expected}; use --model")
         pictures, count = read_arrays(data, rng), len(data.known)
     with contextlib.closing(Viewer(data, layout, folders)) as viewer:
-        session = Session(labels, viewer, model, stored.manifest.dataset.classes, additions, first)
+        session = Session(labels, viewer, model, classes, additions, first)
         session.begin(pictures, count)
         try:
             yield session
@@ -125,10 +134,11 @@ def _dataset(options: ReviewOptions, versions: Sequence[Version]) -> str:
 
 
 def _write(path: Path, options: ReviewOptions, session: Session, dataset: str) -> CommandResult:
-    """Write a table of pictures to review. Raises ModelError if the model cannot be loaded."""
+    """Write a table of pictures to review: random ones if the model cannot be loaded."""
     with step("reading and predicting pictures"):
         if options.run is None:  # no answer is shown for test images, which alone a run disputes
-            session.model.wait()
+            with contextlib.suppress(ModelError):  # the session says so in the log
+                session.model.wait()
         session.wait()
     chosen = [*itertools.islice(iter(session.order.take, None), options.count)]
     write_table(path, chosen, session.model_classes, dataset)

@@ -67,6 +67,24 @@ class ModelProcess:
         return answer
 
 
+class NoModel:
+    """In place of a model if there is none yet. Pictures are then chosen at random."""
+
+    name, state, notice = "", "failed", ""
+    problem = "there is no champion yet; to have pictures chosen by a model, train one with: python -m jobs.train"
+
+    def wait(self) -> None:
+        """Raise ModelError."""
+        raise ModelError(self.problem)
+
+    def predict(self, images: NDArray[np.uint8]) -> Answers:
+        """Raise ModelError."""
+        raise ModelError(self.problem)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def _serve(connection: "Connection[Any, Any]") -> None:
     """Load the model that comes through the connection, then answer images until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

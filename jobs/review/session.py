@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from jobs.predict.batches import in_batches
 from jobs.review.data import Additions, ReviewItem, Viewer
 from jobs.review.labels import Decision, DecisionError, Labels
-from jobs.review.model_process import ModelProcess
+from jobs.review.model_process import ModelProcess, NoModel
 from jobs.review.pictures import ItemAndImage
 from mnist_lib.data.corrections import NONE, Reason
 from mnist_lib.errors import DataReadError, MnistError, ModelError
@@ -131,7 +131,7 @@ class Session:
         self,
         labels: Labels,
         viewer: Viewer,
-        model: ModelProcess,
+        model: ModelProcess | NoModel,
         model_classes: Sequence[str],
         additions: Additions | None = None,
         first: Sequence[str] = (),

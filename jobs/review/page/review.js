@@ -183,7 +183,7 @@ function progress() {
   if (!status.complete) parts.push(`${number(status.read)} of ${number(status.pictures)} read`);
   if (status.unreadable) parts.push(`${number(status.unreadable)} cannot be read`);
   $("counts").textContent = parts.join(" · ");
-  $("model").textContent = model.state === "ready" ? (model.notice ? `${model.name}: ${model.notice}` : model.name) : model.state === "loading" ? `${model.name}: the model is loading` : `${model.name} cannot be used: ${model.problem}`;
+  $("model").textContent = model.state === "ready" ? (model.notice ? `${model.name}: ${model.notice}` : model.name) : model.state === "loading" ? `${model.name}: the model is loading` : model.name ? `${model.name} cannot be used: ${model.problem}` : model.problem;
   $("saved").classList.toggle("waiting", waiting > 0);
   const last = history.at(-1);
   $("saved").textContent = waiting ? `Saving ${waiting} …` : last ? `Saved: ${text(last.decided)}${last.picture.label && last.picture.label !== last.decided ? `, was ${text(last.picture.label)}` : ""}` : "";

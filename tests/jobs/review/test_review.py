@@ -115,6 +115,20 @@ def test_a_table_is_written_edited_and_applied_unless_a_row_is_bad(
 
 
 @pytest.mark.slow
+def test_without_a_champion_all_pictures_are_random(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "storage").mkdir()
+    table = tmp_path / "review.csv"
+    options = (f"--dataset={folder}/", f"--storage={tmp_path}/storage", f"--to={table}", "--count=30")
+    code, stdout, stderr = review(*options, home=tmp_path)
+    assert (code, stdout[:31]) == (0, f"30 pictures are in {table}."[:31])
+    assert "there is no champion yet; to have pictures chosen by a model, train one with" in stderr
+    rows = fill_in(table, {})
+    assert ({row["why"] for row in rows}, {row["answer"] for row in rows}) == ({"random"}, {""})
+    code, _, stderr = review(*options, "--model=keras@1", home=tmp_path)
+    assert code == 2, stderr
+
+
+@pytest.mark.slow
 def test_the_labels_of_a_dataset_are_reviewed_and_those_that_folds_find_come_first(
     folder: Path, tmp_path: Path
 ) -> None:
