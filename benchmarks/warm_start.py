@@ -2,13 +2,16 @@
 
 For each seed, a version is trained on pictures of MNIST's training set. Then 10% more pictures are trained on: from
 random weights, and from that version. Test accuracies are those on MNIST's 10,000 test images.
+
+With --first-epochs, this measures what the first three epochs from a version forget, on the same pictures and on 10%
+more, and after how many epochs the accuracy of a trial from random weights is reached.
 """
 
 import math
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +22,14 @@ from benchmarks.few_pictures import splits_of
 from benchmarks.record import paired_difference_text, setting
 from mnist_lib.assignment import Resources
 from mnist_lib.data.split import Split
-from mnist_lib.spec import TrialSpec, defaults_for
+from mnist_lib.spec import KNOWN_WEIGHTS_RATE, TrialSpec, defaults_for
 
 if TYPE_CHECKING:
     from mnist_lib.models.model import Weights
 
 # Models with the pictures at the end, and the epochs from the version; from random weights, they are the default ones.
 CASES = (("keras", 60_000, 5), ("keras-cnn", 60_000, 2), ("keras-cnn", 5_500, 5))
+FIRST_EPOCHS = (("keras", 4_400), ("keras-cnn", 4_400))  # with 10% more pictures; as many as `mnist-mini` has
 SEEDS = 5
 MAX_TIME, MIN_DIFFERENCE = 0.5, -0.3  # share of the time, and points
 
@@ -47,12 +51,21 @@ class Trained:
 def main() -> None:
     parser = parser_with_source(__doc__)
     parser.add_argument("--cases", nargs="+", type=int, default=range(len(CASES)), help="numbers of cases, from 0")
+    parser.add_argument("--first-epochs", action="store_true", help="measure what the first epochs forget")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=range(10), help="seeds of --first-epochs (default: 0 to 9)"
+    )
     options = parser.parse_args()
     from mnist_lib.training.strategy import configure_process
 
     threads = len(os.sched_getaffinity(0))
     configure_process(resources := Resources(cpus=threads))
     train, test = splits_of(options.source)
+    if options.first_epochs:
+        print(setting(threads))
+        for line in table_of_first_epochs(options.seeds, train, test, resources):
+            print(line, flush=True)
+        return
     head = "| model | pictures | epochs | from scratch | from the version | difference, points | share of the time |"
     lines = [setting(threads), f"n = {SEEDS} seeds.", "", head, "|---" * 7 + "|"]
     for model, pictures, epochs in (CASES[number] for number in options.cases):
@@ -72,7 +85,61 @@ def pair(
     fewer = train.take(slice(len(train) * 10 // 11))
     version = learn(replace(spec, seed=seed + SEEDS), fewer, test, resources)
     scratch = learn(spec, train, test, resources)
-    return scratch, learn(replace(spec, epochs=epochs), train, test, resources, version.weights)
+    warm = replace(spec, epochs=epochs, learning_rate=spec.learning_rate * KNOWN_WEIGHTS_RATE)
+    return scratch, learn(warm, train, test, resources, version.weights)
+
+
+@dataclass(frozen=True)
+class FirstEpochs:
+    """What the first epochs from a version change."""
+
+    points: Sequence[float]  # of accuracy above that of the version, after each of the first three epochs
+    epochs: (
+        int  # until the final accuracy of a trial from random weights is reached; one more than all of them if never
+    )
+
+
+def first_epochs(
+    model: str, pictures: int, rates: Sequence[float], train: Split, test: Split, seed: int, resources: Resources
+) -> dict[tuple[str, float], FirstEpochs]:
+    """Return what the first epochs change, by the pictures and the share of the default learning rate."""
+    train = train.take(np.random.default_rng(seed).permutation(len(train))[:pictures])
+    spec = TrialSpec.of(model, seed=seed, **defaults_for(pictures))  # type: ignore[arg-type]  # mypy sees a union
+    fewer, found = train.take(slice(len(train) * 10 // 11)), dict[tuple[str, float], FirstEpochs]()
+    version = learn(replace(spec, seed=seed + SEEDS), fewer, test, resources)
+    for name, data in (("the same", fewer), ("10% more", train)):
+        final = learn(spec, data, test, resources).accuracies[-1]
+        for rate in rates:
+            warm = replace(spec, learning_rate=spec.learning_rate * rate)
+            accuracies = learn(warm, data, test, resources, version.weights).accuracies
+            points = [100 * (accuracy - version.accuracies[-1]) for accuracy in accuracies[:3]]
+            reached = (number for number, accuracy in enumerate(accuracies, start=1) if accuracy >= final)
+            found[name, rate] = FirstEpochs(points, next(reached, spec.epochs + 1))
+            print(f"{model}, seed {seed}, {name}, {rate}: {found[name, rate]}", file=sys.stderr)
+    return found
+
+
+def table_of_first_epochs(seeds: Sequence[int], train: Split, test: Split, resources: Resources) -> Iterator[str]:
+    yield f"n = {len(seeds)} seeds."
+    yield "\n| model | pictures | rate | after 1 epoch | after 2 | after 3 | epochs to the accuracy from scratch |"
+    yield "|---" * 7 + "|"
+    for model, pictures in FIRST_EPOCHS:
+        rates = (1.0, KNOWN_WEIGHTS_RATE)
+        yield from rows_of_first_epochs(
+            model, pictures, [first_epochs(model, pictures, rates, train, test, seed, resources) for seed in seeds]
+        )
+
+
+def rows_of_first_epochs(model: str, pictures: int, found: Sequence[dict[tuple[str, float], FirstEpochs]]) -> list[str]:
+    """Return a row for each kind of pictures and rate: means with intervals, and the median number of epochs."""
+    rows = []
+    for name, rate in found[0]:
+        of_seeds = [each[name, rate] for each in found]
+        points = [paired_difference_text(column) for column in zip(*(each.points for each in of_seeds), strict=True)]
+        epochs = sorted(each.epochs for each in of_seeds)
+        reached = f"{statistics.median(epochs):g} ({epochs[0]} to {epochs[-1]})"
+        rows.append(f"| {model} | {pictures:,}, {name} | {rate:g} | {' | '.join(points)} | {reached} |")
+    return rows
 
 
 def learn(spec: TrialSpec, train: Split, test: Split, resources: Resources, start: "Weights | None" = None) -> Trained:

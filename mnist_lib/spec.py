@@ -47,6 +47,7 @@ FEW_EPOCHS, FEW_BATCH_SIZE = 80, 16
 MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as far as the limits allow
 # Above MANY_EPOCHS, all epochs together train on at most MAX_TRAINED_IMAGES images.
 MANY_EPOCHS, MAX_TRAINED_IMAGES = 40, 50_000
+KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate from the weights of a version of the same dataset
 MIN_PARTED_BATCH = 128  # the smallest batch that is trained in parts
 BY_IMAGES_TEXT = (
     f"epochs and batch size, if not given: {MIN_EPOCHS} and {MAX_BATCH_SIZE}; for few images, up to {FEW_EPOCHS} epochs"

@@ -254,6 +254,17 @@ def test_a_start_from_a_version_is_ahead_of_one_from_random_weights() -> None:
 
 
 @pytest.mark.usefixtures("tensorflow")
+def test_what_the_first_epochs_from_a_version_forget_is_reported() -> None:
+    train, test = few_pictures.splits_of(None)
+    found = warm_start.first_epochs("keras", 110, (1.0, 0.3), train, test, 0, Resources(cpus=2, cpu_replicas=2))
+    rows = warm_start.rows_of_first_epochs("keras", 110, [found, found])
+    assert [row.split(" | ")[1:3] for row in rows] == [
+        [f"110, {pictures}", rate] for pictures in ("the same", "10% more") for rate in ("1", "0.3")
+    ]
+    assert all(abs(points) < 5 for points in found["the same", 0.3].points)
+
+
+@pytest.mark.usefixtures("tensorflow")
 def test_the_first_reviews_find_more_wrong_labels_than_random_ones(digits: Dataset) -> None:
     shares = label_errors.shares_found(digits.train, 1, (3,), Resources(cpus=2, cpu_replicas=2))
     assert shares.keys() == {(3, "none"), (3, "5")}

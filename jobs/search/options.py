@@ -226,7 +226,8 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         (spec,) = trial_grid(
             [model], [self.seed], sources=self.model_files, arguments=arguments, weights=self.weights_sha256, **shared
         )
-        return replace(self.started(spec), configuration=number)
+        started = self.started(spec, default_rate=shared["learning_rate"] is None)
+        return replace(started, configuration=number)
 
 
 def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:

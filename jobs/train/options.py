@@ -22,7 +22,7 @@ from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.objects.storage import check_storage
 from mnist_lib.settings import MAX_SEED, option, options_of, part_of, values_of
-from mnist_lib.spec import VALIDATION_PERCENT, TrialSettings, TrialSpec, defaults_for, trial_grid
+from mnist_lib.spec import KNOWN_WEIGHTS_RATE, VALIDATION_PERCENT, TrialSettings, TrialSpec, defaults_for, trial_grid
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.runs import Command, check_run_name
 from mnist_lib.store.versions import LATEST, NUMBER, Version
@@ -64,7 +64,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
             weights=self.weights_sha256,
             **self.shared,
         )
-        trials = [*map(self.started, trials)]
+        default_rate = vars(self)["learning_rate"] is None
+        trials = [self.started(trial, default_rate=default_rate) for trial in trials]
         if self.folds is None:
             return trials
         return [*(fold for trial in trials for fold in trial.in_folds(self.folds)), *(trials if self.refit else ())]
@@ -158,12 +159,18 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         """Return a copy whose trials start from the weights of these versions, by model."""
         return self.changed(init_from=tuple(version.name for version in versions.values()) or None, starts=versions)
 
-    def started(self, spec: TrialSpec) -> TrialSpec:
-        """Return a trial that starts from the version of its model, if there is one."""
+    def started(self, spec: TrialSpec, *, default_rate: bool) -> TrialSpec:
+        """Return a trial that starts from the version of its model, if there is one.
+
+        If the version was trained on the same dataset, a default learning rate is lowered: with the usual one, the
+        first epochs forget what the weights know.
+        """
         version = self.starts.get(spec.model)
         if version is None:
             return spec
-        return replace(spec, init_from=version.name, init_sha256=version.facts.weights_sha256)
+        is_known = default_rate and version.facts.dataset.name == spec.dataset
+        rate = spec.learning_rate * (KNOWN_WEIGHTS_RATE if is_known else 1)
+        return replace(spec, init_from=version.name, init_sha256=version.facts.weights_sha256, learning_rate=rate)
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with other values, which keeps the code files as they were read.

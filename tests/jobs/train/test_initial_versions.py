@@ -67,6 +67,21 @@ def test_a_name_stands_for_a_version_that_gc_then_keeps_for_an_hour(objects: Obj
     assert "has just used it" in read_hold_state(objects, "keras", version).held
 
 
+@pytest.mark.parametrize(
+    ("arguments", "rate"),
+    [
+        (["--dataset=mnist"], 0.0003),
+        (["--dataset=mnist", "--learning-rate=0.001"], 0.001),
+        (["--dataset=digits/"], 0.001),  # other pictures, and perhaps other classes
+    ],
+)
+def test_the_default_learning_rate_is_lower_from_a_version_of_the_same_dataset(
+    objects: Objects, arguments: list[str], rate: float
+) -> None:
+    (trial,) = started(objects, "--models=keras", "--init-from=keras@2", "--seeds=1", *arguments).options.grid()
+    assert trial.learning_rate == pytest.approx(rate)
+
+
 def test_a_model_without_a_champion_starts_from_random_weights_and_the_log_says_so(
     objects: Objects, caplog: pytest.LogCaptureFixture
 ) -> None:
