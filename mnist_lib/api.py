@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mnist_lib.catalog import require_known
-from mnist_lib.data.request import stored_name
+from mnist_lib.data.request import DataRequest, stored_name
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mnist_lib.another_test import AnotherTest
     from mnist_lib.loading import StoredPredictor
     from mnist_lib.pictures.sandbox import Sandbox
 
@@ -45,6 +46,7 @@ class Classifier:
     classes: tuple[str, ...] = field(repr=False)  # the names of the columns of `predict`
     manifest: Mapping[str, Any] = field(repr=False)  # how it was made: spec, dataset, history, versions, ...
     _predict: "StoredPredictor" = field(repr=False)
+    _stored: "tuple[Objects, Version] | None" = field(default=None, repr=False)  # where it is from
 
     def predict(self, images: "NDArray[np.uint8]") -> "NDArray[np.float32]":
         """Return the probabilities of the classes, [n, classes].
@@ -64,6 +66,27 @@ class Classifier:
             images: as for `predict`.
         """
         return self._predict.answers(images).likeness
+
+    def evaluate(
+        self, dataset: str | Path, data_dir: str | Path | None = None, group_by: str | None = None
+    ) -> "AnotherTest":
+        """Test the version on other labelled pictures, as `jobs.models evaluate --on` does.
+
+        Args:
+            dataset: a folder of class folders, or the name of a dataset, whose test split is used.
+            data_dir: the folder of prepared datasets; by default that of TFDS.
+            group_by: as `--group-by` of `jobs.train`.
+
+        Raises:
+            DataError: the dataset cannot be read, or has no class that the version knows.
+        """
+        from mnist_lib.another_test import another_test
+
+        if self._stored is None:
+            raise SpecError("evaluate: expected a classifier that `mnist_lib.load` has returned, got another")
+        folder = None if data_dir is None else Path(data_dir)
+        request = DataRequest(dataset=str(dataset), data_dir=folder, group_by=group_by)
+        return another_test(*self._stored, self._predict, request)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +138,7 @@ def load(
         classes=stored.manifest.dataset.classes,
         manifest=builtins_of(stored.manifest),
         _predict=load_stored(stored),
+        _stored=(objects, version),
     )
 
 

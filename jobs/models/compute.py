@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult
@@ -36,14 +38,20 @@ from mnist_lib.wording import interval_text, percent
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from rich.console import RenderableType
 
     from mnist_lib.data.split import Dataset, ImageHashes, Split
 
+NUM_MISTAKES = 5  # that `evaluate --on` prints; the report shows more
 NUM_EXPORT_IMAGES = 100  # test images on which an exported file is compared with the stored version
 
 
 def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     version = _version(objects, options)
+    if options.on is not None:
+        return _evaluate_on(options.on, options, objects, version)
+    if options.report is not None:
+        raise SpecError("report: expected --on with it, got none; the report of a run is beside its summary")
     stored = Predictions.read(objects, version)
     _import_keras(gpus=False)
     from mnist_lib.loading import compare_with_stored, load_trusted
@@ -59,6 +67,46 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
         f"{test.correct:,} of the predictions are right: {percent(test.value)} ({interval}).",
     ]
     return CommandResult(evaluation, lines, exit_codes.DONE if evaluation.reproduced else exit_codes.INTEGRITY)
+
+
+def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, version: Version) -> CommandResult:
+    """Test a version on other labelled pictures."""
+    if options.report is not None:
+        require_absent(options.report)
+    _import_keras(gpus=False)
+    from mnist_lib.another_test import another_test
+    from mnist_lib.loading import load_trusted
+
+    request = DataRequest(dataset=dataset, **options.source())
+    predict = load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
+    with step(f"testing {version.name} on {request.name}") as progress:
+        found, images, answered = another_test(objects, version, predict, request, progress)
+    if options.report is not None:
+        from mnist_lib.report.page import page_of_another_test  # imports Matplotlib
+
+        options.report.write_bytes(page_of_another_test(found, images, answered))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for name in ("class", "images", "correct", "95% interval", "predicted instead"):
+        table.add_column(name, justify="left" if name in ("class", "predicted instead") else "right")
+    for row in answered.classes_by_accuracy():
+        recall = found.recalls[found.classes[row.label]]
+        others = ", ".join(f"{found.classes[other]} ({count})" for other, count in row.confused_with.items())
+        correct = f"{row.correct / row.images:.1%}"
+        table.add_row(
+            found.classes[row.label], f"{row.images:,}", correct, interval_text(recall.interval), others or "-"
+        )
+    mistakes = [
+        f"{each['file'] or 'an image'}: label {each['label']}, predicted {each['answer']} ({each['probability']:.1%})"
+        for each in found.mistakes[:NUM_MISTAKES]
+    ]
+    lines: list[RenderableType] = [*found.lines()]
+    if found.recalls:
+        lines += ["", table]
+    if mistakes:
+        lines += ["", "The most confident mistakes:", *mistakes]
+    if options.report is not None:
+        lines.append(f"Report: {options.report}")
+    return CommandResult(found, lines)
 
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:

@@ -176,8 +176,12 @@ class ComputeOptions(SourceOptions, VersionOptions, ModelFileOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(ComputeOptions):
-    """Predict the test images again with the stored weights, and compare the results with the stored predictions."""
+    """Predict the test images again and compare with the stored predictions; with --on, test on other pictures."""
 
+    on: str | None = option(
+        None, "other labelled pictures to test the version on: a folder of class folders, or a dataset", "DIR|NAME"
+    )
+    report: Folder | None = option(None, "page to write about the test with --on", "FILE.html")
     trust: bool = option(
         False, "load the model from the SavedModel or .keras file, which can run any code", source="command line"
     )

@@ -32,7 +32,9 @@ from mnist_lib.wording import counted
 REMOVED, NO_CLASS = -1, -2  # in place of a label
 
 
-def with_corrections(dataset: Dataset, content: bytes, where: str, *, published: bool) -> Dataset:
+def with_corrections(
+    dataset: Dataset, content: bytes, where: str, *, published: bool, for_training: bool = True
+) -> Dataset:
     """Return the dataset with corrected labels, without the images that a correction removes.
 
     The fingerprint changes with the labels that are different, so corrections that change nothing do not change it.
@@ -41,6 +43,7 @@ def with_corrections(dataset: Dataset, content: bytes, where: str, *, published:
         content: of `labels.jsonl`.
         where: its path or URL, for messages.
         published: whether others know the dataset with the labels that it had before.
+        for_training: whether images to train on and others to test on are needed, not just any.
 
     Raises:
         DataError: a line is damaged, or the label of an image is no class of the dataset; no image is left to train on
@@ -88,7 +91,7 @@ def with_corrections(dataset: Dataset, content: bytes, where: str, *, published:
         used_labels=UsedLabels.of(content),
         corrected_hashes=dataset.hashes[changed] if changed.any() else None,
     )
-    if not len(result.train) or not len(result.test):
+    if not len(result.labels) or (for_training and not (len(result.train) and len(result.test))):
         got = f"{len(result.train):,} and {len(result.test):,}"
         more = "pictures" if dataset.group_by is None else "groups of pictures"
         raise DataError(f"{dataset.name}: expected pictures to train and test on, got {got}; add more {more}")

@@ -41,6 +41,7 @@ def prepare(
     *,
     labels: bytes = b"",
     used: UsedLabels | None = None,
+    for_training: bool = True,
 ) -> Dataset:
     """Return the requested dataset, with corrected labels.
 
@@ -50,6 +51,7 @@ def prepare(
         progress: called now and then with how much of a folder is read.
         labels: the content of `labels.jsonl` of a dataset that is not a folder; a folder contains its own.
         used: the part of `labels.jsonl` to use; by default all of it.
+        for_training: whether images to train on and others to test on are needed, not just any.
 
     Raises:
         DataMissingError: it does not exist, or it is not prepared and cannot be.
@@ -72,7 +74,7 @@ def prepare(
     dataset = dataclasses.replace(dataset, reusable=not is_temporary(dataset.images))
     if used is not None:
         labels = used.part_of(labels, where)
-    return with_corrections(dataset, labels, where, published=request.folder is None)
+    return with_corrections(dataset, labels, where, published=request.folder is None, for_training=for_training)
 
 
 def with_near_copies(

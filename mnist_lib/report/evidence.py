@@ -105,7 +105,7 @@ class StoredTrial:
         confusion = np.zeros((probabilities.shape[1],) * 2, np.int64)
         np.add.at(confusion, (labels, predicted), 1)
         calibration = _calibration(confidence, predicted == labels)
-        error = sum(b.images * abs(b.mean_probability - b.accuracy) for b in calibration) / len(labels)
+        error = sum(b.images * abs(b.mean_probability - b.accuracy) for b in calibration) / max(1, len(labels))
         return cls(confusion, most_confident_mistakes(probabilities, labels), calibration, error)
 
 

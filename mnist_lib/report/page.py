@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from mnist_lib.catalog import DATASETS
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import Dataset, Split
 from mnist_lib.documents import builtins_of
 from mnist_lib.report import evidence, plots
 from mnist_lib.report.aggregation import Tally
@@ -124,6 +124,12 @@ def report(run: ReportedRun) -> Report:
         system=f"{platform.system()} {platform.machine()}",
     )
     return Report(page, {plot.name: plot.png for plot in drawn})
+
+
+def page_of_another_test(found: Any, images: Split, trial: evidence.StoredTrial) -> bytes:
+    """Return the page of an `AnotherTest`. Args: what `another_test` returns."""
+    ink = " ink" if found.dataset in DATASETS else ""
+    return render("another_test.html", found=found, images=images, trial=trial, ink=ink, data_url=data_url)
 
 
 def render(name: str, **values: Any) -> bytes:

@@ -1,0 +1,156 @@
+"""Another test of a stored version: labelled images on which it was neither trained nor tested.
+
+It is no test for a promotion, which compares two versions on the hold-out of a dataset.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnist_lib.data.corrections import labels_in_storage
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Split, indices_of
+from mnist_lib.documents import Interval
+from mnist_lib.errors import DataError
+from mnist_lib.intervals import accuracy_interval, units_of
+from mnist_lib.objects.protocol import Objects
+from mnist_lib.report.evidence import StoredTrial
+from mnist_lib.results import Accuracy
+from mnist_lib.store.contents import origins
+from mnist_lib.store.datasets import trained_images
+from mnist_lib.store.versions import Version
+from mnist_lib.wording import counted, interval_text, percent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRecall:
+    """The images of a class that the version was not trained on."""
+
+    images: int
+    correct: int
+    interval: Interval  # of the share that is correct
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnotherTest:
+    """The answers of a version for the labelled images of another dataset, or of a newer state of its own."""
+
+    version: str
+    dataset: str
+    classes: tuple[str, ...]  # the rows and columns of `confusion`, in the order of the version
+    test: Accuracy  # on the images that it was not trained on
+    accuracy: float | None  # on these; None without images
+    interval: Interval
+    balanced_accuracy: float | None  # the mean of the recalls; None without images
+    trained_on: Accuracy  # on the images that it was trained or validated on, which are counted apart
+    recalls: dict[str, ClassRecall]  # of the classes that have images
+    confusion: list[list[int]]  # images by label and answer
+    unknown: dict[str, int]  # images by class that the version does not know; they are left out
+    groups: int | None  # number of groups, each of which counts as one unit; None if the images have no groups
+    mistakes: list[dict[str, Any]]  # the most confident ones: file, label, answer, probability
+
+    def lines(self) -> list[str]:
+        """Return what was found as text, without the tables."""
+        new = f"{self.version} on {self.dataset}: "
+        if self.test.total:
+            new += f"{self.test.correct:,} of {counted(self.test.total, 'image')} correct, {percent(self.test.value)}"
+            of = f", of {counted(self.groups, 'group')}" if self.groups is not None else ""
+            new += f" (95% interval {interval_text(self.interval)}{of})"
+        else:
+            new += "no image that it was not trained on"
+        lines = [new]
+        if self.trained_on.total:
+            were = f"{counted(self.trained_on.total, 'image')} on which it was trained, counted apart"
+            lines.append(f"{were}: {self.trained_on.correct:,} correct")
+        if self.unknown:
+            of_each = ", ".join(f"{name} ({count:,})" for name, count in self.unknown.items())
+            lines.append(f"left out, since {self.version} does not know these classes: {of_each}")
+        missing = [name for name in self.classes if name not in self.recalls]
+        if missing and self.test.total:
+            lines.append(f"classes of {self.version} without an image here: {', '.join(missing)}")
+        return lines
+
+
+def another_test(
+    objects: Objects,
+    version: Version,
+    predict: "Callable[[Any], NDArray[np.float32]]",
+    request: DataRequest,
+    progress: Callable[[str], object] = lambda text: None,
+) -> tuple[AnotherTest, Split, StoredTrial]:
+    """Test a version on a folder of pictures, or on the test split of another dataset.
+
+    Args:
+        predict: takes images, and returns the probabilities of the classes of the version: [n, classes].
+
+    Returns:
+        what was found, the images that the version was not trained on, and more about its answers for them.
+
+    Raises:
+        DataError: the dataset cannot be read, or has no class that the version knows.
+    """
+    facts = version.facts.dataset
+    labels_of_people = labels_in_storage(request, objects)
+    dataset = prepare(request.shaped(facts.image_shape), progress, labels=labels_of_people, for_training=False)
+    train, test = len(dataset.train), len(dataset.test)
+    rows = np.arange(0 if request.folder is not None else train, train + test)
+    of_version = {name: index for index, name in enumerate(facts.classes)}
+    labels = np.array([of_version.get(name, -1) for name in dataset.classes])[dataset.labels[rows]]
+    if (labels < 0).all():
+        expected = f"{dataset.name}: expected classes of {version.name}, such as {facts.classes[0]}"
+        raise DataError(f"{expected}, got {', '.join(dataset.classes)[:300]}; rename the folders of the classes")
+    left_out = np.bincount(dataset.labels[rows][labels < 0], minlength=len(dataset.classes))
+    rows, labels = rows[labels >= 0], labels[labels >= 0]
+    probabilities = predict(dataset.images[rows])
+    is_known = np.zeros(len(rows), bool)
+    for hashes in trained_images(objects, origins(objects, [version.name], [])).values():
+        is_known |= indices_of(dataset.hashes[rows], hashes) >= 0
+    new, correct = np.flatnonzero(~is_known), probabilities.argmax(axis=1) == labels
+    groups = None if dataset.group_by is None else dataset.groups[rows[new]]
+    answered = StoredTrial.of(probabilities[new], labels[new])
+    recalls = _recalls(facts.classes, labels[new], correct[new], groups)
+    images = Split(dataset.images[rows[new]], labels[new], dataset.hashes[rows[new]], dataset.files[rows[new]])
+    found = AnotherTest(
+        version=version.name,
+        dataset=dataset.name,
+        classes=facts.classes,
+        test=Accuracy(int(correct[new].sum()), len(new)),
+        accuracy=float(correct[new].mean()) if len(new) else None,
+        interval=accuracy_interval(correct[new], groups=groups),
+        balanced_accuracy=float(np.mean([each.correct / each.images for each in recalls.values()]))
+        if recalls
+        else None,
+        trained_on=Accuracy(int(correct[is_known].sum()), int(is_known.sum())),
+        recalls=recalls,
+        confusion=answered.confusion.tolist(),
+        unknown={dataset.classes[i]: int(left_out[i]) for i in np.flatnonzero(left_out)},
+        groups=None if groups is None else int(units_of(len(new), groups).max(initial=-1)) + 1,
+        mistakes=[
+            {
+                "file": images.file(each.image),
+                "label": facts.classes[each.label],
+                "answer": facts.classes[each.predicted],
+                "probability": each.probability,
+            }
+            for each in answered.mistakes
+        ],
+    )
+    return found, images, answered
+
+
+def _recalls(
+    classes: tuple[str, ...], labels: "NDArray[Any]", correct: "NDArray[np.bool_]", groups: "NDArray[np.int32] | None"
+) -> dict[str, ClassRecall]:
+    found = {}
+    for label in np.unique(labels):
+        inside = labels == label
+        interval = accuracy_interval(correct[inside], groups=None if groups is None else groups[inside])
+        images, right = int(inside.sum()), int(correct[inside].sum())
+        found[classes[label]] = ClassRecall(images=images, correct=right, interval=interval)
+    return found

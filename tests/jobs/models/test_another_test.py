@@ -1,0 +1,136 @@
+"""`jobs.models evaluate --on`: another test of a version, on labelled pictures of the user."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mnist_lib
+from jobs.models import __main__ as models
+from mnist_lib.data.changes import DatasetState
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
+from mnist_lib.data.split import Dataset
+from mnist_lib.intervals import accuracy_interval
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.datasets import store_state
+from tests.support.digits import add_digits
+from tests.support.stored import publish_trained
+
+pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def trained(tensorflow: None, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pictures `digits`, and a storage with a version that was trained on them."""
+    home = tmp_path_factory.mktemp("home")
+    add_digits(home / "digits", digits, 0, 300)
+    dataset = prepare(DataRequest(dataset=f"{home}/digits", data_dir=home / "data"))
+    spec = TrialSpec.of("keras", hidden_units=32, epochs=10, dataset="digits", global_batch_size=32)
+    (home / "store").mkdir()
+    publish_trained(LocalObjects(home / "store"), dataset, "a", spec)
+    state = DatasetState.of(dataset).content()
+    store_state(LocalObjects(home / "store"), "digits", dataset.fingerprint, state)
+    return home
+
+
+@pytest.fixture
+def evaluate(trained: Path, capfd: pytest.CaptureFixture[str]) -> Command:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        capfd.readouterr()
+        where = (f"--storage={trained}/store", f"--data-dir={trained}/data")
+        return models.main(["evaluate", "keras@1", *map(str, arguments), *where]), *capfd.readouterr()
+
+    return run
+
+
+def test_pictures_on_which_the_version_was_trained_and_unknown_classes_are_counted_apart(
+    trained: Path, digits: Dataset, evaluate: Command, tmp_path: Path
+) -> None:
+    others = add_digits(tmp_path / "others", digits, 250, 400)  # 50 of them are in the dataset of the version
+    (others / "9").rename(others / "nine")
+    nines = len([*(others / "nine").iterdir()])
+    code, stdout, stderr = evaluate("--on", others, "--json")
+    assert code == 0, stderr
+    found = json.loads(stdout)
+    assert found["unknown"] == {"nine": nines}
+    assert found["test"]["total"] + found["trained_on"]["total"] == 150 - nines
+    assert 20 < found["trained_on"]["total"] < 50  # the others were in the hold-out
+    confusion = np.array(found["confusion"])
+    assert (confusion.sum(), confusion.trace()) == (found["test"]["total"], found["test"]["correct"])
+    recalls = found["recalls"]
+    assert "9" not in recalls
+    assert sum(each["correct"] for each in recalls.values()) == found["test"]["correct"]
+    of_classes = [each["correct"] / each["images"] for each in recalls.values()]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(of_classes))
+    assert found["groups"] is None
+    assert 0.5 < found["accuracy"] < 0.97
+    for mistake in found["mistakes"]:
+        assert mistake["file"].startswith(f"{mistake['label']}/")
+        assert mistake["answer"] != mistake["label"]
+    correct = np.arange(found["test"]["total"]) < found["test"]["correct"]
+    assert found["interval"] == pytest.approx(accuracy_interval(correct))
+
+
+def test_the_table_names_classes_and_mistakes_and_the_page_shows_them(
+    trained: Path, digits: Dataset, evaluate: Command, tmp_path: Path
+) -> None:
+    others = add_digits(tmp_path / "others", digits, 300, 400)
+    code, stdout, stderr = evaluate("--on", others, f"--report={tmp_path}/page.html")
+    assert code == 0, stderr
+    assert stdout.startswith("keras@1 on others: ")
+    assert " of 100 images correct, " in stdout.splitlines()[0]
+    assert "The most confident mistakes:" in stdout
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png") >= 5
+    assert '<th scope="row">7</th>' in page
+    code, _, stderr = evaluate("--on", others, f"--report={tmp_path}/page.html")
+    assert (code, "expected nothing at this path, got a file or folder" in stderr) == (2, True)
+    assert evaluate(f"--report={tmp_path}/other.html")[0] == 2
+
+
+def test_the_python_api_gives_the_same_numbers_also_with_groups(
+    trained: Path, digits: Dataset, evaluate: Command, tmp_path: Path
+) -> None:
+    others = add_digits(tmp_path / "others", digits, 300, 400)
+    code, stdout, stderr = evaluate("--on", others, "--group-by=([0-9])[0-9]*.png", "--json")
+    assert code == 0, stderr
+    model = mnist_lib.load("keras@1", trained / "store")
+    found = model.evaluate(others, data_dir=trained / "data", group_by="([0-9])[0-9]*.png")
+    printed = json.loads(stdout)
+    assert (found.accuracy, list(found.interval)) == (printed["accuracy"], printed["interval"])
+    assert found.groups == printed["groups"]
+    assert found.groups is not None
+    assert found.groups < 100
+
+
+def test_pictures_of_other_classes_and_those_that_it_was_trained_on_alone_are_no_test(
+    trained: Path, digits: Dataset, evaluate: Command, tmp_path: Path
+) -> None:
+    others = add_digits(tmp_path / "letters", digits, 0, 40)
+    for folder in sorted(others.iterdir()):
+        folder.rename(others / f"letter {folder.name}")
+    code, _, stderr = evaluate("--on", others)
+    assert code == 3
+    assert "letters: expected classes of keras@1, such as 0, got letter 0, letter 1" in stderr
+    dataset = prepare(DataRequest(dataset=f"{trained}/digits", data_dir=trained / "data"))
+    known = [dataset.train.file(index) for index in range(0, len(dataset.train), 5)]
+    for name in known:
+        assert name is not None
+        (tmp_path / "known" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "known" / name).write_bytes((trained / "digits" / name).read_bytes())
+    code, stdout, stderr = evaluate("--on", tmp_path / "known")
+    assert code == 0, stderr
+    assert stdout.splitlines()[0] == "keras@1 on known: no image that it was not trained on"
+    assert f"{len(known)} images on which it was trained, counted apart: " in stdout
+
+
+def test_a_dataset_of_the_catalog_is_tested_on_its_test_split(evaluate: Command) -> None:
+    code, stdout, stderr = evaluate("--on=mnist-mini")
+    assert code == 0, stderr
+    assert " of 1,000 images correct, " in stdout.splitlines()[0]
