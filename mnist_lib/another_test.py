@@ -5,23 +5,28 @@ It is no test for a promotion, which compares two versions on the hold-out of a 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Split, indices_of
+from mnist_lib.data.split import Dataset, Split, file_of, indices_of
 from mnist_lib.documents import Interval
 from mnist_lib.errors import DataError
 from mnist_lib.intervals import accuracy_interval, units_of
 from mnist_lib.objects.protocol import Objects
+from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file
+from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.results import Accuracy
 from mnist_lib.store.contents import origins
 from mnist_lib.store.datasets import trained_images
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import DatasetFacts, Version
 from mnist_lib.wording import counted, interval_text, percent
 
 if TYPE_CHECKING:
@@ -52,6 +57,7 @@ class AnotherTest:
     recalls: dict[str, ClassRecall]  # of the classes that have images
     confusion: list[list[int]]  # images by label and answer
     unknown: dict[str, int]  # images by class that the version does not know; they are left out
+    unread: int  # pictures without one digit, for a version of a dataset of digits; they are left out
     groups: int | None  # number of groups, each of which counts as one unit; None if the images have no groups
     mistakes: list[dict[str, Any]]  # the most confident ones: file, label, answer, probability
 
@@ -71,6 +77,8 @@ class AnotherTest:
         if self.unknown:
             of_each = ", ".join(f"{name} ({count:,})" for name, count in self.unknown.items())
             lines.append(f"left out, since {self.version} does not know these classes: {of_each}")
+        if self.unread:
+            lines.append(f"left out, since no digit can be cut out of them: {counted(self.unread, 'picture')}")
         missing = [name for name in self.classes if name not in self.recalls]
         if missing and self.test.total:
             lines.append(f"classes of {self.version} without an image here: {', '.join(missing)}")
@@ -107,7 +115,14 @@ def another_test(
         raise DataError(f"{expected}, got {', '.join(dataset.classes)[:300]}; rename the folders of the classes")
     left_out = np.bincount(dataset.labels[rows][labels < 0], minlength=len(dataset.classes))
     rows, labels = rows[labels >= 0], labels[labels >= 0]
-    probabilities = predict(dataset.images[rows])
+    images, unread = dataset.images, 0
+    if request.folder is not None and facts.name in DATASETS:
+        read = _as_predicted(request.folder, dataset.take(rows), facts)
+        is_read = np.array([image is not None for image in read])
+        images, unread = np.zeros((train + test, *facts.image_shape), np.uint8), int((~is_read).sum())
+        rows, labels = rows[is_read], labels[is_read]
+        images[rows] = np.reshape([image for image in read if image is not None], (-1, *facts.image_shape))
+    probabilities = predict(images[rows])
     is_known = np.zeros(len(rows), bool)
     for hashes in trained_images(objects, origins(objects, [version.name], [])).values():
         is_known |= indices_of(dataset.hashes[rows], hashes) >= 0
@@ -115,7 +130,7 @@ def another_test(
     groups = None if dataset.group_by is None else dataset.groups[rows[new]]
     answered = StoredTrial.of(probabilities[new], labels[new])
     recalls = _recalls(facts.classes, labels[new], correct[new], groups)
-    images = Split(dataset.images[rows[new]], labels[new], dataset.hashes[rows[new]], dataset.files[rows[new]])
+    tested = Split(images[rows[new]], labels[new], dataset.hashes[rows[new]], dataset.files[rows[new]])
     found = AnotherTest(
         version=version.name,
         dataset=dataset.name,
@@ -130,10 +145,11 @@ def another_test(
         recalls=recalls,
         confusion=answered.confusion.tolist(),
         unknown={dataset.classes[i]: int(left_out[i]) for i in np.flatnonzero(left_out)},
+        unread=unread,
         groups=None if groups is None else int(units_of(len(new), groups).max(initial=-1)) + 1,
         mistakes=[
             {
-                "file": images.file(each.image),
+                "file": tested.file(each.image),
                 "label": facts.classes[each.label],
                 "answer": facts.classes[each.predicted],
                 "probability": each.probability,
@@ -141,7 +157,16 @@ def another_test(
             for each in answered.mistakes
         ],
     )
-    return found, images, answered
+    return found, tested, answered
+
+
+def _as_predicted(folder: Path, dataset: Dataset, facts: DatasetFacts) -> "list[NDArray[np.uint8] | None]":
+    """Read pictures as `jobs.predict` does for a version of the catalog's digits; None for one that it refuses."""
+    layout = Layout.of(facts.name, Shape(*facts.image_shape))
+    paths = [folder / str(file_of(path)) for path in dataset.files]
+    with Sandboxes(len(paths)) as sandboxes:
+        pictures = sandboxes.map(partial(read_file, layout=layout), paths)
+        return [picture.image if isinstance(picture, Picture) else None for picture in pictures]
 
 
 def _recalls(
