@@ -6,7 +6,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,12 +134,6 @@ def enable_and_create_token() -> None:
 def this_machine_resources() -> tuple[int, int]:
     """Return the CPUs and GPUs that Ray would find on this machine."""
     return int(get_num_cpus()), NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
-
-
-def is_agent(command: Sequence[str]) -> bool:
-    """Return whether a command line is that of an agent of a node, before or after it has set its title."""
-    words = command[:4]
-    return any(word.endswith("agent.py") or "runtime_env/agent" in word or word.endswith("Agent") for word in words)
 
 
 def free_resources() -> dict[str, dict[str, float]]:

@@ -93,20 +93,16 @@ def _delete_private_folders() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def end_of_node() -> list[int]:
-    """Return file descriptors, one of which is ready to read once Ray's process on this node ends; none if unknown.
-
-    They are those of the process and of its agents: if an agent dies, Ray ends the node, and this process in 0.1 s.
-    """
+def end_of_node() -> int | None:
+    """Return a file descriptor that is ready to read once Ray's process on this node has ended; None if unknown."""
     import psutil  # bundled with Ray
 
     mark = ray_private.NODE_ARGUMENT + ray.get_runtime_context().get_node_id()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError, AttributeError):  # the process has ended, or this is not Linux
             if mark in process.cmdline():
-                agents = [child for child in process.children() if ray_private.is_agent(child.cmdline())]
-                return [os.pidfd_open(each.pid) for each in (process, *agents)]
-    return []
+                return os.pidfd_open(process.pid)
+    return None
 
 
 def end_children() -> None:

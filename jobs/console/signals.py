@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from jobs.console.exit_codes import exit_code_of
 from mnist_lib.wording import printable
@@ -23,7 +23,7 @@ NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGH
 
 
 @contextlib.contextmanager
-def stoppable(advice: str, end_children: Callable[[], None], node: Sequence[int] = ()) -> Iterator[None]:
+def stoppable(advice: str, end_children: Callable[[], None], node: int | None = None) -> Iterator[None]:
     """End this process on the signals of `NAMES`. Use it after Ray has started, since Ray sets its own handlers.
 
     An ignored SIGHUP stays ignored, as under `nohup`.
@@ -31,16 +31,16 @@ def stoppable(advice: str, end_children: Callable[[], None], node: Sequence[int]
     Args:
         advice: what the user can do then, printed after the name of the signal.
         end_children: ends the processes that would outlive this one.
-        node: file descriptors, one of which is ready when a process of Ray on this node has died; without them, Ray
-            would leave this process waiting, or end it without a message within 0.1 s.
+        node: a file descriptor that is ready when Ray's process on this node has died; without it, Ray would leave
+            this process waiting, or end it without a message.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
 
     def wait_for_signal() -> None:
-        ready, _, _ = select.select([read, *node], [], [])
+        ready, _, _ = select.select([read, *([] if node is None else [node])], [], [])
         if read not in ready:  # the signal that ended the node may have been sent to this process, too
-            ready, _, _ = select.select([read], [], [], 0.005)
+            ready, _, _ = select.select([read], [], [], 0.2)
         number = os.read(read, 1) if read in ready else None
         os.close(read)
         if number is None:
