@@ -95,7 +95,7 @@ def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
         assert f"runs/nightly/{name}" in names
     assert "index.html" in names
     events = [json.loads(line)["event"] for line in (objects.read("runs/nightly/history.jsonl") or b"").splitlines()]
-    assert events == ["driver", "started", "epoch", "epoch", "ended"]
+    assert events == ["driver", "lanes", "started", "epoch", "epoch", "ended"]
     manifest = json.loads(objects.read("models/keras/versions/1/manifest.json") or b"")
     assert [epoch["epoch"] for epoch in manifest["history"]] == [1, 2]
     assert set(manifest["code"]) >= {"sha256"}
