@@ -133,7 +133,8 @@ def load(source: Path | None) -> Dataset:
 
 
 def trained(specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources) -> list[TrialResult]:
-    results, resources = [], resources.in_this_process(specs[0])
+    results = []
+    resources = resources.in_this_process(specs[0])
     for event in run_trials(map(Assignment, specs), lambda: dataset, resources, WorkerPlace(node="here")):
         if isinstance(event, TrialFailure):
             raise SystemExit(event.message)

@@ -1,4 +1,4 @@
-"""Another test of a stored version: labelled images on which it was neither trained nor tested.
+"""Another test of a stored version: on labelled images that a user chooses, apart from those it was trained on.
 
 It is no test for a promotion, which compares two versions on the hold-out of a dataset.
 """
@@ -114,13 +114,17 @@ def another_test(
         expected = f"{dataset.name}: expected classes of {version.name}, such as {facts.classes[0]}"
         raise DataError(f"{expected}, got {', '.join(dataset.classes)[:300]}; rename the folders of the classes")
     left_out = np.bincount(dataset.labels[rows][labels < 0], minlength=len(dataset.classes))
-    rows, labels = rows[labels >= 0], labels[labels >= 0]
-    images, unread = dataset.images, 0
+    rows = rows[labels >= 0]
+    labels = labels[labels >= 0]
+    unread = 0
+    images = dataset.images
     if request.folder is not None and facts.name in DATASETS:
         read = _as_predicted(request.folder, dataset.take(rows), facts)
         is_read = np.array([image is not None for image in read])
-        images, unread = np.zeros((train + test, *facts.image_shape), np.uint8), int((~is_read).sum())
-        rows, labels = rows[is_read], labels[is_read]
+        unread = int((~is_read).sum())
+        rows = rows[is_read]
+        labels = labels[is_read]
+        images = np.zeros((train + test, *facts.image_shape), np.uint8)
         images[rows] = np.reshape([image for image in read if image is not None], (-1, *facts.image_shape))
     probabilities = predict(images[rows])
     is_known = np.zeros(len(rows), bool)

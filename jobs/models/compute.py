@@ -8,8 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult
@@ -22,7 +20,7 @@ from mnist_lib.data.groups import GROUPINGS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
-from mnist_lib.objects.output_file import require_absent
+from mnist_lib.objects.output_file import atomic_output, require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.spec import INEXACT_TEXT
 from mnist_lib.store.champions.hold_out import Predict
@@ -76,6 +74,7 @@ def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, versi
     _import_keras(gpus=False)
     from mnist_lib.another_test import another_test
     from mnist_lib.loading import load_trusted
+    from mnist_lib.report.texts import plain_table
 
     request = DataRequest(dataset=dataset, **options.source())
     predict = load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
@@ -84,10 +83,9 @@ def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, versi
     if options.report is not None:
         from mnist_lib.report.page import page_of_another_test  # imports Matplotlib
 
-        options.report.write_bytes(page_of_another_test(found, images, answered))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name in ("class", "images", "correct", "95% interval", "predicted instead"):
-        table.add_column(name, justify="left" if name in ("class", "predicted instead") else "right")
+        with atomic_output(options.report) as temporary:
+            temporary.write_bytes(page_of_another_test(found, images, answered))
+    table = plain_table("class", "images", "correct", "95% interval", "predicted instead")
     for row in answered.classes_by_accuracy():
         recall = found.recalls[found.classes[row.label]]
         others = ", ".join(f"{found.classes[other]} ({count})" for other, count in row.confused_with.items())

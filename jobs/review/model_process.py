@@ -70,7 +70,8 @@ class ModelProcess:
 class NoModel:
     """In place of a model if there is none yet. Pictures are then chosen at random."""
 
-    name, state, notice = "", "failed", ""
+    name = notice = ""
+    state = "failed"
     problem = "there is no champion yet; to have pictures chosen by a model, train one with: python -m jobs.train"
 
     def wait(self) -> None:

@@ -24,7 +24,8 @@ def shifted(images: tf.Tensor, seed: tf.Tensor, pixels: int = 1, shifts: int = 8
     batch, height, width, channels = images.shape
     begins = tf.random.stateless_uniform((min(shifts, batch), 2), seed, 0, 2 * pixels + 1, tf.int32)
     padded = tf.pad(images, [[0, 0], [pixels, pixels], [pixels, pixels], [0, 0]])
-    parts, edges = [], [part * batch // begins.shape[0] for part in range(begins.shape[0] + 1)]
+    edges = [part * batch // begins.shape[0] for part in range(begins.shape[0] + 1)]
+    parts = []
     for begin, first, end in zip(tf.unstack(begins), edges[:-1], edges[1:], strict=True):
         corner = tf.stack([first, begin[0], begin[1], 0])
         parts.append(tf.slice(padded, corner, (end - first, height, width, channels)))

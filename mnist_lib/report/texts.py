@@ -52,7 +52,8 @@ def result_tables(summary: Summary) -> list["RenderableType"]:
     return [*models, _trials(summary), "", *failures, *folds, *data_texts(summary), *notes(summary), f"Time: {time}"]
 
 
-def _table(first: str, *others: str) -> "Table":
+def plain_table(first: str, *others: str) -> "Table":
+    """Return an empty table without lines: the first column is on the left, others on the right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
@@ -66,7 +67,7 @@ def _models(summary: Summary) -> "Table":
     models = summary.models.values()
     balanced = any(model.score != "accuracy" for model in models)
     constant = any(model.always_answers is not None for model in models)
-    table = _table(
+    table = plain_table(
         *("model", "trials", "mean ± std", "95% interval", "highest", "ensemble"),
         *(["balanced"] if balanced else []),
         *(["always answers"] if constant else []),
@@ -93,7 +94,7 @@ def _share(share: float | None) -> str:
 def _trials(summary: Summary) -> "Table":
     balanced = any(trial.score != "accuracy" for trial in summary.trials)
     headings = ["trial", "test", *(["balanced"] if balanced else []), "chosen epoch", "seconds", "images/s", "devices"]
-    table = _table(*headings)
+    table = plain_table(*headings)
     for trial in summary.trials:
         if isinstance(trial, SuccessfulTrial):
             table.add_row(

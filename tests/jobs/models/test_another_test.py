@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import mnist_lib
+from jobs.console.exit_codes import exit_code_of
 from jobs.models import __main__ as models
 from mnist_lib.data.changes import DatasetState
 from mnist_lib.data.prepare import prepare
@@ -93,6 +94,9 @@ def test_the_table_names_classes_and_mistakes_and_the_page_shows_them(
     code, _, stderr = evaluate("--on", others, f"--report={tmp_path}/page.html")
     assert (code, "expected nothing at this path, got a file or folder" in stderr) == (2, True)
     assert evaluate(f"--report={tmp_path}/other.html")[0] == 2
+    code, _, stderr = evaluate("--on", others, f"--report={tmp_path}/none/page.html")
+    assert code == exit_code_of("E-OUTPUT")
+    assert "page.html: expected a folder" in stderr
 
 
 def test_the_python_api_gives_the_same_numbers_also_with_groups(
