@@ -187,6 +187,16 @@ def require_same(undisturbed: CompletedRun, other: CompletedRun, storage: Path) 
         raise SystemExit(f"expected one version of each model, got {commits}")
 
 
+def require_reproduced(storage: Path, pictures: Path) -> None:
+    """Train each version of a storage again, and end the program unless its weights are the stored ones."""
+    for commit in sorted(storage.glob("models/*/commits/*")):
+        name = f"{commit.parts[-3]}@{int(commit.stem)}"
+        reproduce = [OWN, "-m", "jobs.models", "reproduce", name, "--storage", str(storage), "--dataset", str(pictures)]
+        done = subprocess.run(reproduce, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode or "every weight is the same" not in done.stdout:
+            raise SystemExit(f"expected {name} with the weights stored, got {done.stdout}{done.stderr}")
+
+
 def epoch_seconds(storage: Path) -> float:
     """Return the median time between the ends of epochs in the driver, which varies less than a run's time."""
     ends: list[float] = [entry.at for entry in _history(storage) if isinstance(entry, EpochDone)]
@@ -250,13 +260,15 @@ def main() -> None:
             require_same(long, completed, storage)
             repeated += seconds
             print(f"killed within epochs: {seconds} s repeated, the same weights", file=sys.stderr)
-        few = ("--dataset", str(write_pictures(Path(folder, "few"), FEW_PICTURES)), *FEW)
+        pictures = write_pictures(Path(folder, "few"), FEW_PICTURES)
+        few = ("--dataset", str(pictures), *FEW)
         seeds = [str(generator.randint(2, 3)) for _ in range(options.again)]
         wanted = {n: undisturbed_run(Path(folder, f"few-{n}"), None, *few, "--seeds", n) for n in sorted({*seeds})}
         for number, n in enumerate(seeds):
             storage = Path(folder, f"again-{number}")
             require_same(wanted[n], kill_again_and_again(storage, None, generator, *few, "--seeds", n), storage)
-            print(f"{KILLS_AGAIN} processes killed, {2 * int(n)} trials: the same weights", file=sys.stderr)
+            require_reproduced(storage, pictures)
+            print(f"{KILLS_AGAIN} processes killed, {2 * int(n)} trials: the same weights, twice", file=sys.stderr)
     print(report(overheads, lost, undisturbed, options.seed, repeated, options.again))
 
 
@@ -288,7 +300,7 @@ def report(
         lines.append(
             f"{counted(again, 'run')} of 4 or 6 trials on {FEW_PICTURES} pictures, in each of which {KILLS_AGAIN}"
             f" processes were killed at random moments, drivers or workers, ended with the weights of an undisturbed"
-            f" one (seed {seed})."
+            f" one; `jobs.models reproduce` had them again for each version (seed {seed})."
         )
     lines.append(
         f"The undisturbed run of {counted(len(undisturbed.summary['trials']), 'trial')} takes"

@@ -6,8 +6,6 @@ On some processors, weights depend on the number of threads.
 import json
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ import pytest
 from benchmarks import survival
 from cluster.local import temporary_cluster
 from mnist_lib.store.contents import MANIFEST
-from tests.support.job import ROOT, hashes, pid_of, start, train
+from tests.support.job import hashes, pid_of, start, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -41,8 +39,7 @@ def test_x6_a_run_that_is_killed_five_times_has_the_weights_of_an_undisturbed_on
     options = ("--dataset", str(pictures), *survival.FEW, "--seeds", SEEDS[seed])
     killed = survival.kill_again_and_again(tmp_path / "store", None, random.Random(seed), *options)
     survival.require_same(undisturbed[SEEDS[seed]], killed, tmp_path / "store")
-    for model in ("keras-cnn", "keras-fast"):
-        assert reproduced(f"{model}@1", tmp_path / "store", pictures)
+    survival.require_reproduced(tmp_path / "store", pictures)
 
 
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
@@ -79,11 +76,4 @@ def test_a_trial_has_the_same_weights_alone_and_beside_one_that_needs_more_threa
     both = train(*options, "--models=keras,keras-cnn", "--storage", tmp_path / "both", home=tmp_path)
     assert (alone[0], both[0]) == (0, 0), alone[2] + both[2]
     assert hashes(alone[1])["keras-cnn-s0"] == hashes(both[1])["keras-cnn-s0"]
-    assert reproduced("keras-cnn@1", tmp_path / "both", pictures)
-
-
-def reproduced(version: str, storage: Path, pictures: Path) -> bool:
-    """Return whether a version can be trained again to the same weights."""
-    arguments = ["reproduce", version, "--storage", str(storage), "--dataset", str(pictures)]
-    done = subprocess.run([sys.executable, "-m", "jobs.models", *arguments], cwd=ROOT, capture_output=True, text=True)
-    return done.returncode == 0 and "reproduced: every weight is the same." in done.stdout
+    survival.require_reproduced(tmp_path / "both", pictures)
