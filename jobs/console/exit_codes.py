@@ -112,6 +112,12 @@ def is_worth_a_retry(error_code: str) -> bool:
     return error_code in ERRORS and ERRORS[error_code].retry
 
 
+def is_final(error: Exception) -> bool:
+    """Return whether the same command would end with the same error."""
+    code = getattr(error, "code", "E-BUG")
+    return code in ERRORS and code != "E-BUG" and not is_worth_a_retry(code)
+
+
 class UsageError(Exception):
     """The command line or the configuration is invalid."""
 

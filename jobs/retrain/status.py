@@ -24,6 +24,7 @@ from mnist_lib.retraining.journal import Entry, Journal, ModelResult
 from mnist_lib.retraining.slots import Timetable, missed_text
 from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
+from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import and_balanced, counted, duration, interval_text, percent
 
@@ -154,7 +155,8 @@ def next_command(entry: Entry, schedule: str, storage: str, train: TrainOptions)
     final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
     if entry.data is not None and entry.data.accept:
         return entry.data.accept
-    if entry.kind == "failed" and entry.run and entry.exit_code not in final:
+    begun = entry.run and RunFolder(open_storage(storage), entry.run).has(RUN_RECORD)
+    if entry.kind == "failed" and begun and entry.exit_code not in final:
         return shlex.join(resume_command(train, entry.run, storage))
     if entry.kind == "failed":
         words = ["jobs.retrain", "status", "--name", schedule]

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ def open_run(
     terms: Terms,
     configuration: str,
     command: Command,
+    is_final: Callable[[Exception], bool] = lambda error: False,
 ) -> Iterator[RunFolder]:
     """Begin or resume a run, and lock it for this process.
 
@@ -50,6 +51,8 @@ def open_run(
         name: None to resume the unfinished run with these terms or, if there is none, to begin one named after the time
             and the dataset.
         configuration, command: stored when the run is begun; the configuration is YAML.
+        is_final: tells whether the same command would raise this error again. If it is raised before a trial has begun,
+            the run is deleted.
 
     Raises:
         SpecError: the run of that name has other terms, and a trial of it has begun.
@@ -57,8 +60,7 @@ def open_run(
         IntegrityError: its record is damaged.
     """
     check_part("dataset", dataset)
-    complete = False
-    with contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as afterwards, contextlib.ExitStack() as locks:
         folder = None if name else _resume_unnamed(objects, terms, locks)
         names = iter([name]) if name else _new_names(dataset)
         while folder is None:
@@ -69,18 +71,30 @@ def open_run(
                 if name:
                     raise
                 continue  # another run of this dataset was begun in the same second
-            anew = name is not None and _is_begun_anew(locked, run, terms)
-            folder = _begin(locked, BegunRun(run, now_text(), terms, command), configuration, anew=anew)
+            if name and _is_begun_anew(locked, run, terms):
+                log.info("beginning run %s anew with other terms, since none of its trials has begun", run)
+                _delete(RunFolder(locked, run))
+            folder = _begin(locked, BegunRun(run, now_text(), terms, command), configuration)
             folder = folder or (_resume(locked, run, terms) if name else None)
         if not name:
             objects.replace(_pointer(terms), seal(UnfinishedRun(folder.run)))
-        yield folder
-        complete = folder.is_complete
-        if complete and _unfinished_run(objects, terms) == folder.run:
-            objects.delete(_pointer(terms))
-    if complete:
-        objects.delete(_lock(folder.run))
-        objects.delete_below(_lock(folder.run))
+        try:
+            yield folder
+        except Exception as error:
+            if is_final(error) and _is_untouched(folder):
+                _delete(folder)
+                _forget(objects, folder.run, terms, afterwards)
+            raise
+        if folder.is_complete:
+            _forget(objects, folder.run, terms, afterwards)
+
+
+def _forget(objects: Objects, run: str, terms: Terms, afterwards: contextlib.ExitStack) -> None:
+    """Delete what makes a run one to resume: its pointer, and its lock once it has been released."""
+    if _unfinished_run(objects, terms) == run:
+        objects.delete(_pointer(terms))
+    afterwards.callback(objects.delete_below, _lock(run))
+    afterwards.callback(objects.delete, _lock(run))
 
 
 def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
@@ -97,33 +111,36 @@ def _is_begun_anew(objects: Objects, run: str, terms: Terms) -> bool:
     Raises IntegrityError if its record or its history is damaged.
     """
     folder = RunFolder(objects, run)
-    if not folder.has(RUN_RECORD) or not _differences(folder, terms) or folder.is_complete or folder.names("trials"):
+    return folder.has(RUN_RECORD) and bool(_differences(folder, terms)) and _is_untouched(folder)
+
+
+def _is_untouched(folder: RunFolder) -> bool:
+    """Return whether none of the trials of a run has begun. Raises IntegrityError if its history is damaged."""
+    if folder.is_complete or folder.names("trials"):
         return False
     return all(isinstance(entry, DriverConnected | LanesPlanned) for entry in folder.history())
 
 
-def _begin(objects: Objects, begun: BegunRun, configuration: str, *, anew: bool = False) -> RunFolder | None:
-    """Begin a run, or return None if the name is taken.
-
-    Args:
-        anew: whether to replace the run of that name.
-    """
+def _begin(objects: Objects, begun: BegunRun, configuration: str) -> RunFolder | None:
+    """Begin a run, or return None if the name is taken."""
     run, record = begun.run, seal(begun, unique=True)
     if len(record) > MAX_TERMS_BYTES:
         expected = f"trials whose terms have up to {MAX_TERMS_BYTES:,} bytes together"
         raise SpecError(f"seeds: expected {expected}, got {len(record):,}; divide them among several runs")
-    folder = RunFolder(objects, run)
-    if anew:
-        log.info("beginning run %s anew with other terms, since none of its trials has begun", run)
-        for name in objects.names(f"runs/{run}"):
-            if name != f"runs/{run}/{RUN_RECORD}":
-                objects.delete(name)
-    elif not objects.create(f"runs/{run}/{RUN_RECORD}", record):
+    if not objects.create(f"runs/{run}/{RUN_RECORD}", record):
         return None
+    folder = RunFolder(objects, run)
     folder.write(CONFIGURATION, configuration.encode())
-    if anew:  # last, so that what was deleted cannot return after a power loss
-        folder.write(RUN_RECORD, record)
     return folder
+
+
+def _delete(folder: RunFolder) -> None:
+    """Delete a run, its record after everything else."""
+    for name in folder.objects.names(f"runs/{folder.run}"):
+        if name != f"runs/{folder.run}/{RUN_RECORD}":
+            folder.objects.delete(name)
+    folder.write(RUN_RECORD, seal(folder.begun()))  # so that what was deleted cannot return after a power loss
+    folder.objects.delete_below(f"runs/{folder.run}")
 
 
 def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:

@@ -187,7 +187,8 @@ def test_the_notice_of_a_failed_run_gives_its_cause_and_the_next_command(schedul
     assert (code, notice) == (3, json.loads(stdout))
     assert (notice["outcome"], notice["events"], notice["exit_code"]) == ("failed", ["failure"], 3)
     assert notice["cause"].startswith("error[E-DATA-MISSING] mnist: ")
-    assert notice["next_command"].startswith("python -m jobs.train --resume nightly-")
+    assert notice["next_command"].startswith("python -m jobs.retrain status --name nightly --storage ")
+    assert not schedule.storage.joinpath("runs", notice["run"]).exists()  # the same command would end in the same way
     assert notice["cause"] in notice["text"]
     code, stdout = schedule.run("--once", DAILY, train=train)
     assert code == 3  # the slot has failed for good

@@ -23,6 +23,7 @@ def test_a_run_without_its_dataset_says_what_to_do_and_ends_with_exit_code_3(ray
     last = stderr.splitlines()[-1]
     for message in ("error[E-DATA-MISSING] mnist: ", "a network", "--data-source DIR", "--dataset mnist-mini"):
         assert message in last
+    assert not [*tmp_path.glob("runs/*"), *tmp_path.glob("unfinished/*")]  # no run is left to resume
 
 
 def test_f13_more_gpus_than_any_node_has_give_exit_code_4_within_10_seconds(ray_address: str, tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def test_m1_an_invalid_model_ends_the_run_with_one_line_before_any_trial(data_di
     code, stdout, stderr = train(*options, "--data-dir", data_dir, home=tmp_path)
     lines = [line for line in stderr.splitlines() if not line.startswith("waiting for ")]  # on a slow machine
     assert (code, stdout, lines) == (2, "", ["error[E-MODEL] mine.py, line 2: OSError: no"])
+    assert not [*(tmp_path / "results/runs").iterdir()]
 
 
 @pytest.mark.long

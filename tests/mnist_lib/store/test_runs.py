@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from mnist_lib.errors import BusyError, IntegrityError, SpecError, StoreError
+from mnist_lib.errors import BusyError, DataMissingError, IntegrityError, SpecError, StoreError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
@@ -83,6 +83,26 @@ def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(ob
         folder.require_same("fingerprint.txt", "abd", "dataset")
     with opened(objects, terms=corrected) as folder:
         assert folder.resumed
+
+
+@pytest.mark.parametrize("name", ["r", None])
+def test_a_run_that_an_error_ends_before_a_trial_has_begun_is_deleted_if_it_would_come_again(
+    objects: Objects, name: str | None
+) -> None:
+    def end(error: Exception, *, trial: bool = False) -> list[str]:
+        arguments: Any = {"dataset": "mnist", "terms": TERMS, "command": "jobs.train", "configuration": "epochs: 5"}
+        arguments["is_final"] = lambda error: isinstance(error, DataMissingError)
+        opened = open_run(objects, name, **arguments)
+        folder = opened.__enter__()
+        folder.append_history(STARTED if trial else DriverConnected())
+        folder.flush()
+        assert not opened.__exit__(type(error), error, None)
+        return [*objects.names("runs"), *objects.names("unfinished")]
+
+    assert end(DataMissingError("no such folder")) == []
+    assert len(end(StoreError("no answer"))) > 2
+    assert end(DataMissingError("no such folder")) == []  # resumed, and still nothing has begun
+    assert len(end(DataMissingError("an image is gone"), trial=True)) > 2
 
 
 @pytest.mark.parametrize("trace", ["history", "checkpoint", "summary"])
