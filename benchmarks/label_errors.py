@@ -1,115 +1,197 @@
-"""Wrong labels that a review finds among 1,000 MNIST pictures, of which 50 have a wrong label.
+"""Wrong labels that the first review finds, after `jobs.train` and `jobs.review` with default options.
 
-`keras` is trained on the pictures with their given labels, once on all and once on five folds. Of 100 pictures that
-`jobs.review` shows, 50 are random. The figure is the share of the wrong labels that is among the other 50: in the order
-of the model's probability of the label, or first those that the folds say are likely wrong.
+Each draw takes other pictures, and gives some of those for training a wrong label. Of the pictures that the review
+shows, every second one is random. The figure is the share of the wrong labels that is among the others.
+
+With --corrected, the labels of the first 100 pictures are corrected, and the network is trained again. The figure is
+its accuracy on letters of other fonts, less that before the review.
 """
 
+import argparse
+import csv
+import json
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
-from benchmarks.accuracy import load, original, trained
 from benchmarks.digits import parser_with_source
-from benchmarks.record import setting
-from jobs.review.data import ReviewItem
-from jobs.review.session import Order
-from mnist_lib.assignment import Resources
-from mnist_lib.data.split import Dataset, Split, text_of
-from mnist_lib.report.folds import label_errors, out_of_fold
-from mnist_lib.results import TrialResult
-from mnist_lib.spec import TrialSpec
-from mnist_lib.training.strategy import configure_process
+from benchmarks.few_pictures import splits_of
+from benchmarks.job import OWN, ROOT
+from benchmarks.pictures import Draw, picture_sets
+from benchmarks.record import paired_difference_text, setting
+from mnist_lib.data.prepare import prepare
+from mnist_lib.data.request import DataRequest
 
-PICTURES, WRONG, SHOWN, FOLDS = 1_000, 50, 100, 5
-EPOCHS = (5, 15, 40)
-BOUND = 0.65
+DIGITS, LETTERS, OTHER_LETTERS = 1_170, 1_021, 1_000
+CORRECTED = 100  # pictures of a review
 
-Shares = dict[tuple[int, str], list[float]]  # of the wrong labels, for each draw, by epochs and "none" or "5" folds
+
+@dataclass(frozen=True)
+class Task:
+    """A set of pictures and how many of the pictures that a review shows are chosen by the model.
+
+    Args:
+        kind: "5%" of the digits, "a tenth" of one class of digits, or "4%" of letters have a wrong label.
+        models: the networks to train, one after the other; "" for the default.
+    """
+
+    kind: str
+    shown: int
+    models: Mapping[str, float]  # -> the share that is to be found
+
+
+TASKS = {
+    "digits": Task("5%", 50, {"keras-cnn": 0.85, "keras": 0.68, "": 0.85}),
+    "one class": Task("a tenth", 20, {"keras-cnn": 0.75, "": 0.75}),
+    "letters": Task("4%", 50, {"": 0.65, "keras-cnn": 0.65}),
+}
+MISTAKEN = ((3, 5), (4, 9), (7, 1))  # digits, a tenth of which get the label of another one; a pair for each draw
+
+
+@dataclass(frozen=True)
+class Found:
+    share: float  # of the wrong labels, among the pictures that the model chose
+    named: int  # labels that may be wrong, as the run says
+    named_wrong: int  # of the first 200 of these
 
 
 def main() -> None:
     parser = parser_with_source(__doc__)
-    parser.add_argument("--draws", type=int, default=10, help="random draws of pictures and wrong labels (default: 10)")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--sources", type=Path, help="fonts, from benchmarks.sources (default: a few)")
+    parser.add_argument("--draws", type=int, default=3, help="random draws of pictures and wrong labels (default: 3)")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, default=[*TASKS], help="sets of pictures (default: all)")
+    parser.add_argument("--corrected", type=int, default=0, help="pairs of trainings before and after a review")
     options = parser.parse_args()
-    threads = len(os.sched_getaffinity(0))
-    resources = Resources(cpus=threads)
-    configure_process(resources)  # before TFDS uses TensorFlow
-    images = original(options.source, "train") if options.source else load(None).train
-    print("\n".join([setting(threads), "", *report(shares_found(images, options.draws, EPOCHS, resources))]))
+    letter = picture_sets(options.sources, options.source)["letters"]
+    heads = "| pictures | network | found, mean | lowest to highest | n draws | bound | wrong of those named |"
+    print("\n".join([setting(len(os.sched_getaffinity(0))), "", heads, "|---" * 7 + "|"]), flush=True)
+    with tempfile.TemporaryDirectory() as home:
+        for name in options.tasks:
+            for model in TASKS[name].models:
+                found = []
+                for draw in range(options.draws):
+                    place = Path(home, f"{name}-{model}-{draw}".replace(" ", "-"))
+                    write(place, TASKS[name].kind, draw, options.source, letter.draw)
+                    found.append(review(place, TASKS[name], model))
+                    print(f"{name}, {model or 'default'}: {found[-1]}", file=sys.stderr)
+                print(row(name, model, found), flush=True)
+        differences = [
+            corrected(Path(home, f"corrected-{seed}"), seed, letter.draw) for seed in range(options.corrected)
+        ]
+    if differences:
+        text = paired_difference_text(differences)
+        print(f"After a review of {CORRECTED} letters: {text} points on other fonts, n = {len(differences)}.")
 
 
-def shares_found(images: Split, draws: int, epochs: Sequence[int], resources: Resources) -> Shares:
-    """Return the shares of the wrong labels that the first reviews find.
-
-    Args:
-        resources: as for `run_trials`; TensorFlow takes the number of threads once in a process.
-    """
-    shares = Shares()
-    for draw in range(draws):
-        rng = np.random.default_rng(draw)
-        pictures = images.take(rng.permutation(len(images))[:PICTURES])
-        is_wrong = rng.permutation(len(pictures)) < WRONG
-        labels = (pictures.labels + np.where(is_wrong, rng.integers(1, 10, len(pictures)), 0)) % 10
-        given = replace(pictures, labels=labels.astype(np.uint8))
-        # They are also the test images, so that a result has the probabilities of all of them.
-        dataset = Dataset.of("label-errors", "1", given, given)
-        specs = [TrialSpec.of("keras", epochs=number, seed=draw) for number in epochs]
-        by_fold = zip(*(spec.in_folds(FOLDS) for spec in specs), strict=True)  # trials of a fold share what is compiled
-        results = trained([*specs, *(spec for of_fold in by_fold for spec in of_fold)], dataset, resources)
-        for spec in specs:
-            (whole,) = (result for result in results if result.spec == spec)
-            for folds, first in (("none", []), (str(FOLDS), likely_wrong(results, spec, dataset))):
-                chosen = chosen_for_review(given, whole.probabilities, dataset.classes, first)
-                shares.setdefault((spec.epochs, folds), []).append(float(is_wrong[chosen].sum() / WRONG))
-        print(f"draw {draw}: {shares}", file=sys.stderr)
-    return shares
+def write(place: Path, kind: str, draw: int, source: Path | None, letter: Draw) -> None:
+    """Write the pictures of a task into folders for their labels; the names of the files have the right ones."""
+    (place / "data").mkdir(parents=True)
+    random = np.random.default_rng(draw)
+    if kind == "4%":
+        pictures = [(number % 10, letter(number % 10, False, random)) for number in range(LETTERS)]
+        wrong = random.random(LETTERS) < 0.04
+    else:
+        digits = splits_of(source)[0]
+        rows = random.permutation(len(digits))[:DIGITS]
+        pictures = [(int(digits.labels[row]), Image.fromarray(digits.images[row][..., 0])) for row in rows]
+        wrong = random.random(DIGITS) < 0.05
+        if kind == "a tenth":
+            first, second = MISTAKEN[draw % len(MISTAKEN)]
+            of_class = [number for number, (label, _) in enumerate(pictures) if label == first]
+            wrong = np.isin(np.arange(DIGITS), random.permutation(of_class)[: len(of_class) // 10])
+    for number, (label, picture) in enumerate(pictures):
+        given = label
+        if wrong[number]:
+            given = second if kind == "a tenth" else (label + int(random.integers(1, 10))) % 10
+        save(picture, place / "pictures" / str(given) / f"{number}-is-{label}.png")
 
 
-def likely_wrong(results: Sequence[TrialResult], spec: TrialSpec, dataset: Dataset) -> list[int]:
-    """Return the indices of the pictures whose label is likely wrong, as a run with folds lists them."""
-    of_folds = {
-        result.spec: result.of_fold
-        for result in results
-        if result.of_fold is not None and result.spec.epochs == spec.epochs
-    }
-    ((probabilities,),) = out_of_fold(of_folds, dataset).values()
-    return [error.image for error in label_errors(probabilities, dataset.train.labels)]
+def save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
 
 
-def chosen_for_review(
-    given: Split, probabilities: NDArray[np.float32], classes: Sequence[str], first: Sequence[int]
-) -> list[int]:
-    """Return the indices of the pictures that the model chooses among the first `SHOWN` of a review.
-
-    Args:
-        given: pictures in a random order, with their given labels.
-        first: indices of those that come first.
-    """
-    hashes = [text_of(row) for row in given.hashes]
-    order, indices = Order(classes, [hashes[index] for index in first]), {image: n for n, image in enumerate(hashes)}
-    for index, (image, label) in enumerate(zip(hashes, given.labels, strict=True)):
-        item = ReviewItem(image, image, index, "training", classes[label], probabilities=probabilities[index])
-        order.add(item)
-        order.predicted(item)
-    shown = [pair for pair in (order.take() for _ in range(SHOWN)) if pair is not None]
-    return [indices[item.image] for item, why in shown if why == "disputed"]
+def is_wrong(path: str) -> bool:
+    return Path(path).stem.rpartition("-")[2] != Path(path).parent.name
 
 
-def report(shares: Mapping[tuple[int, str], Sequence[float]]) -> list[str]:
-    """Return a Markdown table. `shares`: as from `shares_found`"""
-    heads = "| folds | epochs | n draws | wrong labels found, mean | lowest to highest | bound |"
-    rows = [
-        f"| {folds} | {epochs} | {len(found)} | {statistics.fmean(found):.0%} | {min(found):.0%} to {max(found):.0%}"
-        f" | {f'{BOUND:.0%}' if folds != 'none' else '-'} |"
-        for (epochs, folds), found in sorted(shares.items(), key=lambda row: (row[0][1], row[0][0]))
-    ]
-    return [heads, "|---|---|---|---|---|---|", *rows]
+def run(place: Path, module: str, *arguments: str) -> str:
+    """Run a command with the storage of a draw, and return its standard output."""
+    words = [OWN, "-m", module, *arguments, "--storage", str(place / "results")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode not in (0, 10):
+        raise SystemExit(done.stderr)
+    return done.stdout
+
+
+def train(place: Path, *options: str) -> dict[str, Any]:
+    data = ("--dataset", str(place / "pictures"), "--data-dir", str(place / "data"))
+    summary: dict[str, Any] = json.loads(run(place, "jobs.train", *data, "--json", "--quiet", *options))
+    return summary
+
+
+def to_review(place: Path, count: int) -> list[dict[str, str]]:
+    """Return the rows of the table of the first pictures of a review."""
+    table, data = place / "review.csv", ("--dataset", str(place / "pictures"), "--data-dir", str(place / "data"))
+    run(place, "jobs.review", *data, "--to", str(table), "--count", str(count))
+    with table.open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def review(place: Path, task: Task, model: str) -> Found:
+    """Train a network with the default options, and return what a review of its training pictures finds."""
+    errors = train(place, *(["--models", model] if model else []))["label_errors"]
+    dataset = prepare(DataRequest(dataset=str(place / "pictures"), data_dir=place / "data"))
+    wrong = sum(is_wrong(dataset.train.file(index) or "") for index in range(len(dataset.train)))
+    rows = to_review(place, 2 * task.shown)
+    found = sum(is_wrong(row["file"]) for row in rows if row["why"] == "disputed")
+    return Found(found / wrong, errors["count"], sum(is_wrong(error["file"]) for error in errors["first"]))
+
+
+def corrected(place: Path, seed: int, letter: Draw) -> float:
+    """Return how many points more the network is right for after a review, on letters of other fonts."""
+    random = np.random.default_rng([seed, 1])
+    write(place, "4%", seed, None, letter)
+    for number in range(OTHER_LETTERS):
+        save(letter(number % 10, True, random), place / "others" / str(number % 10) / f"{number}.png")
+    before = accuracy(place, seed)
+    rows = to_review(place, CORRECTED)
+    for row in rows:
+        row["label"] = Path(row["file"]).stem.rpartition("-")[2]
+    with (place / "review.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+    run(place, "jobs.review", "apply", str(place / "review.csv"), "--data-dir", str(place / "data"))
+    after = accuracy(place, seed)
+    print(f"corrected letters, seed {seed}: {before:.2f}%, {after:.2f}%", file=sys.stderr)
+    return after - before
+
+
+def accuracy(place: Path, seed: int) -> float:
+    """Train the default network, and return its accuracy on the other letters in percent."""
+    ((model, row),) = train(place, "--seed", str(seed))["models"].items()
+    on = ("--on", str(place / "others"), "--data-dir", str(place / "data"), "--json")
+    tested = json.loads(run(place, "jobs.models", "evaluate", f"{model}@{row['version']}", *on))
+    return 100 * float(tested["accuracy"])
+
+
+def row(name: str, model: str, found: Sequence[Found]) -> str:
+    shares = [each.share for each in found]
+    named = ", ".join(f"{each.named_wrong} of {each.named}" for each in found)
+    mean, spread = statistics.fmean(shares), f"{min(shares):.0%} to {max(shares):.0%}"
+    what, bound = f"{name}, {TASKS[name].kind} wrong", TASKS[name].models[model]
+    return f"| {what} | {model or 'default'} | {mean:.0%} | {spread} | {len(found)} | {bound:.0%} | {named} |"
 
 
 if __name__ == "__main__":

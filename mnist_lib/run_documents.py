@@ -273,9 +273,17 @@ class LabelError(Document, frozen=True, kw_only=True):
     image: ImageHash  # the hash of its pixels, as in `labels.jsonl`
     file: Text | None = None  # its file, relative to the folder of pictures; only if the dataset is a folder
     label: ClassName  # its label
-    proposed: ClassName  # the class that models predict which were not trained on it
-    probability: Share  # the probability that they give this class
-    label_probability: Share  # the probability that they give the label
+    # By how many interquartile ranges its margin is below the median one. The margin is by how much the logit of the
+    # label exceeds the highest other one, on average over the first half of the epochs.
+    deviation: float
+
+
+class LabelErrors(Document, frozen=True, kw_only=True):
+    """What `summary.json` says about labels of training images that may be wrong."""
+
+    count: Count  # number of labels that may be wrong
+    # The first 200 of them, that of the largest deviation first.
+    first: Annotated[tuple[LabelError, ...], Meta(max_length=MAX_LABEL_ERRORS)]
 
 
 class FoldsSummary(Document, frozen=True, kw_only=True):
@@ -285,11 +293,6 @@ class FoldsSummary(Document, frozen=True, kw_only=True):
     images: Count  # number of training and validation images, which were divided into folds
     # The accuracy of each model on them, by model name; without a model of which trials failed in every seed.
     models: Annotated[dict[Name, OutOfFold], Meta(max_length=1_000)]
-    # The best of these by the score of the trials, which names the label errors; `null` if there is none.
-    best_model: Name | None
-    num_label_errors: Count  # number of labels that may be wrong
-    # The first 200 of them, that of the least probable label first.
-    label_errors: Annotated[tuple[LabelError, ...], Meta(max_length=MAX_LABEL_ERRORS)]
 
 
 class Timing(Document, frozen=True, kw_only=True):
@@ -312,6 +315,7 @@ class Summary(Document, frozen=True, kw_only=True):
     versions: Texts  # versions of Python, packages, GPUs and drivers on which the result depends, in the workers
     search: SearchSummary | None = None  # the search that found the settings of the trials; only of `jobs.search`
     folds: FoldsSummary | None = None  # what folds tell; only with `--folds`
+    label_errors: LabelErrors | None = None  # labels that may be wrong; not in summaries of earlier versions
 
     @property
     def successful(self) -> list[SuccessfulTrial]:

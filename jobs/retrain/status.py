@@ -19,7 +19,7 @@ from mnist_lib.documents import builtins_of
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.report.texts import growth_texts, new_test_text
+from mnist_lib.report.texts import growth_texts, label_errors_text, new_test_text
 from mnist_lib.retraining.journal import Entry, Journal, ModelResult
 from mnist_lib.retraining.slots import Timetable, missed_text
 from mnist_lib.store.champions.appointment import history
@@ -279,6 +279,8 @@ def _data(entry: Entry) -> list[str]:
         disputed = data.disputed_holdout
         favours = f", {disputed:,} of the test because a model disputed them" if disputed else ""
         parts.append(f"{counted(corrected, 'label')} corrected{favours}")
+    if data.label_errors:
+        parts.append(label_errors_text(data.label_errors))
     return [f"{data.name}: {', '.join(parts)}"] if parts else []
 
 

@@ -209,13 +209,14 @@ def data_of(summary: Summary, *, is_refused: bool = False) -> DataOfRun | None:
         objections=dataset.objections if is_refused else (),
         accept=dataset.accept if is_refused else None,
         newly_damaged=dataset.newly_damaged or None,
+        label_errors=(summary.label_errors.count or None) if summary.label_errors else None,
     )
     if changes:
         data = structs.replace(data, since=changes.since, unusual=changes.unusual, **totals(changes))
     if corrections:
         corrected = corrections.applied + corrections.removed
         data = structs.replace(data, corrected=corrected, disputed_holdout=corrections.disputed_holdout)
-    return data if changes or corrections or data.newly_damaged or data.objections else None
+    return data if data != DataOfRun(name=dataset.name) or changes or corrections else None
 
 
 def _why(code: int, summary: Summary | None) -> str:

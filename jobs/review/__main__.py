@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from jobs.console.terminal import step
 from jobs.models.compute import stored_grouping
 from jobs.predict.batches import layout_of
 from jobs.review.access import Access
-from jobs.review.data import Additions, ReviewedData, Viewer, read_data
+from jobs.review.data import Additions, LearnedLabel, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess, NoModel
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions, ReviewOptions
-from jobs.review.pictures import ItemAndImage, disputed_items, label_errors, read_arrays, read_files, run_versions
+from jobs.review.pictures import ItemAndImage, disputed_items, learned_labels, read_arrays, read_files, run_versions
 from jobs.review.server import Server, listening_socket
 from jobs.review.session import Session
 from jobs.review.table import apply_table, write_table
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str]) -> CommandResult:
         with step(f"reading {request.name}") as progress:
             percent = stored.manifest.trial_spec(stored.name).validation_percent if stored else None
             data = read_data(request, objects, progress, percent)
-        first = label_errors(objects, version.run) if version else []
-        with _begun(options, objects, data, stored, model, versions, first) as session:
+        learned = learned_labels(objects, version) if version else {}
+        with _begun(options, objects, data, stored, model, versions, learned) as session:
             if options.to is not None:
                 return _write(options.to, options, session, request.dataset)
             return asyncio.run(_serve(options, session))
@@ -90,9 +90,9 @@ def _begun(
     stored: StoredModel | None,
     model: ModelProcess | NoModel,
     versions: Sequence[Version],
-    first: Sequence[str],
+    learned: Mapping[str, LearnedLabel],
 ) -> Iterator[Session]:
-    """Begin to read the pictures that are to be reviewed. `first`: as for `Order`."""
+    """Begin to read the pictures that are to be reviewed. `learned`: as for `Order`."""
     rng, shape = np.random.default_rng(options.seed), Shape(*data.dataset.image_shape)
     layout = layout_of(stored) if stored else Layout.of(data.request.name, shape)
     classes = stored.manifest.dataset.classes if stored else data.dataset.classes
@@ -115,7 +115,7 @@ def _begun(
             raise SpecError(f"model: expected one for {name}, {got}, got {model.name}, for {expected}; use --model")
         pictures, count = read_arrays(data, rng), len(data.known)
     with contextlib.closing(Viewer(data, layout, folders)) as viewer:
-        session = Session(labels, viewer, model, classes, additions, first)
+        session = Session(labels, viewer, model, classes, additions, learned)
         session.begin(pictures, count)
         try:
             yield session

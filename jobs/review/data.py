@@ -82,6 +82,13 @@ class ReviewItem:
         return None if self.probabilities is None else rejection(self.likeness, self.probabilities, self.to_classes)
 
 
+class LearnedLabel(NamedTuple):
+    """The label with which a model was trained on a picture."""
+
+    label: str
+    probability: float  # that training gave to the label rather than to the likeliest other one
+
+
 class KnownImage(NamedTuple):
     split: SplitName
     label: str

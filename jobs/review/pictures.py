@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.review.data import ReviewedData, ReviewItem, SplitName
+from jobs.review.data import LearnedLabel, ReviewedData, ReviewItem, SplitName
 from jobs.review.labels import Labels
 from mnist_lib.api import require_version
 from mnist_lib.data.split import text_of
@@ -17,6 +17,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.examination import examine_file
 from mnist_lib.pictures.reading import Folders, Layout
 from mnist_lib.pictures.sandbox import Sandboxes
+from mnist_lib.store.contents import margins_of
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder, check_run_name
 from mnist_lib.store.versions import Version
@@ -66,10 +67,14 @@ def run_versions(objects: Objects, run: str) -> list[Version]:
     return sorted(versions, key=lambda version: version.facts.test.value, reverse=True)
 
 
-def label_errors(objects: Objects, run: str) -> list[str]:
-    """Return the images whose labels may be wrong, as a run with folds has found, that of the least probable first."""
-    summary = RunFolder(objects, run).summary()
-    return [error.image for error in summary.folds.label_errors] if summary and summary.folds else []
+def learned_labels(objects: Objects, version: Version) -> dict[str, LearnedLabel]:
+    """Return the labels that a version was trained on by image, with how probable training found each of them."""
+    margins, classes = margins_of(objects, version), version.facts.dataset.classes
+    if margins is None:
+        return {}
+    chances = 1 / (1 + np.exp(-margins.means.astype(np.float64)))  # that of the label rather than the likeliest other
+    rows = zip(margins.hashes, margins.labels.tolist(), chances.tolist(), strict=True)
+    return {text_of(image): LearnedLabel(classes[label], chance) for image, label, chance in rows}
 
 
 def disputed_items(

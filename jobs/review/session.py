@@ -2,7 +2,8 @@
 
 Several browsers may review at once; each picture is shown in one of them. Meanwhile, a thread reads and predicts the
 pictures. As many pictures are chosen at random as by the model: those whose label it finds least probable and, if they
-have no label, those of which it is least certain.
+have no label, those of which it is least certain. Of pictures that it was trained on, these are the ones whose label it
+found least probable while it learned, since it may know a wrong label by heart in the end.
 
 Pictures of the hold-out are only chosen at random. If the model chose among them, those that it finds hard would be
 corrected and no others, and the hold-out would no longer measure its accuracy.
@@ -13,15 +14,16 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.predict.batches import in_batches
-from jobs.review.data import Additions, ReviewItem, Viewer
+from jobs.review.data import Additions, LearnedLabel, ReviewItem, Viewer
 from jobs.review.labels import Decision, DecisionError, Labels
 from jobs.review.model_process import ModelProcess, NoModel
 from jobs.review.pictures import ItemAndImage
@@ -46,15 +48,17 @@ class Order:
 
     Args:
         model_classes: the classes that the model predicts.
-        first: images that come before all others that a model chooses, such as those whose labels are likely wrong.
+        learned: the labels that the model was trained on, by image.
     """
 
-    def __init__(self, model_classes: Sequence[str], first: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model_classes: Sequence[str], learned: Mapping[str, LearnedLabel] = MappingProxyType({})
+    ) -> None:
         self.taken = set[str]()  # images that have been chosen, or need no review
         self.counts = Counter[Reason]()  # of the chosen pictures by the reason
         self._items, self._numbers = list[ReviewItem](), dict[str, int]()  # all pictures; their indices by image
         self._classes = {name: index for index, name in enumerate(model_classes)}
-        self._first = {image: rank - len(first) for rank, image in enumerate(first)}  # below all probabilities
+        self._learned = learned
         # The lowest score comes first, and of equal ones the picture that was added first.
         self._chosen, self._random = list[tuple[float, int, Reason]](), list[tuple[float, int, Reason]]()
 
@@ -64,19 +68,25 @@ class Order:
             self._numbers[item.image] = len(self._items)
             self._items.append(item)
         number = self._numbers[item.image]
-        if item.is_disputed or (item.image in self._first and item.split != "hold-out"):
-            heapq.heappush(self._chosen, (self._first.get(item.image, 0.0), number, "disputed"))
+        learned = self._learned_label(item)
+        if item.is_disputed or learned:
+            heapq.heappush(self._chosen, (learned.probability if learned else 0.0, number, "disputed"))
         if not item.is_disputed:
             heapq.heappush(self._random, (0.0, number, "random"))
 
     def predicted(self, item: ReviewItem) -> None:
         """Note that the model has predicted a picture that was added."""
-        if item.split == "hold-out" or item.probabilities is None:
+        if item.split == "hold-out" or item.probabilities is None or self._learned_label(item):
             return
         label = None if item.label is None else self._classes.get(item.label)
         score = float(item.probabilities.max() if label is None else item.probabilities[label])
         why: Reason = "uncertain" if label is None else "disputed"
         heapq.heappush(self._chosen, (score, self._numbers[item.image], why))
+
+    def _learned_label(self, item: ReviewItem) -> LearnedLabel | None:
+        """Return the label with which the model was trained on a picture, if it still has that label."""
+        learned = self._learned.get(item.image) if item.split != "hold-out" else None
+        return learned if learned and learned.label == item.label else None
 
     def take(self) -> tuple[ReviewItem, Reason] | None:
         """Return the next picture and why it is chosen, or None if no picture is left."""
@@ -121,7 +131,7 @@ class Session:
         model: predicts pictures of which it says nothing yet.
         model_classes: the classes that it predicts; those of the dataset are the labels that can be given.
         additions: where new pictures are copied to; None if there cannot be any.
-        first: as for `Order`.
+        learned: as for `Order`.
 
     Attributes:
         is_complete: whether all pictures have been added.
@@ -134,11 +144,11 @@ class Session:
         model: ModelProcess | NoModel,
         model_classes: Sequence[str],
         additions: Additions | None = None,
-        first: Sequence[str] = (),
+        learned: Mapping[str, LearnedLabel] = MappingProxyType({}),
     ) -> None:
         self.labels, self.viewer, self.model, self.model_classes = labels, viewer, model, model_classes
         self.classes, self._additions = viewer.data.classes, additions
-        self.order, self.items, self.is_complete = Order(model_classes, first), dict[str, ReviewItem](), False
+        self.order, self.items, self.is_complete = Order(model_classes, learned), dict[str, ReviewItem](), False
         self.num_pictures = self.num_read = self.num_unreadable = 0
         self._shown: dict[str, ShownItem] = {}  # by image
         self._heard: dict[str, float] = {}  # when each browser was last heard from

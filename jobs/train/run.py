@@ -28,6 +28,7 @@ from mnist_lib.objects.protocol import failpoint
 from mnist_lib.pretrained import StoredWeights
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
+from mnist_lib.report.label_errors import label_errors
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.report.texts import objections_text
 from mnist_lib.results import TrialResult
@@ -199,6 +200,7 @@ class Run(Generic[Options]):
         for tally in training.tallies.values():
             self._require_model(tally)
         folds = folds_summary(training.of_folds, self.data.content()) if training.of_folds else None
+        errors = label_errors([tally.chosen for tally in training.tallies.values()], facts, self.data.content)
         store_state(self.folder.objects, facts.name, facts.fingerprint, self.data.state())  # promotions compare states
         with step("storing the models", shown=shown):
             stored = {model: self._publish(tally.chosen) for model, tally in sorted(training.tallies.items())}
@@ -220,6 +222,7 @@ class Run(Generic[Options]):
             earlier=self.data.earlier,
             search=search,
             folds=folds,
+            label_errors=errors,
         )
         if self.options.report:
             with step("writing the report", shown=shown):

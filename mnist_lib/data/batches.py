@@ -111,6 +111,11 @@ def balancing_weights(labels: Labels) -> NDArray[np.float32]:
     return weights
 
 
+def order_of(images: int, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
+    """Return the order of the images in an epoch: [images] int32."""
+    return tf.random.experimental.stateless_shuffle(tf.range(images), seed=tf.stack([seed, epoch]))
+
+
 def epochs(
     split: Split,
     plan: Plan,
@@ -145,7 +150,7 @@ def epochs(
 
     @tf.autograph.experimental.do_not_convert
     def chunks_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(tf.range(plan.images), seed=tf.stack([seed, epoch]))
+        order = order_of(plan.images, seed, epoch)
         begin = tf.where(epoch == first, tf.constant(first_chunk, tf.int64), 0)
         return tf.data.Dataset.range(begin, plan.chunks).map(lambda chunk: gather(order, chunk))
 

@@ -23,7 +23,7 @@ from mnist_lib.report import evidence, plots
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.evidence import Course, ReportedSearch, StoredTrial
-from mnist_lib.report.folds import shown_errors
+from mnist_lib.report.label_errors import suspects
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.texts import (
     KINDS,
@@ -103,7 +103,7 @@ def report(run: ReportedRun) -> Report:
         test=run.dataset.test,
         train=run.dataset.train,
         folds_text=folds_text(run.summary.folds) if run.summary.folds else None,
-        label_errors=shown_errors(run.summary.folds, run.dataset, evidence.MAX_PICTURES),
+        suspects=suspects(run.summary.label_errors, run.dataset, evidence.MAX_PICTURES),
         near_copies=[*zip(near.test, near.train, strict=True)][: evidence.MAX_PICTURES // 2] if near else [],
         link=functools.partial(_link, run.pictures),
         left_out=[notice for notice in dataset.notices if notice.startswith(ABOUT_PICTURES)],

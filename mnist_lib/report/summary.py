@@ -19,6 +19,7 @@ from mnist_lib.run_documents import (
     ErrorSummary,
     FailedTrial,
     FoldsSummary,
+    LabelErrors,
     ModelSummary,
     NearCopiesSummary,
     NearCopyFiles,
@@ -65,6 +66,7 @@ def summarize(
     earlier: Sequence[Summary] = (),  # the last runs of the dataset
     search: SearchSummary | None = None,
     folds: FoldsSummary | None = None,
+    label_errors: LabelErrors | None = None,
 ) -> Summary:
     """Return the summary of a run."""
     models, labels = {}, facts.test.labels
@@ -99,6 +101,7 @@ def summarize(
         versions=dict(next((tally.chosen.versions for _, tally in sorted(tallies.items())), package_versions())),
         search=search,
         folds=folds,
+        label_errors=label_errors,
     )
 
 

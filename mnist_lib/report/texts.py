@@ -49,7 +49,10 @@ def result_tables(summary: Summary) -> list["RenderableType"]:
     time = f"{total:.1f} s in total: {parts}, {total - start - data - training:.1f} s storing and report"
     models: list[RenderableType] = [title, _models(summary), ""] if summary.models else []
     folds = [folds_text(summary.folds)] if summary.folds else []
-    return [*models, _trials(summary), "", *failures, *folds, *data_texts(summary), *notes(summary), f"Time: {time}"]
+    errors = summary.label_errors.count if summary.label_errors else 0
+    wrong = [f"{label_errors_text(errors)}; python -m jobs.review shows the images first."] if errors else []
+    rest = [*failures, *folds, *data_texts(summary), *wrong, *notes(summary), f"Time: {time}"]
+    return [*models, _trials(summary), "", *rest]
 
 
 def plain_table(first: str, *others: str) -> "Table":
@@ -112,15 +115,14 @@ def _trials(summary: Summary) -> "Table":
 
 
 def folds_text(folds: FoldsSummary) -> str:
-    """Return the accuracy on the images of all folds, and how many of their labels may be wrong, as sentences."""
+    """Return the accuracy on the images of all folds as a sentence."""
     accuracies = [
         f"{name} {percent(model.accuracy)} ({interval_text(model.ci95)})" + and_balanced(model.balanced_accuracy)
         for name, model in folds.models.items()
     ]
     found = ", ".join(accuracies) or "no model was trained on all of them"
     share = f"{folds.folds - 1}/{folds.folds}"
-    text = f"Folds: {found} on {counted(folds.images, 'image')}, by models trained on {share} of them."
-    return f"{text} {counted(folds.num_label_errors, 'label')} may be wrong."
+    return f"Folds: {found} on {counted(folds.images, 'image')}, by models trained on {share} of them."
 
 
 def notes(summary: Summary) -> list[str]:
@@ -147,6 +149,10 @@ def notes(summary: Summary) -> list[str]:
             few = f"{name} took only {counted(steps, 'step')}, {per_epoch} in each epoch"
             notes.append(f"{few}; try a smaller --batch-size or more --epochs.")
     return notes
+
+
+def label_errors_text(count: int) -> str:
+    return f"{counted(count, 'label')} may be wrong"
 
 
 def _faults(model: ModelSummary, classes: Sequence[str], chance: float, *, suits: bool) -> str:

@@ -58,6 +58,7 @@ class DataOfRun(Document, frozen=True, kw_only=True):
     newly_damaged: Count | None = None  # pictures that the last run could still read, or did not have
     corrected: Count | None = None  # by `labels.jsonl`, in total
     disputed_holdout: Count | None = None  # of these, test images whose label a model disputed
+    label_errors: Count | None = None  # labels of training images that may be wrong
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from mnist_lib.documents import (
     written,
 )
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.archives import npz
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
@@ -127,6 +128,16 @@ class StoredModel:
         if LIKENESS not in self.files:
             return None
         return Likeness.read(self.files[LIKENESS], f"{self.name}: {LIKENESS}", len(self.manifest.dataset.classes))
+
+
+def margins_of(objects: Objects, version: Version) -> Margins | None:
+    """Return the margins of the images that a version was trained on, if it has them.
+
+    Raises IntegrityError if the file is damaged.
+    """
+    if MARGINS not in version.files:
+        return None
+    return Margins.read(read_file(objects, version, MARGINS), f"{version.name}: {MARGINS}")
 
 
 def stored_weights(objects: Objects, version: Version) -> StoredWeights:

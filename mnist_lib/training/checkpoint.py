@@ -3,7 +3,7 @@
 Others may write to the store that checkpoints come from, so only numbers and JSON are read from them.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.batches import Plan
 from mnist_lib.documents import Count, Json, Seconds, decode, encode
 from mnist_lib.errors import CheckpointError, IntegrityError
+from mnist_lib.margins import Sums, no_sums
 from mnist_lib.models.model import Weights
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.results import EPOCH_START, Accuracy, EpochPart
@@ -45,6 +46,7 @@ class TrainingState:
     epoch: int = 0  # epochs that are done
     part: EpochPart = EPOCH_START  # what is trained of the next epoch
     seconds: float = 0.0  # of the epochs that are done
+    margins: Sums = field(default_factory=lambda: no_sums(0), compare=False)  # training adds to them
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Notes:
 
 def pack(state: TrainingState, values: Values, spec: TrialSpec) -> bytes:
     notes = Notes(asdict(spec), state.best, state.epoch, state.part, state.seconds)
-    arrays = _arrays((values, state.weights))
+    arrays = _arrays((values, state.weights, state.margins))
     arrays["notes"] = np.frombuffer(encode(notes), np.uint8)
     return npz(arrays)
 
@@ -75,7 +77,7 @@ def unpack(content: bytes, spec: TrialSpec, plan: Plan, like: Values) -> tuple[T
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another trial.
     """
-    nested = like, Weights(like.trainable, like.state)
+    nested = like, Weights(like.trainable, like.state), no_sums(plan.images)
     shapes = _arrays(nested)
     try:
         limits = {name: array.nbytes for name, array in shapes.items()} | {"notes": MAX_NOTES_BYTES}
@@ -92,8 +94,9 @@ def unpack(content: bytes, spec: TrialSpec, plan: Plan, like: Values) -> tuple[T
             raise ValueError(f"expected fewer than {plan.chunks} chunks of {plan.images} images, got {got}")
         if not min(1, notes.epoch) <= notes.best.epoch <= notes.epoch:
             raise ValueError(f"after {counted(notes.epoch, 'epoch')}, the best one is epoch {notes.best.epoch}")
-        values, weights = tf.nest.pack_sequence_as(nested, [tf.constant(arrays[name]) for name in shapes])
-        return TrainingState(weights, notes.best, notes.epoch, part, notes.seconds), values
+        *tensors, margins = arrays.values()
+        values, weights = tf.nest.pack_sequence_as(nested[:2], [*map(tf.constant, tensors)])
+        return TrainingState(weights, notes.best, notes.epoch, part, notes.seconds, np.array(margins)), values
     except (IntegrityError, ValueError) as error:
         raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error
 

@@ -68,7 +68,7 @@ def gradient_differences(
         )
         sgd = Optimizer(TrialSpec.of(name, optimizer="sgd"))
         steps = steps_of(model, gradients, sgd, strategy, xla=xla, compile_update=xla)
-        after, _ = steps.run(values, Chunk(tf.constant(1), parts), tf.constant([RATE]))
+        after, *_ = steps.run(values, Chunk(tf.constant(1), parts), tf.constant([RATE]))
         return (_flat(weights) - _flat(Weights(after.trainable, []))) / RATE
 
     cpu = gradient(tf.distribute.MirroredStrategy(["/CPU:0"]), xla=False)

@@ -17,6 +17,7 @@ from mnist_lib.clock import steady_time
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.errors import CheckpointError, DivergedError, SpecError
+from mnist_lib.margins import no_sums
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.results import (
     Accuracy,
@@ -58,7 +59,7 @@ def resume(compiled: Compiled, assignment: Assignment) -> tuple[TrainingState, t
     """Start training from the checkpoint, if there is a usable one, and return the state, and a notice if it is not."""
     trainer, plan = compiled.trainer, compiled.plan
     trainer.start(assignment.spec.seed)
-    start = TrainingState(trainer.weights)
+    start = TrainingState(trainer.weights, margins=no_sums(plan.images))
     if assignment.checkpoint is None:
         return start, ()
     try:
@@ -106,6 +107,7 @@ def train(
         part=state.part,
         look_seconds=0.0 if is_limited or assignment.images else min(HEARTBEAT_SECONDS, seconds_within),
         trial=spec.id,
+        margins=state.margins,
     ):
         number, done, ends = state.epoch + 1, event if isinstance(event, EpochDone) else None, False
         deadline.note_chunk(event.seconds - state.part.seconds)
@@ -145,7 +147,7 @@ def _after(state: TrainingState, done: EpochDone, validation: Accuracy | None, w
         best = Best(done.epoch, validation, highest)
     else:
         best, weights = state.best, state.weights
-    return TrainingState(weights, best, done.epoch, seconds=state.seconds + done.seconds)
+    return TrainingState(weights, best, done.epoch, seconds=state.seconds + done.seconds, margins=state.margins)
 
 
 def _validate(compiled: Compiled, split: Split, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:

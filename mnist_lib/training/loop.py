@@ -16,10 +16,19 @@ import tensorflow as tf
 from msgspec import structs
 from numpy.typing import NDArray
 
-from mnist_lib.data.batches import Chunk, Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
+from mnist_lib.data.batches import (
+    Chunk,
+    Plan,
+    balancing_weights,
+    blank_chunk,
+    epochs,
+    evaluation_batch_size,
+    order_of,
+)
 from mnist_lib.data.shards import ImageArray
 from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError, ModelError
+from mnist_lib.margins import Sums, add_margins, counted_epochs
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.results import EPOCH_START, Accuracy, Balanced, EpochDone, EpochPart, TrialEvent
@@ -37,6 +46,13 @@ from mnist_lib.training.steps import (
 from mnist_lib.wording import one_line
 
 HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
+
+
+class TrainedChunk(NamedTuple):
+    """What training a chunk yields besides the values after it."""
+
+    totals: Totals  # over steps and replicas
+    margins: tf.Tensor  # [steps, images of all replicas of this process]
 
 
 class Trainer:
@@ -149,6 +165,7 @@ class Trainer:
         part: EpochPart = EPOCH_START,
         look_seconds: float = math.inf,
         trial: str = "",
+        margins: Sums | None = None,
     ) -> Iterator[EpochDone | EpochPart]:
         """Train the epochs `first` to `last`. Yield the result of each and, between chunks, that of its part so far.
 
@@ -161,6 +178,7 @@ class Trainer:
             part: the part of the epoch `first` that has been trained.
             look_seconds: the minimum time between two results within an epoch; 0: after every chunk.
             trial: the id of the trial.
+            margins: the sums to which the margins of the part, or of the epoch, are added before it is yielded.
 
         Raises:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
@@ -169,7 +187,9 @@ class Trainer:
         chunks = epochs(split, plan, seed, first, last, weights, part.chunks)
         looked_at = time.monotonic()
         for number in range(first, last + 1):
-            begin, pending, frozen_epochs = time.perf_counter(), list[Totals](), self._spec.freeze_epochs or 0
+            begin, pending, frozen_epochs = time.perf_counter(), list[TrainedChunk](), self._spec.freeze_epochs or 0
+            is_counted = margins is not None and number <= counted_epochs(self._spec.epochs) and self._is_in_one_process
+            order = order_of(plan.images, seed, number).numpy() if is_counted else None
             if frozen_epochs and number - 1 == frozen_epochs and not part.chunks:
                 self._start_optimizer()
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
@@ -180,9 +200,9 @@ class Trainer:
                 pending.append(self.train_chunk(next(chunks), rates_of_chunk, frozen=number <= frozen_epochs))
                 is_last = part.chunks + len(pending) == plan.chunks
                 if is_last or time.monotonic() - looked_at >= look_seconds:
-                    finite_steps = plan.steps_in(part.chunks)
-                    part = _with(part, pending)  # waits for the device
-                    finite_steps += sum(total.finite_steps.numpy().item() for total in pending)
+                    finite_steps, first_chunk = plan.steps_in(part.chunks), part.chunks
+                    part = _with(part, [chunk.totals for chunk in pending])  # waits for the device
+                    finite_steps += sum(chunk.totals.finite_steps.numpy().item() for chunk in pending)
                     if finite_steps < plan.steps_in(part.chunks):
                         why = f"use a lower --learning-rate ({learning_rates.max():g} is too high)"
                         if self._mirrors_gpus and self._is_finite_on_one(
@@ -194,6 +214,8 @@ class Trainer:
                             )
                         step = f"epoch {number}, step {finite_steps + 1} of {plan.steps}"
                         raise DivergedError(f"the loss of {step} is not a finite number; {why}")
+                    if margins is not None and order is not None:
+                        add_margins(margins, order, plan, first_chunk, [chunk.margins.numpy() for chunk in pending])
                     part = structs.replace(part, seconds=part.seconds + time.perf_counter() - begin)
                     if not is_last:
                         yield part
@@ -202,9 +224,12 @@ class Trainer:
             looked_at, part = time.monotonic(), EPOCH_START
 
     @property
+    def _is_in_one_process(self) -> bool:
+        return len(self._strategy.extended.worker_devices) == self.replicas
+
+    @property
     def _mirrors_gpus(self) -> bool:
-        devices = self._strategy.extended.worker_devices
-        return len(devices) == self.replicas > 1 and "GPU" in devices[0]
+        return self._is_in_one_process and self.replicas > 1 and "GPU" in self._strategy.extended.worker_devices[0]
 
     def _is_finite_on_one(
         self,
@@ -229,19 +254,19 @@ class Trainer:
         except DivergedError:
             return False
 
-    def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32], *, frozen: bool = False) -> Totals:
-        """Train the steps of a chunk at the learning rates [steps], and return the sums over steps and replicas.
+    def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32], *, frozen: bool = False) -> TrainedChunk:
+        """Train the steps of a chunk at the learning rates [steps].
 
         Args:
             frozen: whether the given weights stay as they are, see `is_given`.
         """
         steps = self._frozen_steps if frozen and self._frozen_steps else self._steps
-        self.values, totals = steps.run(self.values, chunk, tf.constant(learning_rates))
-        return totals
+        self.values, *trained = steps.run(self.values, chunk, tf.constant(learning_rates))
+        return TrainedChunk(*trained)
 
     def any_process(self, flag: bool) -> bool:
         """Return whether the flag is set in any process of the group, so that all processes act alike."""
-        if len(self._strategy.extended.worker_devices) == self.replicas:
+        if self._is_in_one_process:
             return flag
         return bool(self._count(tf.constant(int(flag))) > 0)
 

@@ -1,9 +1,9 @@
 """The compiled training steps of a chunk, and their learning rates.
 
-Steps return the values after the chunk and sums over its images. `steps_of` chooses one of two ways. On one replica, if
-XLA is fast for the model, all steps of a chunk are one XLA function (`WholeChunk`). Otherwise, each step computes the
-gradients of every replica, adds them up in one all-reduce of a flat vector, and makes one compiled update
-(`StepByStep`).
+Steps return the values after the chunk, sums over its images, and the margin of each image, see `mnist_lib.margins`.
+`steps_of` chooses one of two ways. On one replica, if XLA is fast for the model, all steps of a chunk are one XLA
+function (`WholeChunk`). Otherwise, each step computes the gradients of every replica, adds them up in one all-reduce of
+a flat vector, and makes one compiled update (`StepByStep`).
 
 AutoGraph is off where no Python loop or branch depends on a tensor, which saves 0.6 s at the start of a lane.
 """
@@ -49,7 +49,8 @@ class Totals(NamedTuple):
     finite_steps: tf.Tensor  # [] int64: steps with a finite loss; once a loss is not finite, no later loss is
 
 
-Gradients = Callable[[Weights, ReplicaPart, int], tuple[Tensors, Tensors, Totals]]  # `gradients_of` for a model
+# `gradients_of` for a model.
+Gradients = Callable[[Weights, ReplicaPart, int], tuple[Tensors, Tensors, Totals, tf.Tensor]]
 
 
 def steps_of(
@@ -86,8 +87,8 @@ def refused_by_xla(error: tf.errors.OpError) -> str | None:
 class WholeChunk:
     """Steps that are one XLA function.
 
-    `run`, here and in `StepByStep`, trains a chunk and returns the values after it and the sums over it, at the
-    learning rates, [steps] float32.
+    `run`, here and in `StepByStep`, trains a chunk at the learning rates, [steps] float32. It returns the values after
+    it, the sums over it, and the margins of its images, [steps, images of all replicas] float32.
 
     Args:
         fixed_count: whether each chunk runs all steps for which it has learning rates, of which those beyond its last
@@ -102,23 +103,26 @@ class WholeChunk:
         self._compiled = tf.function(self._run_steps, jit_compile=True, autograph=False)
 
     @tf.function(autograph=False)
-    def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals]:
-        after: tuple[Values, Totals] = self._strategy.run(
+    def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals, tf.Tensor]:
+        after: tuple[Values, Totals, tf.Tensor] = self._strategy.run(
             self._compiled, args=(values, chunk.steps, *chunk.parts, learning_rates)
         )
         return after
 
     def _run_steps(
         self, values: Values, steps: tf.Tensor, shard: ReplicaPart, learning_rates: tf.Tensor
-    ) -> tuple[Values, Totals]:
+    ) -> tuple[Values, Totals, tf.Tensor]:
         narrow = [len(tensor.shape) == 2 and tensor.shape[1] <= NARROW for tensor in values.trainable]
 
         def transposed(tensors: Tensors) -> Tensors:
             return [tf.transpose(t) if is_narrow else t for t, is_narrow in zip(tensors, narrow, strict=True)]
 
-        def body(index: tf.Tensor, values: Values, totals: Totals) -> tuple[tf.Tensor, Values, Totals]:
+        def body(
+            index: tf.Tensor, values: Values, totals: Totals, margins: tf.TensorArray
+        ) -> tuple[tf.Tensor, Values, Totals, tf.TensorArray]:
             weights = Weights(transposed(values.trainable), values.state)
-            gradients, state, part = self._gradients(weights, ReplicaPart(*(part[index] for part in shard)), 1)
+            batch = ReplicaPart(*(part[index] for part in shard))
+            gradients, state, part, of_batch = self._gradients(weights, batch, 1)
             trainable, slots = self._optimizer.update(
                 values.trainable, values.slots, transposed(gradients), learning_rates[index], values.step
             )
@@ -126,12 +130,12 @@ class WholeChunk:
             if self._fixed_count:
                 kept = partial(tf.where, index < steps)
                 after = tf.nest.map_structure(kept, after, (values, totals))
-            return index + 1, *after
+            return index + 1, *after, margins.write(index, of_batch)
 
         end = learning_rates.shape[0] if self._fixed_count else steps
-        start = (tf.constant(0), _map(values, transposed), _no_totals())
-        _, values, totals = tf.while_loop(lambda index, *_: index < end, body, start)
-        return _map(values, transposed), totals
+        start = (tf.constant(0), _map(values, transposed), _no_totals(), _no_margins(shard))
+        _, values, totals, margins = tf.while_loop(lambda index, *_: index < end, body, start)
+        return _map(values, transposed), totals, margins.stack()
 
 
 class StepByStep:
@@ -151,26 +155,28 @@ class StepByStep:
         self._update = tf.function(self._updated, jit_compile=compile_update or None, autograph=False)
 
     @tf.function(autograph=False)  # which would leave a file for each function among the temporary ones
-    def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals]:
+    def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals, tf.Tensor]:
         shapes = [tensor.shape for tensor in values.trainable]
 
         @tf.function(jit_compile=self._compile_gradients or None, autograph=False)
         def gradients_of_replica(
             flat: tf.Tensor, state: Tensors, shard: ReplicaPart, index: tf.Tensor
-        ) -> tuple[tf.Tensor, Tensors, Totals]:
+        ) -> tuple[tf.Tensor, Tensors, Totals, tf.Tensor]:
             weights = Weights(_split(flat, shapes), state)
             batch = ReplicaPart(*(part[index] for part in shard))
             replicas = self._strategy.num_replicas_in_sync
-            gradients, after, totals = self._gradients(weights, batch, replicas)
+            gradients, after, totals, margins = self._gradients(weights, batch, replicas)
             changes = [self._change(new, old) for new, old in zip(after, state, strict=True)]
-            return _concat(gradients), changes, totals
+            return _concat(gradients), changes, totals, margins
 
         shards = self._strategy.experimental_distribute_values_from_function(
             lambda context: chunk.parts[context.replica_id_in_sync_group]
         )
 
-        def body(index: tf.Tensor, values: Values, totals: Totals) -> tuple[tf.Tensor, Values, Totals]:
-            gradients, changes, part = self._strategy.run(
+        def body(
+            index: tf.Tensor, values: Values, totals: Totals, margins: tf.TensorArray
+        ) -> tuple[tf.Tensor, Values, Totals, tf.TensorArray]:
+            gradients, changes, part, of_replicas = self._strategy.run(
                 gradients_of_replica, args=(*values.trainable, values.state, shards, index)
             )
             with tf.device(self._strategy.extended.worker_devices[0]):  # `reduce` takes a CPU by default
@@ -180,11 +186,18 @@ class StepByStep:
                 part = Totals(*map(self._sum, part))
                 # The loss of a step is finite if that of every replica is.
                 part = part._replace(finite_steps=part.finite_steps // self._strategy.num_replicas_in_sync)
-            return index + 1, values, _add(totals, part)
+                margins = margins.write(index, tf.concat(self._strategy.experimental_local_results(of_replicas), 0))
+            return index + 1, values, _add(totals, part), margins
 
-        start = (tf.constant(0), _map(values, lambda tensors: [_concat(tensors)]), _no_totals())
-        _, values, totals = tf.while_loop(lambda index, *_: index < chunk.steps, body, start)
-        return _map(values, lambda flat: _split(flat[0], shapes)), totals
+        local = len(self._strategy.extended.worker_devices)  # replicas of this process
+        start = (
+            tf.constant(0),
+            _map(values, lambda tensors: [_concat(tensors)]),
+            _no_totals(),
+            _no_margins(chunk.parts[0], local),
+        )
+        _, values, totals, margins = tf.while_loop(lambda index, *_: index < chunk.steps, body, start)
+        return _map(values, lambda flat: _split(flat[0], shapes)), totals, margins.stack()
 
     def _updated(self, values: Values, gradients: tf.Tensor, learning_rate: tf.Tensor) -> tuple[Tensors, list[Tensors]]:
         return self._optimizer.update(values.trainable, values.slots, [gradients], learning_rate, values.step)
@@ -221,8 +234,8 @@ def smoothed_losses(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float
 
 def gradients_of(
     model: Model, label_smoothing: float, is_frozen: Sequence[bool], weights: Weights, batch: ReplicaPart, replicas: int
-) -> tuple[Tensors, Tensors, Totals]:
-    """Return the gradients of one step of a shard, the state after it, and its totals.
+) -> tuple[Tensors, Tensors, Totals, tf.Tensor]:
+    """Return the gradients of one step of a shard, the state after it, its totals, and the margins of its images.
 
     The loss is the replica's share of the loss of the global batch, so that gradients add up over replicas.
 
@@ -245,12 +258,20 @@ def gradients_of(
     )
     found = iter(tape.gradient(loss, trained, unconnected_gradients=tf.UnconnectedGradients.ZERO))
     pairs = zip(weights.trainable, is_frozen, strict=True)
-    return [tf.zeros_like(weight) if frozen else next(found) for weight, frozen in pairs], state, totals
+    gradients = [tf.zeros_like(weight) if frozen else next(found) for weight, frozen in pairs]
+    return gradients, state, totals, margins_of(logits, batch.labels)
+
+
+def margins_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Return by how much the logit of each image's label exceeds the highest other one: [batch] float32."""
+    is_label = tf.one_hot(tf.cast(labels, tf.int32), logits.shape[1], on_value=True, off_value=False, dtype=tf.bool)
+    of_label = tf.reduce_sum(tf.where(is_label, logits, 0.0), axis=1)
+    return of_label - tf.reduce_max(tf.where(is_label, logits.dtype.min, logits), axis=1)
 
 
 def gradients_of_parts(
     gradients: Gradients, parts: int, weights: Weights, batch: ReplicaPart, replicas: int
-) -> tuple[Tensors, Tensors, Totals]:
+) -> tuple[Tensors, Tensors, Totals, tf.Tensor]:
     """Do what `gradients` does for parts of a batch, each of which counts as a replica, and add up the results.
 
     TensorFlow runs the operations of parts that do not depend on each other at the same time, which takes less time
@@ -266,15 +287,22 @@ def gradients_of_parts(
         )
         for part, (begin, end) in enumerate(itertools.pairwise(edges))
     ]
-    done = [gradients(weights, shard, replicas * parts) for shard in shards]
-    summed, states, totals = ([*zip(*each, strict=True)] for each in zip(*done, strict=True))
+    *done, margins = zip(*(gradients(weights, shard, replicas * parts) for shard in shards), strict=True)
+    summed, states, totals = ([*zip(*each, strict=True)] for each in done)
     state = [tf.add_n(values) / parts if values[0].dtype.is_floating else values[0] for values in states]
     added = Totals(*map(tf.add_n, totals))
-    return [*map(tf.add_n, summed)], state, added._replace(finite_steps=added.finite_steps // parts)
+    added = added._replace(finite_steps=added.finite_steps // parts)
+    return [*map(tf.add_n, summed)], state, added, tf.concat(margins, axis=0)
 
 
 def _no_totals() -> Totals:
     return Totals(tf.constant(0.0), *(tf.constant(0, tf.int64) for _ in range(3)))
+
+
+def _no_margins(part: ReplicaPart, replicas: int = 1) -> tf.TensorArray:
+    """Return an array for the margins of each step of a chunk. `part`: that of one of the replicas."""
+    steps, images = part.labels.shape
+    return tf.TensorArray(tf.float32, steps, element_shape=[replicas * images])
 
 
 def _add(totals: Totals, part: Totals) -> Totals:

@@ -23,6 +23,7 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
 from mnist_lib.intervals import accuracy_interval
+from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.warm_start import warm_start
@@ -245,6 +246,7 @@ class _Lane:
         last_steps = [(done.epoch - 1) * plan.steps + plan.steps_for(done.train.total) - 1 for done in history]
         devices = devices_of(self._strategy)
         source = {SOURCE_FILE: assignment.source.content} if assignment.source else {}
+        margins = {MARGINS: Margins.of(state.margins, compiled.train).file()} if state.margins.any() else {}
         yield TrialResult(
             trial=spec.id,
             spec=spec,
@@ -267,7 +269,7 @@ class _Lane:
             versions={**package_versions(), **gpu_facts()},
             probabilities=probabilities,
             of_fold=of_fold,
-            files={**compiled.model.files(state.weights), **judgement, **source},
+            files={**compiled.model.files(state.weights), **judgement, **margins, **source},
             tensorboard=event_file(
                 history, rates[last_steps], state.best.epoch, probabilities, test, self._dataset.classes
             ),

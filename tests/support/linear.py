@@ -24,11 +24,11 @@ ModelProcess.__init__.__defaults__ = (load_linear,)
 CONTENT = b"linear"
 
 
-def publish_linear(objects: Objects) -> None:
-    """Publish keras@1, a version that only `load_linear` can load."""
+def publish_linear(objects: Objects, **more: bytes) -> None:
+    """Publish keras@1, a version that only `load_linear` can load. `more`: further files"""
     dataset = {**DATASET, "name": "mnist-mini"}
     manifest = small_manifest(spec=asdict(TrialSpec.of("keras")), dataset=dataset)
-    files = {"model.keras": CONTENT, "manifest.json": json.dumps(manifest).encode()}
+    files = {"model.keras": CONTENT, "manifest.json": json.dumps(manifest).encode(), **more}
     publish(objects, "keras", "r", files, {**about(), "dataset": dataset})
 
 

@@ -20,7 +20,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.models.model import Tensors
 from mnist_lib.training import diagnosis
 from mnist_lib.training.diagnosis import gradient_differences, memory_after, moved, wrong_numbers
-from mnist_lib.training.loop import Trainer
+from mnist_lib.training.loop import TrainedChunk, Trainer
 from mnist_lib.training.steps import StepByStep, Totals, gradients_of
 from tests.jobs.doctor.test_doctor import doctor
 
@@ -117,11 +117,11 @@ def test_a_sum_that_lacks_a_replica_is_found_in_the_gradients(
 def test_a_nan_on_the_second_device_is_found(
     mirrored: tf.distribute.Strategy, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: Any) -> tuple[Tensors, Tensors, Totals]:
-        gradients, state, totals = gradients_of(*arguments)
+    def broken(*arguments: Any) -> tuple[Tensors, Tensors, Totals, tf.Tensor]:
+        gradients, *others = gradients_of(*arguments)
         share = 128 * next(part for part in arguments if isinstance(part, ReplicaPart)).weights[0]
         is_second = (share > 0.6) & (share < 0.7)
-        return [tf.where(is_second, np.nan, gradient) for gradient in gradients], state, totals
+        return [tf.where(is_second, np.nan, gradient) for gradient in gradients], *others
 
     monkeypatch.setattr(diagnosis, "gradients_of", broken)
     found = judged(mirrored, digits)
@@ -155,7 +155,7 @@ def test_growing_memory_is_found(
 ) -> None:
     held, train_chunk = list[mmap.mmap](), Trainer.train_chunk
 
-    def holding(self: Trainer, chunk: Chunk, *arguments: Any, **named: Any) -> Totals:
+    def holding(self: Trainer, chunk: Chunk, *arguments: Any, **named: Any) -> TrainedChunk:
         held.append(mmap.mmap(-1, 2 << 20))  # from the kernel: this process may have free memory from earlier tests
         held[-1].write(bytes(2 << 20))
         return train_chunk(self, chunk, *arguments, **named)

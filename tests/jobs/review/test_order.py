@@ -1,12 +1,13 @@
 """The order of review: half at random, half by the probability of the label, and the hold-out only at random."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
-from jobs.review.data import ReviewItem
+from jobs.review.data import LearnedLabel, ReviewItem
 from jobs.review.session import Order
 from mnist_lib.data.corrections import Reason
 
@@ -18,8 +19,9 @@ def item(number: int, probability: float | None = None, label: str | None = "3")
     return ReviewItem(f"{number:032x}", f"{number}.png", number, split, label, probabilities=probabilities)  # type: ignore[arg-type]
 
 
-def filled(of_the_label: list[float], first: Sequence[int] = ()) -> Order:
-    order = Order("34", [f"{number:032x}" for number in first])
+def filled(of_the_label: list[float], learned: Mapping[int, float] = MappingProxyType({})) -> Order:
+    """`learned`: the probability that training gave to the label of a picture, which is always 3."""
+    order = Order("34", {f"{number:032x}": LearnedLabel("3", value) for number, value in learned.items()})
     for number, probability in enumerate(of_the_label):
         order.add(picture := item(number, probability))
         order.predicted(picture)
@@ -49,7 +51,7 @@ def test_as_many_pictures_are_disputed_as_random_while_there_are_both(order: Ord
 
 def test_no_picture_of_the_hold_out_is_chosen_by_the_model(order: Order) -> None:
     assert {number % 4 for number, why in taken(order) if why == "disputed"} == {1, 2, 3}
-    order = filled([0.5] * 40, first=[4, 8])
+    order = filled([0.5] * 40, learned={4: 0.0, 8: 0.0})
     assert sum(number % 4 == 0 for number, why in taken(order) if why == "random") == 10
 
 
@@ -67,13 +69,21 @@ def test_without_the_probability_of_its_label_the_least_certain_picture_comes_fi
     assert taken(order)[1] == (3, "uncertain")
 
 
-def test_pictures_of_the_given_list_come_before_others_that_the_model_chooses() -> None:
-    order = filled([0.5, 0.9, 0.9, 0.9, 0.5, 0.9, 0.2, 0.1], first=[5, 2])
+def test_a_picture_that_the_model_was_trained_on_has_the_probability_of_training() -> None:
+    order = filled([0.5, 0.9, 0.9, 0.001, 0.5, 0.9, 0.2, 0.1], learned={5: 0.01, 2: 0.05, 3: 0.8})
     assert taken(order)[1::2][:3] == [(5, "disputed"), (2, "disputed"), (7, "disputed")]
-    order = Order("34", [item(3).image])
+    order = Order("34", {item(3).image: LearnedLabel("3", 0.5)})
     for number in range(1, 4):
         order.add(item(number))  # also while the model is loading
     assert [number for number, why in taken(order) if why == "disputed"] == [3]
+
+
+def test_a_label_that_has_changed_since_training_has_the_probability_of_the_model() -> None:
+    order = Order("34", {item(number).image: LearnedLabel("4", 0.0) for number in (1, 2)})
+    for number, probability in ((1, 0.9), (2, 0.4)):
+        order.add(picture := item(number, probability))
+        order.predicted(picture)
+    assert taken(order) == [(1, "random"), (2, "disputed")]
 
 
 def test_the_random_pictures_of_the_hold_out_do_not_depend_on_the_model() -> None:

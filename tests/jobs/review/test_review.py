@@ -21,8 +21,8 @@ from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset, text_of
 from mnist_lib.errors import DataError, SpecError
+from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.run_documents import FoldsSummary, LabelError
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.publishing import publish
@@ -30,7 +30,7 @@ from mnist_lib.store.runs import RunFolder
 from tests.support.bounds import JOB_SECONDS
 from tests.support.job import DRIVER, ROOT
 from tests.support.linear import LINEAR, publish_linear
-from tests.support.made_run import made_run, small_summary
+from tests.support.made_run import made_run
 from tests.support.reviewing import Command, data_of, free_port, lines_of
 from tests.support.stored import publish_untrained
 
@@ -129,19 +129,14 @@ def test_without_a_champion_all_pictures_are_random(folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_labels_of_a_dataset_are_reviewed_and_those_that_folds_find_come_first(
+def test_the_labels_of_a_dataset_are_reviewed_and_those_that_are_learned_late_come_first(
     folder: Path, tmp_path: Path
 ) -> None:
     table, objects, train = tmp_path / "review.csv", LocalObjects(tmp_path / "storage"), data_of(folder).dataset.train
-    publish_linear(objects)
-    errors = [
-        LabelError(image=text_of(row), label="3", proposed="5", probability=0.9, label_probability=0.01)
-        for row in train.hashes[40:20:-2]
-    ]
-    folds = FoldsSummary(
-        folds=3, images=len(train), models={}, best_model=None, num_label_errors=10, label_errors=tuple(errors)
-    )
-    RunFolder(objects, "r").complete(structs.replace(small_summary(), folds=folds))
+    late = np.arange(40, 20, -2)
+    means = np.arange(-50, -40, dtype=np.float32)  # of the logits, so that all other labels are more probable
+    publish_linear(objects, **{MARGINS: Margins(train.hashes[late], train.labels[late], means).file()})
+    errors = [text_of(row) for row in train.hashes[late]]
     options = (f"--storage={tmp_path / 'storage'}", "--model=keras@1", f"--to={table}", "--count=500")
     assert review(*options, f"--dataset={folder}/", home=tmp_path, prelude=LINEAR)[0] == 0
     rows = fill_in(table, {})
@@ -150,10 +145,10 @@ def test_the_labels_of_a_dataset_are_reviewed_and_those_that_folds_find_come_fir
     assert [row["why"] for row in rows[:40]] == ["random", "disputed"] * 20
     assert {Path(row["file"]).parent.name == row["current"] for row in rows} == {True}
     drawn, chosen = ([row["hash"] for row in rows if row["why"] == why] for why in ("random", "disputed"))
-    listed = [error.image for error in errors if error.image in chosen]
+    listed = [image for image in errors if image in chosen]
     assert len(listed) >= 5  # fewer than 10, since some of them are drawn at random
     assert chosen[: len(listed)] == listed
-    assert {error.image for error in errors} <= {*drawn[: len(errors) + 1], *listed}
+    assert {*errors} <= {*drawn[: len(errors) + 1], *listed}
 
 
 @pytest.mark.slow

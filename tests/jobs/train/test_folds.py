@@ -42,18 +42,18 @@ def test_a_run_with_folds_stores_a_model_of_all_pictures_and_names_wrong_labels(
     model = summary["models"]["keras"]
     assert (model["best_trial"], model["trials"]) == ("keras-s0", 1)
 
-    errors, named = folds["num_label_errors"], {Path(error["file"]).name for error in folds["label_errors"]}
+    errors, first = summary["label_errors"]["count"], summary["label_errors"]["first"]
+    named = {Path(error["file"]).name for error in first}
     assert len(named & {path.name for path in wrong}) >= len(wrong) / 2  # some of them are for the test
+    assert f"{errors} labels may be wrong; python -m jobs.review shows the images first." in stdout.splitlines()
     (line,) = [line for line in stdout.splitlines() if line.startswith("Folds: ")]
     assert re.fullmatch(
-        rf"Folds: keras {accuracy:.2%} \(\S+% to \S+%\) on {folds['images']} images, by models trained on 2/3 of them\."
-        rf" {errors} labels may be wrong\.",
+        rf"Folds: keras {accuracy:.2%} \(\S+% to \S+%\) on {folds['images']} images, by models trained on 2/3 of them.",
         line,
     )
     page = (tmp_path / "results/runs/r/report.html").read_text()
     assert_says_what_the_summary_says(page, summary)
-    section = page.partition('id="folds"')[2].partition("</details>")[0]
-    first = folds["label_errors"][0]
+    section = page.partition('id="label-errors"')[2].partition("</details>")[0]
     assert f"{errors} images" in section
-    assert f"{first['label']}/{Path(first['file']).name}" in section
-    assert f"label {first['label']}, predicted {first['proposed']}" in section
+    assert f"{first[0]['label']}/{Path(first[0]['file']).name}" in section
+    assert f"label {first[0]['label']}" in section

@@ -1,18 +1,16 @@
-"""What folds tell: who predicts which image, and which labels are listed as possibly wrong."""
+"""What folds tell: who predicts which image, and how accurate the models are."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jobs.train.recorder import Training
-from mnist_lib.data.split import Dataset, Split, text_of
+from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.report.folds import folds_summary, label_errors, out_of_fold, shown_errors
+from mnist_lib.report.folds import folds_summary, out_of_fold
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import RunFolder
@@ -60,7 +58,7 @@ def test_a_seed_of_which_a_fold_failed_is_left_out_and_a_model_without_seeds_too
     assert {name: model.seeds for name, model in summary.models.items()} == {"keras": 1}
     del of_folds[TrialSpec.of("keras", seed=0).in_folds(FOLDS)[0]]
     summary = folds_summary(of_folds, dataset)
-    assert (summary.models, summary.best_model, summary.num_label_errors) == ({}, None, 0)
+    assert summary.models == {}
 
 
 def test_predictions_of_another_number_of_images_are_refused() -> None:
@@ -72,38 +70,7 @@ def test_predictions_of_another_number_of_images_are_refused() -> None:
         folds_summary(of_folds, dataset)
 
 
-def plain_label_errors(probabilities: list[list[float]], labels: list[int]) -> dict[int, int]:
-    """Return the class to propose for each image in the off-diagonal of the confident joint, as in the paper."""
-    classes = range(len(probabilities[0]))
-    thresholds = {}
-    for label in classes:
-        own = [row[label] for row, given in zip(probabilities, labels, strict=True) if given == label]
-        if own:
-            thresholds[label] = sum(own) / len(own)
-    found = {}
-    for image, row in enumerate(probabilities):
-        confident = [label for label in classes if label in thresholds and row[label] >= thresholds[label]]
-        if confident:
-            most = max(confident, key=lambda label: row[label])
-            if most != labels[image]:
-                found[image] = most
-    return found
-
-
-@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(2, 5))
-def test_label_errors_are_those_of_a_plain_confident_joint(seed: int, images: int, classes: int) -> None:
-    rng = np.random.default_rng(seed)
-    # In 64ths, so that sums are exact in any order and ties occur; a class may have no images.
-    probabilities = (rng.integers(0, 65, (images, classes)) / 64).astype(np.float32)
-    labels = rng.integers(0, classes, images).astype(np.uint8)
-    found = label_errors(probabilities, labels)
-    expected = plain_label_errors(probabilities.tolist(), labels.tolist())
-    assert {error.image: error.predicted for error in found} == expected
-    own = [probabilities[error.image, error.label] for error in found]
-    assert own == sorted(own)
-
-
-def test_swapped_labels_are_found_and_shown_with_their_images() -> None:
+def test_the_accuracy_of_folds_is_that_on_images_outside_of_training() -> None:
     """The probabilities are those of a model that is right and sure; 3 of 60 labels are wrong."""
     dataset = dataset_of(60)
     truth, wrong = dataset.train.labels.copy(), [5, 20, 41]
@@ -111,14 +78,7 @@ def test_swapped_labels_are_found_and_shown_with_their_images() -> None:
     sure = np.where(np.arange(3) == truth[:, None], 0.9, 0.05).astype(np.float32)
     folds = dataset.folds(FOLDS)
     summary = folds_summary({spec: sure[folds == spec.fold] for spec in TrialSpec.of("keras").in_folds(FOLDS)}, dataset)
-    assert summary.models["keras"].accuracy == 57 / 60
-    assert (summary.folds, summary.images, summary.num_label_errors, summary.best_model) == (3, 60, 3, "keras")
-    assert [error.image for error in summary.label_errors] == [text_of(dataset.train.hashes[row]) for row in wrong]
-    assert [error.proposed for error in summary.label_errors] == [CLASSES[truth[row]] for row in wrong]
-    assert [(shown.image, shown.predicted) for shown in shown_errors(summary, dataset, 2)] == [
-        (row, truth[row]) for row in wrong[:2]
-    ]
-    assert shown_errors(None, dataset, 2) == []
+    assert (summary.folds, summary.images, summary.models["keras"].accuracy) == (3, 60, 57 / 60)
 
 
 def test_a_resumed_run_says_the_same_and_stores_the_trial_that_is_in_no_fold(tmp_path: Path) -> None:

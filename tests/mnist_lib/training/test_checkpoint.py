@@ -16,6 +16,7 @@ from mnist_lib.data import batches, shards
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import CheckpointError
+from mnist_lib.margins import MARGINS, no_sums
 from mnist_lib.models.model import Weights
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import (
@@ -124,6 +125,7 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     for resumed in results(seen):
         assert resumed.weights_sha256 == expected.weights_sha256
         assert resumed.best_epoch == expected.best_epoch
+        assert resumed.files[MARGINS] == expected.files[MARGINS]
         assert histories(resumed) == histories(expected)
 
 
@@ -170,7 +172,8 @@ def test_a_checkpoint_of_chunks_that_the_epoch_does_not_have_is_refused(
 ) -> None:
     monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 2)
     spec, values, plan = TrialSpec.of("scratch"), Values([tf.zeros(3)], [], [], tf.constant(0)), Plan(4, 1, 1)
-    state = TrainingState(Weights([tf.zeros(3)], []), part=EpochPart(chunks=1, loss=0.1, train=Accuracy(1, 2)))
+    part = EpochPart(chunks=1, loss=0.1, train=Accuracy(1, 2))
+    state = TrainingState(Weights([tf.zeros(3)], []), part=part, margins=no_sums(4))
     assert unpack(pack(state, values, spec), spec, plan, like=values)[0].part == state.part
     damaged = replace(state, part=structs.replace(state.part, **other))
     with pytest.raises(CheckpointError, match="expected fewer than 2 chunks of 4 images, got"):
@@ -183,7 +186,7 @@ def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -
     validation = Accuracy(90, 100, Balanced(1 / 3, 2.0, 0.1))
     best, weights = Best(1, validation, validation), Weights([tf.zeros(3)], [])
     part, plan = EpochPart(chunks=1, loss=1 / 3, train=Accuracy(1, 59), seconds=1 / 3), Plan(118, 1, 1)
-    states = [TrainingState(weights, best, epoch, part, 1e3) for epoch in (10_000, 99_999)]
+    states = [TrainingState(weights, best, epoch, part, 1e3, no_sums(118)) for epoch in (10_000, 99_999)]
     first, last = (pack(state, values, spec) for state in states)
     assert len(first) == len(last) < 5_000
     state, _ = unpack(last, spec, plan, like=values)

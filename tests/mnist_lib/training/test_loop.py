@@ -71,7 +71,7 @@ def test_the_loop_gives_the_weights_of_keras_fit_on_equal_batches(
     twin.set_weights([value.numpy() for value in trainer.weights.trainable])
 
     chunks = list(epochs(train, plan, seed=0, first=1, last=1))
-    totals = [trainer.train_chunk(chunk, constant(spec.learning_rate, 1)) for chunk in chunks]
+    totals = [trainer.train_chunk(chunk, constant(spec.learning_rate, 1)).totals for chunk in chunks]
     ours = [float(total.loss) / int(total.seen) for total in totals]
     pairs = [(chunk.parts[0].images[0], chunk.parts[0].labels[0]) for chunk in chunks]
     steps = tf.data.Dataset.from_tensor_slices(tuple(map(tf.stack, zip(*pairs, strict=True))))

@@ -1,0 +1,92 @@
+"""The margins of training images, by which wrong labels are found: a network learns them late.
+
+The margin of an image is by how much the logit of its label exceeds the highest other one. In the end, a network may
+know wrong labels by heart, so only the first half of the epochs counts (Pleiss et al., "Identifying Mislabeled Data
+using the Area Under the Margin Ranking", 2020).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_lib.data.split import ImageHashes, Labels, Split
+from mnist_lib.errors import IntegrityError
+from mnist_lib.objects.archives import npz, read_npz
+
+if TYPE_CHECKING:
+    from mnist_lib.data.batches import Plan
+
+MARGINS = "margins.npz"  # the file of a version
+MAX_STORED = 200_000  # images, those with the lowest margins
+
+Sums = NDArray[np.float32]  # [2, images]: the sum of the margins of each image so far, and how many these are
+
+
+def counted_epochs(epochs: int) -> int:
+    """Return how many of the epochs count."""
+    return -(-epochs // 2)
+
+
+def no_sums(images: int) -> Sums:
+    return np.zeros((2, images), np.float32)
+
+
+def add_margins(
+    sums: Sums, order: NDArray[np.int32], plan: "Plan", first: int, chunks: Sequence[NDArray[np.float32]]
+) -> None:
+    """Add the margins of successive chunks of an epoch to the sums.
+
+    Args:
+        order: [images], the order of the images in the epoch.
+        first: the number of the first of these chunks in the epoch, counted from 0.
+        chunks: [steps, images of all replicas] each, some of which only fill in.
+    """
+    for number, margins in enumerate(chunks, first):
+        begin, end = plan.images_in(number), plan.images_in(number + 1)
+        images, real = order[begin:end], margins[:, : plan.global_batch_size].reshape(-1)[: end - begin]
+        sums[0, images] += real
+        sums[1, images] += 1
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The mean margins of the images that a model was trained on, the lowest first."""
+
+    hashes: ImageHashes  # [n, 2]
+    labels: Labels  # [n] those that it was trained with
+    means: NDArray[np.float32]  # [n]
+
+    @classmethod
+    def of(cls, sums: Sums, split: Split) -> "Margins":
+        """Return those of the images of a split that have been trained on in an epoch that counts."""
+        means = sums[0] / np.maximum(sums[1], 1)
+        trained = np.flatnonzero(sums[1])
+        lowest = trained[np.argsort(means[trained], kind="stable")][:MAX_STORED]
+        return cls(split.hashes[lowest], split.labels[lowest], means[lowest])
+
+    @property
+    def deviations(self) -> NDArray[np.float64]:
+        """By how many interquartile ranges each margin is below the median one, [n]; 0 if it is not below 0.
+
+        They are the same for networks whose logits have another scale.
+        """
+        low, median, high = np.percentile(self.means, [25, 50, 75]) if len(self.means) else np.zeros(3)
+        is_low = (self.means < 0) & (high > low)
+        return np.divide(median - self.means, high - low, out=np.zeros(len(self.means)), where=is_low)
+
+    def file(self) -> bytes:
+        return npz({**vars(self), "labels": self.labels.astype(np.uint16)}, compressed=True)
+
+    @classmethod
+    def read(cls, content: bytes, name: str) -> "Margins":
+        """Return what a file holds. Raises IntegrityError if it is damaged or malformed. `name`: for messages."""
+        arrays = read_npz(content, name, {"hashes": 16 * MAX_STORED, "labels": 2 * MAX_STORED, "means": 4 * MAX_STORED})
+        count = len(arrays["means"]) if arrays["means"].ndim else 0
+        expected = [("uint64", (count, 2)), ("uint16", (count,)), ("float32", (count,))]
+        got = [(array.dtype.name, array.shape) for array in arrays.values()]
+        if got != expected:
+            raise IntegrityError(f"{name}: expected {expected}, got {got}; restore it from a copy")
+        return cls(**arrays)
