@@ -1,7 +1,8 @@
 """Wrong labels that the first review finds, after `jobs.train` and `jobs.review` with default options.
 
 Each draw takes other pictures, and gives some of those for training a wrong label. Of the pictures that the review
-shows, every second one is random. The figure is the share of the wrong labels that is among the others.
+shows, every second one is random. The figure is the share of the wrong labels that is among the others, without those
+that were drawn at random; if there are more wrong labels than other pictures, of as many as these.
 
 With --corrected, the labels of the first 100 pictures are corrected, and the network is trained again. The figure is
 its accuracy on letters of other fonts, less that before the review.
@@ -154,8 +155,10 @@ def review(place: Path, task: Task, model: str) -> Found:
     dataset = prepare(DataRequest(dataset=str(place / "pictures"), data_dir=place / "data"))
     wrong = sum(is_wrong(dataset.train.file(index) or "") for index in range(len(dataset.train)))
     rows = to_review(place, 2 * task.shown)
-    found = sum(is_wrong(row["file"]) for row in rows if row["why"] == "disputed")
-    return Found(found / wrong, errors["count"], sum(is_wrong(error["file"]) for error in errors["first"]))
+    shown = [row["why"] for row in rows if row["split"] != "hold-out" and is_wrong(row["file"])]
+    found, drawn = shown.count("disputed"), shown.count("random")
+    share = found / min(task.shown, wrong - drawn)
+    return Found(share, errors["count"], sum(is_wrong(error["file"]) for error in errors["first"]))
 
 
 def corrected(place: Path, seed: int, letter: Draw) -> float:

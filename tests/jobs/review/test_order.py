@@ -79,11 +79,11 @@ def test_a_picture_that_the_model_was_trained_on_has_the_probability_of_training
 
 
 def test_a_label_that_has_changed_since_training_has_the_probability_of_the_model() -> None:
-    order = Order("34", {item(number).image: LearnedLabel("4", 0.0) for number in (1, 2)})
-    for number, probability in ((1, 0.9), (2, 0.4)):
+    order = Order("34", {item(number).image: LearnedLabel("4", 0.0) for number in (1, 2, 3)})
+    for number, probability in ((1, 0.9), (2, 0.4), (3, 0.2)):
         order.add(picture := item(number, probability))
         order.predicted(picture)
-    assert taken(order) == [(1, "random"), (2, "disputed")]
+    assert taken(order) == [(1, "random"), (3, "disputed"), (2, "random")]
 
 
 def test_the_random_pictures_of_the_hold_out_do_not_depend_on_the_model() -> None:
