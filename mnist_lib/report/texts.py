@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # With 181 images in batches of 128, keras-cnn was right for 58% after 40 steps; in batches of 16, for 95% after 240.
 FEW_STEPS, FEW_STEPS_PER_EPOCH = 200, 10
+WIDE = 0.05  # of a 95% interval: folds are then worth their time
 PICTURE_MODEL_ADVICE = f"train a network that suits pictures: --models {PICTURE_MODEL}"
 BALANCE = "to let every class count the same, train with --score balanced-accuracy --class-weights balanced"
 KINDS = ("added", "removed", "relabelled")
@@ -132,6 +133,10 @@ def notes(summary: Summary) -> list[str]:
         names = ", ".join(name for name, model in summary.models.items() if model.ci95_over == varying)
         notes.append(f"The 95% interval of {names} allows for {varying}.")
     dataset = summary.dataset
+    width = max((model.ci95[1] - model.ci95[0] for model in summary.models.values()), default=0.0)
+    if width > WIDE and summary.folds is None and dataset.name not in DATASETS:
+        few = f"With {counted(dataset.test, 'test image')}, the 95% interval is {100 * width:.0f} points wide"
+        notes.append(f"{few}; to measure the accuracy on the training images, too, train with --folds 5.")
     chance = dataset.largest_class / dataset.test
     for trial in summary.successful:
         if trial.trained_epochs < trial.epochs:

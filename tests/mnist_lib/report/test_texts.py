@@ -13,7 +13,7 @@ from jobs.console.output import as_text
 from mnist_lib.data.split import Dataset
 from mnist_lib.report.texts import result_tables
 from mnist_lib.results import Accuracy
-from mnist_lib.run_documents import Summary
+from mnist_lib.run_documents import FoldsSummary, LabelErrors, Summary
 from mnist_lib.wording import counted
 from tests.support.made_run import made_run, small_result, small_summary, summary_of_results
 
@@ -171,3 +171,31 @@ def test_tables_fit_into_a_narrow_terminal_without_breaking_a_word(
     assert set(" ".join(lines).split()) == words
     assert max(map(len, lines)) <= columns
     assert [line for line in lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "interval", "folds", "advised"),
+    [
+        ("letters", (0.85, 0.97), None, True),
+        ("letters", (0.93, 0.97), None, False),
+        ("letters", (0.85, 0.97), FoldsSummary(folds=5, images=181, models={}), False),
+        ("mnist", (0.85, 0.97), None, False),
+    ],
+)
+def test_folds_are_recommended_where_few_test_images_leave_a_wide_interval(
+    dataset: str, interval: tuple[float, float], folds: FoldsSummary | None, advised: bool
+) -> None:
+    summary = small_summary(CORRECT)
+    models = {"keras": structs.replace(summary.models["keras"], ci95=interval)}
+    facts = structs.replace(summary.dataset, name=dataset)
+    text = " ".join(text_of(structs.replace(summary, dataset=facts, models=models, folds=folds)).split())
+    advice = (
+        "With 4 test images, the 95% interval is 12 points wide; to measure the accuracy on the training images, too,"
+    )
+    assert (advice in text) == ("--folds 5" in text) == advised
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, ""), (1, "1 label may be wrong; "), (12, "12 labels may be wrong; ")])
+def test_the_number_of_labels_that_may_be_wrong_is_printed_with_what_to_do(count: int, shown: str) -> None:
+    text = text_of(structs.replace(small_summary(CORRECT), label_errors=LabelErrors(count=count, first=())))
+    assert (f"{shown}python -m jobs.review shows the images first." in text) == bool(shown)
