@@ -189,9 +189,7 @@ def test_folds_are_recommended_where_few_test_images_leave_a_wide_interval(
     models = {"keras": structs.replace(summary.models["keras"], ci95=interval)}
     facts = structs.replace(summary.dataset, name=dataset)
     text = " ".join(text_of(structs.replace(summary, dataset=facts, models=models, folds=folds)).split())
-    advice = (
-        "With 4 test images, the 95% interval is 12 points wide; to measure the accuracy on the training images, too,"
-    )
+    advice = "With 4 test images, the 95% interval is 12 points wide; to measure the accuracy on the training images"
     assert (advice in text) == ("--folds 5" in text) == advised
 
 
