@@ -51,6 +51,9 @@ def home(tmp_path: Path) -> Path:
     pictures = {f"{name}/{seed}.png": shape(name, seed) for name in CLASSES for seed in range(50)}
     write_folder(tmp_path / "pictures", {**pictures, "red circle/broken.png": b"broken"})
     write_folder(tmp_path / "more", {f"{name}.png": shape(name, 1_000) for name in CLASSES})
+    write_folder(
+        tmp_path / "others", {f"{name}/{seed}.png": shape(name, 2_000 + seed) for name in CLASSES for seed in range(9)}
+    )
     write_folder(tmp_path / "new", {f"{name}.png": shape(name, 1_001).resize((48, 48)) for name in CLASSES})
     return tmp_path
 
@@ -71,7 +74,7 @@ def test_the_page_of_the_first_day_can_be_followed_to_its_end(home: Path) -> Non
         ]
         (first, _) = sorted(home.glob("results/runs/*/report.html"))
         assert_good(look_at(browser, first, PHONE, "light"))
-    show, train, checked, added, again, listed, promoted, back, table, _ = steps
+    show, train, checked, added, again, *tested, listed, promoted, back, table, _ = steps
     assert {step.command: step.stderr for step in steps if step.code != (9 if step is train else 0)} == {}
     assert "left out: red circle/broken.png" in show.stdout
     assert "pictures: left out: red circle/broken.png: expected a picture" in train.stderr
@@ -80,6 +83,9 @@ def test_the_page_of_the_first_day_can_be_followed_to_its_end(home: Path) -> Non
     assert "Reviewed 3 pictures: 3 added to the dataset." in added.stdout
     assert "Data: 3 images added" in again.stdout
     assert "Corrections: 1 image relabelled" in again.stdout
+    assert [step.stdout.partition(" on others: ")[0] for step in tested] == ["keras-resnet@1", "keras-resnet@2"]
+    assert all(" of 27 images correct, " in step.stdout for step in tested)
+    assert (home / "others.html").exists()
     versions = sorted(line.split()[0] for line in listed.stdout.splitlines() if line.startswith("keras-resnet@"))
     assert versions == ["keras-resnet@1", "keras-resnet@2"]
     assert "keras-resnet@2 is now the champion" in promoted.stdout
