@@ -29,6 +29,7 @@ from benchmarks.record import setting
 from jobs.rehearse import running_workers
 from mnist_lib.assignment import CHECKPOINT_SECONDS
 from mnist_lib.data.embedded import FOLDER
+from mnist_lib.margins import MARGINS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import EpochDone, HistoryEntry, Started
 from mnist_lib.run_documents import DriverConnected
@@ -50,6 +51,12 @@ WITHIN_EPOCHS = ("--models", "keras-cnn", "--epochs", "6", "--checkpoint-seconds
 class CompletedRun:
     summary: dict[str, Any]
     seconds: float
+    storage: Path
+
+    @property
+    def margins(self) -> dict[str, bytes]:
+        """The margins of each stored model, by its name."""
+        return {path.parts[-4]: path.read_bytes() for path in self.storage.glob(f"models/*/versions/*/{MARGINS}")}
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -91,7 +98,7 @@ def undisturbed_run(storage: Path, source: Path | None, *more: str) -> Completed
     done = subprocess.run(command(storage, source, *more), cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return CompletedRun(json.loads(done.stdout), time.perf_counter() - begin)
+    return CompletedRun(json.loads(done.stdout), time.perf_counter() - begin, storage)
 
 
 def kill_workers(
@@ -121,7 +128,7 @@ def kill_workers(
     stdout, stderr = driver.communicate()
     if driver.returncode:
         raise SystemExit(stderr)
-    return CompletedRun(json.loads(stdout), time.perf_counter() - begin), repeated
+    return CompletedRun(json.loads(stdout), time.perf_counter() - begin, storage), repeated
 
 
 def kill_the_driver(storage: Path, source: Path | None, generator: random.Random, *more: str) -> CompletedRun:
@@ -134,7 +141,7 @@ def kill_the_driver(storage: Path, source: Path | None, generator: random.Random
     driver.kill()
     driver.wait()
     again = undisturbed_run(storage, source, *more)
-    return CompletedRun(again.summary, time.perf_counter() - begin)
+    return CompletedRun(again.summary, time.perf_counter() - begin, storage)
 
 
 def kill_again_and_again(
@@ -158,7 +165,7 @@ def kill_again_and_again(
     if driver is not None:
         driver.wait()
     last = undisturbed_run(storage, source, *more)
-    return CompletedRun(last.summary, time.perf_counter() - begin)
+    return CompletedRun(last.summary, time.perf_counter() - begin, storage)
 
 
 def _history_of_the_driver(storage: Path) -> list[HistoryEntry]:
@@ -179,10 +186,12 @@ def _history(storage: Path) -> list[HistoryEntry]:
     return [*RunFolder(LocalObjects(storage), "r").history()]
 
 
-def require_same(undisturbed: CompletedRun, other: CompletedRun, storage: Path) -> None:
+def require_same(undisturbed: CompletedRun, other: CompletedRun) -> None:
     if other.hashes != undisturbed.hashes:
         raise SystemExit(f"expected the weights of the undisturbed run, {undisturbed.hashes}, got {other.hashes}")
-    commits = sorted(path.parts[-3] for path in storage.glob("models/*/commits/*"))
+    if not undisturbed.margins or other.margins != undisturbed.margins:
+        raise SystemExit("expected the margins of the undisturbed run, got others")
+    commits = sorted(path.parts[-3] for path in other.storage.glob("models/*/commits/*"))
     if commits != sorted(undisturbed.summary["models"]):
         raise SystemExit(f"expected one version of each model, got {commits}")
 
@@ -249,7 +258,7 @@ def main() -> None:
             for number in range(times):
                 storage = Path(folder, f"{name} {number}".replace(" ", "-"))
                 completed = kill(storage, source, generator, *six_trials)
-                require_same(undisturbed, completed, storage)
+                require_same(undisturbed, completed)
                 lost[name].append(completed.seconds - undisturbed.seconds)
                 print(f"{name} killed: {lost[name][-1]:+.1f} s, the same weights", file=sys.stderr)
         if options.within:
@@ -257,7 +266,7 @@ def main() -> None:
         for number in range(options.within):
             storage = Path(folder, f"within-{number}")
             completed, seconds = kill_workers(storage, source, generator, *WITHIN_EPOCHS, kills=KILLS_WITHIN)
-            require_same(long, completed, storage)
+            require_same(long, completed)
             repeated += seconds
             print(f"killed within epochs: {seconds} s repeated, the same weights", file=sys.stderr)
         pictures = write_pictures(Path(folder, "few"), FEW_PICTURES)
@@ -266,7 +275,7 @@ def main() -> None:
         wanted = {n: undisturbed_run(Path(folder, f"few-{n}"), None, *few, "--seeds", n) for n in sorted({*seeds})}
         for number, n in enumerate(seeds):
             storage = Path(folder, f"again-{number}")
-            require_same(wanted[n], kill_again_and_again(storage, None, generator, *few, "--seeds", n), storage)
+            require_same(wanted[n], kill_again_and_again(storage, None, generator, *few, "--seeds", n))
             require_reproduced(storage, pictures)
             print(f"{KILLS_AGAIN} processes killed, {2 * int(n)} trials: the same weights, twice", file=sys.stderr)
     print(report(overheads, lost, undisturbed, options.seed, repeated, options.again))

@@ -125,7 +125,7 @@ def test_the_cost_of_a_kill_is_reported(tmp_path: Path) -> None:
     options = ("--models=scratch", "--epochs=60", "--checkpoint-seconds=0")
     undisturbed = survival.undisturbed_run(tmp_path / "undisturbed", None, *options)
     killed, repeated = survival.kill_workers(tmp_path / "killed", None, random.Random(1), *options)
-    survival.require_same(undisturbed, killed, tmp_path / "killed")
+    survival.require_same(undisturbed, killed)
     assert survival.epoch_seconds(tmp_path / "undisturbed") > 0
     report = survival.report([(0.006, 0.01), (0.03, 0.02)], {"a worker": [1.0]}, undisturbed, 0, [0.5, *repeated])
     assert "18 ms for each, and at the default, 0.03% of the time" in report
