@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from msgspec import structs
 
+from mnist_lib import spec as spec_module
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.clock import steady_time
 from mnist_lib.data import batches, shards
@@ -96,7 +97,7 @@ def histories(*results: TrialResult) -> list[list[EpochDone]]:
         ("keras", TWO, {"validation_percent": 10, "freeze_epochs": 1}),
         pytest.param("keras-cnn", ONE, {"validation_percent": 10}, marks=pytest.mark.long),
     ],
-    ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-1 replica"],
+    ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-2 parts of a batch"],
 )
 def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     few: Dataset,
@@ -107,6 +108,7 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     settings: dict[str, Any],
 ) -> None:
     """The first run holds the images in memory, the others read those that they need from several files."""
+    monkeypatch.setattr(spec_module, "MIN_PARTED_BATCH", 25)
     shared: dict[str, Any] = {"schedule": "one-cycle", "global_batch_size": 25, "hidden_units": 8}
     (spec,) = trial_grid([model], [7], epochs=3, **shared, **settings)
     uninterrupted = events([Assignment(spec)], few, EACH_CHUNK, resources)
