@@ -92,9 +92,11 @@ class FanOut:
         self._failed_starts = 0  # lane starts that failed because of a bug, since the last successful one
         self._deaths_in_a_row = 0  # deaths of lanes since a lane last began a trial
         self._start_lanes_at = 0.0
-        what = plan.lane_resources if plan.nodes > 1 else f"{plan.lane_resources} on one node"
         self._wait = Wait(
-            what, timeout_seconds=limits.wait_seconds, log_interval=limits.log_interval_seconds, clock=self._time
+            f"{plan.lane_resources} on one node",
+            timeout_seconds=limits.wait_seconds,
+            log_interval=limits.log_interval_seconds,
+            clock=self._time,
         )
 
     def __enter__(self) -> FanOut:

@@ -36,24 +36,22 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class LanePlan:
-    """How many lanes run at once, and what each of them holds on each of its nodes."""
+    """How many lanes run at once, and what each of them holds."""
 
     lanes: int
     cpus: int
     gpus: int
-    nodes: int = 1  # per lane
 
     @property
     def lane_resources(self) -> str:
         """What one lane holds, as in "2 CPUs and 1 GPU"."""
-        on_node = counted(self.cpus, "CPU") + (f" and {counted(self.gpus, 'GPU')}" if self.gpus else "")
-        return on_node if self.nodes == 1 else f"{on_node} on each of {self.nodes} nodes"
+        return counted(self.cpus, "CPU") + (f" and {counted(self.gpus, 'GPU')}" if self.gpus else "")
 
     def count(self, nodes: Sequence[Node]) -> int:
         """Return how many lanes fit on the nodes."""
         if not self.cpus:
             return self.lanes
-        return count_groups(_slots(nodes, self.cpus, self.gpus), self.nodes)
+        return _slots(nodes, self.cpus, self.gpus)
 
     def __str__(self) -> str:
         return f"{counted(self.lanes, 'lane')} of {self.lane_resources}"
@@ -187,14 +185,13 @@ def plan_lanes(
     *,
     gpus_per_trial: int | None = None,
     cpus_per_trial: int | None = None,
-    nodes_per_trial: int = 1,
     max_concurrent: int | None = None,
 ) -> LanePlan:
     """Return a plan with one lane per trial, but no more lanes than fit on the nodes, and at most `max_concurrent`.
 
     Args:
-        gpus_per_trial: on each node of a trial; None for 1 if any node has a GPU, else 0.
-        cpus_per_trial: on each node of a trial; None for the largest number that does not reduce the number of lanes.
+        gpus_per_trial: None for 1 if any node has a GPU, else 0.
+        cpus_per_trial: None for the largest number that does not reduce the number of lanes.
 
     Raises:
         ResourcesError: not even one trial fits; the message names the largest node and the option to change.
@@ -215,22 +212,16 @@ def plan_lanes(
     max_lanes = trials if max_concurrent is None else min(trials, max_concurrent)
 
     def lanes_with(cpus: int) -> int:
-        return min(max_lanes, count_groups(_slots(nodes, cpus, gpus), nodes_per_trial))
+        return min(max_lanes, _slots(nodes, cpus, gpus))
 
     lanes = lanes_with(min_cpus)
     if not lanes:
-        fitting = sum(slots > 0 for slots in _slots(nodes, min_cpus, gpus))
-        if fitting:
-            raise ResourcesError(
-                f"each trial asks for {nodes_per_trial} nodes, {fitting} have enough CPUs and GPUs"
-                f"; use --nodes-per-trial {fitting} or fewer"
-            )
         raise ResourcesError(
             f"each trial asks for {counted(gpus, 'GPU')} and {counted(min_cpus, 'CPU')}, no node has both"
             "; lower --gpus-per-trial or --cpus-per-trial"
         )
     cpus = cpus_per_trial or max(cpus for cpus in range(1, max_cpus + 1) if lanes_with(cpus) == lanes)
-    return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus, nodes=nodes_per_trial)
+    return LanePlan(lanes=lanes, cpus=cpus, gpus=gpus)
 
 
 def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:
@@ -246,20 +237,9 @@ def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:
         time.sleep(TICK_SECONDS)
 
 
-def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> list[int]:
-    """Return how many parts of trials fit on each node."""
-    return [min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes]
-
-
-def count_groups(slots: Sequence[int], size: int) -> int:
-    """Return the largest number of groups, each of which takes one slot on each of `size` nodes.
-
-    A node serves each group with at most one slot. So n groups fit if the sum of min(n, slots) is at least n * size.
-    """
-    groups = sum(slots) // size
-    while sum(min(groups, on_node) for on_node in slots) < groups * size:
-        groups -= 1
-    return groups
+def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
+    """Return how many trials fit on the nodes."""
+    return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
 
 
 def share_of_time(seconds: float, costs: Sequence[float], lanes: int, busy: Sequence[float] = ()) -> float:

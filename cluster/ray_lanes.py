@@ -1,4 +1,4 @@
-"""A lane as Ray runs it: a streaming generator task, on one node or as the first member of a group of nodes.
+"""A lane as Ray runs it: a streaming generator task.
 
 Ray's errors are sorted into the kinds that supervision treats differently.
 """
@@ -22,8 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.attempts import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from cluster.deadlines import (
@@ -57,7 +56,6 @@ class RayLanes:
     """Lanes as streaming generator tasks: the `lanes.Cluster` of a connected Ray cluster.
 
     Each task calls `function(assignments, *arguments)`, which does one assignment after the other and yields events.
-    With a plan of several nodes, the task is the first member of a group, and `function` uses `OtherMembers`.
     """
 
     def __init__(self, function: Callable[..., Iterator[Any]], plan: LanePlan, limits: Limits, *arguments: Any) -> None:
@@ -73,7 +71,7 @@ class RayLanes:
             max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
         )(_process_then_events)
         self._mailbox = Mailbox(self.head)
-        self._unfinished_kills: list[tuple[_RayLane, WorkerProcess | None]] = []
+        self._to_kill: list[WorkerProcess] = []
         self._kill_tasks: list[Any] = []
 
     def start_ahead(self) -> None:
@@ -85,17 +83,11 @@ class RayLanes:
         return self._ahead.popleft() if self._ahead else self._started()
 
     def _started(self) -> _RayLane:
-        strategy: Any = "DEFAULT"
-        group = None
-        if self.plan.nodes > 1:
-            part = {"CPU": float(self.plan.cpus)} | ({"GPU": float(self.plan.gpus)} if self.plan.gpus else {})
-            group = placement_group([part] * self.plan.nodes, strategy="STRICT_SPREAD")
-            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-        options = {"scheduling_strategy": strategy, MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS // 2}
+        options = {"scheduling_strategy": "DEFAULT", MAX_UNREAD_OPTION: MAX_UNREAD_EVENTS // 2}
         number = next(self._numbers)
         task = self._task.options(name=self._function.__name__, **options)
         generator = task.remote(self._function, Assignments(self._mailbox.name, number), *self._arguments)
-        return _RayLane(number, generator, self._mailbox, group)
+        return _RayLane(number, generator, self._mailbox)
 
     def assign(self, lane: _RayLane, payload: Any) -> None:
         lane.mailbox.put(lane.number, payload)
@@ -130,7 +122,6 @@ class RayLanes:
     def take(self, lane: _RayLane) -> Message | Death | None:
         reference = lane.arrived[0]
         if reference is None:
-            self._give_back(lane)
             return Death(cause=Cause.ENDED_EARLY)
         try:
             lane.is_fetching = not ray.wait([reference], timeout=0)[0]
@@ -141,36 +132,26 @@ class RayLanes:
             has_mailbox = not isinstance(getattr(error, "cause", None), ray.exceptions.ActorDiedError)
             if not has_mailbox and lane.mailbox is self._mailbox:
                 self._mailbox = Mailbox(self.head)  # the lanes of the old one end, and new ones replace them
-            death = lane_death(error, lane.worker, self.head.nodes_now())
-            if death.cause is Cause.BUG:
-                self._give_back(lane)
-            return death
+            return lane_death(error, lane.worker, self.head.nodes_now())
         if isinstance(message.event, WorkerProcess):
             lane.worker = message.event
         return message
 
     def kill(self, lane: _RayLane, worker: WorkerProcess | None) -> None:
         ray.cancel(lane.generator, force=True)
-        self._give_back(lane, worker)
+        self._to_kill += [worker] if worker else []
+        self._finish_kills()
 
     def finish_kills(self, seconds: float) -> None:
         self._finish_kills()
         if self._kill_tasks and self.head.answers:
             ray.wait(self._kill_tasks, num_returns=len(self._kill_tasks), timeout=seconds, fetch_local=False)
 
-    def _give_back(self, lane: _RayLane, worker: WorkerProcess | None = None) -> None:
-        """Give back what a lane holds apart from the resources of its task, and kill its process if it is named."""
-        self._unfinished_kills.append((lane, worker))
-        self._finish_kills()
-
     def _finish_kills(self) -> None:
-        """Do what needs the head, but only if the head answers: otherwise the calls would block."""
-        while self._unfinished_kills and self.head.answers:
-            lane, worker = self._unfinished_kills.pop()
-            if lane.group is not None:  # this also kills what still runs on its nodes
-                remove_placement_group(lane.group)
-                lane.group = None
-            if worker and not (worker.host == socket.gethostname() and _kill_worker(worker)):
+        """Kill processes, but only if the head answers: otherwise the calls would block."""
+        while self._to_kill and self.head.answers:
+            worker = self._to_kill.pop()
+            if not (worker.host == socket.gethostname() and _kill_worker(worker)):
                 self._kill_tasks.append(_start_kill(worker))
 
     def describe_free(self) -> str:
@@ -184,7 +165,6 @@ class _RayLane:
     number: int
     generator: Any  # Ray's generator of the lane's events
     mailbox: Mailbox  # where the lane gets its trials
-    group: PlacementGroup | None
     # References of unread events. None after the last one.
     arrived: deque[Any] = field(default_factory=deque)
     is_fetching: bool = False  # whether the content of the first one is on the way
@@ -346,12 +326,12 @@ class _Payloads:
         while len(payloads) <= index:
             await self._changed[lane].wait()
         done = max(0, index - 1)
-        payloads[:done] = [None] * done  # every member of a group has taken these: free their memory
+        payloads[:done] = [None] * done  # these have been taken: free their memory
         return payloads[index]
 
 
 class Assignments:
-    """The trials of a lane, as an iterator in the lane's task. Each member of a group sees the same ones."""
+    """The trials of a lane, as an iterator in the lane's task."""
 
     def __init__(self, mailbox: str, lane: int) -> None:
         self._mailbox, self._lane = mailbox, lane  # the actor's name, and the number of the lane

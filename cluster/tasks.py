@@ -1,9 +1,6 @@
-"""Run single tasks, as opposed to lanes: beside the driver, on every node, or on the other nodes of a group."""
+"""Run single tasks, as opposed to lanes: beside the driver, or on every node."""
 
 import functools
-import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.deadlines import PREPARE_SECONDS, TICK_SECONDS, Limits, Wait
 from cluster.errors import ClusterError, ResourcesError, first_line
 from cluster.nodes import HeadWatch, Node, describe_free, live_nodes
 from cluster.ray_private import free_resources
-from cluster.session import unused_port
 
 T = TypeVar("T")
 
@@ -177,49 +172,3 @@ def call_on_every_node(function: Callable[[], T], seconds: float, *, gpus: bool 
             yield NodeAnswer(node, None, f"{type(error.cause).__name__}: {error.cause}")
         except ray.exceptions.RayError as error:
             yield NodeAnswer(node, None, first_line(error))
-
-
-class OtherMembers:
-    """The other members of the group whose first member is the calling task, by rank: 1, 2, ..."""
-
-    def __init__(self) -> None:
-        group: PlacementGroup | None = ray.util.get_current_placement_group()
-        assert group is not None, "the calling task is not a member of a group"
-        self._group = group
-        self._part, *others = group.bundle_specs
-        self._ranks = range(1, len(others) + 1)
-
-    def call(self, function: Callable[[], Any]) -> list[Any]:
-        """Return what the function returns on each member."""
-        results: list[Any] = ray.get([self._start(function, (), rank) for rank in self._ranks])
-        return results
-
-    def start(self, function: Callable[..., None], arguments: Callable[[int], Sequence[Any]]) -> None:
-        """Start the function on each member, with the arguments of its rank.
-
-        When one of them fails or is lost, the calling process kills itself: it may wait for that member in a
-        collective operation, which nothing else interrupts.
-        """
-        running = [self._start(function, arguments(rank), rank) for rank in self._ranks]
-        threading.Thread(target=_die_with, args=(running,), daemon=True).start()
-
-    def _start(self, function: Callable[..., Any], arguments: Sequence[Any], rank: int) -> Any:
-        task: Any = ray.remote(max_retries=0, max_calls=1)(function)
-        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
-        resources = {"num_cpus": self._part.get("CPU", 0), "num_gpus": self._part.get("GPU", 0)}
-        return task.options(scheduling_strategy=strategy, **resources).remote(*arguments)
-
-
-def unused_address() -> str:
-    """Return host:port of this node, with a port on which no process listens."""
-    host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return f"{host}:{unused_port()}"
-
-
-def _die_with(running: list[Any]) -> None:
-    while running:
-        (ended, *_), running = ray.wait(running)
-        try:
-            ray.get(ended)
-        except ray.exceptions.RayError:
-            os.kill(os.getpid(), signal.SIGKILL)

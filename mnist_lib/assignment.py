@@ -1,4 +1,4 @@
-"""What a lane is given: its resources, its group of processes, and one trial after the other."""
+"""What a lane is given: its resources, and one trial after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from mnist_lib.wording import counted
 
 CHECKPOINT_SECONDS = 60.0  # by default, the minimum time between two checkpoints of a trial
 
-Nodes = Annotated[int, Meta(ge=1, le=256)]
 CPUs = Annotated[int, Meta(ge=1, le=4_096)]
 GPUs = Annotated[int, Meta(ge=0, le=64)]
 Replicas = Annotated[int, Meta(ge=1, le=64)]
@@ -33,7 +32,6 @@ class Resources(CheckedFields):
     nodes keeps it.
     """
 
-    nodes: Nodes = option(1, "nodes per trial", name="nodes_per_trial")  # the other fields are for each node
     cpus: CPUs = option(1, "CPUs", name="cpus_per_trial")
     gpus: GPUs = option(0, "GPUs", name="gpus_per_trial")
     cpu_replicas: Replicas = 1
@@ -41,8 +39,6 @@ class Resources(CheckedFields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.nodes > 1 and self.cpu_replicas > 1:
-            raise SpecError(f"cpu_replicas: expected 1 with --nodes-per-trial, got {self.cpu_replicas}; leave it out")
         if self.gpus and self.cpu_replicas > 1:
             got = f"{self.cpu_replicas} with {counted(self.gpus, 'GPU')}"
             raise SpecError(
@@ -61,16 +57,8 @@ class Resources(CheckedFields):
         return replace(self, cpus=self.threads_for() * self._devices_and_parts(spec))
 
     def _devices_and_parts(self, spec: TrialSpec | None) -> int:
-        is_parted = spec is not None and self.nodes == self.cpu_replicas == 1 and not self.gpus
+        is_parted = spec is not None and self.cpu_replicas == 1 and not self.gpus
         return spec.batch_parts if spec and is_parted else self.cpu_replicas
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """The processes that train one trial in lockstep, one on each node, as seen by one of them."""
-
-    addresses: tuple[str, ...]  # host:port at which TensorFlow reaches each process
-    rank: int  # rank of this process; the events of rank 0 are those of the trial
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,6 @@ class ModelError(MnistError):
     code = "E-MODEL"
 
 
-class GroupError(MnistError):
-    """Another process of a group that trains one trial together has died or failed."""
-
-
 class GpuInvisibleError(MnistError):
     """TensorFlow does not see the GPUs that Ray granted."""
 

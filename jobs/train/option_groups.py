@@ -9,7 +9,7 @@ from msgspec import Meta
 from cluster.deadlines import Limits
 from jobs.console.options import Options, StorageOptions
 from jobs.console.values import AUTO, Moment, seeds
-from mnist_lib.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Nodes, Replicas
+from mnist_lib.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Replicas
 from mnist_lib.catalog import MODELS, PICTURE_MODEL
 from mnist_lib.settings import Positive, Seconds, Seed, option
 from mnist_lib.spec import Folds
@@ -90,7 +90,6 @@ class LaneOptions(Options):
     cpus_per_trial: Annotated[CPUs, *AUTO] | None = option(
         None, "CPUs and threads per node of a trial (default: auto, which is an equal share)"
     )
-    nodes_per_trial: Nodes = option(1, "nodes per trial; more than 1 only helps large models", scope="run")
     max_concurrent: Positive | None = option(None, "maximum number of concurrent trials (default: as many as fit)")
     cpu_replicas: Replicas = option(1, "model replicas on each node of a trial that has no GPU", scope="run")
     allow_cpu: bool = option(False, "train on CPUs if TensorFlow does not see the GPUs that Ray granted")

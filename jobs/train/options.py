@@ -264,7 +264,6 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     def resources(self, cpus: int, gpus: int) -> Resources:
         """Return the resources of one trial. Raises SpecError for an invalid value."""
         return Resources(
-            nodes=self.nodes_per_trial,
             cpus=cpus,
             gpus=gpus,
             cpu_replicas=self.cpu_replicas,

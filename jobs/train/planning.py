@@ -103,7 +103,6 @@ class Forecast:
             "models": {model: {"file": file.name, "sha256": file.sha256} for model, file in files.items()},
             "cpus": self.plan.cpus,
             "gpus": self.plan.gpus,
-            "nodes_per_trial": self.plan.nodes,
             "why": self.why,
             "exact": self.is_exact,
             "nodes": [asdict(node) for node in self.nodes],
@@ -115,12 +114,12 @@ class Forecast:
     def lines(self) -> list[str]:
         """Return the plan as text."""
         files, resources = self.options.model_files, self.options.resources(self.plan.cpus, self.plan.gpus)
-        replicas = counted(self.plan.nodes * (resources.gpus or resources.cpu_replicas), "replica")
+        replicas = counted(resources.gpus or resources.cpu_replicas, "replica")
         has_own_pictures = self.options.data().entry is None
         lines = [
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
             *([PICTURE_MODEL_TEXT] if has_own_pictures and self.options.models == (PICTURE_MODEL,) else []),
-            f"each trial: {replicas}, {counted(self.plan.nodes * self.plan.cpus, 'thread')}",
+            f"each trial: {replicas}, {counted(self.plan.cpus, 'thread')}",
             f"weights: {'the same, bit for bit, if trained again' if self.is_exact else INEXACT_TEXT}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             *([f"images: {self.volume}"] if self.volume else []),
@@ -198,7 +197,6 @@ def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePl
         nodes,
         gpus_per_trial=options.gpus_per_trial,
         cpus_per_trial=options.cpus_per_trial,
-        nodes_per_trial=options.nodes_per_trial,
         max_concurrent=options.max_concurrent,
     )
 

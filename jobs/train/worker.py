@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,9 +14,9 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from cluster.tasks import OtherMembers, call_on_node, unused_address
+from cluster.tasks import call_on_node
 from mnist_lib.api import load_stored
-from mnist_lib.assignment import Assignment, Group, Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.prepared.folder import on_this_node
 from mnist_lib.data.prepared.progress import ProgressFile
@@ -25,10 +24,10 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.data.shards import read_part
 from mnist_lib.data.split import Dataset, ImageHashes
 from mnist_lib.environment import import_keras, package_versions
-from mnist_lib.errors import DivergedError, GroupError, IntegrityError, ModelError
+from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.pretrained import NOTHING, Pretrained
-from mnist_lib.results import LaneStarted, TrialEvent, TrialFailure
+from mnist_lib.results import LaneStarted, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
 
@@ -110,37 +109,7 @@ def run_lane(
         inputs: Ray references to the dataset and to a `Pretrained`, in a list, so that Ray starts the task before the
             dataset is prepared; and the id of the node that prepares it.
     """
-    yield LaneStarted(trial="", **_this_process())
-    if resources.nodes == 1:
-        yield from _run(assignments, inputs, resources, checkpoint_seconds, None)
-        return
-    others, addresses = OtherMembers(), [unused_address()]
-    try:
-        for member in others.call(_address_and_process):
-            yield LaneStarted(trial="", **member["process"])
-            addresses.append(member["address"])
-        group = Group(addresses=tuple(addresses), rank=0)
-        shared = assignments, inputs, resources, checkpoint_seconds
-        others.start(_run_member, lambda rank: (*shared, replace(group, rank=rank)))
-        yield from _run(*shared, group)
-    except (GroupError, ray.exceptions.RayError):
-        os.kill(os.getpid(), signal.SIGKILL)  # the driver then starts another attempt, as after any other death
-
-
-def _run_member(*arguments: Any) -> None:
-    """Train the trials of a lane as a further member of its group. Only the first member reports the events."""
-    for event in _run(*arguments):
-        if isinstance(event, TrialFailure) and event.code != DivergedError.code:
-            raise GroupError(f"{event.code} {event.message}")  # ends the group, since perhaps only this member failed
-
-
-def _run(
-    assignments: Iterable[Assignment],
-    inputs: list[Any],
-    resources: Resources,
-    checkpoint_seconds: float,
-    group: Group | None,
-) -> Iterator[TrialEvent]:
+    yield LaneStarted(trial="", host=socket.gethostname(), versions=package_versions())
     import_began = time.monotonic()
     import_keras()
     from mnist_lib.training.trial import WorkerPlace, run_trials
@@ -156,13 +125,5 @@ def _run(
         return replace(dataset, images=on_this_node(dataset.images, read))
 
     yield from run_trials(
-        assignments, load, resources, place, checkpoint_seconds, group, import_began, lambda: ray.get(pretrained)
+        assignments, load, resources, place, checkpoint_seconds, import_began, lambda: ray.get(pretrained)
     )
-
-
-def _address_and_process() -> dict[str, Any]:
-    return {"address": unused_address(), "process": _this_process()}
-
-
-def _this_process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "versions": package_versions()}

@@ -88,7 +88,7 @@ def train(
     """
     trainer, plan, spec = compiled.trainer, compiled.plan, assignment.spec
     rates, last = learning_rates(spec, plan.steps), min(spec.epochs, assignment.until or spec.epochs)
-    is_limited = math.isfinite(assignment.deadline)  # for all processes of a group, or for none
+    is_limited = math.isfinite(assignment.deadline)
     size = trainer.predictor.batch_size(compiled.train.images.shape[1:])
     validated, tested = (-(-images // size) for images in (len(compiled.validation or ()), compiled.num_tested))
     deadline, begin = Deadline(assignment.deadline, validated + tested), steady_time()
@@ -114,7 +114,7 @@ def train(
         if isinstance(event, EpochPart):
             state = replace(state, part=event)
             has_enough = number == last and event.train.total >= (assignment.images or math.inf)
-            ends = has_enough or (is_limited and trainer.any_process(deadline.is_near()))
+            ends = has_enough or (is_limited and deadline.is_near())
             done = event.done(spec.id, number) if ends else None
         if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
             yield Heartbeat(trial=spec.id, epoch=number if done else epochs_so_far(state, plan))
@@ -128,7 +128,7 @@ def train(
             history.append(structs.replace(done, validation=validation))
             yield history[-1]
             heartbeat_at = time.monotonic()
-            ends = ends or (is_limited and trainer.any_process(deadline.is_near()))
+            ends = ends or (is_limited and deadline.is_near())
         if ends:
             break
         position, interval = epochs_so_far(state, plan), checkpoint_seconds if done else seconds_within

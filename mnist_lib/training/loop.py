@@ -3,7 +3,6 @@
 A `Trainer` is compiled once for a shape of data and then trains any number of trials of that shape.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -52,7 +51,7 @@ class TrainedChunk(NamedTuple):
     """What training a chunk yields besides the values after it."""
 
     totals: Totals  # over steps and replicas
-    margins: tf.Tensor  # [steps, images of all replicas of this process]
+    margins: tf.Tensor  # [steps, images of all replicas]
 
 
 class Trainer:
@@ -188,15 +187,13 @@ class Trainer:
         looked_at = time.monotonic()
         for number in range(first, last + 1):
             begin, pending, frozen_epochs = time.perf_counter(), list[TrainedChunk](), self._spec.freeze_epochs or 0
-            is_counted = margins is not None and number <= counted_epochs(self._spec.epochs) and self._is_in_one_process
+            is_counted = margins is not None and number <= counted_epochs(self._spec.epochs)
             order = order_of(plan.images, seed, number).numpy() if is_counted else None
             if frozen_epochs and number - 1 == frozen_epochs and not part.chunks:
                 self._start_optimizer()
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
             padded = np.pad(rates, (0, plan.chunks * plan.steps_per_chunk - plan.steps))
             for rates_of_chunk in np.split(padded, plan.chunks)[part.chunks :]:
-                if self._mirrors_gpus and not pending:
-                    before = self.values, part
                 pending.append(self.train_chunk(next(chunks), rates_of_chunk, frozen=number <= frozen_epochs))
                 is_last = part.chunks + len(pending) == plan.chunks
                 if is_last or time.monotonic() - looked_at >= look_seconds:
@@ -205,13 +202,8 @@ class Trainer:
                     finite_steps += sum(chunk.totals.finite_steps.numpy().item() for chunk in pending)
                     if finite_steps < plan.steps_in(part.chunks):
                         why = f"use a lower --learning-rate ({learning_rates.max():g} is too high)"
-                        if self._mirrors_gpus and self._is_finite_on_one(
-                            *before, len(pending), split, plan, seed, learning_rates, number
-                        ):
-                            why = (
-                                f"it is finite on one GPU alone, so the {self.replicas} GPUs may damage what they copy"
-                                " to each other: run python -m jobs.doctor --gpu"
-                            )
+                        if self.replicas > 1 and "GPU" in self._strategy.extended.worker_devices[0]:
+                            why += "; or the GPUs damage what they copy to each other: run python -m jobs.doctor --gpu"
                         step = f"epoch {number}, step {finite_steps + 1} of {plan.steps}"
                         raise DivergedError(f"the loss of {step} is not a finite number; {why}")
                     if margins is not None and order is not None:
@@ -223,37 +215,6 @@ class Trainer:
             yield part.done(trial, number)
             looked_at, part = time.monotonic(), EPOCH_START
 
-    @property
-    def _is_in_one_process(self) -> bool:
-        return len(self._strategy.extended.worker_devices) == self.replicas
-
-    @property
-    def _mirrors_gpus(self) -> bool:
-        return self._is_in_one_process and self.replicas > 1 and "GPU" in self._strategy.extended.worker_devices[0]
-
-    def _is_finite_on_one(
-        self,
-        values: Values,
-        part: EpochPart,
-        chunks: int,
-        split: Split,
-        plan: Plan,
-        seed: int,
-        rates: NDArray[np.float32],
-        epoch: int,
-    ) -> bool:
-        """Return whether the losses of the chunks after this part of an epoch are finite on the first device alone."""
-        strategy = tf.distribute.MirroredStrategy(self._strategy.extended.worker_devices[:1])
-        xla = self._xla and self.refused_by_xla is None
-        one = Trainer(self._model, self._spec, strategy, self._initial_weights, xla=xla)
-        one.values = values
-        same: dict[str, Any] = {"seed": seed, "learning_rates": rates, "first": epoch, "last": epoch, "part": part}
-        trained = one.train(split, replace(plan, replicas=1), **same, look_seconds=0.0)
-        try:
-            return len([*itertools.islice(trained, chunks)]) == chunks
-        except DivergedError:
-            return False
-
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32], *, frozen: bool = False) -> TrainedChunk:
         """Train the steps of a chunk at the learning rates [steps].
 
@@ -263,17 +224,6 @@ class Trainer:
         steps = self._frozen_steps if frozen and self._frozen_steps else self._steps
         self.values, *trained = steps.run(self.values, chunk, tf.constant(learning_rates))
         return TrainedChunk(*trained)
-
-    def any_process(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process of the group, so that all processes act alike."""
-        if self._is_in_one_process:
-            return flag
-        return bool(self._count(tf.constant(int(flag))) > 0)
-
-    @tf.function(autograph=False)
-    def _count(self, number: tf.Tensor) -> tf.Tensor:
-        numbers = self._strategy.experimental_distribute_values_from_function(lambda _: number)
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, numbers, axis=None)
 
 
 def is_given(initial_weights: Callable[[int], Weights]) -> list[bool]:
@@ -341,7 +291,6 @@ class Predictor:
         Raises:
             DivergedError: a probability is not a finite number.
         """
-        # In a group, each process computes all of them: that needs no communication, and the results are the same.
         devices, batch_size = len(self._strategy.extended.worker_devices), self.batch_size(images.shape[1:])
         for begin in range(0, len(images), batch_size):
             batch = np.asarray(images[begin : begin + batch_size])
@@ -363,7 +312,7 @@ class Predictor:
     def _outputs(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
         """Do what `_predict` does, without XLA, which is no faster here and cannot compile every user's model."""
         shares = self._strategy.experimental_distribute_values_from_function(
-            lambda context: images[context.replica_id_in_sync_group % len(images)]
+            lambda context: images[context.replica_id_in_sync_group]
         )
 
         def outputs(weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -189,12 +189,11 @@ class StepByStep:
                 margins = margins.write(index, tf.concat(self._strategy.experimental_local_results(of_replicas), 0))
             return index + 1, values, _add(totals, part), margins
 
-        local = len(self._strategy.extended.worker_devices)  # replicas of this process
         start = (
             tf.constant(0),
             _map(values, lambda tensors: [_concat(tensors)]),
             _no_totals(),
-            _no_margins(chunk.parts[0], local),
+            _no_margins(chunk.parts[0], self._strategy.num_replicas_in_sync),
         )
         _, values, totals, margins = tf.while_loop(lambda index, *_: index < chunk.steps, body, start)
         return _map(values, lambda flat: _split(flat[0], shapes)), totals, margins.stack()

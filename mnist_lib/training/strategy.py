@@ -5,7 +5,7 @@ TensorFlow accepts settings only before its first operation, so a worker calls `
 
 import tensorflow as tf
 
-from mnist_lib.assignment import Group, Resources
+from mnist_lib.assignment import Resources
 from mnist_lib.errors import GpuInvisibleError
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted
@@ -37,7 +37,7 @@ def configure_process(resources: Resources, spec: TrialSpec | None = None) -> No
 
 
 def replicas(resources: Resources) -> int:
-    """Return the number of replicas on each node."""
+    """Return the number of replicas."""
     return resources.gpus or resources.cpu_replicas
 
 
@@ -47,23 +47,6 @@ def mirrored_strategy(resources: Resources) -> tf.distribute.MirroredStrategy:
     return tf.distribute.MirroredStrategy([f"/{kind}:{i}" for i in range(replicas(resources))])
 
 
-def group_strategy(group: Group) -> tf.distribute.MultiWorkerMirroredStrategy:
-    """Return a strategy over the devices of all processes of the group, once every process has called this."""
-    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver_of(group))
-
-
-def resolver_of(group: Group) -> tf.distribute.cluster_resolver.ClusterResolver:
-    return tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": group.addresses}),
-        task_type="worker",
-        task_id=group.rank,
-        num_accelerators={"GPU": len(tf.config.get_visible_devices("GPU"))},  # without it a CPU would be used
-        rpc_layer="grpc",
-    )
-
-
 def devices_of(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
-    """Return the device of each replica, such as ("CPU:0", "CPU:1"), or in a group ("0/CPU:0", "1/CPU:0") by node."""
-    own = [device.rpartition("device:")[2] for device in strategy.extended.worker_devices]
-    nodes = strategy.num_replicas_in_sync // len(own)
-    return tuple(own) if nodes == 1 else tuple(f"{node}/{device}" for node in range(nodes) for device in own)
+    """Return the device of each replica, such as ("CPU:0", "CPU:1")."""
+    return tuple(device.rpartition("device:")[2] for device in strategy.extended.worker_devices)

@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Group, Resources
+from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Resources
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import DivergedError, GroupError, MnistError, ModelError
+from mnist_lib.errors import MnistError, ModelError
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
@@ -37,14 +37,12 @@ from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done
 from mnist_lib.training.gpus import gpu_facts, refused_by_gpu
 from mnist_lib.training.loop import Trainer, accuracy_of
 from mnist_lib.training.steps import learning_rates
-from mnist_lib.training.strategy import configure_process, devices_of, group_strategy, mirrored_strategy
+from mnist_lib.training.strategy import configure_process, devices_of, mirrored_strategy
 from mnist_lib.wording import one_line
 
 # Compiled models that a lane holds; the least recently used one is removed first. Without its values, a model of dense
 # layers or a small convolutional network takes about 17 MB, most of it for what TensorFlow and XLA compile.
 MAX_COMPILED = 24
-# Errors of a collective operation when another process of the group has ended.
-LOST_MEMBER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,6 @@ def run_trials(
     resources: Resources,
     place: WorkerPlace,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    group: Group | None = None,
     import_began: float | None = None,
     pretrained: Callable[[], Pretrained] = Pretrained,
 ) -> Iterator[TrialEvent]:
@@ -80,14 +77,10 @@ def run_trials(
             exceptions other than MnistError are raised, since they end the lane.
         checkpoint_seconds: minimum time between checkpoints, which are taken between two chunks; 0: a checkpoint after
             each epoch, and none within one.
-        group: the processes that train these trials together, all with the same arguments.
         import_began: the value of `time.monotonic()` when this process began to import TensorFlow.
         pretrained: returns the weights that trials start from; called with `load`.
-
-    Raises:
-        GroupError: another process of the group has died.
     """
-    lane, phase_began = _Lane(resources, place, group, checkpoint_seconds, pretrained), import_began
+    lane, phase_began = _Lane(resources, place, checkpoint_seconds, pretrained), import_began
     for assignment in assignments:
         spec = assignment.spec
         if not lane.suits(spec):
@@ -97,8 +90,6 @@ def run_trials(
         try:
             lane.configure(spec)
         except Exception as error:
-            if group is not None and isinstance(error, tf.errors.OpError):
-                raise GroupError(f"{spec.id}: {error}") from error
             yield _failure(spec, error)
             continue
         try:
@@ -110,12 +101,7 @@ def run_trials(
         try:
             yield from lane.run(assignment)
         except Exception as error:
-            failure = _failure(spec, error, assignment.source)
-            if group is not None and _is_loss(error, assignment.source):
-                raise GroupError(f"{spec.id}: {failure.message}") from error
-            yield failure
-            if group is not None and not isinstance(error, DivergedError):  # all processes diverge at the same step
-                return  # the other processes may be at other steps, so no further trial is possible
+            yield _failure(spec, error, assignment.source)
 
 
 def _failure(spec: TrialSpec, error: Exception, source: ModelFile | None = None) -> TrialFailure:
@@ -138,24 +124,15 @@ def _code_and_message(spec: TrialSpec, error: Exception, source: ModelFile | Non
     return MnistError.code, f"{type(error).__name__}: {error}"
 
 
-def _is_loss(error: Exception, source: ModelFile | None) -> bool:
-    """Return whether an error in a group may come from the loss of another process, and not from the user's model."""
-    if isinstance(error, LOST_MEMBER):
-        return True
-    memory = isinstance(error, tf.errors.ResourceExhaustedError)
-    return isinstance(error, tf.errors.OpError) and not memory and not (source and source.place_of(error))
-
-
 class _Lane:
     def __init__(
         self,
         resources: Resources,
         place: WorkerPlace,
-        group: Group | None,
         checkpoint_seconds: float,
         pretrained: Callable[[], Pretrained],
     ) -> None:
-        self._resources, self._place, self._group = resources, place, group
+        self._resources, self._place = resources, place
         self._pretrained = functools.cache(pretrained)
         self._checkpoint_seconds = checkpoint_seconds
         self._strategy: tf.distribute.Strategy | None = None
@@ -178,7 +155,7 @@ class _Lane:
             configure_process(self._resources, spec)
             self._threads = self._resources.threads_for(spec)
             self._refused_by_gpu = refused_by_gpu()
-            self._strategy = mirrored_strategy(self._resources) if self._group is None else group_strategy(self._group)
+            self._strategy = mirrored_strategy(self._resources)
             self._end_phase("import")
 
     def load(self, load: Callable[[], Dataset]) -> None:

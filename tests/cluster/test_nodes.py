@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.nodes import HeadWatch, LanePlan, Node, count_groups, describe_free, makespan, plan_lanes, share_of_time
+from cluster.nodes import HeadWatch, LanePlan, Node, describe_free, makespan, plan_lanes, share_of_time
 from tests.support.simulation.clock import VirtualClock
 
 
@@ -113,36 +113,6 @@ def test_the_share_of_one_of_many_items_is_found_quickly_and_is_nearly_that_of_f
     share = share_of_time(10_000, [1.0] * 100_000, 1_000, [10.0] * 999)
     assert time.process_time() - begin < 1
     assert share == pytest.approx(100, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    ("trials", "nodes", "expected"),
-    [
-        (1, [node(1), node(2)], LanePlan(lanes=1, cpus=1, gpus=0, nodes=2)),
-        (4, [node(4), node(4)], LanePlan(lanes=4, cpus=1, gpus=0, nodes=2)),
-        (2, [node(4), node(4)], LanePlan(lanes=2, cpus=2, gpus=0, nodes=2)),
-        (9, [node(8), node(1), node(1)], LanePlan(lanes=2, cpus=1, gpus=0, nodes=2)),
-        (9, [node(8, gpus=1), node(8, gpus=2), node(8)], LanePlan(lanes=1, cpus=8, gpus=1, nodes=2)),
-    ],
-)
-def test_a_lane_of_two_nodes_holds_its_resources_on_each(trials: int, nodes: list[Node], expected: LanePlan) -> None:
-    assert plan_lanes(trials, nodes, nodes_per_trial=2) == expected
-
-
-@given(st.lists(st.integers(0, 4), max_size=4), st.integers(1, 3))
-def test_the_number_of_planned_groups_is_that_of_a_greedy_assignment(slots: list[int], size: int) -> None:
-    """Giving each group the nodes with the most slots left always yields the largest number of groups."""
-    left, assigned = sorted(slots), 0
-    while len(left) >= size and left[-size] > 0:
-        left = sorted([*left[:-size], *(on_node - 1 for on_node in left[-size:])])
-        assigned += 1
-    assert count_groups(slots, size) == assigned
-
-
-def test_the_error_for_too_few_nodes_names_the_option_to_change() -> None:
-    expected = "each trial asks for 3 nodes, 2 have enough CPUs and GPUs; use --nodes-per-trial 2 or fewer"
-    with pytest.raises(ResourcesError, match=expected):
-        plan_lanes(1, [node(2), node(2), node(0)], nodes_per_trial=3)
 
 
 def test_max_concurrent_leaves_more_cpus_to_each_lane() -> None:

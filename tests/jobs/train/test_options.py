@@ -70,7 +70,6 @@ def test_seeds_are_a_count_or_a_list(arguments: list[str], seeds: list[int]) -> 
         (["--models=keras,keras-cnn"], [4, 2]),
         (["--models=keras-cnn", "--batch-size=127"], [4]),
         (["--models=keras-cnn", "--cpu-replicas=2"], [2]),
-        (["--models=keras-cnn", "--nodes-per-trial=2"], [4]),
     ],
 )
 def test_each_trial_has_the_threads_of_its_own_model(arguments: list[str], threads: list[int]) -> None:

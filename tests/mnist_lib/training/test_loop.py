@@ -18,7 +18,7 @@ from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import Trainer, accuracy_of
-from mnist_lib.training.steps import StepByStep, learning_rates
+from mnist_lib.training.steps import learning_rates
 from tests.support.stored import small_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -272,31 +272,6 @@ def test_the_error_locates_the_first_loss_that_is_not_finite(digits: Dataset, re
         DivergedError, match="the loss of epoch 1, step 2 of 2 is not a finite number; use a lower --learning-rate"
     ):
         list(trainer.train(train, Plan(256, 128, replicas), seed=0, learning_rates=constant(1e38), last=3))
-
-
-@pytest.mark.parametrize(
-    ("damage", "rate", "advice"),
-    [
-        (np.nan, 0.01, "it is finite on one GPU alone, so the 2 GPUs may damage .*: run python -m jobs.doctor --gpu"),
-        (1.0, 1e38, "use a lower --learning-rate"),
-    ],
-)
-def test_a_loss_that_is_finite_on_one_gpu_alone_is_reported_as_such(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch, damage: float, rate: float, advice: str
-) -> None:
-    """Logical CPU devices take the place of GPUs. The second step has a loss from gradients that were added wrongly."""
-    add = StepByStep._sum
-
-    def damaged(self: StepByStep, parts: tf.Tensor) -> tf.Tensor:
-        total = add(self, parts)
-        return total * damage if total.shape.rank else total
-
-    monkeypatch.setattr(StepByStep, "_sum", damaged)
-    monkeypatch.setattr(Trainer, "_mirrors_gpus", property(lambda self: self.replicas == 2))
-    trainer = trainer_of.__wrapped__(TrialSpec.of("keras", hidden_units=8, optimizer="sgd"), 2)
-    train = first(digits.train, 384)
-    with pytest.raises(DivergedError, match=f"the loss of epoch 1, step 2 of 3 is not a finite number; {advice}"):
-        list(trainer.train(train, Plan(384, 128, 2), seed=0, learning_rates=constant(rate), last=2))
 
 
 @pytest.mark.parametrize("n", [1, 999, 1_000, 1_001, 2_001])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from mnist_lib.assignment import Group, Resources
+from mnist_lib.assignment import Resources
 from mnist_lib.errors import GpuInvisibleError
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import strategy
@@ -65,13 +65,3 @@ def test_a_number_of_gpus_other_than_granted_is_refused(monkeypatch: pytest.Monk
 def test_with_allow_cpu_logical_cpu_devices_replace_missing_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(monkeypatch, gpus=1, resources=Resources(gpus=2, allow_cpu=True))
     assert settings == {"threads": 1, "visible": ("GPU", []), "logical": ("CPU:0", 2)}
-
-
-@pytest.mark.parametrize("gpus", [0, 2])
-def test_a_group_uses_the_visible_gpus_and_a_cpu_only_if_there_are_none(
-    monkeypatch: pytest.MonkeyPatch, gpus: int
-) -> None:
-    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU"] * gpus)
-    resolver = strategy.resolver_of(Group(addresses=("10.0.0.1:1", "10.0.0.2:1"), rank=1))
-    assert resolver.num_accelerators("worker", 1) == {"GPU": gpus}
-    assert (resolver.task_id, resolver.cluster_spec().num_tasks("worker")) == (1, 2)
