@@ -79,6 +79,12 @@ class Accuracy(Document, frozen=True):
     def score_name(self) -> str:
         return "accuracy" if self.balanced is None else "balanced accuracy"
 
+    @property
+    def standard_error(self) -> float:
+        """Of the score: sqrt(p (1 - p) / n). With balanced counts, n is as in `is_close_to`."""
+        images = self.total if self.balanced is None else self.balanced.total**2 / self.balanced.squares
+        return math.sqrt(self.score * (1 - self.score) / images) if images else math.nan
+
     def is_close_to(self, highest: Accuracy) -> bool:
         """Return whether the score is at most one standard error, sqrt(p (1 - p) / n), below the highest score p.
 

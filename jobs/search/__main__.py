@@ -1,5 +1,6 @@
 """`python -m jobs.search`: search for good settings. Progress goes to stderr, the result to stdout."""
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import mean_score
 from mnist_lib.run_documents import Summary
 from mnist_lib.search.space import settings_text
+from mnist_lib.spec import BY_IMAGES_TEXT
 from mnist_lib.store.reference import with_reference_shape
 from mnist_lib.wording import counted, percent
 
@@ -29,8 +31,11 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options = checked_options(SearchOptions, arguments, begin).with_inline_space()
     if options.plan:
         volume = volume_of(with_reference_shape(options.data(), open_storage(options.storage)))
+        options, *lines = options.settled_by(volume) if volume else (options.settled(),)
+        if options.unset:  # the number of images is not known before the dataset is prepared
+            options, lines = options.changed(**options.defaults_for(math.inf)), [BY_IMAGES_TEXT]
         document = {**plan_document(options), "images": volume.document() if volume else None}
-        lines = [*plan_lines(options), *([f"images: {volume}"] if volume else [])]
+        lines = [*plan_lines(options), *lines, *([f"images: {volume}"] if volume else [])]
         return CommandResult(document, lines, json=options.json)
     return run_job(options, begin, _search, search_lines)
 
@@ -42,12 +47,13 @@ def _search(run: "Run[SearchOptions]") -> Summary:
 
 
 def plan_document(options: SearchOptions) -> dict[str, Any]:
-    """Return the rungs of a search, and how many configurations and epochs it has."""
+    """Return the rungs of a search, and how many configurations and epochs it has; None if the time decides."""
     halving = options.halving()
-    epochs = halving.ladder.epochs_of(halving.configurations)
+    is_open = options.has_open_end(halving)
+    epochs = None if is_open else halving.ladder.epochs_of(halving.configurations)
     return {
-        "configurations": halving.configurations,
-        "brackets": halving.brackets,
+        "configurations": None if is_open else halving.configurations,
+        "brackets": None if is_open else halving.brackets,
         "folds": options.folds,
         "rungs": list(halving.ladder.rungs),
         "epochs": {"search": epochs, "final": options.final_seeds * options.epochs},
@@ -57,16 +63,20 @@ def plan_document(options: SearchOptions) -> dict[str, Any]:
 def plan_lines(options: SearchOptions) -> list[str]:
     """Return how many configurations are trained for how long, and the settings of the first ones."""
     halving = options.halving()
+    is_open = options.has_open_end(halving)
     ladder, count = halving.ladder, halving.configurations
     epochs = ladder.epochs_of(count) + options.final_seeds * options.epochs
+    count_text = f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"
+    if is_open:
+        count_text = f"as many brackets of {counted(ladder.bracket, 'configuration')} as the time allows"
     folds = "" if options.folds is None else f", each trained without each of {options.folds} folds"
-    lines = [f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}{folds}"]
+    lines = [f"{count_text}{folds}"]
     left = min(ladder.bracket, count)
     for rung in ladder.rungs:
-        lines.append(f"  {left} of a full bracket: up to epoch {rung}")
-        left = ladder.survivors(left)
-    finals = counted(options.final_seeds, "fresh seed")
-    lines.append(f"then the best one with {finals}; {counted(epochs, 'epoch')} in total")
+        lines.append(f"  {left} of the first bracket: up to epoch {rung}")
+        left = ladder.survivors(left, has_defaults=True)
+    total = "" if is_open else f"; {counted(epochs, 'epoch')} in total"
+    lines.append(f"then the best one with {counted(options.final_seeds, 'fresh seed')}{total}")
     propose = options.proposals(halving)
     lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(count, MAX_PLANNED, ladder.bracket))]
     return lines
@@ -87,8 +97,16 @@ def search_lines(summary: Summary) -> list[str]:
         f"Search: {counted(search.configurations, 'configuration')}, {counted(search.epochs, 'epoch')} in total;"
         f" the best has {settings_text(search.settings)}",
         f"  {measure}: {percent(score)} in the search{fresh}{lost}",
+        *([] if search.defaults is None else [f"  {_gain_text(score, search.defaults.score)}"]),
         f"  To train with these settings: python -m jobs.train {shlex.join(search.train)}",
     ]
+
+
+def _gain_text(score: float, defaults: float) -> str:
+    if score <= defaults:
+        return "No other settings are better than the default ones by more than chance"
+    gain = f"{100 * (score - defaults):+.2f} points"
+    return f"The default settings: {percent(defaults)} on the same images, so the search has gained {gain}"
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mnist_lib.errors import SpecError
-from mnist_lib.search.halving import Halving
+from mnist_lib.search.halving import DEFAULTS, Halving
 from mnist_lib.search.space import Choice, Range, Space, Value
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class TpeProposals:
                 for number, score in made.scores.items():
                     if score is not None:
                         scores.setdefault(number, {})[made.epochs] = score.score
+        scores.pop(DEFAULTS, None)  # its settings need not be in the space
         for number, by_epochs in sorted(scores.items()):
             is_whole = self._halving.ladder.rungs[-1] in by_epochs
             study.add_trial(
@@ -78,18 +80,26 @@ def require_optuna() -> None:
         ) from None
 
 
-def proposals(space: Space, strategy: str, seed: int, halving: Halving, propose: str) -> Propose:
-    """Return the proposals of a search; see `jobs.search.options`."""
-    if strategy == "grid":
-        grid = space.grid()
-        return lambda number: grid[number]
-    if space.combinations() <= halving.configurations:  # drawn at random, some would come twice
-        shuffled = space.grid()
-        random.Random(seed).shuffle(shuffled)
-        return lambda number: shuffled[number]
-    if propose == "tpe":
-        return TpeProposals(space, seed, halving)
-    return lambda number: space.configuration(number, seed)
+def proposals(
+    space: Space,
+    strategy: str,
+    seed: int,
+    halving: Halving,
+    propose: str,
+    defaults: Mapping[str, Value],
+    others: Sequence[Mapping[str, Value]] | None,
+) -> Propose:
+    """Return the proposals of a search; see `jobs.search.options`.
+
+    Args:
+        defaults: the settings of the first configuration.
+        others: all other configurations, if they are few; drawn at random, some would come twice.
+    """
+    if others is not None:
+        listed = [defaults, *(others if strategy == "grid" else random.Random(seed).sample(others, len(others)))]
+        return listed.__getitem__
+    drawn = TpeProposals(space, seed, halving) if propose == "tpe" else partial(space.configuration, seed=seed)
+    return lambda number: defaults if number == DEFAULTS else drawn(number)
 
 
 def _distribution(dimension: Choice | Range) -> "BaseDistribution":

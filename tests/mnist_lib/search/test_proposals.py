@@ -60,13 +60,14 @@ def test_without_optuna_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
 
 def test_a_grid_has_its_combinations_in_order() -> None:
     space = Space.parse({"hidden_units": "16,32", "optimizer": "sgd,adam"}, None)
-    propose = proposals(space, "grid", 0, Halving(4, Ladder((2,), 1)), "random")
-    assert [propose(number) for number in range(4)] == space.grid()
+    propose = proposals(space, "grid", 0, Halving(5, Ladder((2,), 1)), "random", {}, space.grid())
+    assert [propose(number) for number in range(5)] == [{}, *space.grid()]
 
 
 def test_a_small_space_has_each_combination_once() -> None:
     space = Space.parse({"hidden_units": "16,32,64", "optimizer": "sgd,adam"}, None)
-    propose = proposals(space, "halving", 3, Halving(6, Ladder.halving(9)), "random")
-    found = [propose(number) for number in range(6)]
+    propose = proposals(space, "halving", 3, Halving(7, Ladder.halving(9)), "random", {}, space.grid())
+    assert propose(0) == {}
+    found = [propose(number) for number in range(1, 7)]
     assert found != space.grid()
     assert sorted(map(str, found)) == sorted(map(str, space.grid()))
