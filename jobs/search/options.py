@@ -267,6 +267,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
             by_images = super().defaults_for(len(dataset.train))
             by_images["validation_percent"] = dataset.percent_for_validation(None)
         defaults = {name: by_images.get(field.name, field.default) for name, field in options_of(TrainOptions).items()}
+        given = {name: value for name, value in given.items() if value != defaults.get(name)}  # 0 is 0.0
         return [flag for flag in flags_of(given) if flag not in flags_of(defaults)]
 
     def _arguments(self, model: str) -> list[str] | None:

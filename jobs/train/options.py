@@ -93,7 +93,9 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         """
         if self.folds is not None:
             return 0
-        return VALIDATION_PERCENT if self.validation_percent is None and self.has_time_limit else self.validation_percent
+        return (
+            VALIDATION_PERCENT if self.validation_percent is None and self.has_time_limit else self.validation_percent
+        )
 
     @property
     def has_time_limit(self) -> bool:
