@@ -324,7 +324,7 @@ class Search(Recorder):
 
     def _end_step(self, trial: str, score: Accuracy | None, epoch: int) -> None:
         """Record the score of a step, and the decision if it completes its rung, before any survivor continues."""
-        self._time.forget(trial)
+        self._time.end_step(trial)
         status = "failed" if score is None else "rung"
         self.append(RungScored(trial=trial, epoch=epoch, validation=score, status=status))
         decision = self._score(self._steps.pop(trial), score)

@@ -50,21 +50,26 @@ class Ladder:
         others = count - has_defaults
         return has_defaults + min(others, max(1, others // REDUCTION))
 
-    def epochs_of(self, configurations: int) -> int:
-        """Return the total number of epochs of a search of this many configurations."""
+    def epochs_of(self, configurations: int, per_step: float = 0) -> float:
+        """Return the total number of epochs of a search of this many configurations. `per_step`: added for each step.
+
+        It is an int if `per_step` is one.
+        """
         first = min(configurations, self.bracket)
         whole, rest = divmod(configurations - first, self.bracket)
-        epochs = self._epochs_of_bracket(first, has_defaults=True) + self._epochs_of_bracket(rest)
-        return self.folds * (epochs + whole * self._epochs_of_bracket(self.bracket))
+        epochs = self._epochs_of_bracket(first, per_step, has_defaults=True) + self._epochs_of_bracket(rest, per_step)
+        return self.folds * (epochs + whole * self._epochs_of_bracket(self.bracket, per_step))
 
-    def fitting(self, epochs: int, max_configurations: int) -> int:
-        """Return the largest number of configurations that can be searched in this number of epochs."""
-        return bisect.bisect_right(range(1, max_configurations + 1), epochs, key=self.epochs_of)
+    def fitting(self, epochs: float, max_configurations: int, per_step: float = 0) -> int:
+        """Return how many configurations can be searched in this number of epochs, counted as in `epochs_of`."""
+        numbers = range(1, max_configurations + 1)
+        return bisect.bisect_right(numbers, epochs, key=lambda number: self.epochs_of(number, per_step))
 
-    def _epochs_of_bracket(self, count: int, *, has_defaults: bool = False) -> int:
-        total = before = 0
+    def _epochs_of_bracket(self, count: int, per_step: float, *, has_defaults: bool = False) -> float:
+        total: float = 0
+        before = 0
         for epochs in self.rungs:
-            total += count * (epochs - before)
+            total += count * (epochs - before + per_step)
             before = epochs
             count = self.survivors(count, has_defaults)
         return total
@@ -100,6 +105,7 @@ class Halving:
         self._scores: dict[tuple[int, int], Accuracy | None] = {}  # of all folds, by configuration and rung
         # By configuration and rung, then by fold.
         self._of_folds = defaultdict[tuple[int, int], dict[int, Accuracy | None]](dict)
+        self.num_steps = self.epochs = 0  # of all steps that were scored
         self.num_begun = 0  # configurations of which a step was returned or scored; they begin in order
         self._opened = 0  # number of brackets whose steps have been added to those that wait
         self._waiting: list[Step] = []
@@ -118,10 +124,8 @@ class Halving:
         return {number for number, _ in self._of_folds}
 
     @property
-    def epochs(self) -> int:
-        """The total number of epochs of all scored steps."""
-        before = (0, *self.ladder.rungs)
-        return sum(len(folds) * (before[rung + 1] - before[rung]) for (_, rung), folds in self._of_folds.items())
+    def num_brackets_begun(self) -> int:
+        return math.ceil(self.num_begun / self.ladder.bracket)
 
     def rung_of(self, step: Step) -> int:
         return len(self.ladder.rungs) - 1 - step.rungs_left
@@ -160,6 +164,9 @@ class Halving:
         """
         rung = self.rung_of(step)
         folds = self._of_folds[step.configuration, rung]
+        if step.fold not in folds:
+            self.num_steps += 1
+            self.epochs += self.ladder.rungs[rung] - (self.ladder.rungs[rung - 1] if rung else 0)
         folds[step.fold] = score
         self.num_begun = max(self.num_begun, step.configuration + 1)
         if len(folds) < self.ladder.folds:

@@ -419,7 +419,7 @@ def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> 
     for at, epoch in ((50.0, 1), (53.0, 2)):
         now = at
         search.record(epoch_of(search.trial(0), epoch, seconds=2.0), first)
-    assert [*search._time._epoch_seconds] == [2.0, 3.0]
+    assert [*search._time._first_seconds, *search._time._later_seconds] == [2.0, 3.0]
 
 
 def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> None:
