@@ -79,20 +79,15 @@ class Accuracy(Document, frozen=True):
     def score_name(self) -> str:
         return "accuracy" if self.balanced is None else "balanced accuracy"
 
-    @property
-    def standard_error(self) -> float:
-        """Of the score: sqrt(p (1 - p) / n). With balanced counts, n is as in `is_close_to`."""
-        images = self.total if self.balanced is None else self.balanced.total**2 / self.balanced.squares
-        return math.sqrt(self.score * (1 - self.score) / images) if images else math.nan
-
     def is_close_to(self, highest: Accuracy) -> bool:
         """Return whether the score is at most one standard error, sqrt(p (1 - p) / n), below the highest score p.
 
         With balanced counts, n is the effective number of images, (sum of weights)^2 / sum of their squares.
         """
         if self.balanced is None:
-            missing = max(0, highest.correct - self.correct)
-            return missing**2 * self.total <= highest.correct * (self.total - highest.correct)  # exactly
+            missing = max(0, highest.correct * self.total - self.correct * highest.total)
+            wrong = highest.total - highest.correct
+            return missing**2 * highest.total <= highest.correct * wrong * self.total**2  # exactly
         low = max(0.0, highest.score - self.score) * self.balanced.total
         return low**2 <= highest.score * (1 - highest.score) * self.balanced.squares
 

@@ -327,8 +327,8 @@ class Summary(Document, frozen=True, kw_only=True):
 class Cut(Document, frozen=True, kw_only=True):
     """What was left out of a search because time was short."""
 
-    brackets: Count  # that were not dropped
-    configurations: Count | None = None  # that were not dropped; `null`: all of these brackets
+    configurations: Count | None = None  # that were not dropped
+    brackets: Count | None = None  # the same in brackets, as earlier versions wrote it
     over: bool  # whether the brackets that had begun were not completed either
 
 

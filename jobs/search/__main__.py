@@ -49,36 +49,33 @@ def _search(run: "Run[SearchOptions]") -> Summary:
 def plan_document(options: SearchOptions) -> dict[str, Any]:
     """Return the rungs of a search, and how many configurations and epochs it has; None if the time decides."""
     halving = options.halving()
-    is_open = options.has_open_end(halving)
-    epochs = None if is_open else halving.ladder.epochs_of(halving.configurations)
+    count = options.planned_configurations(halving)
     return {
-        "configurations": None if is_open else halving.configurations,
-        "brackets": None if is_open else halving.brackets,
+        "configurations": count,
+        "brackets": count and halving.brackets,
         "folds": options.folds,
         "rungs": list(halving.ladder.rungs),
-        "epochs": {"search": epochs, "final": options.final_seeds * options.epochs},
+        "epochs": {"search": count and halving.ladder.epochs_of(count), "final": options.final_seeds * options.epochs},
     }
 
 
 def plan_lines(options: SearchOptions) -> list[str]:
     """Return how many configurations are trained for how long, and the settings of the first ones."""
     halving = options.halving()
-    is_open = options.has_open_end(halving)
-    ladder, count = halving.ladder, halving.configurations
-    epochs = ladder.epochs_of(count) + options.final_seeds * options.epochs
-    count_text = f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"
-    if is_open:
-        count_text = f"as many brackets of {counted(ladder.bracket, 'configuration')} as the time allows"
+    ladder, count = halving.ladder, options.planned_configurations(halving)
+    brackets, total = f"as many brackets of {counted(ladder.bracket, 'configuration')} as the time allows", ""
+    if count is not None:
+        brackets = f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"
+        total = f"; {counted(ladder.epochs_of(count) + options.final_seeds * options.epochs, 'epoch')} in total"
     folds = "" if options.folds is None else f", each trained without each of {options.folds} folds"
-    lines = [f"{count_text}{folds}"]
-    left = min(ladder.bracket, count)
+    lines = [f"{brackets}{folds}"]
+    left = first = min(ladder.bracket, halving.configurations)
     for rung in ladder.rungs:
         lines.append(f"  {left} of the first bracket: up to epoch {rung}")
         left = ladder.survivors(left, has_defaults=True)
-    total = "" if is_open else f"; {counted(epochs, 'epoch')} in total"
     lines.append(f"then the best one with {counted(options.final_seeds, 'fresh seed')}{total}")
     propose = options.proposals(halving)
-    lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(count, MAX_PLANNED, ladder.bracket))]
+    lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(first, MAX_PLANNED))]
     return lines
 
 

@@ -110,8 +110,7 @@ class Search(Recorder):
         wall: Callable[[], float] = steady_time,
     ) -> None:
         self._options, self.halving = options, options.halving()
-        most = None if options.has_open_end(self.halving) else self.halving.configurations
-        self._shown = SearchProgress(most, self.halving.ladder.folds)
+        self._shown = SearchProgress(options.planned_configurations(self.halving), self.halving.ladder.folds)
         super().__init__(folder, self._shown, options.model_files, writes)
         self.settings = options.proposals(self.halving)
         self.cut: Cut | None = None
@@ -145,7 +144,7 @@ class Search(Recorder):
         if unknown:
             got = f"configurations 0 to {self.halving.configurations - 1}, got {max(unknown)}"
             raise IntegrityError(f"{self.folder.where}/{HISTORY}: expected {got}; restore the file from a copy")
-        if self.cut is not None and self.cut.configurations is not None:
+        if self.cut and self.cut.configurations:
             self.halving.restrict(self.cut.configurations)
         failed = {number for (number, *_), score in scores.items() if score is None}
         if not any(scores.values()):
@@ -280,7 +279,7 @@ class Search(Recorder):
         if cut.over:
             tried = counted(len(self._tried), "configuration")
             log.info("the search ends after %s, so that the winner can be trained in time", tried)
-        elif cut.configurations is not None:
+        elif cut.configurations:
             self.halving.restrict(cut.configurations)
             log.info("the time is enough for %s", counted(cut.configurations, "configuration"))
         self._write_decisions()

@@ -1,6 +1,7 @@
 """The options of `jobs.search`: those of `jobs.train`, and which settings vary."""
 
 import functools
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -19,8 +20,8 @@ from jobs.train.option_groups import models_option
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
-from mnist_lib.search.halving import Halving, Ladder
-from mnist_lib.search.proposals import LAG, Propose, proposals, require_optuna
+from mnist_lib.search.halving import DEFAULTS, Halving, Ladder
+from mnist_lib.search.proposals import LAG, Propose, TpeProposals, require_optuna
 from mnist_lib.search.space import Space, Value
 from mnist_lib.settings import MAX_SEED, Positive, Seed, one_of, option, options_of, values_of
 from mnist_lib.spec import (
@@ -131,9 +132,10 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
     def unset(self) -> list[str]:
         return [name for name in super().unset if name != "folds" or self.validation_percent is None]
 
-    def has_open_end(self, halving: Halving) -> bool:
-        """Return whether only the time decides how many configurations are tried."""
-        return self.trials is None and halving.configurations == MAX_CONFIGURATIONS
+    def planned_configurations(self, halving: Halving) -> int | None:
+        """Return the number of configurations of a search; None if only the time decides it."""
+        is_open = self.trials is None and halving.configurations == MAX_CONFIGURATIONS
+        return None if is_open else halving.configurations
 
     @property
     def percent_for_validation(self) -> int:
@@ -183,7 +185,14 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
     def proposals(self, halving: Halving) -> Propose:
         """Return the function from a configuration's number to its settings."""
         defaults, others = self.default_settings, self._combinations()
-        return proposals(self.variation, self.strategy, self.seed, halving, self.propose, defaults, others)
+        if others is not None:
+            if self.strategy != "grid":
+                random.Random(self.seed).shuffle(others)
+            return [defaults, *others].__getitem__
+        drawn: Propose = functools.partial(self.variation.configuration, seed=self.seed)
+        if self.propose == "tpe":
+            drawn = TpeProposals(self.variation, self.seed, halving)
+        return lambda number: defaults if number == DEFAULTS else drawn(number)
 
     @property
     def default_settings(self) -> dict[str, Value]:
@@ -196,7 +205,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         return self.trials or (MAX_CONFIGURATIONS if self.has_time_limit else CONFIGURATIONS)
 
     def _combinations(self) -> list[dict[str, Value]] | None:
-        """Return all combinations but that of the defaults; None if not all are tried."""
+        """Return all combinations but that of the defaults; None if they are too many to try each of them."""
         if self.strategy != "grid" and self.variation.combinations() > self._max_configurations:
             return None
         spec = self.trial(self.default_settings, None)
@@ -204,7 +213,8 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
             name: getattr(spec, SETTINGS[name]) if name in SETTINGS else spec.arguments.get(name)
             for name in self.variation.dimensions
         }
-        return [combination for combination in self.variation.grid() if combination != defaults]
+        others = [combination for combination in self.variation.grid() if combination != defaults]
+        return others if self.strategy == "grid" or len(others) < self._max_configurations else None
 
     def finals(self, settings: Mapping[str, Value]) -> list[TrialSpec]:
         """Return trials with these settings, and with seeds that the search has not used."""
@@ -267,8 +277,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
             by_images = super().defaults_for(len(dataset.train))
             by_images["validation_percent"] = dataset.percent_for_validation(None)
         defaults = {name: by_images.get(field.name, field.default) for name, field in options_of(TrainOptions).items()}
-        given = {name: value for name, value in given.items() if value != defaults.get(name)}  # 0 is 0.0
-        return [flag for flag in flags_of(given) if flag not in flags_of(defaults)]
+        return flags_of({name: value for name, value in given.items() if value != defaults.get(name)})
 
     def _arguments(self, model: str) -> list[str] | None:
         """Return the names of the arguments of a model, or None if it accepts any."""

@@ -81,8 +81,7 @@ class TimeLimit:
             final_epoch *= self._options.folds / (self._options.folds - 1)  # final trials are trained on all folds
         left = remaining - START_SECONDS - MARGIN * rounds * self._options.epochs * final_epoch
         if left <= 0 and best_trial is not None:
-            configurations = earlier.configurations if earlier else None
-            return Cut(brackets=halving.num_brackets_begun, configurations=configurations, over=True)
+            return Cut(configurations=halving.configurations, over=True)
         if earlier is not None or is_early:
             return None
         # In epochs: what a step takes besides its epochs, and what is done and left, if lanes wait for the last one.
@@ -90,7 +89,5 @@ class TimeLimit:
         done = halving.epochs + per_step * halving.num_steps
         budget = done + left * self._lanes / epoch - (self._lanes - 1) * halving.ladder.rungs[-1]
         fitting = halving.ladder.fitting(budget, halving.configurations, per_step)
-        fitting = max(fitting, halving.num_begun + halving.is_within_bracket)
-        if fitting >= halving.next_end:
-            return None
-        return Cut(brackets=math.ceil(fitting / halving.ladder.bracket), configurations=fitting, over=False)
+        least, most = halving.ends
+        return Cut(configurations=max(least, fitting), over=False) if max(least, fitting) < most else None

@@ -93,9 +93,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         """
         if self.folds is not None:
             return 0
-        return (
-            VALIDATION_PERCENT if self.validation_percent is None and self.has_time_limit else self.validation_percent
-        )
+        has_default = self.validation_percent is None and self.has_time_limit
+        return VALIDATION_PERCENT if has_default else self.validation_percent
 
     @property
     def has_time_limit(self) -> bool:
@@ -204,7 +203,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     @classmethod
     def defaults_for(cls, images: float) -> dict[str, Any]:
         """Return the settings whose defaults depend on the number of training images."""
-        return {**defaults_for(images)}
+        return dict(defaults_for(images))
 
     def settled_by(self, volume: "Volume") -> tuple[Self, str]:
         """Return a copy like `settled`, and a line about the defaults that it has set."""

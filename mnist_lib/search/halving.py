@@ -25,8 +25,6 @@ from mnist_lib.run_documents import RungDecision
 REDUCTION = 3  # one of this many goes on
 MAX_RUNGS = 4  # so that the first comparison is not before 1/27 of the epochs
 DEFAULTS = 0  # the number of the configuration with the default settings
-# Standard errors of the accuracy of the defaults by which a configuration has to be better.
-MIN_GAIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,10 +121,6 @@ class Halving:
         """The configurations that have a score or have failed, in one fold at least."""
         return {number for number, _ in self._of_folds}
 
-    @property
-    def num_brackets_begun(self) -> int:
-        return math.ceil(self.num_begun / self.ladder.bracket)
-
     def rung_of(self, step: Step) -> int:
         return len(self.ladder.rungs) - 1 - step.rungs_left
 
@@ -218,7 +212,7 @@ class Halving:
         """Drop all configurations but the first ones, because time is short.
 
         Args:
-            configurations: more than have begun, or the end of a bracket; otherwise a rung would never be complete.
+            configurations: how many are left, at least the least of `ends`: otherwise a rung would never be complete.
         """
         self.configurations = configurations
         kept = {key: tuple(n for n in numbers if n < configurations) for key, numbers in self._running.items()}
@@ -227,14 +221,10 @@ class Halving:
         heapq.heapify(self._waiting)
 
     @property
-    def is_within_bracket(self) -> bool:
-        """Return whether a bracket has begun of which `next_step` returns further steps."""
-        return bool(self._waiting)
-
-    @property
-    def next_end(self) -> int:
-        """The number of configurations when the bracket ends that `next_step` returns steps of."""
-        return min(self.configurations, self.ladder.bracket * (self._opened + (not self._waiting)))
+    def ends(self) -> tuple[int, int]:
+        """The least and the greatest number of configurations with which the bracket of the next step may end."""
+        full = self.ladder.bracket * (self._opened + (not self._waiting))
+        return self.num_begun + bool(self._waiting), min(self.configurations, full)
 
     def best(self) -> tuple[int, Accuracy] | None:
         """Return the winner of the scores so far and its highest score, see `winner`.
@@ -264,13 +254,9 @@ def winner(scores: Mapping[int, Accuracy]) -> tuple[int, Accuracy] | None:
     Args:
         scores: by configuration.
     """
-    number = min(scores, key=lambda number: _preference(scores[number], number), default=None)
-    if number is None:
-        return None
     defaults = scores.get(DEFAULTS)
-    if defaults and scores[number].score - defaults.score <= MIN_GAIN * defaults.standard_error:
-        number = DEFAULTS
-    return number, scores[number]
+    best = min(scores.items(), key=lambda item: _preference(item[1], item[0]), default=None)
+    return (DEFAULTS, defaults) if best and defaults and defaults.is_close_to(best[1]) else best
 
 
 def _preference(score: Accuracy | None, number: int) -> tuple[float, int]:

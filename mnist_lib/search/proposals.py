@@ -1,9 +1,7 @@
-"""The settings of each configuration: drawn at random, taken from a grid, or proposed from earlier scores."""
+"""The settings of each configuration, proposed from earlier scores."""
 
 import hashlib
-import random
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mnist_lib.errors import SpecError
@@ -78,28 +76,6 @@ def require_optuna() -> None:
         raise SpecError(
             'propose: expected the package optuna for "tpe", got none; install it: pip install "mnist-jobs[search]"'
         ) from None
-
-
-def proposals(
-    space: Space,
-    strategy: str,
-    seed: int,
-    halving: Halving,
-    propose: str,
-    defaults: Mapping[str, Value],
-    others: Sequence[Mapping[str, Value]] | None,
-) -> Propose:
-    """Return the proposals of a search; see `jobs.search.options`.
-
-    Args:
-        defaults: the settings of the first configuration.
-        others: all other configurations, if they are few; drawn at random, some would come twice.
-    """
-    if others is not None:
-        listed = [defaults, *(others if strategy == "grid" else random.Random(seed).sample(others, len(others)))]
-        return listed.__getitem__
-    drawn = TpeProposals(space, seed, halving) if propose == "tpe" else partial(space.configuration, seed=seed)
-    return lambda number: defaults if number == DEFAULTS else drawn(number)
 
 
 def _distribution(dimension: Choice | Range) -> "BaseDistribution":

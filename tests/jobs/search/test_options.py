@@ -110,23 +110,35 @@ def test_the_first_configuration_has_the_default_settings() -> None:
     assert given.proposals(given.halving())(0) == {}
 
 
+@pytest.mark.parametrize("strategy", ["grid", "halving"])
+def test_a_small_space_has_each_combination_once(strategy: str) -> None:
+    space = "--vary=hidden_units=16,32,64", "--vary=optimizer=sgd,rmsprop", f"--strategy={strategy}"
+    given = options(*space, "--epochs=9", "--trials=7")
+    halving = given.halving()
+    found = [given.proposals(halving)(number) for number in range(halving.configurations)]
+    assert (found[1:] == given.variation.grid()) == (strategy == "grid")
+    assert sorted(map(str, found)) == sorted(map(str, [{}, *given.variation.grid()]))
+    fewer = options(*space, "--epochs=9", "--trials=6").halving().configurations
+    assert fewer == (7 if strategy == "grid" else 6)
+
+
 def test_a_command_does_not_repeat_the_defaults_for_the_number_of_images(digits: Dataset) -> None:
     given = options(RATE, "--vary=label_smoothing=0,0.1", "--dataset=./letters")
     letters = Dataset.of("letters", "1", digits.train.take(np.arange(890)), digits.test)
     few, many = given.settled(lambda: 890), given.settled(lambda: len(digits.train))
     rest = ["--dataset=./letters", "--models=keras-resnet"]
     assert few.train_flags({}, letters) == few.train_flags({"label_smoothing": 0}, letters) == rest
-    assert few.train_flags({"label_smoothing": 0.1}, letters) == ["--label-smoothing=0.1", *rest]
+    assert few.train_flags({"label_smoothing": 0.1}, letters) == [rest[0], "--label-smoothing=0.1", rest[1]]
     assert "--validation-percent=0" in many.train_flags({}, digits)  # where training holds out a tenth by default
     for epochs, flags in ((55, ["--epochs=55"]), (56, [])):
         chosen = options(RATE, "--dataset=./letters", f"--epochs={epochs}").settled(lambda: 890)
-        assert chosen.train_flags({}, letters) == [*flags, *rest]
+        assert chosen.train_flags({}, letters) == [rest[0], *flags, rest[1]]
 
 
 def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() -> None:
     assert options(RATE).settled().halving().configurations == 27
     limited = options(RATE, "--max-seconds=60").settled()
-    assert limited.has_open_end(limited.halving())
+    assert limited.planned_configurations(limited.halving()) is None
     assert plan_lines(limited)[0] == (
         f"as many brackets of 27 configurations as the time allows, each trained without each of {FOLDS} folds"
     )
@@ -134,9 +146,9 @@ def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() 
     assert (document["configurations"], document["brackets"], document["epochs"]["search"]) == (None, None, None)
     for fixed in ("--trials=100", "--max-epochs-total=1000"):
         given = options(RATE, "--max-seconds=60", fixed, "--epochs=9")
-        assert not given.has_open_end(given.halving())
+        assert given.planned_configurations(given.halving()) is not None
     finite = options("--vary=hidden_units=16,32", "--max-seconds=60").settled()
-    assert (finite.halving().configurations, finite.has_open_end(finite.halving())) == (3, False)
+    assert finite.planned_configurations(finite.halving()) == 3
 
 
 def test_jobs_train_trains_with_the_settings_that_a_search_has_found() -> None:

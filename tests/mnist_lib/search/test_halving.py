@@ -145,9 +145,12 @@ def test_steps_of_a_bracket_are_made_when_it_begins() -> None:
 
 
 def test_the_defaults_win_unless_another_configuration_is_better_by_more_than_a_standard_error() -> None:
-    defaults = Accuracy(850, 1_000)  # the standard error is 11.3 images
-    assert winner({0: defaults, 1: Accuracy(861, 1_000), 2: Accuracy(840, 1_000)}) == (0, defaults)
-    assert winner({0: defaults, 1: Accuracy(862, 1_000), 2: Accuracy(862, 1_000)}) == (1, Accuracy(862, 1_000))
+    defaults = Accuracy(850, 1_000)
+    assert winner({0: defaults, 1: Accuracy(860, 1_000), 2: Accuracy(840, 1_000)}) == (0, defaults)
+    better = Accuracy(861, 1_000)  # the standard error is 10.9 images
+    assert winner({0: defaults, 1: better, 2: better}) == (1, better)
+    assert winner({0: defaults, 3: Accuracy(88, 100)}) == (0, defaults)  # the standard error is 3.2 points
+    assert winner({0: defaults, 3: Accuracy(89, 100)}) == (3, Accuracy(89, 100))
     balanced = Accuracy(850, 1_000, Balanced(8.5, 10.0, 1.0))  # as uncertain as 100 images: 3.6 points
     assert winner({0: balanced, 1: Accuracy(1, 1_000, Balanced(8.8, 10.0, 1.0))}) == (0, balanced)
     assert winner({}) is None
