@@ -49,7 +49,7 @@ STRATEGY_TEXT = "; ".join(f"{name}: {about}" for name, about in STRATEGIES.items
 SETTINGS = {"model": "model", **{name: field.name for name, field in options_of(TrialSettings, "search").items()}}
 CONFIGURATIONS = 27  # that are tried without a time limit
 # Below so many training images, configurations are compared by folds: a tenth of them would decide by chance.
-FOLDS, MIN_WITHOUT_FOLDS = 5, 5_000
+FOLDS, MIN_WITHOUT_FOLDS = 3, 5_000
 BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
 MAX_CONFIGURATIONS = 10_000
 MAX_SPACE_BYTES = 100_000
