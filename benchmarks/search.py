@@ -133,7 +133,8 @@ def rival(script: str, digits: Path, seed: int, budget: float, folder: Path, *mo
 def fresh_accuracies(source: Path | None, settings: Mapping[str, Any], seeds: int, folder: Path) -> list[float]:
     """Return the test accuracy of each fresh seed."""
     chosen = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "hidden_units"]
-    options = [*chosen, f"--model-arg=hidden_units={settings['hidden_units']}", "--models=keras", "--promote=never"]
+    units = [f"--model-arg=hidden_units={settings['hidden_units']}"] if settings else []  # none for the defaults
+    options = [*chosen, *units, "--models=keras", "--promote=never"]
     options += [f"--epochs={EPOCHS}", f"--seeds={seeds}", f"--seed={FIRST_FRESH_SEED}", "--no-report", "--json"]
     printed, _ = run([OWN, "-m", "jobs.train", *data_options(source), *options, "--storage", str(folder / "fresh")])
     return [trial["test_accuracy"] for trial in json.loads(printed)["trials"]]
