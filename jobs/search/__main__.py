@@ -31,12 +31,14 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options = checked_options(SearchOptions, arguments, begin).with_inline_space()
     if options.plan:
         volume = volume_of(with_reference_shape(options.data(), open_storage(options.storage)))
-        options, *lines = options.settled_by(volume) if volume else (options.settled(),)
-        if options.unset:  # the number of images is not known before the dataset is prepared
-            options, lines = options.changed(**options.defaults_for(math.inf)), [BY_IMAGES_TEXT]
+        by_images = BY_IMAGES_TEXT if options.data().entry is None else ""
+        if volume:
+            options, by_images = options.settled_by(volume)
+        else:  # if the catalog does not know the number of images, those of many
+            options = options.settled(lambda: math.inf)
         document = {**plan_document(options), "images": volume.document() if volume else None}
-        lines = [*plan_lines(options), *lines, *([f"images: {volume}"] if volume else [])]
-        return CommandResult(document, lines, json=options.json)
+        lines = [*plan_lines(options), by_images, f"images: {volume}" if volume else ""]
+        return CommandResult(document, [*filter(None, lines)], json=options.json)
     return run_job(options, begin, _search, search_lines)
 
 
@@ -94,16 +96,16 @@ def search_lines(summary: Summary) -> list[str]:
         f"Search: {counted(search.configurations, 'configuration')}, {counted(search.epochs, 'epoch')} in total;"
         f" the best has {settings_text(search.settings)}",
         f"  {measure}: {percent(score)} in the search{fresh}{lost}",
-        *([] if search.defaults is None else [f"  {_gain_text(score, search.defaults.score)}"]),
+        *([] if search.defaults is None else [_gain_text(score, search.defaults.score)]),
         f"  To train with these settings: python -m jobs.train {shlex.join(search.train)}",
     ]
 
 
 def _gain_text(score: float, defaults: float) -> str:
     if score <= defaults:
-        return "No other settings are better than the default ones by more than chance"
+        return "  No other settings are better than the default ones by more than chance"
     gain = f"{100 * (score - defaults):+.2f} points"
-    return f"The default settings: {percent(defaults)} on the same images, so the search has gained {gain}"
+    return f"  The default settings: {percent(defaults)} on the same images, so the search has gained {gain}"
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         vars(copied).update(values)
         return copied
 
-    def settled(self, images: Callable[[], int] | None = None) -> Self:
+    def settled(self, images: Callable[[], float] | None = None) -> Self:
         """Return a copy in which the defaults are set that depend on the number of training images.
 
         Args:
@@ -206,10 +206,10 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         return dict(defaults_for(images))
 
     def settled_by(self, volume: "Volume") -> tuple[Self, str]:
-        """Return a copy like `settled`, and a line about the defaults that it has set."""
+        """Return a copy like `settled`, and a line about the defaults that it has set, if there are any."""
         unset, options = self.unset, self.settled(lambda: volume.train)
-        of = f"{'' if volume.exact else 'about '}{counted(volume.train, 'training image')}"
-        return options, f"defaults for {of}: {' '.join(options.flags_of_defaults(unset))}"
+        flags, about = " ".join(options.flags_of_defaults(unset)), "" if volume.exact else "about "
+        return options, flags and f"defaults for {about}{counted(volume.train, 'training image')}: {flags}"
 
     def flags_of_defaults(self, names: Sequence[str]) -> list[str]:
         """Return settings that `settled` has set as the flags that would set them."""

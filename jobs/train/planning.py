@@ -162,7 +162,7 @@ def forecast(options: TrainOptions) -> Forecast:
     with step(f"looking at {options.dataset}", shown=not options.quiet):
         volume = volume_of(data_of_run(options))
     by_images = ""
-    if volume and options.unset:
+    if volume:
         options, by_images = options.settled_by(volume)
     trials = options.grid()
     if address_of(options.address) is None and not options.calibrate:

@@ -116,8 +116,7 @@ class Run(Generic[Options]):
     def settle(self) -> None:
         """If the number of images decides defaults that were not given, wait for it, and set them in `options`."""
         unset, self.options = self.options.unset, self.options.settled(lambda: len(self.data.facts().train))
-        if unset:
-            flags = " ".join(self.options.flags_of_defaults(unset))
+        if flags := " ".join(self.options.flags_of_defaults(unset)):
             log.info("%s: default for its number of images: %s", self.options.data().name, flags)
 
     def train(self) -> Summary:

@@ -239,13 +239,12 @@ class Halving:
         """Return the scores by which `best` decides, by configuration."""
         failed = {number for (number, _), folds in self._of_folds.items() if None in folds.values()}
         reached = {rung for (number, rung) in self._scores if number == DEFAULTS}
-        highest: dict[int, Accuracy] = {}
-        for (number, rung), score in self._scores.items():
-            if score is None or number in failed or (DEFAULTS not in failed and rung not in reached):
-                continue
-            if number not in highest or score.score > highest[number].score:
-                highest[number] = score
-        return highest
+        scores = [
+            (number, score)
+            for (number, rung), score in self._scores.items()
+            if score is not None and number not in failed and (DEFAULTS in failed or rung in reached)
+        ]
+        return dict(sorted(scores, key=lambda item: item[1].score))  # of each configuration, the last one remains
 
 
 def winner(scores: Mapping[int, Accuracy]) -> tuple[int, Accuracy] | None:

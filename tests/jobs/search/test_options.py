@@ -1,5 +1,7 @@
 """The options of a search, and the trials that its configurations stand for."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from jobs.search.options import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions, is_sear
 from jobs.train.__main__ import configuration
 from jobs.train.options import TrainOptions
 from mnist_lib.data.split import Dataset
+from mnist_lib.data.volume import Volume
 from mnist_lib.search.halving import Ladder
+from mnist_lib.spec import BY_IMAGES_TEXT
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.simulation.memory import MemoryObjects
 from tests.support.store.scenarios import published
@@ -108,6 +112,26 @@ def test_the_first_configuration_has_the_default_settings() -> None:
     assert both.halving().configurations == 2  # smoothing of 0 is the default
     given = options(RATE, "--propose=tpe").settled()
     assert given.proposals(given.halving())(0) == {}
+
+
+def test_a_plan_shows_the_rungs_for_the_number_of_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Volume(images=1_000, train=850, image_shape=(32, 32, 3), disk_bytes=10, exact=False)
+    many = dataclasses.replace(few, train=20_000, exact=True)
+    for volume, rungs, line in (
+        (few, [2, 6, 19, 58], f"defaults for about 850 training images: --folds={FOLDS} --epochs=58 --batch-size=32"),
+        (many, [1, 2, 5], "defaults for 20,000 training images: --epochs=5 --batch-size=128"),
+        (None, [1, 2, 5], BY_IMAGES_TEXT),
+    ):
+        monkeypatch.setattr("jobs.search.__main__.volume_of", lambda _, volume=volume: volume)
+        command = [RATE, f"--dataset={tmp_path}", f"--storage={tmp_path}", "--plan"]
+        assert main(command) == 0
+        assert line in capsys.readouterr().out.splitlines()
+        assert main([*command, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rungs"] == rungs
+    assert main([*command, "--epochs=9", "--batch-size=16", "--validation-percent=10"]) == 0
+    assert "defaults" not in capsys.readouterr().out.replace("the default settings", "")
 
 
 @pytest.mark.parametrize("strategy", ["grid", "halving"])

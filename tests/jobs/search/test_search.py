@@ -17,6 +17,7 @@ from tests.support.job import hashes, history_of, processes_of, start, train
 pytestmark = pytest.mark.slow
 
 MODULE = "jobs.search.__main__"
+ONE_CPU = ("--cpus-per-trial=1",)
 SPACE = ("--vary=learning_rate=1e-4..1e-1:log", "--vary=hidden_units=16,32", "--seed=3")
 
 
@@ -27,8 +28,7 @@ def search_document(run: Path) -> dict[str, Any]:
 
 @pytest.mark.long
 def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(data_dir: Path, tmp_path: Path) -> None:
-    options = ("--trials=4", "--epochs=3", "--validation-percent=10", "--final-seeds=2", "--cpus-per-trial=1")
-    options = (*options, "--run-name=r")
+    options = ("--trials=4", "--epochs=3", "--validation-percent=10", "--final-seeds=2", "--run-name=r", *ONE_CPU)
     at = ("--data-dir", data_dir, "--storage", tmp_path / "results")
     code, stdout, stderr = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
     assert code == 0, stderr
