@@ -92,7 +92,7 @@ def test_epochs_batch_size_and_folds_follow_from_the_number_of_images() -> None:
     few, many = given.settled(lambda: 890), given.settled(lambda: 60_000)
     assert (few.epochs, few.global_batch_size, few.folds, few.percent_for_validation) == (56, 32, FOLDS, 0)
     assert (many.epochs, many.global_batch_size, many.folds, many.percent_for_validation) == (5, 128, None, 10)
-    assert few.halving().ladder == Ladder((2, 6, 19, 56), 27, folds=FOLDS)
+    assert few.halving().ladder == Ladder((6, 19, 56), 9, folds=FOLDS)
     assert given.settled(lambda: MIN_WITHOUT_FOLDS - 1).folds == FOLDS
     assert given.settled(lambda: MIN_WITHOUT_FOLDS).folds is None
     chosen = options(RATE, "--dataset=./letters", "--validation-percent=20", "--epochs=9").settled(lambda: 890)
@@ -120,7 +120,7 @@ def test_a_plan_shows_the_rungs_for_the_number_of_pictures(
     few = Volume(images=1_000, train=850, image_shape=(32, 32, 3), disk_bytes=10, exact=False)
     many = dataclasses.replace(few, train=20_000, exact=True)
     for volume, rungs, line in (
-        (few, [2, 6, 19, 58], f"defaults for about 850 training images: --folds={FOLDS} --epochs=58 --batch-size=32"),
+        (few, [6, 19, 58], f"defaults for about 850 training images: --folds={FOLDS} --epochs=58 --batch-size=32"),
         (many, [1, 2, 5], "defaults for 20,000 training images: --epochs=5 --batch-size=128"),
         (None, [1, 2, 5], BY_IMAGES_TEXT),
     ):
@@ -164,7 +164,7 @@ def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() 
     limited = options(RATE, "--max-seconds=60").settled()
     assert limited.planned_configurations(limited.halving()) is None
     assert plan_lines(limited)[0] == (
-        f"as many brackets of 27 configurations as the time allows, each trained without each of {FOLDS} folds"
+        f"as many brackets of 9 configurations as the time allows, each trained without each of {FOLDS} folds"
     )
     document = plan_document(limited)
     assert (document["configurations"], document["brackets"], document["epochs"]["search"]) == (None, None, None)
