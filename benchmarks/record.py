@@ -47,11 +47,17 @@ def ratio_table(ratios: Sequence[Ratio], seconds: Mapping[str, Sequence[float]])
 
 def paired_difference_text(differences: Sequence[float]) -> str:
     """Return the mean of paired differences with its 95% interval over the seeds."""
+    mean, (low, high) = statistics.fmean(differences), paired_interval(differences)
+    return f"{mean:+.2f}" if len(differences) < 2 else f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95% interval of the mean of paired differences; everything for a single one."""
     n, mean = len(differences), statistics.fmean(differences)
     if n < 2:
-        return f"{mean:+.2f}"
+        return -math.inf, math.inf
     margin = student_t_quantile(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
-    return f"{mean:+.2f} ({mean - margin:+.2f} to {mean + margin:+.2f})"
+    return mean - margin, mean + margin
 
 
 def _machine() -> str:

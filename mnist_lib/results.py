@@ -85,8 +85,9 @@ class Accuracy(Document, frozen=True):
         With balanced counts, n is the effective number of images, (sum of weights)^2 / sum of their squares.
         """
         if self.balanced is None:
-            missing = max(0, highest.correct - self.correct)
-            return missing**2 * self.total <= highest.correct * (self.total - highest.correct)  # exactly
+            missing = max(0, highest.correct * self.total - self.correct * highest.total)
+            wrong = highest.total - highest.correct
+            return missing**2 * highest.total <= highest.correct * wrong * self.total**2  # exactly
         low = max(0.0, highest.score - self.score) * self.balanced.total
         return low**2 <= highest.score * (1 - highest.score) * self.balanced.squares
 

@@ -255,6 +255,8 @@ class SearchSummary(Document, frozen=True, kw_only=True):
     # Validation images predicted correctly by the winner in the search, and their total. With folds, these are all
     # images of training and validation, each predicted by a trial that was not trained on it.
     validation: Accuracy
+    # The same for the default settings, which are one of the configurations; `null` if their training failed.
+    defaults: Accuracy | None = None
     train: tuple[Text, ...]  # the options of `jobs.train` for these settings
     folds: Number | None = None  # the number of folds; only with `--folds`
 
@@ -329,7 +331,8 @@ class Summary(Document, frozen=True, kw_only=True):
 class Cut(Document, frozen=True, kw_only=True):
     """What was left out of a search because time was short."""
 
-    brackets: Count  # that were not dropped
+    configurations: Count | None = None  # that were not dropped
+    brackets: Count | None = None  # the same in brackets, as earlier versions wrote it
     over: bool  # whether the brackets that had begun were not completed either
 
 

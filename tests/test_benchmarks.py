@@ -309,6 +309,18 @@ def test_each_rival_of_the_search_ends_when_it_is_asked_to(
     assert found.processor_seconds > 60
 
 
+def test_what_searches_gain_on_few_pictures_has_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = search.few_pictures(None, None)
+    assert [(name, pictures.train, pictures.test) for name, pictures in sets.items()] == [
+        *[("letters", 890, 2_000), ("colour scenes", 338, 2_000), ("1,000 digits", 1_000, 2_000)]
+    ]
+    found = iter([search.Gain(90.0, 92.0, 20, 299.0), search.Gain(91.0, 92.0, 30, 299.0)])
+    monkeypatch.setattr(search, "gain", lambda *_: next(found))
+    *_, row, _, bounds = search.on_sets({"letters": sets["letters"]}, ["keras"], range(2), 300.0)
+    assert row == "| letters | keras | 90.50% | 92.00% | +1.50 (-4.85 to +7.85) | 25 | 299 |"
+    assert bounds == "The lowest lower end is -4.85 points (bound -0.5); 0 of 1 are above 0 (bound 2)."
+
+
 def test_the_searches_are_compared_by_their_winners() -> None:
     found = {name: [search.Found({}, 10 * n, 100.0) for n in (1, 2)] for name in (search.ASHA, search.HYPERBAND)}
     found |= {search.OURS: [search.Found({}, 30, 100.0), search.Found({}, 100, 100.0)]}

@@ -1,5 +1,6 @@
 """`python -m jobs.search`: search for good settings. Progress goes to stderr, the result to stdout."""
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import mean_score
 from mnist_lib.run_documents import Summary
 from mnist_lib.search.space import settings_text
+from mnist_lib.spec import BY_IMAGES_TEXT
 from mnist_lib.store.reference import with_reference_shape
 from mnist_lib.wording import counted, percent
 
@@ -29,9 +31,14 @@ def main(arguments: Sequence[str]) -> CommandResult:
     options = checked_options(SearchOptions, arguments, begin).with_inline_space()
     if options.plan:
         volume = volume_of(with_reference_shape(options.data(), open_storage(options.storage)))
+        by_images = BY_IMAGES_TEXT if options.data().entry is None else ""
+        if volume:
+            options, by_images = options.settled_by(volume)
+        else:  # if the catalog does not know the number of images, those of many
+            options = options.settled(lambda: math.inf)
         document = {**plan_document(options), "images": volume.document() if volume else None}
-        lines = [*plan_lines(options), *([f"images: {volume}"] if volume else [])]
-        return CommandResult(document, lines, json=options.json)
+        lines = [*plan_lines(options), by_images, f"images: {volume}" if volume else ""]
+        return CommandResult(document, [*filter(None, lines)], json=options.json)
     return run_job(options, begin, _search, search_lines)
 
 
@@ -42,33 +49,35 @@ def _search(run: "Run[SearchOptions]") -> Summary:
 
 
 def plan_document(options: SearchOptions) -> dict[str, Any]:
-    """Return the rungs of a search, and how many configurations and epochs it has."""
+    """Return the rungs of a search, and how many configurations and epochs it has; None if the time decides."""
     halving = options.halving()
-    epochs = halving.ladder.epochs_of(halving.configurations)
+    count = options.planned_configurations(halving)
     return {
-        "configurations": halving.configurations,
-        "brackets": halving.brackets,
+        "configurations": count,
+        "brackets": count and halving.brackets,
         "folds": options.folds,
         "rungs": list(halving.ladder.rungs),
-        "epochs": {"search": epochs, "final": options.final_seeds * options.epochs},
+        "epochs": {"search": count and halving.ladder.epochs_of(count), "final": options.final_seeds * options.epochs},
     }
 
 
 def plan_lines(options: SearchOptions) -> list[str]:
     """Return how many configurations are trained for how long, and the settings of the first ones."""
     halving = options.halving()
-    ladder, count = halving.ladder, halving.configurations
-    epochs = ladder.epochs_of(count) + options.final_seeds * options.epochs
+    ladder, count = halving.ladder, options.planned_configurations(halving)
+    brackets, total = f"as many brackets of {counted(ladder.bracket, 'configuration')} as the time allows", ""
+    if count is not None:
+        brackets = f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"
+        total = f"; {counted(ladder.epochs_of(count) + options.final_seeds * options.epochs, 'epoch')} in total"
     folds = "" if options.folds is None else f", each trained without each of {options.folds} folds"
-    lines = [f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}{folds}"]
-    left = min(ladder.bracket, count)
+    lines = [f"{brackets}{folds}"]
+    left = first = min(ladder.bracket, halving.configurations)
     for rung in ladder.rungs:
-        lines.append(f"  {left} of a full bracket: up to epoch {rung}")
-        left = ladder.survivors(left)
-    finals = counted(options.final_seeds, "fresh seed")
-    lines.append(f"then the best one with {finals}; {counted(epochs, 'epoch')} in total")
+        lines.append(f"  {left} of the first bracket: up to epoch {rung}")
+        left = ladder.survivors(left, has_defaults=True)
+    lines.append(f"then the best one with {counted(options.final_seeds, 'fresh seed')}{total}")
     propose = options.proposals(halving)
-    lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(count, MAX_PLANNED, ladder.bracket))]
+    lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(first, MAX_PLANNED))]
     return lines
 
 
@@ -87,8 +96,16 @@ def search_lines(summary: Summary) -> list[str]:
         f"Search: {counted(search.configurations, 'configuration')}, {counted(search.epochs, 'epoch')} in total;"
         f" the best has {settings_text(search.settings)}",
         f"  {measure}: {percent(score)} in the search{fresh}{lost}",
+        *([] if search.defaults is None else [_gain_text(score, search.defaults.score)]),
         f"  To train with these settings: python -m jobs.train {shlex.join(search.train)}",
     ]
+
+
+def _gain_text(score: float, defaults: float) -> str:
+    if score <= defaults:
+        return "  No other settings are better than the default ones by more than chance"
+    gain = f"{100 * (score - defaults):+.2f} points"
+    return f"  The default settings: {percent(defaults)} on the same images, so the search has gained {gain}"
 
 
 if __name__ == "__main__":

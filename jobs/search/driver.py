@@ -15,6 +15,7 @@ from jobs.train.run import Run
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
+from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
@@ -27,7 +28,7 @@ from mnist_lib.run_documents import (
     Summary,
     Winner,
 )
-from mnist_lib.search.halving import Step
+from mnist_lib.search.halving import DEFAULTS, Step, winner
 from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import HISTORY, SEARCH, RunFolder
@@ -57,7 +58,7 @@ def search(run: Run[SearchOptions]) -> Summary:
         with Search(options, run.folder, lanes.plan.lanes, run.deadline) as search:
             if not search.is_over:
                 run.drive(search, lanes)
-        summary = search.summary()
+        summary = search.summary(run.data.facts())
         search.delete_checkpoints()
         return run.train_trials(options.finals(summary.settings), summary)
 
@@ -67,9 +68,10 @@ class SearchProgress(RunProgress):
 
     is_tested = False
 
-    def __init__(self, configurations: int, folds: int) -> None:
+    def __init__(self, configurations: int | None, folds: int) -> None:
         super().__init__()
-        self._configurations, self._folds = configurations, folds
+        self._configurations = configurations  # None if the time decides
+        self._folds = folds
         self.tried: set[tuple[int, int]] = set()  # configurations and folds
         self.best: Accuracy | None = None
 
@@ -80,8 +82,11 @@ class SearchProgress(RunProgress):
         del self.trials[trial.id]
 
     def totals(self) -> list[str]:
-        folds = "" if self._folds == 1 else f"{self._folds * self._configurations} folds of "
-        parts = [f"{len(self.tried)} of {folds}{counted(self._configurations, 'configuration')} tried"]
+        if self._configurations is None:
+            parts = [f"{counted(len({number for number, _ in self.tried}), 'configuration')} tried"]
+        else:
+            folds = "" if self._folds == 1 else f"{self._folds * self._configurations} folds of "
+            parts = [f"{len(self.tried)} of {folds}{counted(self._configurations, 'configuration')} tried"]
         return parts if self.best is None else [*parts, f"best so far {percent(self.best.score)}"]
 
 
@@ -105,7 +110,7 @@ class Search(Recorder):
         wall: Callable[[], float] = steady_time,
     ) -> None:
         self._options, self.halving = options, options.halving()
-        self._shown = SearchProgress(self.halving.configurations, self.halving.ladder.folds)
+        self._shown = SearchProgress(options.planned_configurations(self.halving), self.halving.ladder.folds)
         super().__init__(folder, self._shown, options.model_files, writes)
         self.settings = options.proposals(self.halving)
         self.cut: Cut | None = None
@@ -139,22 +144,23 @@ class Search(Recorder):
         if unknown:
             got = f"configurations 0 to {self.halving.configurations - 1}, got {max(unknown)}"
             raise IntegrityError(f"{self.folder.where}/{HISTORY}: expected {got}; restore the file from a copy")
+        if self.cut and self.cut.configurations:
+            self.halving.restrict(self.cut.configurations)
         failed = {number for (number, *_), score in scores.items() if score is None}
         if not any(scores.values()):
             scores.clear()  # if every configuration has failed, for example on a broken node, try them again
         steps: list[Step] = []
-        while step := self.halving.next_step():
+        last = max(numbers, default=0) // self.halving.ladder.bracket  # nothing is known of later brackets
+        while (step := self.halving.next_step()) and step.bracket <= last:
             key = step.configuration, step.fold, self.halving.epochs_of(step)
             if key in scores:
                 self._score(step, scores[key])
                 self._shown.tried.add((step.configuration, step.fold))
             else:
                 steps.append(step)
-        self.halving.put_back(steps)
+        self.halving.put_back([*steps, *([step] if step else [])])
         for number in failed:
             self._so_far.pop(number, None)
-        if self.cut is not None:
-            self.halving.restrict(self.cut.brackets)
         if best := self.halving.best():
             self._shown.best = best[1]
         self._look_at_the_clock()
@@ -182,7 +188,7 @@ class Search(Recorder):
 
     def best(self) -> tuple[int, Accuracy] | None:
         """Return the best configuration and its score; before the first rung is complete, the best one so far."""
-        so_far = max(self._so_far.items(), key=lambda item: (item[1].score, -item[0]), default=None)
+        so_far = winner(self._so_far)
         # With folds, the first configurations with all of them would otherwise win against all others.
         begun = self.halving.ladder.folds > 1 and not self.halving.decisions
         return so_far if begun else self.halving.best() or so_far
@@ -193,8 +199,11 @@ class Search(Recorder):
 
     # Results
 
-    def summary(self) -> SearchSummary:
-        """Return what the summary of the run says about the search. Raises TrainingError if there is no winner."""
+    def summary(self, dataset: Dataset | None = None) -> SearchSummary:
+        """Return what the summary of the run says about the search. `dataset`: see `SearchOptions.train_flags`.
+
+        Raises TrainingError if there is no winner.
+        """
         best = self.best()
         if best is None:
             codes = {failure.partition(" ")[0] for failure in self._failures}
@@ -210,7 +219,8 @@ class Search(Recorder):
             configurations=len(self._tried),
             epochs=self.halving.epochs,
             validation=score,
-            train=tuple(self._options.train_flags(settings)),
+            defaults=self.halving.highest_scores().get(DEFAULTS) or self._so_far.get(DEFAULTS),
+            train=tuple(self._options.train_flags(settings, dataset)),
             folds=self._options.folds,
         )
 
@@ -267,11 +277,11 @@ class Search(Recorder):
             return
         self.cut = cut
         if cut.over:
-            tried, most = len(self._tried), self.halving.configurations
-            log.info("the search ends after %d of %d configurations, so that the winner can be trained", tried, most)
-        else:
-            self.halving.restrict(cut.brackets)
-            log.info("the time is enough for %d of %d brackets", cut.brackets, self.halving.brackets)
+            tried = counted(len(self._tried), "configuration")
+            log.info("the search ends after %s, so that the winner can be trained in time", tried)
+        elif cut.configurations:
+            self.halving.restrict(cut.configurations)
+            log.info("the time is enough for %s", counted(cut.configurations, "configuration"))
         self._write_decisions()
 
     # Events
@@ -284,7 +294,6 @@ class Search(Recorder):
                 if part := part_of_search(event.trial):
                     self._note(part[0], event.validation)
             case RungDone():
-                self._time.note(event)
                 self._end_step(event.trial, event.validation, event.epoch)
         self._look_at_the_clock()
 
@@ -314,7 +323,7 @@ class Search(Recorder):
 
     def _end_step(self, trial: str, score: Accuracy | None, epoch: int) -> None:
         """Record the score of a step, and the decision if it completes its rung, before any survivor continues."""
-        self._time.forget(trial)
+        self._time.end_step(trial)
         status = "failed" if score is None else "rung"
         self.append(RungScored(trial=trial, epoch=epoch, validation=score, status=status))
         decision = self._score(self._steps.pop(trial), score)

@@ -1,12 +1,13 @@
 """The options of `jobs.search`: those of `jobs.train`, and which settings vary."""
 
 import functools
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import yaml
 from msgspec import Meta
@@ -19,13 +20,25 @@ from jobs.train.option_groups import models_option
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
-from mnist_lib.search.halving import Halving, Ladder
-from mnist_lib.search.proposals import LAG, Propose, proposals, require_optuna
+from mnist_lib.search.halving import DEFAULTS, Halving, Ladder
+from mnist_lib.search.proposals import LAG, Propose, TpeProposals, require_optuna
 from mnist_lib.search.space import Space, Value
-from mnist_lib.settings import MAX_SEED, Positive, Seed, defaults_of, one_of, option, options_of, values_of
-from mnist_lib.spec import VALIDATION_PERCENT, WITH_MOMENTUM, Epochs, TrialSettings, TrialSpec, entry_of, trial_grid
+from mnist_lib.settings import MAX_SEED, Positive, Seed, one_of, option, options_of, values_of
+from mnist_lib.spec import (
+    MIN_EPOCHS,
+    VALIDATION_PERCENT,
+    WITH_MOMENTUM,
+    Folds,
+    TrialSettings,
+    TrialSpec,
+    entry_of,
+    trial_grid,
+)
 from mnist_lib.store.runs import Command
 from mnist_lib.wording import one_line
+
+if TYPE_CHECKING:
+    from mnist_lib.data.split import Dataset
 
 STRATEGIES = {
     "halving": "train all for a few epochs, the best third for more, and so on",
@@ -34,6 +47,9 @@ STRATEGIES = {
 }
 STRATEGY_TEXT = "; ".join(f"{name}: {about}" for name, about in STRATEGIES.items())
 SETTINGS = {"model": "model", **{name: field.name for name, field in options_of(TrialSettings, "search").items()}}
+CONFIGURATIONS = 27  # that are tried without a time limit
+# Below so many training images, configurations are compared by folds: a tenth of them would decide by chance.
+FOLDS, MIN_WITHOUT_FOLDS = 3, 5_000
 BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
 MAX_CONFIGURATIONS = 10_000
 MAX_SPACE_BYTES = 100_000
@@ -49,7 +65,12 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
     CATALOG_MODELS: ClassVar = ("keras",)
 
     models: tuple[str, ...] = models_option(CATALOG_MODELS)
-    epochs: Epochs = option(9, "epochs of a whole trial; most configurations are trained for fewer", scope="trial")
+    folds: Folds | None = option(
+        None,
+        "number of folds of the training and validation images: each configuration is trained without each fold, and"
+        f" predicts its images (default: {FOLDS} for fewer than {MIN_WITHOUT_FOLDS:,} images, unless"
+        " --validation-percent is given; otherwise no folds)",
+    )
     seed: Seed = option(0, "seed of the configurations and of their weights", scope="trial")
     vary: Mapping[str, Any] | None = option(
         None,
@@ -59,8 +80,11 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         source="user with code",
     )
     space: Folder | None = option(None, "YAML file of `setting: values`, as for --vary", "FILE", source="user")
-    trials: Annotated[int, Meta(ge=1, le=MAX_CONFIGURATIONS)] = option(
-        27, "number of configurations to try; a grid has all combinations", scope="run"
+    trials: Annotated[int, Meta(ge=1, le=MAX_CONFIGURATIONS)] | None = option(
+        None,
+        "number of configurations to try, the default settings included; a grid has all combinations (default:"
+        f" {CONFIGURATIONS}, or with a time limit as many as it allows)",
+        scope="run",
     )
     strategy: Annotated[str, one_of(STRATEGIES)] = option(
         "halving", f"how configurations are trained. {STRATEGY_TEXT}", scope="run"
@@ -93,15 +117,25 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         for name in self.arguments:
             if not any(names is None or name in names for names in known):
                 raise SpecError(f"model_arg: expected an argument of {', '.join(self.models)}, got {name}")
-        self.halving()  # first, since it refuses a grid of too many configurations
+        checked = self.settled()
+        # The smallest search that is possible. It is first, since it refuses a grid of too many configurations.
+        (self.changed(epochs=MIN_EPOCHS) if checked.epochs is None else checked).halving()
         for example in self.variation.examples():
             self.trial(example, 0)
 
+    @classmethod
+    def defaults_for(cls, images: float) -> dict[str, Any]:
+        """Return what `jobs.train` does, and whether there are so few images that folds are compared."""
+        return {**super().defaults_for(images), "folds": FOLDS if images < MIN_WITHOUT_FOLDS else None}
+
     @property
     def unset(self) -> list[str]:
-        """Return the settings that were not given, as `jobs.train` does, without those that vary."""
-        varied = {SETTINGS.get(name) for name in self.variation.dimensions}
-        return [name for name in super().unset if name not in varied]
+        return [name for name in super().unset if name != "folds" or self.validation_percent is None]
+
+    def planned_configurations(self, halving: Halving) -> int | None:
+        """Return the number of configurations of a search; None if only the time decides it."""
+        is_open = self.trials is None and halving.configurations == MAX_CONFIGURATIONS
+        return None if is_open else halving.configurations
 
     @property
     def percent_for_validation(self) -> int:
@@ -137,20 +171,50 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
             else Ladder((self.epochs,), BRACKET_WITHOUT_HALVING)  # all epochs at once
         )
         ladder = replace(ladder, folds=self.folds or 1)
-        combinations = self.variation.combinations()
-        count = len(self.variation.grid()) if self.strategy == "grid" else min(self.trials, combinations)
+        others = self._combinations()
+        count = self._max_configurations if others is None else 1 + len(others)
         if self.max_epochs_total is not None:
             left = self.max_epochs_total - self.final_seeds * self.epochs
-            fitting = ladder.fitting(left, int(count))
+            fitting = ladder.fitting(left, count)
             if not fitting:
                 least = ladder.epochs_of(1) + self.final_seeds * self.epochs
                 raise SpecError(f"max_epochs_total: expected at least {least}, got {self.max_epochs_total}")
             count = fitting
-        return Halving(int(count), ladder, LAG if self.propose == "tpe" else None)
+        return Halving(count, ladder, LAG if self.propose == "tpe" else None)
 
     def proposals(self, halving: Halving) -> Propose:
         """Return the function from a configuration's number to its settings."""
-        return proposals(self.variation, self.strategy, self.seed, halving, self.propose)
+        defaults, others = self.default_settings, self._combinations()
+        if others is not None:
+            if self.strategy != "grid":
+                random.Random(self.seed).shuffle(others)
+            return [defaults, *others].__getitem__
+        drawn: Propose = functools.partial(self.variation.configuration, seed=self.seed)
+        if self.propose == "tpe":
+            drawn = TpeProposals(self.variation, self.seed, halving)
+        return lambda number: defaults if number == DEFAULTS else drawn(number)
+
+    @property
+    def default_settings(self) -> dict[str, Value]:
+        """What the first configuration sets: the first model if models vary, and otherwise nothing."""
+        models = self.variation.dimensions.get("model")
+        return {"model": models.ends[0]} if models else {}
+
+    @property
+    def _max_configurations(self) -> int:
+        return self.trials or (MAX_CONFIGURATIONS if self.has_time_limit else CONFIGURATIONS)
+
+    def _combinations(self) -> list[dict[str, Value]] | None:
+        """Return all combinations but that of the defaults; None if they are too many to try each of them."""
+        if self.strategy != "grid" and self.variation.combinations() > self._max_configurations:
+            return None
+        spec = self.trial(self.default_settings, None)
+        defaults = {
+            name: getattr(spec, SETTINGS[name]) if name in SETTINGS else spec.arguments.get(name)
+            for name in self.variation.dimensions
+        }
+        others = [combination for combination in self.variation.grid() if combination != defaults]
+        return others if self.strategy == "grid" or len(others) < self._max_configurations else None
 
     def finals(self, settings: Mapping[str, Value]) -> list[TrialSpec]:
         """Return trials with these settings, and with seeds that the search has not used."""
@@ -180,7 +244,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
     def grid(self) -> list[TrialSpec]:
         """Return a trial of each model that the space has."""
         found: dict[str, TrialSpec] = {}
-        for settings in self.variation.examples():
+        for settings in (self.default_settings, *self.variation.examples()):
             spec = self.trial(settings, None)
             found.setdefault(spec.model, spec)
         return [*found.values()]
@@ -189,8 +253,12 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         """Return the same options without a file that may change or be missing elsewhere."""
         return self.changed(space=None, vary=self.variation.document())
 
-    def train_flags(self, settings: Mapping[str, Value]) -> list[str]:
-        """Return the options of `jobs.train` for these settings, on the same data."""
+    def train_flags(self, settings: Mapping[str, Value], dataset: "Dataset | None" = None) -> list[str]:
+        """Return the options of `jobs.train` for these settings, on the same data.
+
+        Args:
+            dataset: options that only repeat a default for its number of images are left out.
+        """
         spec = self.trial(settings, None)
         given = values_of(self)
         given = {name: given[name] for name in (*options_of(DataOptions), *options_of(TrialSettings), "storage")}
@@ -204,8 +272,12 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         given["weights"] = {name: path for name, path in (self.weights or {}).items() if name in spec.weights} or None
         for name in ("seed", "model"):
             given.pop(name, None)
-        defaults = flags_of(defaults_of(TrainOptions))
-        return [flag for flag in flags_of(given) if flag not in defaults]
+        by_images = {}
+        if dataset:
+            by_images = super().defaults_for(len(dataset.train))
+            by_images["validation_percent"] = dataset.percent_for_validation(None)
+        defaults = {name: by_images.get(field.name, field.default) for name, field in options_of(TrainOptions).items()}
+        return flags_of({name: value for name, value in given.items() if value != defaults.get(name)})
 
     def _arguments(self, model: str) -> list[str] | None:
         """Return the names of the arguments of a model, or None if it accepts any."""

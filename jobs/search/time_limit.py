@@ -1,4 +1,7 @@
-"""The time limit of a search: what is left out so that the final trials end in time."""
+"""The time limit of a search: what is left out so that the final trials end in time.
+
+A step of a configuration takes a certain time besides its epochs, which is far longer than an epoch of a few pictures.
+"""
 
 import math
 import statistics
@@ -7,13 +10,13 @@ from collections.abc import Callable
 
 from jobs.search.options import SearchOptions
 from mnist_lib.clock import steady_time
-from mnist_lib.results import EpochDone, RungDone
+from mnist_lib.results import EpochDone
 from mnist_lib.run_documents import Cut
 from mnist_lib.search.halving import Halving
 
 START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
 MARGIN = 1.5  # final trials may be slower than those that were measured
-MAX_MEASURED_EPOCHS = 101  # the median of the last ones counts
+MIN_MEASURED, MAX_MEASURED = 10, 101  # epochs or steps; the median of the last ones counts
 
 
 class TimeLimit:
@@ -29,26 +32,33 @@ class TimeLimit:
     ) -> None:
         self._options, self._lanes, self._deadline, self.wall = options, lanes, deadline, wall
         self._seen: dict[str, float] = {}  # time of each trial's last epoch
-        # Of first epochs without validation, of others with it.
-        self._epoch_seconds: deque[float] = deque(maxlen=MAX_MEASURED_EPOCHS)
-        self._seconds_per_epoch: dict[str, float] = {}  # the mean of each trial
+        # Of the first epochs of steps, which may include a compilation, without validation; of others with it.
+        self._first_seconds = deque[float](maxlen=MAX_MEASURED)
+        self._later_seconds = deque[float](maxlen=MAX_MEASURED)
+        self._fastest: dict[str, float] = {}  # the least of the latter, by trial
+        # What this driver has seen: when the first epoch began, and how many epochs and steps have ended.
+        self._begin, self._num_epochs, self._num_steps = math.inf, 0, 0
 
     def restore(self, epoch: EpochDone) -> None:
         """Measure an epoch of an earlier driver."""
-        self._epoch_seconds.append(epoch.seconds)
+        (self._first_seconds if epoch.epoch == 1 else self._later_seconds).append(epoch.seconds)
 
-    def note(self, event: EpochDone | RungDone) -> None:
+    def note(self, epoch: EpochDone) -> None:
         """Measure the speed of a trial."""
-        if isinstance(event, RungDone):
-            self._seconds_per_epoch[event.trial] = event.seconds / event.epoch
-            return
-        # The first epoch of a trial also includes waits, such as for the dataset, so its own time is used.
-        seen, now = self._seen.get(event.trial), self.wall()
-        self._epoch_seconds.append(event.seconds if seen is None else now - seen)
-        self._seen[event.trial] = now
+        # The first epoch of a step also includes waits, such as for the dataset, so its own time is used.
+        seen, now = self._seen.get(epoch.trial), self.wall()
+        self._begin = min(self._begin, now - epoch.seconds)
+        self._num_epochs += 1
+        if seen is None:
+            self._first_seconds.append(epoch.seconds)
+        else:
+            self._later_seconds.append(now - seen)
+            self._fastest[epoch.trial] = min(now - seen, self._fastest.get(epoch.trial, math.inf))
+        self._seen[epoch.trial] = now
 
-    def forget(self, trial: str) -> None:
+    def end_step(self, trial: str) -> None:
         """Forget when a trial was last seen, since it pauses."""
+        self._num_steps += 1
         self._seen.pop(trial, None)
 
     def cut(self, halving: Halving, earlier: Cut | None, best: Callable[[], str | None]) -> Cut | None:
@@ -57,18 +67,27 @@ class TimeLimit:
         Args:
             best: returns the trial of the best configuration so far.
         """
-        if math.isinf(self._deadline) or len(self._epoch_seconds) < 2 or (earlier and earlier.over):
+        if math.isinf(self._deadline) or not (self._first_seconds or self._later_seconds) or (earlier and earlier.over):
             return None
-        median, rounds = statistics.median(self._epoch_seconds), math.ceil(self._options.final_seeds / self._lanes)
-        best_trial = best()
-        epoch = max(median, self._seconds_per_epoch.get(best_trial or "", 0.0))
+        now = self.wall()
+        elapsed, remaining = max(0.0, now - self._begin), self._deadline - now
+        is_early = elapsed < remaining and self._num_steps < MIN_MEASURED
+        if is_early and len(self._later_seconds) < MIN_MEASURED:
+            return None  # what was measured may be compilations
+        epoch = statistics.median(self._later_seconds or self._first_seconds)
+        best_trial, rounds = best(), math.ceil(self._options.final_seeds / self._lanes)
+        final_epoch = max(epoch, self._fastest.get(best_trial or "", 0.0))
         if self._options.folds is not None:
-            epoch *= self._options.folds / (self._options.folds - 1)  # final trials are trained on all folds
-        finals = START_SECONDS + MARGIN * rounds * self._options.epochs * epoch
-        left = self._deadline - self.wall() - finals  # until the final trials have to begin
+            final_epoch *= self._options.folds / (self._options.folds - 1)  # final trials are trained on all folds
+        left = remaining - START_SECONDS - MARGIN * rounds * self._options.epochs * final_epoch
         if left <= 0 and best_trial is not None:
-            return Cut(brackets=halving.begun, over=True)
-        bracket = halving.ladder.epochs_of(halving.ladder.bracket) * median / self._lanes
-        if earlier is None and halving.begun < halving.brackets and bracket > left:
-            return Cut(brackets=halving.begun, over=False)
-        return None
+            return Cut(configurations=halving.configurations, over=True)
+        if earlier is not None or is_early:
+            return None
+        # In epochs: what a step takes besides its epochs, and what is done and left, if lanes wait for the last one.
+        per_step = max(0.0, elapsed * self._lanes / epoch - self._num_epochs) / max(1, self._num_steps)
+        done = halving.epochs + per_step * halving.num_steps
+        budget = done + left * self._lanes / epoch - (self._lanes - 1) * halving.ladder.rungs[-1]
+        fitting = halving.ladder.fitting(budget, halving.configurations, per_step)
+        least, most = halving.ends
+        return Cut(configurations=max(least, fitting), over=False) if max(least, fitting) < most else None

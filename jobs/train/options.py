@@ -26,8 +26,10 @@ from mnist_lib.spec import KNOWN_WEIGHTS_RATE, VALIDATION_PERCENT, TrialSettings
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.runs import Command, check_run_name
 from mnist_lib.store.versions import LATEST, NUMBER, Version
+from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
+    from mnist_lib.data.volume import Volume
     from mnist_lib.pretrained import Pretrained, WeightsFile
 
 CHAMPION = "champion"  # as in --init-from keras@champion
@@ -91,8 +93,12 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         """
         if self.folds is not None:
             return 0
-        limited = self.max_seconds is not None or self.finish_by is not None
-        return VALIDATION_PERCENT if self.validation_percent is None and limited else self.validation_percent
+        has_default = self.validation_percent is None and self.has_time_limit
+        return VALIDATION_PERCENT if has_default else self.validation_percent
+
+    @property
+    def has_time_limit(self) -> bool:
+        return self.max_seconds is not None or self.finish_by is not None
 
     @functools.cached_property
     def model_files(self) -> Mapping[str, ModelFile]:
@@ -181,7 +187,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         vars(copied).update(values)
         return copied
 
-    def settled(self, images: Callable[[], int] | None = None) -> Self:
+    def settled(self, images: Callable[[], float] | None = None) -> Self:
         """Return a copy in which the defaults are set that depend on the number of training images.
 
         Args:
@@ -191,8 +197,19 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         known = images if entry is None else lambda: entry.train
         if not unset or known is None:
             return self
-        defaults = defaults_for(known())
+        defaults = self.defaults_for(known())
         return self.changed(**{name: defaults[name] for name in unset})
+
+    @classmethod
+    def defaults_for(cls, images: float) -> dict[str, Any]:
+        """Return the settings whose defaults depend on the number of training images."""
+        return dict(defaults_for(images))
+
+    def settled_by(self, volume: "Volume") -> tuple[Self, str]:
+        """Return a copy like `settled`, and a line about the defaults that it has set, if there are any."""
+        unset, options = self.unset, self.settled(lambda: volume.train)
+        flags, about = " ".join(options.flags_of_defaults(unset)), "" if volume.exact else "about "
+        return options, flags and f"defaults for {about}{counted(volume.train, 'training image')}: {flags}"
 
     def flags_of_defaults(self, names: Sequence[str]) -> list[str]:
         """Return settings that `settled` has set as the flags that would set them."""
@@ -203,7 +220,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     @property
     def unset(self) -> list[str]:
         """The settings that were not given and whose defaults depend on the number of training images."""
-        return [name for name in defaults_for(math.inf) if getattr(self, name) is None]
+        return [name for name in self.defaults_for(math.inf) if getattr(self, name) is None]
 
     def require_trusted(self, arguments: Sequence[str]) -> None:
         """Raise ModelError if a configuration file names Python files that the user has not asked to run.

@@ -161,10 +161,8 @@ def forecast(options: TrainOptions) -> Forecast:
     with step(f"looking at {options.dataset}", shown=not options.quiet):
         volume = volume_of(data_of_run(options))
     by_images = ""
-    if volume and (unset := options.unset):
-        options = options.settled(lambda: volume.train)
-        of = f"{'' if volume.exact else 'about '}{counted(volume.train, 'training image')}"
-        by_images = f"defaults for {of}: {' '.join(options.flags_of_defaults(unset))}"
+    if volume:
+        options, by_images = options.settled_by(volume)
     trials = options.grid()
     if address_of(options.address) is None and not options.calibrate:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start

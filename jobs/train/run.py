@@ -117,8 +117,7 @@ class Run(Generic[Options]):
     def settle(self) -> None:
         """If the number of images decides defaults that were not given, wait for it, and set them in `options`."""
         unset, self.options = self.options.unset, self.options.settled(lambda: len(self.data.facts().train))
-        if unset:
-            flags = " ".join(self.options.flags_of_defaults(unset))
+        if flags := " ".join(self.options.flags_of_defaults(unset)):
             log.info("%s: default for its number of images: %s", self.options.data().name, flags)
 
     def train(self) -> Summary:
@@ -161,7 +160,7 @@ class Run(Generic[Options]):
         """Wait until at least one trial fits on the nodes, and return lanes for the trials, which start later."""
         options = self.options
         plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
-        log.info("starting %s for %s on %s", plan, counted(trials, "trial"), options.dataset)
+        log.info("starting %s for %s on %s", plan, counted(trials, "trial") if of == "trials" else of, options.dataset)
         resources = options.resources(self._first_planned_cpus(of, plan.cpus), plan.gpus)
         inputs = [self.data.images, self.pretrained, driver_node()]
         return RayLanes(worker.run_lane, plan, options.limits(), inputs, resources, options.checkpoint_seconds)

@@ -285,6 +285,7 @@ class ReportedSearch:
     ranges: frozenset[str]  # settings that were drawn from a range
     logarithmic: frozenset[str]  # of these, the ones whose range was logarithmic
     in_search: float  # score of the winner: on validation or, with folds, out of fold
+    defaults: float | None  # the same of the default settings; None if their training failed
     score_name: str  # "accuracy" or "balanced accuracy"
     folds: int | None  # number of folds; None without folds
     train: Sequence[str]  # the options of `jobs.train` for the winner's settings
@@ -315,6 +316,7 @@ class ReportedSearch:
             logarithmic=frozenset(name for name, given in document.space.items() if str(given).endswith(":log")),
             winner=best.configuration,
             in_search=best.validation.score,
+            defaults=summary.search.defaults.score if summary.search and summary.search.defaults else None,
             score_name=best.validation.score_name,
             folds=summary.search.folds if summary.search else None,
             train=summary.search.train if summary.search else (),

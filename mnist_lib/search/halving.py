@@ -5,6 +5,9 @@ third goes on to the next one, from where it stopped. A rung is decided only whe
 depend on the scores alone, not on the number of lanes, the order of events, or deaths. (Jamieson and Talwalkar, 2016;
 https://arxiv.org/abs/1502.07943) With folds, a configuration is trained once for each fold, and its score is the sum of
 the counts of all folds.
+
+Configuration 0 has the default settings and goes on at each rung: another one wins only if it is clearly better on the
+same images, since the best of many is partly the luckiest.
 """
 
 import bisect
@@ -12,7 +15,7 @@ import heapq
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mnist_lib.errors import SpecError
@@ -20,6 +23,8 @@ from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import RungDecision
 
 REDUCTION = 3  # one of this many goes on
+MAX_RUNGS = 3  # the first comparison is after 1/9 of the epochs: after 1/27, few pictures rank by chance
+DEFAULTS = 0  # the number of the configuration with the default settings
 
 
 @dataclass(frozen=True)
@@ -32,29 +37,39 @@ class Ladder:
 
     @classmethod
     def halving(cls, epochs: int) -> "Ladder":
-        """Return as many rungs as fit, the first of at least one epoch."""
+        """Return up to `MAX_RUNGS` rungs, the first of at least one epoch."""
         rungs = [epochs]
-        while round(epochs / REDUCTION ** len(rungs)) >= 1:
+        while len(rungs) < MAX_RUNGS and round(epochs / REDUCTION ** len(rungs)) >= 1:
             rungs.append(round(epochs / REDUCTION ** len(rungs)))
         return cls(tuple(reversed(rungs)), REDUCTION ** (len(rungs) - 1))
 
-    def survivors(self, count: int) -> int:
-        return max(1, count // REDUCTION)
+    def survivors(self, count: int, has_defaults: bool) -> int:
+        """Return how many of the configurations on a rung go on. `has_defaults`: they do, and a third of the others."""
+        others = count - has_defaults
+        return has_defaults + min(others, max(1, others // REDUCTION))
 
-    def epochs_of(self, configurations: int) -> int:
-        """Return the total number of epochs of a search of this many configurations."""
-        whole, rest = divmod(configurations, self.bracket)
-        epochs = whole * self._epochs_of_bracket(self.bracket) + (self._epochs_of_bracket(rest) if rest else 0)
-        return self.folds * epochs
+    def epochs_of(self, configurations: int, per_step: float = 0) -> float:
+        """Return the total number of epochs of a search of this many configurations. `per_step`: added for each step.
 
-    def fitting(self, epochs: int, max_configurations: int) -> int:
-        """Return the largest number of configurations that can be searched in this number of epochs."""
-        return bisect.bisect_right(range(1, max_configurations + 1), epochs, key=self.epochs_of)
+        It is an int if `per_step` is one.
+        """
+        first = min(configurations, self.bracket)
+        whole, rest = divmod(configurations - first, self.bracket)
+        epochs = self._epochs_of_bracket(first, per_step, has_defaults=True) + self._epochs_of_bracket(rest, per_step)
+        return self.folds * (epochs + whole * self._epochs_of_bracket(self.bracket, per_step))
 
-    def _epochs_of_bracket(self, count: int) -> int:
-        total = before = 0
+    def fitting(self, epochs: float, max_configurations: int, per_step: float = 0) -> int:
+        """Return how many configurations can be searched in this number of epochs, counted as in `epochs_of`."""
+        numbers = range(1, max_configurations + 1)
+        return bisect.bisect_right(numbers, epochs, key=lambda number: self.epochs_of(number, per_step))
+
+    def _epochs_of_bracket(self, count: int, per_step: float, *, has_defaults: bool = False) -> float:
+        total: float = 0
+        before = 0
         for epochs in self.rungs:
-            total, before, count = total + count * (epochs - before), epochs, self.survivors(count)
+            total += count * (epochs - before + per_step)
+            before = epochs
+            count = self.survivors(count, has_defaults)
         return total
 
 
@@ -84,40 +99,27 @@ class Halving:
             raise SpecError(f"trials: expected at least 1 configuration, got {configurations}")
         self.ladder, self.configurations, self._lag = ladder, configurations, lag
         self.decisions: list[RungDecision] = []
-        size, last = ladder.bracket, len(ladder.rungs) - 1
         self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
         self._scores: dict[tuple[int, int], Accuracy | None] = {}  # of all folds, by configuration and rung
         # By configuration and rung, then by fold.
         self._of_folds = defaultdict[tuple[int, int], dict[int, Accuracy | None]](dict)
-        self._returned, self._scored = set[int](), set[int]()  # brackets with a step that was returned or scored
-        self._brackets = [range(i, min(i + size, configurations)) for i in range(0, configurations, size)]
-        for bracket, numbers in enumerate(self._brackets):
-            self._running[bracket, 0] = tuple(numbers)
-        self._waiting = [
-            Step(bracket, last, fold, number)
-            for bracket, numbers in enumerate(self._brackets)
-            for fold in range(ladder.folds)
-            for number in numbers
-        ]
+        self.num_steps = self.epochs = 0  # of all steps that were scored
+        self.num_begun = 0  # configurations of which a step was returned or scored; they begin in order
+        self._opened = 0  # number of brackets whose steps have been added to those that wait
+        self._waiting: list[Step] = []
 
     @property
     def is_complete(self) -> bool:
-        return not self._running
+        return not self._running and self._opened >= self.brackets
 
     @property
     def brackets(self) -> int:
-        return len(self._brackets)
+        return math.ceil(self.configurations / self.ladder.bracket)
 
     @property
     def tried(self) -> set[int]:
         """The configurations that have a score or have failed, in one fold at least."""
         return {number for number, _ in self._of_folds}
-
-    @property
-    def epochs(self) -> int:
-        """The total number of epochs of all scored steps."""
-        before = (0, *self.ladder.rungs)
-        return sum(len(folds) * (before[rung + 1] - before[rung]) for (_, rung), folds in self._of_folds.items())
 
     def rung_of(self, step: Step) -> int:
         return len(self.ladder.rungs) - 1 - step.rungs_left
@@ -128,14 +130,25 @@ class Halving:
 
     def next_step(self) -> Step | None:
         """Return a step that can be trained now and has no score yet, or None. Each is returned once."""
-        running = min((bracket for bracket, _ in self._running), default=math.inf)
-        # If a bracket must wait, so must all later ones.
-        while self._waiting and (self._lag is None or self._waiting[0].bracket < running + self._lag):
+        while self._waiting or self._open_bracket():
             step = heapq.heappop(self._waiting)
             if step.fold not in self._of_folds.get((step.configuration, self.rung_of(step)), ()):
-                self._returned.add(step.bracket)
+                self.num_begun = max(self.num_begun, step.configuration + 1)
                 return step
         return None
+
+    def _open_bracket(self) -> bool:
+        """Add the steps of the next bracket, or return False if there is none or it has to wait."""
+        bracket, size = self._opened, self.ladder.bracket
+        oldest = min((running for running, _ in self._running), default=bracket)
+        if bracket >= self.brackets or (self._lag is not None and bracket >= oldest + self._lag):
+            return False
+        numbers = range(bracket * size, min((bracket + 1) * size, self.configurations))
+        self._running[bracket, 0] = tuple(numbers)
+        last = len(self.ladder.rungs) - 1
+        self._waiting = [Step(bracket, last, fold, n) for fold in range(self.ladder.folds) for n in numbers]
+        self._opened += 1
+        return True
 
     def record(self, step: Step, score: Accuracy | None) -> RungDecision | None:
         """Record the score of a step, and return the decision if its rung is now complete.
@@ -145,8 +158,11 @@ class Halving:
         """
         rung = self.rung_of(step)
         folds = self._of_folds[step.configuration, rung]
+        if step.fold not in folds:
+            self.num_steps += 1
+            self.epochs += self.ladder.rungs[rung] - (self.ladder.rungs[rung - 1] if rung else 0)
         folds[step.fold] = score
-        self._scored.add(step.bracket)
+        self.num_begun = max(self.num_begun, step.configuration + 1)
         if len(folds) < self.ladder.folds:
             return None
         self._scores[step.configuration, rung] = self.score(step)
@@ -158,8 +174,9 @@ class Halving:
         survivors: Sequence[int] = ()
         if step.rungs_left:
             alive = [number for number in numbers if scores[number] is not None]
-            survivors = sorted(alive, key=lambda number: _preference(scores[number], number))
-            survivors = survivors[: self.ladder.survivors(len(numbers))]
+            most = self.ladder.survivors(len(numbers), DEFAULTS in numbers)
+            kept = sorted(alive, key=lambda number: (number != DEFAULTS, _preference(scores[number], number)))[:most]
+            survivors = sorted(kept, key=lambda number: _preference(scores[number], number))
             if survivors:
                 self._running[step.bracket, rung + 1] = tuple(sorted(survivors))
             for fold, number in itertools.product(range(self.ladder.folds), survivors):
@@ -187,32 +204,58 @@ class Halving:
 
     def put_back(self, steps: Iterable[Step]) -> None:
         """Let `next_step` return these steps again."""
-        steps = [*steps]
-        self._returned -= {step.bracket for step in steps}
         self._waiting += steps
         heapq.heapify(self._waiting)
+        self.num_begun = 1 + max(self.tried, default=-1)
 
-    def restrict(self, brackets: int) -> None:
-        """Drop all brackets but the first ones, because time is short."""
-        self._running = {key: numbers for key, numbers in self._running.items() if key[0] < brackets}
-        self._waiting = [step for step in self._waiting if step.bracket < brackets]
+    def restrict(self, configurations: int) -> None:
+        """Drop all configurations but the first ones, because time is short.
+
+        Args:
+            configurations: how many are left, at least the least of `ends`: otherwise a rung would never be complete.
+        """
+        self.configurations = configurations
+        kept = {key: tuple(n for n in numbers if n < configurations) for key, numbers in self._running.items()}
+        self._running = {key: numbers for key, numbers in kept.items() if numbers}
+        self._waiting = [step for step in self._waiting if step.configuration < configurations]
         heapq.heapify(self._waiting)
 
     @property
-    def begun(self) -> int:
-        """The number of brackets with a configuration that `next_step` has returned or `record` has scored."""
-        return 1 + max(self._returned | self._scored, default=-1)  # brackets begin in order
+    def ends(self) -> tuple[int, int]:
+        """The least and the greatest number of configurations with which the bracket of the next step may end."""
+        full = self.ladder.bracket * (self._opened + (not self._waiting))
+        return self.num_begun + bool(self._waiting), min(self.configurations, full)
 
     def best(self) -> tuple[int, Accuracy] | None:
-        """Return the configuration with the highest score on any rung, and that score. Ties go to the lowest number.
+        """Return the winner of the scores so far and its highest score, see `winner`.
 
         One whose training failed on a later rung is not considered, since it would fail again. So a dropped
-        configuration is returned only if all configurations that went on from its rung have failed.
+        configuration is returned only if all configurations that went on from its rung have failed. Rungs that the
+        defaults have not completed are not considered either, since there is nothing to compare with.
         """
+        return winner(self.highest_scores())
+
+    def highest_scores(self) -> dict[int, Accuracy]:
+        """Return the scores by which `best` decides, by configuration."""
         failed = {number for (number, _), folds in self._of_folds.items() if None in folds.values()}
-        scores = [(number, score) for (number, _), score in self._scores.items() if number not in failed]
-        found = [(number, score) for number, score in scores if score is not None]
-        return min(found, key=lambda item: _preference(item[1], item[0]), default=None)
+        reached = {rung for (number, rung) in self._scores if number == DEFAULTS}
+        scores = [
+            (number, score)
+            for (number, rung), score in self._scores.items()
+            if score is not None and number not in failed and (DEFAULTS in failed or rung in reached)
+        ]
+        return dict(sorted(scores, key=lambda item: item[1].score))  # of each configuration, the last one remains
+
+
+def winner(scores: Mapping[int, Accuracy]) -> tuple[int, Accuracy] | None:
+    """Return the configuration with the highest score, the lowest number in a tie, or the defaults if they are close.
+
+    Args:
+        scores: by configuration.
+    """
+    defaults = scores.get(DEFAULTS)
+    best = min(scores.items(), key=lambda item: _preference(item[1], item[0]), default=None)
+    return (DEFAULTS, defaults) if best and defaults and defaults.is_close_to(best[1]) else best
 
 
 def _preference(score: Accuracy | None, number: int) -> tuple[float, int]:

@@ -1,12 +1,11 @@
-"""The settings of each configuration: drawn at random, taken from a grid, or proposed from earlier scores."""
+"""The settings of each configuration, proposed from earlier scores."""
 
 import hashlib
-import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mnist_lib.errors import SpecError
-from mnist_lib.search.halving import Halving
+from mnist_lib.search.halving import DEFAULTS, Halving
 from mnist_lib.search.space import Choice, Range, Space, Value
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ class TpeProposals:
                 for number, score in made.scores.items():
                     if score is not None:
                         scores.setdefault(number, {})[made.epochs] = score.score
+        scores.pop(DEFAULTS, None)  # its settings need not be in the space
         for number, by_epochs in sorted(scores.items()):
             is_whole = self._halving.ladder.rungs[-1] in by_epochs
             study.add_trial(
@@ -76,20 +76,6 @@ def require_optuna() -> None:
         raise SpecError(
             'propose: expected the package optuna for "tpe", got none; install it: pip install "mnist-jobs[search]"'
         ) from None
-
-
-def proposals(space: Space, strategy: str, seed: int, halving: Halving, propose: str) -> Propose:
-    """Return the proposals of a search; see `jobs.search.options`."""
-    if strategy == "grid":
-        grid = space.grid()
-        return lambda number: grid[number]
-    if space.combinations() <= halving.configurations:  # drawn at random, some would come twice
-        shuffled = space.grid()
-        random.Random(seed).shuffle(shuffled)
-        return lambda number: shuffled[number]
-    if propose == "tpe":
-        return TpeProposals(space, seed, halving)
-    return lambda number: space.configuration(number, seed)
 
 
 def _distribution(dimension: Choice | Range) -> "BaseDistribution":

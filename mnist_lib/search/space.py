@@ -127,7 +127,7 @@ class Space:
 
 
 def settings_text(settings: Mapping[str, Value]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "the default settings"
 
 
 def _dimension(name: str, given: Any) -> Choice | Range:

@@ -16,6 +16,7 @@ from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
 from jobs.search.options import SearchOptions
+from jobs.search.time_limit import START_SECONDS
 from jobs.train.display import drawing
 from mnist_lib.documents import encode
 from mnist_lib.errors import IntegrityError, MnistError
@@ -45,7 +46,8 @@ def winner(search: Search) -> int:
 
 
 def options(**more: Any) -> SearchOptions:
-    found = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log", "hidden_units": "16,32"}, trials=23, **more)
+    space = {"learning_rate": "1e-4..1e-1:log", "hidden_units": "16,32"}
+    found = SearchOptions(**{"vary": space, "trials": 23, "epochs": 9, **more})
     found.check()
     return found
 
@@ -101,8 +103,10 @@ def undisturbed() -> dict[str, Any]:
 def test_the_decisions_of_a_search_are_stored_without_times_and_host_names(undisturbed: dict[str, Any]) -> None:
     rungs = [(made["bracket"], made["rung"], made["epochs"]) for made in undisturbed["decisions"]]
     assert rungs == [(bracket, rung, epochs) for bracket in range(3) for rung, epochs in enumerate((1, 3, 9))]
-    assert [len(made["scores"]) for made in undisturbed["decisions"]] == [9, 3, 1, 9, 3, 1, 5, 1, 1]
+    assert [len(made["scores"]) for made in undisturbed["decisions"]] == [9, 3, 2, 9, 3, 1, 5, 1, 1]
     assert len(undisturbed["configurations"]) == 23
+    assert undisturbed["configurations"]["0"] == {}  # the default settings, which are on all rungs of their bracket
+    assert ["0" in made["scores"] for made in undisturbed["decisions"]] == [True] * 3 + [False] * 6
     assert undisturbed["unfinished"] == {}
     text = json.dumps(undisturbed)
     assert "node-" not in text
@@ -165,13 +169,17 @@ def test_with_folds_neither_lanes_nor_kills_change_the_scores_which_are_sums_ove
 
 
 def test_with_folds_the_winner_at_the_deadline_is_the_best_on_the_folds_that_are_known() -> None:
-    world = SimulatedSearch(options(folds=3, epochs=27), 2, deadline=1_500.0, epoch=10.0)
+    world = SimulatedSearch(options(folds=3, epochs=27), 2, epoch=10.0)
+    with pytest.raises(KilledError):
+        world.drive(Faulty(world.storage, 200, KilledError, late=False))
+    world.cluster.connect()
+    world.deadline = world.clock.now  # an interruption has used up the time
     search = world.drive()
     known = {int(number): Accuracy(**score) for number, score in world.document["unfinished"].items()}
     assert search.is_over
-    assert (world.document["decisions"], len(known)) == ([], 23)
-    assert len({score.total for score in known.values()}) == 2  # some are known on two folds, some on one or three
-    assert winner(search) == max(known, key=lambda number: known[number].value)
+    assert (world.document["decisions"], len(known)) == ([], 9)
+    assert len({score.total for score in known.values()}) == 2  # some are known on one fold, some on two
+    assert known[winner(search)].value == max(score.value for score in known.values())
     world.deadline = float("inf")
     assert winner(world.drive()) == winner(search)
 
@@ -209,6 +217,29 @@ def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
     final = -(-given.final_seeds // lanes) * given.epochs * epoch
     assert world.clock.now + final <= deadline
     assert world.document == json.loads(encode(search.document()))
+
+
+@pytest.mark.parametrize(("folds", "deadline", "least"), [(None, 2_000, 60), (3, 2_000, 12), (3, 900, 4)])
+def test_with_a_time_limit_alone_brackets_follow_until_the_time_is_used(
+    folds: int | None, deadline: float, least: int
+) -> None:
+    given = options(trials=None, max_seconds=deadline, folds=folds, final_seeds=1)
+    world = SimulatedSearch(given, 1, deadline, epoch=5.0)
+    search = world.drive()
+    cut, final = world.document["cut"], given.epochs * 5.0
+    assert not cut["over"]  # all that has begun was completed
+    assert cut["configurations"] == len(world.document["configurations"]) >= least
+    assert 0.75 * deadline < world.clock.now + final + START_SECONDS <= deadline
+    assert search.progress.totals()[0] == f"{cut['configurations']} configurations tried"
+    assert world.drive().document() == search.document()
+
+
+def test_a_search_that_a_time_limit_ends_equals_one_of_as_many_configurations() -> None:
+    world = SimulatedSearch(options(trials=None, max_seconds=700.0), 2, 700.0, epoch=5.0)
+    document = world.drive_until_it_ends([40, 60]).document()
+    assert document.cut is not None
+    again = SimulatedSearch(options(trials=document.cut.configurations), 1)
+    assert again.drive().document().decisions[: len(document.decisions)] == document.decisions
 
 
 def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
@@ -281,7 +312,7 @@ def test_the_documentation_names_the_file_of_decisions() -> None:
 
 @pytest.mark.slow
 def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() -> None:
-    given = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log"}, trials=1_000)
+    given = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log"}, trials=1_000, epochs=9)
     world = SimulatedSearch(given, lanes=8)
     with at_most_processor_seconds(10):  # the simulated cluster needs most of it
         search = world.drive()
@@ -388,7 +419,7 @@ def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> 
     for at, epoch in ((50.0, 1), (53.0, 2)):
         now = at
         search.record(epoch_of(search.trial(0), epoch, seconds=2.0), first)
-    assert [*search._time._epoch_seconds] == [2.0, 3.0]
+    assert [*search._time._first_seconds, *search._time._later_seconds] == [2.0, 3.0]
 
 
 def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> None:

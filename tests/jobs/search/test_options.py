@@ -1,15 +1,22 @@
 """The options of a search, and the trials that its configurations stand for."""
 
+import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from jobs.console.options import parse
 from jobs.search.__main__ import main, plan_document, plan_lines, search_lines
-from jobs.search.options import SearchOptions, is_search
+from jobs.search.options import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions, is_search
 from jobs.train.__main__ import configuration
 from jobs.train.options import TrainOptions
+from mnist_lib.data.split import Dataset
+from mnist_lib.data.volume import Volume
+from mnist_lib.search.halving import Ladder
+from mnist_lib.spec import BY_IMAGES_TEXT
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.simulation.memory import MemoryObjects
 from tests.support.store.scenarios import published
@@ -28,7 +35,7 @@ def test_a_configuration_is_a_trial_with_its_settings() -> None:
     given = options(RATE, "--vary=hidden_units=16,32", "--vary=batch_size=32..256:log", "--vary=optimizer=sgd,adam")
     settings = given.variation.configuration(5, seed=0)
     spec = given.trial(settings, 5)
-    assert (spec.id, spec.configuration, spec.seed, spec.epochs) == ("keras-c5", 5, 0, 9)
+    assert (spec.id, spec.configuration, spec.seed, spec.epochs) == ("keras-c5", 5, 0, 5)
     assert spec.learning_rate == settings["learning_rate"]
     assert spec.arguments == {"hidden_units": settings["hidden_units"]}
     assert (spec.global_batch_size, spec.optimizer) == (settings["batch_size"], settings["optimizer"])
@@ -40,10 +47,16 @@ def test_the_result_names_the_drop_from_the_search_to_the_test() -> None:
         "configurations": 9,
         "epochs": 27,
         "validation": {"correct": 891, "total": 1_000},
+        "defaults": {"correct": 871, "total": 1_000},
         "train": [],
     }
     trial = successful_trial(0, validation={"correct": 864, "total": 1_000}, test_accuracy=0.797)
-    _, line, _ = search_lines(summary_of(small_summary(search=search, trials=[trial, small_trial(1)])))
+    summary = summary_of(small_summary(search=search, trials=[trial, small_trial(1)]))
+    _, line, gain, _ = search_lines(summary)
+    assert gain == "  The default settings: 87.10% on the same images, so the search has gained +2.00 points"
+    search["defaults"] = search["validation"]
+    same = summary_of(small_summary(search=search, trials=[trial]))
+    assert search_lines(same)[2] == "  No other settings are better than the default ones by more than chance"
     expected = "89.10% in the search, 86.40% on average with fresh seeds; on test 79.70%, -9.40 points from the search"
     assert line == f"  Validation accuracy: {expected}"
 
@@ -74,9 +87,92 @@ def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
     assert {spec.configuration for spec in finals} == {None}
 
 
-def test_a_batch_size_that_varies_does_not_follow_from_the_number_of_images() -> None:
-    assert options(RATE).settled().global_batch_size == 128
-    assert options("--vary=batch_size=32,64").settled().global_batch_size is None
+def test_epochs_batch_size_and_folds_follow_from_the_number_of_images() -> None:
+    given = options(RATE, "--dataset=./letters")
+    few, many = given.settled(lambda: 890), given.settled(lambda: 60_000)
+    assert (few.epochs, few.global_batch_size, few.folds, few.percent_for_validation) == (56, 32, FOLDS, 0)
+    assert (many.epochs, many.global_batch_size, many.folds, many.percent_for_validation) == (5, 128, None, 10)
+    assert few.halving().ladder == Ladder((6, 19, 56), 9, folds=FOLDS)
+    assert given.settled(lambda: MIN_WITHOUT_FOLDS - 1).folds == FOLDS
+    assert given.settled(lambda: MIN_WITHOUT_FOLDS).folds is None
+    chosen = options(RATE, "--dataset=./letters", "--validation-percent=20", "--epochs=9").settled(lambda: 890)
+    assert (chosen.epochs, chosen.global_batch_size, chosen.folds, chosen.percent_for_validation) == (9, 32, None, 20)
+    assert options(RATE, "--dataset=./letters", "--folds=3").settled(lambda: 60_000).folds == 3
+    assert options("--vary=batch_size=32,64").settled().trial({}, 0).global_batch_size == 128  # that of the defaults
+
+
+def test_the_first_configuration_has_the_default_settings() -> None:
+    given = options("--models=keras,keras-cnn", RATE, "--epochs=9")
+    assert given.proposals(given.halving())(0) == {"model": "keras"}
+    smoothing = options("--vary=label_smoothing=0,0.1", "--vary=hidden_units=16,32").settled()
+    propose = smoothing.proposals(smoothing.halving())
+    assert (smoothing.halving().configurations, propose(0)) == (5, {})  # no combination has 512 units
+    both = options("--vary=label_smoothing=0,0.1", "--strategy=grid").settled()
+    assert [both.proposals(both.halving())(number) for number in range(2)] == [{}, {"label_smoothing": 0.1}]
+    assert both.halving().configurations == 2  # smoothing of 0 is the default
+    given = options(RATE, "--propose=tpe").settled()
+    assert given.proposals(given.halving())(0) == {}
+
+
+def test_a_plan_shows_the_rungs_for_the_number_of_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Volume(images=1_000, train=850, image_shape=(32, 32, 3), disk_bytes=10, exact=False)
+    many = dataclasses.replace(few, train=20_000, exact=True)
+    for volume, rungs, line in (
+        (few, [6, 19, 58], f"defaults for about 850 training images: --folds={FOLDS} --epochs=58 --batch-size=32"),
+        (many, [1, 2, 5], "defaults for 20,000 training images: --epochs=5 --batch-size=128"),
+        (None, [1, 2, 5], BY_IMAGES_TEXT),
+    ):
+        monkeypatch.setattr("jobs.search.__main__.volume_of", lambda _, volume=volume: volume)
+        command = [RATE, f"--dataset={tmp_path}", f"--storage={tmp_path}", "--plan"]
+        assert main(command) == 0
+        assert line in capsys.readouterr().out.splitlines()
+        assert main([*command, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rungs"] == rungs
+    assert main([*command, "--epochs=9", "--batch-size=16", "--validation-percent=10"]) == 0
+    assert "defaults" not in capsys.readouterr().out.replace("the default settings", "")
+
+
+@pytest.mark.parametrize("strategy", ["grid", "halving"])
+def test_a_small_space_has_each_combination_once(strategy: str) -> None:
+    space = "--vary=hidden_units=16,32,64", "--vary=optimizer=sgd,rmsprop", f"--strategy={strategy}"
+    given = options(*space, "--epochs=9", "--trials=7")
+    halving = given.halving()
+    found = [given.proposals(halving)(number) for number in range(halving.configurations)]
+    assert (found[1:] == given.variation.grid()) == (strategy == "grid")
+    assert sorted(map(str, found)) == sorted(map(str, [{}, *given.variation.grid()]))
+    fewer = options(*space, "--epochs=9", "--trials=6").halving().configurations
+    assert fewer == (7 if strategy == "grid" else 6)
+
+
+def test_a_command_does_not_repeat_the_defaults_for_the_number_of_images(digits: Dataset) -> None:
+    given = options(RATE, "--vary=label_smoothing=0,0.1", "--dataset=./letters")
+    letters = Dataset.of("letters", "1", digits.train.take(np.arange(890)), digits.test)
+    few = given.settled(lambda: 890)
+    rest = ["--dataset=./letters", "--models=keras-resnet"]
+    assert few.train_flags({}, letters) == few.train_flags({"label_smoothing": 0}, letters) == rest
+    assert few.train_flags({"label_smoothing": 0.1}, letters) == [rest[0], "--label-smoothing=0.1", rest[1]]
+    assert "--validation-percent=0" in few.train_flags({}, digits)  # where training holds out a tenth by default
+    for epochs, flags in ((55, ["--epochs=55"]), (56, [])):
+        chosen = options(RATE, "--dataset=./letters", f"--epochs={epochs}").settled(lambda: 890)
+        assert chosen.train_flags({}, letters) == [rest[0], *flags, rest[1]]
+
+
+def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() -> None:
+    assert options(RATE).settled().halving().configurations == 27
+    limited = options(RATE, "--max-seconds=60").settled()
+    assert limited.planned_configurations(limited.halving()) is None
+    assert plan_lines(limited)[0] == (
+        f"as many brackets of 9 configurations as the time allows, each trained without each of {FOLDS} folds"
+    )
+    document = plan_document(limited)
+    assert (document["configurations"], document["brackets"], document["epochs"]["search"]) == (None, None, None)
+    for fixed in ("--trials=100", "--max-epochs-total=1000"):
+        given = options(RATE, "--max-seconds=60", fixed, "--epochs=9")
+        assert given.planned_configurations(given.halving()) is not None
+    finite = options("--vary=hidden_units=16,32", "--max-seconds=60").settled()
+    assert finite.planned_configurations(finite.halving()) == 3
 
 
 def test_jobs_train_trains_with_the_settings_that_a_search_has_found() -> None:
@@ -94,7 +190,6 @@ def test_an_argument_of_the_users_model_may_have_the_name_of_another_option(tmp_
     given = options(f"--models={tmp_path}/mine.py:net", "--vary=channels=16,32")
     model = f"--models={tmp_path}/mine.py:net"
     assert given.train_flags({"channels": 32}) == [
-        "--epochs=9",
         "--validation-percent=10",
         "--model-arg=channels=32",
         model,
@@ -126,38 +221,38 @@ def test_momentum_varies_where_the_optimizer_has_it() -> None:
 
 
 def test_a_limit_on_all_epochs_lowers_the_number_of_configurations() -> None:
-    assert options(RATE).halving().configurations == 27
-    assert options("--vary=hidden_units=8,16,32").halving().configurations == 3
-    assert options(RATE, "--max-epochs-total=48").halving().configurations == 9  # 21, and 27 of the final trials
+    assert options(RATE).settled().halving().configurations == 27
+    assert options("--vary=hidden_units=8,16,32").settled().halving().configurations == 4  # with the defaults
+    limited = options(RATE, "--epochs=9", "--folds=2", "--max-epochs-total=81")
+    assert limited.halving().configurations == 9  # twice 27, and 27 of the final trials
 
 
 def test_a_plan_says_how_long_configurations_are_trained() -> None:
-    given = options(RATE, "--trials=18")
+    given = options(RATE, "--trials=18", "--epochs=9")
     rates = [given.variation.configuration(number, seed=0)["learning_rate"] for number in range(3)]
     assert plan_lines(given) == [
         "18 configurations in 2 brackets",
-        "  9 of a full bracket: up to epoch 1",
-        "  3 of a full bracket: up to epoch 3",
-        "  1 of a full bracket: up to epoch 9",
-        "then the best one with 3 fresh seeds; 69 epochs in total",
-        f"configuration 0: learning_rate {rates[0]}",
+        "  9 of the first bracket: up to epoch 1",
+        "  3 of the first bracket: up to epoch 3",
+        "  2 of the first bracket: up to epoch 9",
+        "then the best one with 3 fresh seeds; 75 epochs in total",
+        "configuration 0: the default settings",
         f"configuration 1: learning_rate {rates[1]}",
         f"configuration 2: learning_rate {rates[2]}",
     ]
 
 
 def test_with_folds_each_configuration_is_trained_without_each_fold_and_the_winner_on_all_images() -> None:
-    given = options(RATE, "--trials=18", "--folds=5")
+    given = options(RATE, "--trials=18", "--folds=5", "--epochs=9")
     lines = plan_lines(given)
     assert lines[0] == "18 configurations in 2 brackets, each trained without each of 5 folds"
-    assert lines[4] == "then the best one with 3 fresh seeds; 237 epochs in total"  # 5 times 42, and 27
-    assert plan_document(given)["epochs"] == {"search": 210, "final": 27}
+    assert lines[4] == "then the best one with 3 fresh seeds; 267 epochs in total"  # 5 times 48, and 27
+    assert plan_document(given)["epochs"] == {"search": 240, "final": 27}
     settings = given.variation.configuration(0, seed=0)
     assert {(spec.fold, spec.validation_percent) for spec in given.finals(settings)} == {(None, 0)}
     trained = parse("jobs.train", TrainOptions, [*given.train_flags(settings), "--seeds=1,"])
     assert trained.grid() == given.finals(settings)[:1]
     assert given.terms({"sha256": "x"}) != options(RATE, "--trials=18", "--folds=4").terms({"sha256": "x"})
-    assert options(RATE, "--folds=5", "--max-epochs-total=132").halving().configurations == 9  # 5 times 21, and 27
 
 
 def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path) -> None:
@@ -193,8 +288,8 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         ([RATE, "--final-seeds=0"], "final_seeds: expected a whole number from 1 to 1000, got 0"),
         ([RATE, "--validation-percent=0"], "validation_percent: expected 1 or more"),
         ([RATE, "--folds=5", "--validation-percent=20"], "validation_percent: expected none with --folds"),
-        ([RATE, "--folds=5", "--max-epochs-total=30"], "max_epochs_total: expected at least 72, got 30"),
-        ([RATE, "--max-epochs-total=30"], "max_epochs_total: expected at least 36, got 30"),
+        ([RATE, "--folds=5", "--max-epochs-total=30"], "max_epochs_total: expected at least 160, got 30"),
+        ([RATE, "--epochs=9", "--folds=2", "--max-epochs-total=30"], "max_epochs_total: expected at least 45, got 30"),
         ([RATE, "--space=/nowhere.yaml"], "space: /nowhere.yaml: expected a YAML file"),
         (
             [

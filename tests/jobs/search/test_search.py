@@ -17,6 +17,7 @@ from tests.support.job import hashes, history_of, processes_of, start, train
 pytestmark = pytest.mark.slow
 
 MODULE = "jobs.search.__main__"
+ONE_CPU = ("--cpus-per-trial=1",)
 SPACE = ("--vary=learning_rate=1e-4..1e-1:log", "--vary=hidden_units=16,32", "--seed=3")
 
 
@@ -27,14 +28,14 @@ def search_document(run: Path) -> dict[str, Any]:
 
 @pytest.mark.long
 def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(data_dir: Path, tmp_path: Path) -> None:
-    options = ("--trials=4", "--epochs=3", "--final-seeds=2", "--cpus-per-trial=1", "--run-name=r")
+    options = ("--trials=4", "--epochs=3", "--validation-percent=10", "--final-seeds=2", "--run-name=r", *ONE_CPU)
     at = ("--data-dir", data_dir, "--storage", tmp_path / "results")
     code, stdout, stderr = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
     assert code == 0, stderr
     run = tmp_path / "results/runs/r"
     found, summary = search_document(run), json.loads((run / "summary.json").read_text())
     assert [(made["bracket"], made["rung"], len(made["scores"])) for made in found["decisions"]] == [
-        *[(0, 0, 3), (0, 1, 1)],
+        *[(0, 0, 3), (0, 1, 2)],  # the best of two, and the default settings
         *[(1, 0, 1), (1, 1, 1)],
     ]
     assert [trial["id"] for trial in summary["trials"]] == ["keras-s4", "keras-s5"]
@@ -42,7 +43,7 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
     assert settings == found["configurations"][str(found["best"]["configuration"])]
     assert {trial["learning_rate"] for trial in summary["trials"]} == {settings["learning_rate"]}
     rate = settings["learning_rate"]
-    assert f"Search: 4 configurations, 8 epochs in total; the best has learning_rate {rate}, hidden_units " in stdout
+    assert f"Search: 4 configurations, 10 epochs in total; the best has learning_rate {rate}, hidden_units " in stdout
     assert re.search(r"% on average with fresh seeds; on test [\d.]+%, [+-][\d.]+ points from the search\n", stdout)
     (again,) = re.findall(r"To train with these settings: python -m jobs.train (.*)", stdout)
     assert {f"--data-dir={data_dir}", f"--learning-rate={rate}", "--models=keras"} <= {*again.split()}
@@ -62,6 +63,7 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
 def test_f5_a_search_whose_processes_are_killed_equals_one_on_a_single_lane(data_dir: Path, tmp_path: Path) -> None:
     options = (
         "--trials=4",
+        "--epochs=9",
         "--folds=2",
         "--score=balanced-accuracy",
         "--final-seeds=1",

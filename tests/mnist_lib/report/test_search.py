@@ -9,7 +9,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.report.evidence import ReportedSearch
 from mnist_lib.report.page import report
 from mnist_lib.report.plots import rungs_plot, settings_plot
-from mnist_lib.results import mean_score
+from mnist_lib.results import Accuracy, mean_score
 from tests.support.made_run import made_run, search_document, with_search
 from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
 
@@ -28,6 +28,24 @@ def test_configurations_are_listed_by_their_scores_without_those_that_failed() -
     assert not replace(found, rungs=[*found.rungs, 9]).is_complete
     assert settings_plot(found).png.startswith(b"\x89PNG")
     assert rungs_plot(found).png.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("defaults", "text"),
+    [
+        (78, "The default settings reached 78.00% on the same images, so the search has gained +2.00 points."),
+        (80, "No other settings are better than the default ones by more than chance, so these are the result."),
+        (None, ""),
+    ],
+)
+def test_the_page_says_what_the_search_has_gained(digits: Dataset, defaults: int | None, text: str) -> None:
+    run = with_search(made_run(digits, seeds=2, models=("keras",)))
+    assert run.summary.search is not None
+    score = None if defaults is None else Accuracy(defaults, 100)
+    search = structs.replace(run.summary.search, defaults=score)
+    page = " ".join(report(replace(run, summary=structs.replace(run.summary, search=search))).page.decode().split())
+    assert text in page
+    assert ("efault settings" in page or "default ones" in page) == bool(text)
 
 
 def test_a_search_without_scores_is_not_reported() -> None:

@@ -8,7 +8,7 @@ import pytest
 from mnist_lib.errors import SpecError
 from mnist_lib.results import Accuracy
 from mnist_lib.search.halving import Halving, Ladder
-from mnist_lib.search.proposals import LAG, TpeProposals, proposals, require_optuna
+from mnist_lib.search.proposals import LAG, TpeProposals, require_optuna
 from mnist_lib.search.space import Space
 
 SPACE = Space.parse({"learning_rate": "1e-5..1e-1:log", "hidden_units": "16..64", "optimizer": "sgd,adam"}, None)
@@ -56,17 +56,3 @@ def test_without_optuna_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(SpecError, match=r'install it: pip install "mnist-jobs\[search\]"'):
         require_optuna()
-
-
-def test_a_grid_has_its_combinations_in_order() -> None:
-    space = Space.parse({"hidden_units": "16,32", "optimizer": "sgd,adam"}, None)
-    propose = proposals(space, "grid", 0, Halving(4, Ladder((2,), 1)), "random")
-    assert [propose(number) for number in range(4)] == space.grid()
-
-
-def test_a_small_space_has_each_combination_once() -> None:
-    space = Space.parse({"hidden_units": "16,32,64", "optimizer": "sgd,adam"}, None)
-    propose = proposals(space, "halving", 3, Halving(6, Ladder.halving(9)), "random")
-    found = [propose(number) for number in range(6)]
-    assert found != space.grid()
-    assert sorted(map(str, found)) == sorted(map(str, space.grid()))
