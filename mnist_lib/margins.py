@@ -46,8 +46,8 @@ def add_margins(
     """
     for number, margins in enumerate(chunks, first):
         begin, end = plan.images_in(number), plan.images_in(number + 1)
-        images, real = order[begin:end], margins[:, : plan.global_batch_size].reshape(-1)[: end - begin]
-        sums[0, images] += real
+        images = order[begin:end]
+        sums[0, images] += margins[:, : plan.global_batch_size].reshape(-1)[: end - begin]
         sums[1, images] += 1
 
 

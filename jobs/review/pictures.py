@@ -69,9 +69,10 @@ def run_versions(objects: Objects, run: str) -> list[Version]:
 
 def learned_labels(objects: Objects, version: Version) -> dict[str, LearnedLabel]:
     """Return the labels that a version was trained on by image, with how probable training found each of them."""
-    margins, classes = margins_of(objects, version), version.facts.dataset.classes
+    margins = margins_of(objects, version)
     if margins is None:
         return {}
+    classes = version.facts.dataset.classes
     chances = 1 / (1 + np.exp(-margins.means.astype(np.float64)))  # that of the label rather than the likeliest other
     rows = zip(margins.hashes, margins.labels.tolist(), chances.tolist(), strict=True)
     return {text_of(image): LearnedLabel(classes[label], chance) for image, label, chance in rows}

@@ -33,9 +33,9 @@ def main(arguments: Sequence[str]) -> CommandResult:
         volume = volume_of(with_reference_shape(options.data(), open_storage(options.storage)))
         by_images = BY_IMAGES_TEXT if options.data().entry is None else ""
         if volume:
-            options, by_images = options.settled_by(volume)
+            options, by_images = options.resolve_defaults_by(volume)
         else:  # if the catalog does not know the number of images, those of many
-            options = options.settled(lambda: math.inf)
+            options = options.resolve_defaults(lambda: math.inf)
         document = {**plan_document(options), "images": volume.document() if volume else None}
         lines = [*plan_lines(options), by_images, f"images: {volume}" if volume else ""]
         return CommandResult(document, [*filter(None, lines)], json=options.json)

@@ -51,7 +51,7 @@ def search(run: Run[SearchOptions]) -> Summary:
         Also raises what `Run.train` raises.
     """
     with run.connected():
-        run.settle()
+        run.resolve_defaults()
         options = run.options
         halving = options.halving()
         lanes = run.lanes("search", halving.configurations * halving.ladder.folds)

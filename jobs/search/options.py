@@ -117,7 +117,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         for name in self.arguments:
             if not any(names is None or name in names for names in known):
                 raise SpecError(f"model_arg: expected an argument of {', '.join(self.models)}, got {name}")
-        checked = self.settled()
+        checked = self.resolve_defaults()
         # The smallest search that is possible. It is first, since it refuses a grid of too many configurations.
         (self.changed(epochs=MIN_EPOCHS) if checked.epochs is None else checked).halving()
         for example in self.variation.examples():
@@ -129,8 +129,8 @@ class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
         return {**super().defaults_for(images), "folds": FOLDS if images < MIN_WITHOUT_FOLDS else None}
 
     @property
-    def unset(self) -> list[str]:
-        return [name for name in super().unset if name != "folds" or self.validation_percent is None]
+    def unresolved(self) -> list[str]:
+        return [name for name in super().unresolved if name != "folds" or self.validation_percent is None]
 
     def planned_configurations(self, halving: Halving) -> int | None:
         """Return the number of configurations of a search; None if only the time decides it."""

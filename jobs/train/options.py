@@ -187,38 +187,40 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         vars(copied).update(values)
         return copied
 
-    def settled(self, images: Callable[[], float] | None = None) -> Self:
+    def resolve_defaults(self, images: Callable[[], float] | None = None) -> Self:
         """Return a copy in which the defaults are set that depend on the number of training images.
 
         Args:
-            images: returns that number, if the catalog does not know it; None leaves the defaults unset in this case.
+            images: returns that number, if the catalog does not know it; by default, nothing is resolved in this case.
         """
-        unset, entry = self.unset, self.data().entry
+        unresolved = self.unresolved
+        entry = self.data().entry
         known = images if entry is None else lambda: entry.train
-        if not unset or known is None:
+        if not unresolved or known is None:
             return self
         defaults = self.defaults_for(known())
-        return self.changed(**{name: defaults[name] for name in unset})
+        return self.changed(**{name: defaults[name] for name in unresolved})
 
     @classmethod
     def defaults_for(cls, images: float) -> dict[str, Any]:
         """Return the settings whose defaults depend on the number of training images."""
         return dict(defaults_for(images))
 
-    def settled_by(self, volume: "Volume") -> tuple[Self, str]:
-        """Return a copy like `settled`, and a line about the defaults that it has set, if there are any."""
-        unset, options = self.unset, self.settled(lambda: volume.train)
-        flags, about = " ".join(options.flags_of_defaults(unset)), "" if volume.exact else "about "
+    def resolve_defaults_by(self, volume: "Volume") -> tuple[Self, str]:
+        """Return a copy like `resolve_defaults`, and a line about the defaults that it has set, if there are any."""
+        options = self.resolve_defaults(lambda: volume.train)
+        flags = " ".join(options.flags_of_defaults(self.unresolved))
+        about = "" if volume.exact else "about "
         return options, flags and f"defaults for {about}{counted(volume.train, 'training image')}: {flags}"
 
     def flags_of_defaults(self, names: Sequence[str]) -> list[str]:
-        """Return settings that `settled` has set as the flags that would set them."""
+        """Return settings that `resolve_defaults` has set as the flags that would set them."""
         return flags_of(
             {name: value for name, value in values_of(self).items() if options_of(self)[name].name in names}
         )
 
     @property
-    def unset(self) -> list[str]:
+    def unresolved(self) -> list[str]:
         """The settings that were not given and whose defaults depend on the number of training images."""
         return [name for name in self.defaults_for(math.inf) if getattr(self, name) is None]
 
@@ -268,11 +270,11 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
 
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
-        unset = self.unset
-        if "global_batch_size" in unset and vars(self)["learning_rate"] is None:
-            unset = [*unset, "learning_rate"]  # whose default depends on the batch size
+        unresolved = self.unresolved
+        if "global_batch_size" in unresolved and vars(self)["learning_rate"] is None:
+            unresolved = [*unresolved, "learning_rate"]  # whose default depends on the batch size
         return {
-            "trials": {trial.id: asdict(trial) | dict.fromkeys(unset) for trial in self.grid()},
+            "trials": {trial.id: asdict(trial) | dict.fromkeys(unresolved) for trial in self.grid()},
             **{name: getattr(self, field.name) for name, field in options_of(TrainOptions, "run").items()},
             "code": code["sha256"],
             "versions": package_versions(),

@@ -124,7 +124,7 @@ class Forecast:
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             *([f"images: {self.volume}"] if self.volume else []),
             f"order: {', '.join(self.order)}",
-            *([BY_IMAGES_TEXT] if self.options.unset else []),
+            *([BY_IMAGES_TEXT] if self.options.unresolved else []),
             *([self.by_images] if self.by_images else []),
             *([] if self.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
@@ -151,7 +151,7 @@ def forecast(options: TrainOptions) -> Forecast:
         TrainingError: a model failed while it was measured.
         DataError: a folder cannot be listed, or none of its pictures can be read.
     """
-    begin, expected, options = time.monotonic(), None, options.settled()
+    begin, expected, options = time.monotonic(), None, options.resolve_defaults()
     names = options.names_to_start_from()
     if names:
         options = options.starting_from(
@@ -162,7 +162,7 @@ def forecast(options: TrainOptions) -> Forecast:
         volume = volume_of(data_of_run(options))
     by_images = ""
     if volume:
-        options, by_images = options.settled_by(volume)
+        options, by_images = options.resolve_defaults_by(volume)
     trials = options.grid()
     if address_of(options.address) is None and not options.calibrate:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
@@ -223,7 +223,7 @@ def _measure(options: TrainOptions, plan: LanePlan, begin: float) -> Expected:
     checked = models_to_check(options, options.grid())
     pretrained = put(options.pretrained)
     images, info, _ = start_beside_driver(worker.prepare_dataset, data, checked, pretrained, num_returns=3)
-    options = options.settled(lambda: len(result_of(info, "the preparation of the dataset").train))
+    options = options.resolve_defaults(lambda: len(result_of(info, "the preparation of the dataset").train))
     trials = options.grid()
     models = {trial.model: trial for trial in trials}
     specs = [replace(trial, dataset=data.name, epochs=CALIBRATION_EPOCHS) for trial in models.values()]

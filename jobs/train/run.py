@@ -114,10 +114,11 @@ class Run(Generic[Options]):
         versions = self.options.starts.values()
         return {version.facts.weights_sha256: stored_weights(objects, version) for version in versions}
 
-    def settle(self) -> None:
+    def resolve_defaults(self) -> None:
         """If the number of images decides defaults that were not given, wait for it, and set them in `options`."""
-        unset, self.options = self.options.unset, self.options.settled(lambda: len(self.data.facts().train))
-        if flags := " ".join(self.options.flags_of_defaults(unset)):
+        unresolved = self.options.unresolved
+        self.options = self.options.resolve_defaults(lambda: len(self.data.facts().train))
+        if flags := " ".join(self.options.flags_of_defaults(unresolved)):
             log.info("%s: default for its number of images: %s", self.options.data().name, flags)
 
     def train(self) -> Summary:
@@ -134,7 +135,7 @@ class Run(Generic[Options]):
             if not self.folder.resumed:  # the earlier driver may have left fewer trials
                 lanes = self.lanes("trials", len(self.options.grid()))
                 lanes.start_ahead()  # they import TensorFlow while the dataset is prepared
-            self.settle()
+            self.resolve_defaults()
             return self.train_trials(self.options.grid(), lanes=lanes)
 
     def train_trials(

@@ -89,28 +89,29 @@ def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
 
 def test_epochs_batch_size_and_folds_follow_from_the_number_of_images() -> None:
     given = options(RATE, "--dataset=./letters")
-    few, many = given.settled(lambda: 890), given.settled(lambda: 60_000)
+    few, many = given.resolve_defaults(lambda: 890), given.resolve_defaults(lambda: 60_000)
     assert (few.epochs, few.global_batch_size, few.folds, few.percent_for_validation) == (56, 32, FOLDS, 0)
     assert (many.epochs, many.global_batch_size, many.folds, many.percent_for_validation) == (5, 128, None, 10)
     assert few.halving().ladder == Ladder((6, 19, 56), 9, folds=FOLDS)
-    assert given.settled(lambda: MIN_WITHOUT_FOLDS - 1).folds == FOLDS
-    assert given.settled(lambda: MIN_WITHOUT_FOLDS).folds is None
-    chosen = options(RATE, "--dataset=./letters", "--validation-percent=20", "--epochs=9").settled(lambda: 890)
+    assert given.resolve_defaults(lambda: MIN_WITHOUT_FOLDS - 1).folds == FOLDS
+    assert given.resolve_defaults(lambda: MIN_WITHOUT_FOLDS).folds is None
+    chosen = options(RATE, "--dataset=./letters", "--validation-percent=20", "--epochs=9").resolve_defaults(lambda: 890)
     assert (chosen.epochs, chosen.global_batch_size, chosen.folds, chosen.percent_for_validation) == (9, 32, None, 20)
-    assert options(RATE, "--dataset=./letters", "--folds=3").settled(lambda: 60_000).folds == 3
-    assert options("--vary=batch_size=32,64").settled().trial({}, 0).global_batch_size == 128  # that of the defaults
+    assert options(RATE, "--dataset=./letters", "--folds=3").resolve_defaults(lambda: 60_000).folds == 3
+    varied = options("--vary=batch_size=32,64").resolve_defaults()
+    assert varied.trial({}, 0).global_batch_size == 128  # that of the defaults
 
 
 def test_the_first_configuration_has_the_default_settings() -> None:
     given = options("--models=keras,keras-cnn", RATE, "--epochs=9")
     assert given.proposals(given.halving())(0) == {"model": "keras"}
-    smoothing = options("--vary=label_smoothing=0,0.1", "--vary=hidden_units=16,32").settled()
+    smoothing = options("--vary=label_smoothing=0,0.1", "--vary=hidden_units=16,32").resolve_defaults()
     propose = smoothing.proposals(smoothing.halving())
     assert (smoothing.halving().configurations, propose(0)) == (5, {})  # no combination has 512 units
-    both = options("--vary=label_smoothing=0,0.1", "--strategy=grid").settled()
+    both = options("--vary=label_smoothing=0,0.1", "--strategy=grid").resolve_defaults()
     assert [both.proposals(both.halving())(number) for number in range(2)] == [{}, {"label_smoothing": 0.1}]
     assert both.halving().configurations == 2  # smoothing of 0 is the default
-    given = options(RATE, "--propose=tpe").settled()
+    given = options(RATE, "--propose=tpe").resolve_defaults()
     assert given.proposals(given.halving())(0) == {}
 
 
@@ -149,19 +150,19 @@ def test_a_small_space_has_each_combination_once(strategy: str) -> None:
 def test_a_command_does_not_repeat_the_defaults_for_the_number_of_images(digits: Dataset) -> None:
     given = options(RATE, "--vary=label_smoothing=0,0.1", "--dataset=./letters")
     letters = Dataset.of("letters", "1", digits.train.take(np.arange(890)), digits.test)
-    few = given.settled(lambda: 890)
+    few = given.resolve_defaults(lambda: 890)
     rest = ["--dataset=./letters", "--models=keras-resnet"]
     assert few.train_flags({}, letters) == few.train_flags({"label_smoothing": 0}, letters) == rest
     assert few.train_flags({"label_smoothing": 0.1}, letters) == [rest[0], "--label-smoothing=0.1", rest[1]]
     assert "--validation-percent=0" in few.train_flags({}, digits)  # where training holds out a tenth by default
     for epochs, flags in ((55, ["--epochs=55"]), (56, [])):
-        chosen = options(RATE, "--dataset=./letters", f"--epochs={epochs}").settled(lambda: 890)
+        chosen = options(RATE, "--dataset=./letters", f"--epochs={epochs}").resolve_defaults(lambda: 890)
         assert chosen.train_flags({}, letters) == [rest[0], *flags, rest[1]]
 
 
 def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() -> None:
-    assert options(RATE).settled().halving().configurations == 27
-    limited = options(RATE, "--max-seconds=60").settled()
+    assert options(RATE).resolve_defaults().halving().configurations == 27
+    limited = options(RATE, "--max-seconds=60").resolve_defaults()
     assert limited.planned_configurations(limited.halving()) is None
     assert plan_lines(limited)[0] == (
         f"as many brackets of 9 configurations as the time allows, each trained without each of {FOLDS} folds"
@@ -171,7 +172,7 @@ def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() 
     for fixed in ("--trials=100", "--max-epochs-total=1000"):
         given = options(RATE, "--max-seconds=60", fixed, "--epochs=9")
         assert given.planned_configurations(given.halving()) is not None
-    finite = options("--vary=hidden_units=16,32", "--max-seconds=60").settled()
+    finite = options("--vary=hidden_units=16,32", "--max-seconds=60").resolve_defaults()
     assert finite.planned_configurations(finite.halving()) == 3
 
 
@@ -221,8 +222,8 @@ def test_momentum_varies_where_the_optimizer_has_it() -> None:
 
 
 def test_a_limit_on_all_epochs_lowers_the_number_of_configurations() -> None:
-    assert options(RATE).settled().halving().configurations == 27
-    assert options("--vary=hidden_units=8,16,32").settled().halving().configurations == 4  # with the defaults
+    assert options(RATE).resolve_defaults().halving().configurations == 27
+    assert options("--vary=hidden_units=8,16,32").resolve_defaults().halving().configurations == 4  # with the defaults
     limited = options(RATE, "--epochs=9", "--folds=2", "--max-epochs-total=81")
     assert limited.halving().configurations == 9  # twice 27, and 27 of the final trials
 

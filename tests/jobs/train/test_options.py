@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,16 +95,17 @@ def test_impossible_seeds_are_refused(seeds: str) -> None:
 def test_few_images_are_trained_on_for_more_epochs_in_smaller_batches(
     images: int, epochs: int, batch_size: int
 ) -> None:
-    settled = options("--dataset=./pictures").settled(lambda: images)
-    assert (settled.epochs, settled.global_batch_size) == (epochs, batch_size)
-    assert {(trial.epochs, trial.global_batch_size) for trial in settled.grid()} == {(epochs, batch_size)}
+    resolved = options("--dataset=./pictures").resolve_defaults(lambda: images)
+    assert (resolved.epochs, resolved.global_batch_size) == (epochs, batch_size)
+    assert {(trial.epochs, trial.global_batch_size) for trial in resolved.grid()} == {(epochs, batch_size)}
 
 
 def test_epochs_and_batch_size_that_are_given_are_kept_for_any_number_of_images() -> None:
-    settled = options("--dataset=./pictures", "--batch-size=64").settled(lambda: 300)
-    assert (settled.epochs, settled.global_batch_size) == (80, 64)
+    resolved = options("--dataset=./pictures", "--batch-size=64").resolve_defaults(lambda: 300)
+    assert (resolved.epochs, resolved.global_batch_size) == (80, 64)
     given = options("--dataset=./pictures", "--batch-size=64", "--epochs=7")
-    assert given.settled(lambda: pytest.fail("the images were counted, though nothing depends on them")) == given
+    not_counted = partial(pytest.fail, "the images were counted, though nothing depends on them")
+    assert given.resolve_defaults(not_counted) == given
 
 
 def test_a_learning_rate_that_follows_from_the_images_is_not_one_that_was_given() -> None:
@@ -113,9 +115,9 @@ def test_a_learning_rate_that_follows_from_the_images_is_not_one_that_was_given(
 
 
 def test_the_catalog_knows_its_numbers_of_images_and_a_folder_is_counted() -> None:
-    digits = options("--dataset=sklearn-digits").settled()
+    digits = options("--dataset=sklearn-digits").resolve_defaults()
     assert (digits.epochs, digits.global_batch_size) == (40, 64)
-    assert options("--dataset=./pictures").settled().unset == ["epochs", "global_batch_size"]
+    assert options("--dataset=./pictures").resolve_defaults().unresolved == ["epochs", "global_batch_size"]
 
 
 def test_a_run_whose_epochs_follow_from_its_images_is_not_one_with_as_many_that_were_given() -> None:

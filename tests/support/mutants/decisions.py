@@ -51,8 +51,8 @@ MUTANTS = (
     Mutant(
         name="margins are added to the images in the order of the dataset",
         file="mnist_lib/margins.py",
-        old="images, real = order[begin:end],",
-        new="images, real = np.arange(begin, end),",
+        old="images = order[begin:end]",
+        new="images = np.arange(begin, end)",
         why="Wrong labels would be looked for among random images.",
         tests=("mnist_lib/test_margins.py",),
     ),
