@@ -5,9 +5,7 @@ know wrong labels by heart, so only the first half of the epochs counts (Pleiss 
 using the Area Under the Margin Ranking", 2020).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +13,6 @@ from numpy.typing import NDArray
 from mnist_lib.data.split import ImageHashes, Labels, Split
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import npz, read_npz
-
-if TYPE_CHECKING:
-    from mnist_lib.data.batches import Plan
 
 MARGINS = "margins.npz"  # the file of a version
 MAX_STORED = 200_000  # images, those with the lowest margins
@@ -34,21 +29,16 @@ def no_sums(images: int) -> Sums:
     return np.zeros((2, images), np.float32)
 
 
-def add_margins(
-    sums: Sums, order: NDArray[np.int32], plan: "Plan", first: int, chunks: Sequence[NDArray[np.float32]]
-) -> None:
-    """Add the margins of successive chunks of an epoch to the sums.
+def add_margins(sums: Sums, images: NDArray[np.int32], margins: NDArray[np.float32], batch_size: int) -> None:
+    """Add the margins of a chunk to the sums.
 
     Args:
-        order: [images], the order of the images in the epoch.
-        first: the number of the first of these chunks in the epoch, counted from 0.
-        chunks: [steps, images of all replicas] each, some of which only fill in.
+        images: the indices of the chunk's images, in the order in which they were trained on.
+        margins: [steps, images of all replicas], some of which only fill in.
+        batch_size: of all replicas together.
     """
-    for number, margins in enumerate(chunks, first):
-        begin, end = plan.images_in(number), plan.images_in(number + 1)
-        images = order[begin:end]
-        sums[0, images] += margins[:, : plan.global_batch_size].reshape(-1)[: end - begin]
-        sums[1, images] += 1
+    sums[0, images] += margins[:, :batch_size].reshape(-1)[: len(images)]
+    sums[1, images] += 1
 
 
 @dataclass(frozen=True)

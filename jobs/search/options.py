@@ -56,7 +56,7 @@ MAX_SPACE_BYTES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(TrainOptions, without=["seeds", "refit", "calibrate"]):
+class SearchOptions(TrainOptions, without=["seeds", "refit"]):
     """Find good settings of a model: train many configurations for a few epochs, continue the best ones, and train the
     winner again with fresh seeds. Only these last trials are measured on the test images."""
 

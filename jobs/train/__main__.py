@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     if any(word.partition("=")[0] == "--chaos" for word in arguments):
         raise UsageError("--chaos is not an option; use instead: python -m jobs.rehearse --seed N")
     options = checked_options(TrainOptions, arguments, begin)
-    if options.plan or options.calibrate:
+    if options.plan:
         with step("loading Ray", shown=not options.quiet):
             from cluster.session import in_submitted_job
             from jobs.train.planning import forecast

@@ -142,9 +142,6 @@ class RunOptions(StorageOptions):
         scope="process",
     )
     plan: bool = option(False, "print what would run, where and why, then exit", scope="process")
-    calibrate: bool = option(
-        False, "like --plan, and train each model for a few epochs to estimate the duration", scope="process"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

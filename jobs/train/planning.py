@@ -1,33 +1,22 @@
-"""`jobs.train --plan`: what would run where, and why; with --calibrate also the measured duration."""
+"""`jobs.train --plan`: what would run where, and why."""
 
-import itertools
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cluster.fan_out import FanOut, LostAttempt
-from cluster.nodes import LanePlan, Node, live_nodes, makespan, plan_lanes, this_machine
-from cluster.ray_lanes import RayLanes
+from cluster.nodes import LanePlan, Node, live_nodes, plan_lanes, this_machine
 from cluster.session import address_of, session
-from cluster.tasks import driver_node, put, result_of, start_beside_driver
 from jobs import SOURCE_FOLDERS
-from jobs.console import exit_codes
 from jobs.console.terminal import step
-from jobs.train import worker
 from jobs.train.initial_versions import start_text, versions_to_start_from
 from jobs.train.options import TrainOptions
-from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment
 from mnist_lib.catalog import PICTURE_MODEL
 from mnist_lib.data.request import DEFAULT_SIDE, DataRequest
-from mnist_lib.data.split import Dataset
 from mnist_lib.data.volume import Volume, volume_of
 from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.report.summary import dataset_summary
-from mnist_lib.results import EpochDone, Started, TrialFailure
 from mnist_lib.spec import (
     BY_IMAGES_TEXT,
     INEXACT_TEXT,
@@ -40,7 +29,6 @@ from mnist_lib.spec import (
 from mnist_lib.store.reference import with_reference_shape
 from mnist_lib.wording import counted
 
-CALIBRATION_EPOCHS = 6
 VALIDATION_TEXT = (
     f"{VALIDATION_PERCENT}% of the training images; if that is fewer than {MIN_VALIDATION}, none are held out, and the"
     " last epoch is stored"
@@ -53,23 +41,13 @@ PICTURE_MODEL_TEXT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expected:
-    """The expected duration of a run."""
-
-    seconds: float
-    start_seconds: float  # before the first trial trains
-    images_per_second: dict[str, float]  # by model; validation counts as training time
-
-
-@dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What would run where, and the expected duration if it was measured."""
+    """What would run where."""
 
     options: TrainOptions
     trials: Sequence[TrialSpec]
     nodes: Sequence[Node]
     plan: LanePlan
-    expected: Expected | None
     volume: Volume | None
     by_images: str = ""  # the settings that follow from the number of training images
     init_from: Mapping[str, str] = field(default_factory=dict)  # as `names_to_start_from` returns it
@@ -106,7 +84,6 @@ class Forecast:
             "why": self.why,
             "exact": self.is_exact,
             "nodes": [asdict(node) for node in self.nodes],
-            "expected": asdict(self.expected) if self.expected else None,
             "images": self.volume.document() if self.volume else None,
             "init_from": {model: version.name for model, version in self.options.starts.items()},
         }
@@ -116,7 +93,7 @@ class Forecast:
         files, resources = self.options.model_files, self.options.resources(self.plan.cpus, self.plan.gpus)
         replicas = counted(resources.gpus or resources.cpu_replicas, "replica")
         has_own_pictures = self.options.data().entry is None
-        lines = [
+        return [
             f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
             *([PICTURE_MODEL_TEXT] if has_own_pictures and self.options.models == (PICTURE_MODEL,) else []),
             f"each trial: {replicas}, {counted(self.plan.cpus, 'thread')}",
@@ -134,13 +111,6 @@ class Forecast:
                 for model, name in self.init_from.items()
             ),
         ]
-        if self.expected:
-            rates = ", ".join(f"{model} {rate:,.0f}" for model, rate in self.expected.images_per_second.items())
-            lines.append(
-                f"expected duration: {self.expected.seconds:.0f} s, including {self.expected.start_seconds:.0f} s until"
-                f" the first trial trains (measured images/s: {rates})"
-            )
-        return lines
 
 
 def forecast(options: TrainOptions) -> Forecast:
@@ -148,10 +118,9 @@ def forecast(options: TrainOptions) -> Forecast:
 
     Raises:
         ResourcesError: not even one trial fits on the nodes.
-        TrainingError: a model failed while it was measured.
         DataError: a folder cannot be listed, or none of its pictures can be read.
     """
-    begin, expected, options = time.monotonic(), None, options.resolve_defaults()
+    options = options.resolve_defaults()
     names = options.names_to_start_from()
     if names:
         options = options.starting_from(
@@ -164,20 +133,18 @@ def forecast(options: TrainOptions) -> Forecast:
     if volume:
         options, by_images = options.resolve_defaults_by(volume)
     trials = options.grid()
-    if address_of(options.address) is None and not options.calibrate:
+    if address_of(options.address) is None:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
         plan = plan_of(options, len(trials), nodes)
     else:
         with connected(options):
             nodes = live_nodes()
             plan = plan_of(options, len(trials), nodes)
-            expected = _measure(options, plan, begin) if options.calibrate else None
     return Forecast(
         options=options,
         trials=trials,
         nodes=nodes,
         plan=plan,
-        expected=expected,
         volume=volume,
         by_images=by_images,
         init_from=names,
@@ -213,58 +180,3 @@ def connected(options: TrainOptions) -> Iterator[float]:
         with step("joining the cluster" if address_of(options.address) else "starting Ray", shown=not options.quiet):
             stack.enter_context(session(options.address, SOURCE_FOLDERS))
         yield time.monotonic() - begin
-
-
-def _measure(options: TrainOptions, plan: LanePlan, begin: float) -> Expected:
-    """Train each model for a few epochs, one after the other in one lane."""
-    data = data_of_run(options)
-    if data.entry is not None and not data.entry.embedded:
-        data = DataRequest(dataset="mnist-mini", data_dir=options.data_dir)  # its images have the same shape
-    checked = models_to_check(options, options.grid())
-    pretrained = put(options.pretrained)
-    images, info, _ = start_beside_driver(worker.prepare_dataset, data, checked, pretrained, num_returns=3)
-    options = options.resolve_defaults(lambda: len(result_of(info, "the preparation of the dataset").train))
-    trials = options.grid()
-    models = {trial.model: trial for trial in trials}
-    specs = [replace(trial, dataset=data.name, epochs=CALIBRATION_EPOCHS) for trial in models.values()]
-    limits, one_lane = options.limits(), replace(plan, lanes=1)
-    resources = options.resources(plan.cpus, plan.gpus)
-    lanes = RayLanes(
-        worker.run_lane, one_lane, limits, [images, pretrained, driver_node()], resources, CHECKPOINT_SECONDS
-    )
-
-    def assignment(spec: TrialSpec, deadline: float) -> Assignment:
-        return Assignment(spec, source=options.model_files.get(spec.model))
-
-    fan_out = FanOut(lanes, limits, one_lane, assignment, max_lanes=1)
-
-    events: list[tuple[float, Any]] = []  # each with its time of arrival
-    measuring = step("training each model for a few epochs", shown=not options.quiet)
-    with measuring, fan_out:
-        fan_out.submit(specs)
-        facts: Dataset = result_of(info, "the preparation of the dataset")
-        for event in fan_out.events():
-            if isinstance(event, TrialFailure):
-                raise exit_codes.TrainingError(f"{event.trial}: {event.message}", event.code)
-            if isinstance(event, LostAttempt) and event.final:
-                raise exit_codes.TrainingError(f"{event.trial}: {event.death}", event.death.cause.code)
-            events.append((time.monotonic(), event))
-    start_seconds = next(at for at, event in events if isinstance(event, Started)) - begin
-    measured = dataset_summary(facts, options.percent_for_validation).train
-    epoch_images = images_per_epoch(options, measured)
-    rates = {}
-    for spec in specs:  # without the first epoch, which may include a wait for the dataset
-        ends = [at for at, event in events if isinstance(event, EpochDone) and event.trial == spec.id]
-        rates[spec.model] = measured / statistics.median(later - end for end, later in itertools.pairwise(ends))
-    seconds = {model: trial.epochs * epoch_images / rates[model] for model, trial in models.items()}
-    longest = makespan([seconds[trial.model] for trial in by_cost(trials)], plan.lanes)
-    return Expected(seconds=start_seconds + longest, start_seconds=start_seconds, images_per_second=rates)
-
-
-def images_per_epoch(options: TrainOptions, measured: int) -> int:
-    """Return the number of images in an epoch of the run. `measured`: the number when the models were measured."""
-    entry = options.data().entry
-    if entry is None or entry.embedded:
-        return measured
-    percent = VALIDATION_PERCENT if options.percent_for_validation is None else options.percent_for_validation
-    return int(entry.train * (1 - percent / 100))  # measured with another dataset

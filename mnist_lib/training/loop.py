@@ -207,7 +207,9 @@ class Trainer:
                         step = f"epoch {number}, step {finite_steps + 1} of {plan.steps}"
                         raise DivergedError(f"the loss of {step} is not a finite number; {why}")
                     if margins is not None and order is not None:
-                        add_margins(margins, order, plan, first_chunk, [chunk.margins.numpy() for chunk in pending])
+                        for chunk_number, chunk in enumerate(pending, first_chunk):
+                            images = order[plan.images_in(chunk_number) : plan.images_in(chunk_number + 1)]
+                            add_margins(margins, images, chunk.margins.numpy(), plan.global_batch_size)
                     part = structs.replace(part, seconds=part.seconds + time.perf_counter() - begin)
                     if not is_last:
                         yield part

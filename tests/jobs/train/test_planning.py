@@ -3,31 +3,19 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from cluster.nodes import LanePlan
 from jobs.train.options import TrainOptions
-from jobs.train.planning import Forecast, forecast, images_per_epoch
+from jobs.train.planning import Forecast, forecast
 from mnist_lib.data.prepare import prepare
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.publishing import publish
 from tests.support.job import ROOT, train
 from tests.support.pictures import classes, write_folder
 from tests.support.store.fake_versions import about, files
-
-
-@pytest.mark.parametrize(
-    ("dataset", "images"), [("letters/", 70), ("tfds:cmaterdb", 70), ("mnist-mini", 70), ("mnist", 54_000)]
-)
-def test_a_calibrated_plan_knows_the_images_of_an_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, images: int
-) -> None:
-    (tmp_path / "letters").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert images_per_epoch(TrainOptions(dataset=dataset), measured=70) == images
 
 
 @pytest.mark.parametrize(
@@ -42,7 +30,7 @@ def test_the_plan_says_whether_training_again_gives_the_same_weights(
     gpus: int, deterministic: bool, expected: str
 ) -> None:
     options, plan = TrainOptions(deterministic=deterministic), LanePlan(lanes=1, cpus=1, gpus=gpus)
-    forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, expected=None, volume=None)
+    forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, volume=None)
     assert expected in forecast.lines()
     assert forecast.document()["exact"] == ("bit for bit" in expected)
 
@@ -54,7 +42,7 @@ def test_the_plan_says_why_pictures_are_trained_on_with_that_network(
     models: tuple[str, ...] | None, says_why: bool
 ) -> None:
     options, plan = TrainOptions(dataset="./letters", models=models), LanePlan(lanes=1, cpus=1, gpus=0)  # type: ignore[arg-type]  # None: not given
-    forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, expected=None, volume=None)
+    forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, volume=None)
     assert (
         any(line.startswith("model: keras-resnet, the default for your own") for line in forecast.lines()) == says_why
     )
@@ -75,20 +63,6 @@ def test_the_plan_counts_the_pictures_and_names_the_version(tmp_path: Path) -> N
     prepared = prepare(options.data())
     (text,) = (line for line in forecast(options).lines() if line.startswith("defaults for"))
     assert text == f"defaults for {len(prepared.train)} training images: --epochs=80 --batch-size=16"
-
-
-@pytest.mark.slow
-@pytest.mark.long
-def test_a_calibrated_plan_predicts_the_duration_of_the_run(ray_address: str, data_dir: Path, tmp_path: Path) -> None:
-    where = ("--address", ray_address, "--data-dir", data_dir)
-    command = (*where, "--epochs=60", "--gpus-per-trial=0", "--no-report", "--json")
-    code, stdout, stderr = train(*command, "--calibrate", home=tmp_path)
-    assert code == 0, stderr
-    expected = json.loads(stdout)["expected"]
-    assert set(expected["images_per_second"]) == {"keras", "scratch"}
-    begin = time.monotonic()
-    assert train(*command, "--storage", tmp_path, home=tmp_path)[0] == 0
-    assert 0.4 < (time.monotonic() - begin) / expected["seconds"] < 2.5
 
 
 @pytest.mark.long
