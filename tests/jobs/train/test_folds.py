@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.data.split import Dataset
+from mnist_lib.wording import counted
 from tests.support.digits import add_digits
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.job import train
@@ -24,7 +25,7 @@ def test_a_run_with_folds_stores_a_model_of_all_pictures_and_names_wrong_labels(
         path.rename(folder / f"{9 - int(path.parent.name)}" / path.name)
     code, stdout, stderr = train(
         *("--dataset", folder, "--data-dir", data_dir, "--storage", tmp_path / "results", "--run-name=r"),
-        *("--models=keras", "--epochs=10", "--batch-size=16", "--folds=3", "--refit"),
+        *("--models=keras-cnn", "--epochs=30", "--batch-size=16", "--folds=3", "--refit"),
         home=tmp_path,
     )
     assert code == 0, stderr
@@ -33,27 +34,29 @@ def test_a_run_with_folds_stores_a_model_of_all_pictures_and_names_wrong_labels(
     assert (folds["folds"], dataset["validation"]) == (3, 0)
     assert folds["images"] == dataset["train"] == 200 - dataset["test"]
     trials = {trial["id"]: trial for trial in summary["trials"]}
-    assert [*trials] == ["keras-s0", "keras-s0-f0", "keras-s0-f1", "keras-s0-f2"]
-    held_out = [trials[f"keras-s0-f{fold}"]["validation"] for fold in range(3)]
+    assert [*trials] == ["keras-cnn-s0", "keras-cnn-s0-f0", "keras-cnn-s0-f1", "keras-cnn-s0-f2"]
+    held_out = [trials[f"keras-cnn-s0-f{fold}"]["validation"] for fold in range(3)]
     assert sum(fold["total"] for fold in held_out) == folds["images"]
     accuracy = sum(fold["correct"] for fold in held_out) / folds["images"]
-    assert folds["models"]["keras"]["accuracy"] == pytest.approx(accuracy)
-    assert trials["keras-s0"]["validation"] is None
-    model = summary["models"]["keras"]
-    assert (model["best_trial"], model["trials"]) == ("keras-s0", 1)
+    assert folds["models"]["keras-cnn"]["accuracy"] == pytest.approx(accuracy)
+    assert trials["keras-cnn-s0"]["validation"] is None
+    model = summary["models"]["keras-cnn"]
+    assert (model["best_trial"], model["trials"]) == ("keras-cnn-s0", 1)
 
     errors, first = summary["label_errors"]["count"], summary["label_errors"]["first"]
     named = {Path(error["file"]).name for error in first}
-    assert len(named & {path.name for path in wrong}) >= len(wrong) / 2  # some of them are for the test
-    assert f"{errors} labels may be wrong; python -m jobs.review shows the images first." in stdout.splitlines()
+    assert len(named) == errors
+    assert len(named & {path.name for path in wrong}) > errors / 2
+    assert f"{counted(errors, 'label')} may be wrong; python -m jobs.review shows the images first." in stdout
     (line,) = [line for line in stdout.splitlines() if line.startswith("Folds: ")]
     assert re.fullmatch(
-        rf"Folds: keras {accuracy:.2%} \(\S+% to \S+%\) on {folds['images']} images, by models trained on 2/3 of them.",
+        rf"Folds: keras-cnn {accuracy:.2%} \(\S+% to \S+%\) on {folds['images']} images, by models trained on 2/3 of"
+        " them.",
         line,
     )
     page = (tmp_path / "results/runs/r/report.html").read_text()
     assert_says_what_the_summary_says(page, summary)
     section = page.partition('id="label-errors"')[2].partition("</details>")[0]
-    assert f"{errors} images" in section
+    assert counted(errors, "image") in section
     assert f"{first[0]['label']}/{Path(first[0]['file']).name}" in section
     assert f"label {first[0]['label']}" in section
