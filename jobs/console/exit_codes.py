@@ -112,10 +112,9 @@ def is_worth_a_retry(error_code: str) -> bool:
     return error_code in ERRORS and ERRORS[error_code].retry
 
 
-def is_final(error: Exception) -> bool:
-    """Return whether the same command would end with the same error."""
-    code = getattr(error, "code", "E-BUG")
-    return code in ERRORS and code != "E-BUG" and not is_worth_a_retry(code)
+def is_final(error_code: str) -> bool:
+    """Return whether the same command would end with the same error, as far as is known."""
+    return error_code in ERRORS and error_code != "E-BUG" and not is_worth_a_retry(error_code)
 
 
 class UsageError(Exception):

@@ -24,7 +24,6 @@ from mnist_lib.retraining.journal import Entry, Journal, ModelResult
 from mnist_lib.retraining.slots import Timetable, missed_text
 from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
-from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.store.versions import model_names
 from mnist_lib.wording import and_balanced, counted, duration, interval_text, percent
 
@@ -38,6 +37,7 @@ HEADLINES = {
     "skipped": "a slot was skipped",
     "replaced": "a run was ended, since a newer slot came due",
 }
+ERROR_CODE = re.compile(r"error\[(E-[A-Z-]+)\]")
 MAX_HEADLINE, MAX_UNUSUAL = 120, 3  # characters; classes that are named one by one
 NEXT_SLOTS = 3
 EVERY_MINUTE = "* * * * *"  # any valid expression will do: only the time zone of the timetable is used
@@ -153,10 +153,11 @@ def next_command(entry: Entry, schedule: str, storage: str, train: TrainOptions)
     """
     promoted = [model for model, row in entry.results.items() if row.champion or row.promoted_instead]
     final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
+    error = ERROR_CODE.match(entry.why)
+    would_fail_again = entry.exit_code in final or (error is not None and exit_codes.is_final(error[1]))
     if entry.data is not None and entry.data.accept:
         return entry.data.accept
-    begun = entry.run and RunFolder(open_storage(storage), entry.run).has(RUN_RECORD)
-    if entry.kind == "failed" and begun and entry.exit_code not in final:
+    if entry.kind == "failed" and entry.run and not would_fail_again:
         return shlex.join(resume_command(train, entry.run, storage))
     if entry.kind == "failed":
         words = ["jobs.retrain", "status", "--name", schedule]
@@ -192,7 +193,7 @@ def headline(entry: Entry, schedule: str) -> str:
 def _headlines(entry: Entry) -> Iterator[str]:
     """Yield what happened to a slot as phrases, the most important first."""
     if entry.kind == "failed":
-        yield "failed: " + re.sub(r"error\[(E-[A-Z-]+)\]", r"\1", entry.why) if entry.why else "failed"
+        yield "failed: " + ERROR_CODE.sub(r"\1", entry.why) if entry.why else "failed"
     data = entry.data
     if data is not None and data.objections:
         yield f"{data.name} has changed unexpectedly, so no model was promoted"

@@ -106,7 +106,7 @@ def run_job(
         terms=options.terms(code),
         configuration=yaml.safe_dump(configuration(options), sort_keys=False),
         command=options.COMMAND,
-        is_final=exit_codes.is_final,
+        is_final=lambda error: exit_codes.is_final(getattr(error, "code", "")),
     )
     with opened as folder:
         command = shlex.join(resume_command(options, folder.run, options.storage))
