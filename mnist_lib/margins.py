@@ -48,24 +48,27 @@ class Margins:
     hashes: ImageHashes  # [n, 2]
     labels: Labels  # [n] those that it was trained with
     means: NDArray[np.float32]  # [n]
+    quartiles: NDArray[np.float32]  # [3]: of all images, also of those that are not stored
 
     @classmethod
     def of(cls, sums: Sums, split: Split) -> "Margins":
-        """Return those of the images of a split that have been trained on in an epoch that counts."""
+        """Return the lowest margins of the images of a split that have been trained on in an epoch that counts."""
         means = sums[0] / np.maximum(sums[1], 1)
         trained = np.flatnonzero(sums[1])
         lowest = trained[np.argsort(means[trained], kind="stable")][:MAX_STORED]
-        return cls(split.hashes[lowest], split.labels[lowest], means[lowest])
+        quartiles = np.percentile(means[trained], [25, 50, 75]).astype(np.float32)
+        return cls(split.hashes[lowest], split.labels[lowest], means[lowest], quartiles)
 
     @property
     def deviations(self) -> NDArray[np.float64]:
-        """By how many interquartile ranges each margin is below the median one, [n]; 0 if it is not below 0.
+        """The number of interquartile ranges by which each margin is below the median, [n]; 0 unless it is negative.
 
-        They are the same for networks whose logits have another scale.
+        The scale of the logits does not change it.
         """
-        low, median, high = np.percentile(self.means, [25, 50, 75]) if len(self.means) else np.zeros(3)
-        is_low = (self.means < 0) & (high > low)
-        return np.divide(median - self.means, high - low, out=np.zeros(len(self.means)), where=is_low)
+        low, median, high = self.quartiles
+        deviations = np.zeros(len(self.means))
+        np.divide(median - self.means, high - low, out=deviations, where=(self.means < 0) & (high > low))
+        return deviations
 
     def file(self) -> bytes:
         return npz({**vars(self), "labels": self.labels.astype(np.uint16)}, compressed=True)
@@ -73,9 +76,10 @@ class Margins:
     @classmethod
     def read(cls, content: bytes, name: str) -> "Margins":
         """Return what a file holds. Raises IntegrityError if it is damaged or malformed. `name`: for messages."""
-        arrays = read_npz(content, name, {"hashes": 16 * MAX_STORED, "labels": 2 * MAX_STORED, "means": 4 * MAX_STORED})
+        limits = {"hashes": 16 * MAX_STORED, "labels": 2 * MAX_STORED, "means": 4 * MAX_STORED, "quartiles": 12}
+        arrays = read_npz(content, name, limits)
         count = len(arrays["means"]) if arrays["means"].ndim else 0
-        expected = [("uint64", (count, 2)), ("uint16", (count,)), ("float32", (count,))]
+        expected = [("uint64", (count, 2)), ("uint16", (count,)), ("float32", (count,)), ("float32", (3,))]
         got = [(array.dtype.name, array.shape) for array in arrays.values()]
         if got != expected:
             raise IntegrityError(f"{name}: expected {expected}, got {got}; restore it from a copy")

@@ -73,7 +73,7 @@ def learned_labels(objects: Objects, version: Version) -> dict[str, LearnedLabel
     if margins is None:
         return {}
     classes = version.facts.dataset.classes
-    chances = 1 / (1 + np.exp(-margins.means.astype(np.float64)))  # that of the label rather than the likeliest other
+    chances = np.exp(-np.logaddexp(0, -margins.means.astype(np.float64)))  # of the label, not the likeliest other class
     rows = zip(margins.hashes, margins.labels.tolist(), chances.tolist(), strict=True)
     return {text_of(image): LearnedLabel(classes[label], chance) for image, label, chance in rows}
 

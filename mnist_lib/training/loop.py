@@ -188,7 +188,8 @@ class Trainer:
         for number in range(first, last + 1):
             begin, pending, frozen_epochs = time.perf_counter(), list[TrainedChunk](), self._spec.freeze_epochs or 0
             is_counted = margins is not None and number <= counted_epochs(self._spec.epochs)
-            order = order_of(plan.images, seed, number).numpy() if is_counted else None
+            with tf.device("CPU:0"):  # as tf.data computes it
+                order = order_of(plan.images, seed, number).numpy() if is_counted else None
             if frozen_epochs and number - 1 == frozen_epochs and not part.chunks:
                 self._start_optimizer()
             rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]

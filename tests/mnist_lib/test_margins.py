@@ -99,7 +99,9 @@ def test_margins_survive_a_file_and_only_the_lowest_are_stored(
     assert (stored.hashes == train.hashes[[3, 1, 0, 4]]).all()
     assert stored.labels.tolist() == train.labels[[3, 1, 0, 4]].tolist()
     monkeypatch.setattr(margins, "MAX_STORED", 2)
-    assert Margins.of(sums, train).means.tolist() == [-2, 1]
+    lowest = Margins.of(sums, train)
+    assert lowest.means.tolist() == [-2, 1]
+    assert lowest.quartiles.tolist() == np.percentile([2, 1, -2, 5], [25, 50, 75]).tolist()  # of all four
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,8 @@ def test_the_labels_of_a_dataset_are_reviewed_and_those_that_are_learned_late_co
     table, objects, train = tmp_path / "review.csv", LocalObjects(tmp_path / "storage"), data_of(folder).dataset.train
     late = np.arange(40, 20, -2)
     means = np.arange(-50, -40, dtype=np.float32)  # of the logits, so that all other labels are more probable
-    publish_linear(objects, **{MARGINS: Margins(train.hashes[late], train.labels[late], means).file()})
+    margins = Margins(train.hashes[late], train.labels[late], means, np.zeros(3, np.float32))
+    publish_linear(objects, **{MARGINS: margins.file()})
     errors = [text_of(row) for row in train.hashes[late]]
     options = (f"--storage={tmp_path / 'storage'}", "--model=keras@1", f"--to={table}", "--count=500")
     assert review(*options, f"--dataset={folder}/", home=tmp_path, prelude=LINEAR)[0] == 0

@@ -35,8 +35,8 @@ def result() -> TrialResult:
 
 
 def with_margins(dataset: Dataset, means: NDArray[Any]) -> TrialResult:
-    rows = np.flatnonzero(np.isfinite(means))
-    margins = Margins(dataset.train.hashes[rows], dataset.train.labels[rows], means[rows].astype(np.float32))
+    sums = np.stack([np.nan_to_num(means), np.isfinite(means)]).astype(np.float32)
+    margins = Margins.of(sums, dataset.train)
     return structs.replace(result(), files={MARGINS: margins.file()})
 
 
