@@ -143,7 +143,8 @@ def train(place: Path, *options: str) -> dict[str, Any]:
 
 def to_review(place: Path, count: int) -> list[dict[str, str]]:
     """Return the rows of the table of the first pictures of a review."""
-    table, data = place / "review.csv", ("--dataset", str(place / "pictures"), "--data-dir", str(place / "data"))
+    table = place / "review.csv"
+    data = ("--dataset", str(place / "pictures"), "--data-dir", str(place / "data"))
     run(place, "jobs.review", *data, "--to", str(table), "--count", str(count))
     with table.open(newline="") as file:
         return [*csv.DictReader(file)]
@@ -193,7 +194,8 @@ def row(name: str, model: str, found: Sequence[Found]) -> str:
     shares = [each.share for each in found]
     named = ", ".join(f"{each.named_wrong} of {each.named}" for each in found)
     mean, spread = statistics.fmean(shares), f"{min(shares):.0%} to {max(shares):.0%}"
-    what, bound = f"{name}, {TASKS[name].kind} wrong", TASKS[name].models[model]
+    what = f"{name}, {TASKS[name].kind} wrong"
+    bound = TASKS[name].models[model]
     return f"| {what} | {model or 'default'} | {mean:.0%} | {spread} | {len(found)} | {bound:.0%} | {named} |"
 
 

@@ -155,7 +155,8 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     if options.sets is not None:
         sets = few_pictures(options.sources, options.source)
-        seconds, seeds = options.seconds or 300, range(options.seeds or 5)
+        seconds = options.seconds or 300
+        seeds = range(options.seeds or 5)
         for line in on_sets({name: sets[name] for name in options.sets or SETS}, options.models, seeds, seconds):
             print(line, flush=True)
         return

@@ -1,9 +1,9 @@
 """A review: which picture each browser shows, and what people decide about it.
 
 Several browsers may review at once; each picture is shown in one of them. Meanwhile, a thread reads and predicts the
-pictures. As many pictures are chosen at random as by the model: those whose label it finds least probable and, if they
-have no label, those of which it is least certain. Of pictures that it was trained on, these are the ones whose label it
-found least probable while it learned, since it may know a wrong label by heart in the end.
+pictures. As many pictures are chosen at random as by the model. The model chooses the pictures with the least probable
+labels and, among pictures without a label, those with the least certain answers. A label that the model was trained on
+has the probability of the first half of the training: in the end, a model may know wrong labels by heart.
 
 Pictures of the hold-out are only chosen at random. If the model chose among them, those that it finds hard would be
 corrected and no others, and the hold-out would no longer measure its accuracy.

@@ -64,7 +64,8 @@ def plan_document(options: SearchOptions) -> dict[str, Any]:
 def plan_lines(options: SearchOptions) -> list[str]:
     """Return how many configurations are trained for how long, and the settings of the first ones."""
     halving = options.halving()
-    ladder, count = halving.ladder, options.planned_configurations(halving)
+    ladder = halving.ladder
+    count = options.planned_configurations(halving)
     brackets, total = f"as many brackets of {counted(ladder.bracket, 'configuration')} as the time allows", ""
     if count is not None:
         brackets = f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"

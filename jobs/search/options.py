@@ -184,7 +184,8 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
 
     def proposals(self, halving: Halving) -> Propose:
         """Return the function from a configuration's number to its settings."""
-        defaults, others = self.default_settings, self._combinations()
+        defaults = self.default_settings
+        others = self._combinations()
         if others is not None:
             if self.strategy != "grid":
                 random.Random(self.seed).shuffle(others)

@@ -31,7 +31,8 @@ def folds_summary(of_folds: Mapping[TrialSpec, Probabilities], dataset: Dataset)
     """
     folds = next(iter(of_folds)).folds
     assert folds is not None
-    labels, models = dataset.train.labels, dict[str, OutOfFold]()
+    labels = dataset.train.labels
+    models = dict[str, OutOfFold]()
     groups = np.unique(dataset.ranks[: len(labels)], return_inverse=True)[1].astype(np.int32)  # each is in one fold
     balances = next(iter(of_folds)).score == "balanced-accuracy"
     for model, by_seed in out_of_fold(of_folds, dataset).items():

@@ -139,7 +139,8 @@ class Halving:
 
     def _open_bracket(self) -> bool:
         """Add the steps of the next bracket, or return False if there is none or it has to wait."""
-        bracket, size = self._opened, self.ladder.bracket
+        bracket = self._opened
+        size = self.ladder.bracket
         oldest = min((running for running, _ in self._running), default=bracket)
         if bracket >= self.brackets or (self._lag is not None and bracket >= oldest + self._lag):
             return False

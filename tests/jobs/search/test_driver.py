@@ -226,7 +226,8 @@ def test_with_a_time_limit_alone_brackets_follow_until_the_time_is_used(
     given = options(trials=None, max_seconds=deadline, folds=folds, final_seeds=1)
     world = SimulatedSearch(given, 1, deadline, epoch=5.0)
     search = world.drive()
-    cut, final = world.document["cut"], given.epochs * 5.0
+    cut = world.document["cut"]
+    final = given.epochs * 5.0
     assert not cut["over"]  # all that has begun was completed
     assert cut["configurations"] == len(world.document["configurations"]) >= least
     assert 0.75 * deadline < world.clock.now + final + START_SECONDS <= deadline
