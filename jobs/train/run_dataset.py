@@ -96,9 +96,10 @@ class RunDataset:
         """
         if self._facts is not None:
             return self._facts
-        options, folder = self._options, self._folder
+        folder = self._folder
         facts = self._prepared()
         self._facts, self.prepared = facts, steady_time()
+        options = self._options = self._options.resolve_defaults(lambda: len(facts.train))
         protect_images(facts.images)
         log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
         for text in groups_texts(facts.group_counts):

@@ -60,6 +60,18 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
 
 
 @pytest.mark.long
+def test_a_search_that_compares_by_folds_by_default_holds_out_no_images(data_dir: Path, tmp_path: Path) -> None:
+    """The final trials are trained on all images, which is what the summary and the report say."""
+    options = ("--trials=2", "--epochs=1", "--final-seeds=1", "--run-name=r", *ONE_CPU)
+    at = ("--data-dir", data_dir, "--storage", tmp_path / "results")
+    code, _, stderr = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
+    assert code == 0, stderr
+    summary = json.loads((tmp_path / "results/runs/r/summary.json").read_text())
+    assert (summary["search"]["folds"], summary["dataset"]["validation"]) == (3, 0)
+    assert [trial["validation"] for trial in summary["trials"]] == [None]
+
+
+@pytest.mark.long
 def test_f5_a_search_whose_processes_are_killed_equals_one_on_a_single_lane(data_dir: Path, tmp_path: Path) -> None:
     options = (
         "--trials=4",
