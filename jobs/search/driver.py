@@ -17,7 +17,7 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError
-from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, RungDone, Started, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
     ConfigurationFailed,
     Cut,
@@ -136,6 +136,8 @@ class Search(Recorder):
             if part is not None and isinstance(entry, RungScored):
                 score = entry.validation if entry.validation and entry.validation.total else None
                 scores[*part, entry.epoch] = score
+            elif isinstance(entry, Started):
+                self._time.note_start(entry)
             elif part is not None and isinstance(entry, EpochDone):
                 self._time.restore(entry)
                 self._note(part[0], entry.validation)
@@ -289,6 +291,8 @@ class Search(Recorder):
     def record(self, event: object, attempts: Callable[[str], int]) -> None:
         super().record(event, attempts)
         match event:
+            case Started():
+                self._time.note_start(event)
             case EpochDone():
                 self._time.note(event)
                 if part := part_of_search(event.trial):

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from jobs.search.options import SearchOptions
 from mnist_lib.clock import steady_time
-from mnist_lib.results import EpochDone
+from mnist_lib.results import EpochDone, Started
 from mnist_lib.run_documents import Cut
 from mnist_lib.search.halving import Halving
 
-START_SECONDS = 20.0  # reserved for the lanes of the final trials, and for storing
-MARGIN = 1.5  # final trials may be slower than those that were measured
+RESERVED_SECONDS = 10.0  # for Ray before the final trials, and for storing after them
+MARGIN = 1.5  # final trials, and their lanes, may be slower than those that were measured
 MIN_MEASURED, MAX_MEASURED = 10, 101  # epochs or steps; the median of the last ones counts
 
 
@@ -31,6 +31,7 @@ class TimeLimit:
         self, options: SearchOptions, lanes: int, deadline: float = math.inf, wall: Callable[[], float] = steady_time
     ) -> None:
         self._options, self._lanes, self._deadline, self.wall = options, lanes, deadline, wall
+        self._start_seconds = 0.0  # that a lane needs at most, which is long on a busy machine
         self._seen: dict[str, float] = {}  # time of each trial's last epoch
         # Of the first epochs of steps, which may include a compilation, without validation; of others with it.
         self._first_seconds = deque[float](maxlen=MAX_MEASURED)
@@ -38,6 +39,11 @@ class TimeLimit:
         self._fastest: dict[str, float] = {}  # the least of the latter, by trial
         # What this driver has seen: when the first epoch began, and how many epochs and steps have ended.
         self._begin, self._num_epochs, self._num_steps = math.inf, 0, 0
+
+    def note_start(self, started: Started) -> None:
+        """Measure the start of a lane, without its wait for the dataset, which is not repeated."""
+        seconds = started.phases.get("import", 0.0) + started.phases.get("compile", 0.0)
+        self._start_seconds = max(self._start_seconds, seconds)
 
     def restore(self, epoch: EpochDone) -> None:
         """Measure an epoch of an earlier driver."""
@@ -79,7 +85,8 @@ class TimeLimit:
         final_epoch = max(epoch, self._fastest.get(best_trial or "", 0.0))
         if self._options.folds is not None:
             final_epoch *= self._options.folds / (self._options.folds - 1)  # final trials are trained on all folds
-        left = remaining - START_SECONDS - MARGIN * rounds * self._options.epochs * final_epoch
+        final = self._start_seconds + rounds * self._options.epochs * final_epoch
+        left = remaining - RESERVED_SECONDS - MARGIN * final
         if left <= 0 and best_trial is not None:
             return Cut(configurations=halving.configurations, over=True)
         if earlier is not None or is_early:

@@ -63,9 +63,10 @@ def trial_script(
     """
     spec = given.spec
     yield Begun(trial=spec.id)
-    yield 0.01 if is_compiled else durations.compiling
+    phases = {"compile": 0.01} if is_compiled else {"import": durations.importing, "compile": durations.compiling}
+    yield phases["compile"]
     done, weights = json.loads(bytes(given.checkpoint)) if given.checkpoint else (0, "")
-    yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done)
+    yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done, phases=phases)
     history = [] if given.until else given.epochs.first(spec.id, done)
     last = given.until or spec.epochs
     for epoch in range(done + 1, last + 1):
