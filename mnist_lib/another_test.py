@@ -23,7 +23,9 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file
 from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.report.evidence import StoredTrial
-from mnist_lib.results import Accuracy
+from mnist_lib.report.summary import recall_by_class
+from mnist_lib.results import Accuracy, mean_score
+from mnist_lib.run_documents import Recall
 from mnist_lib.store.contents import origins
 from mnist_lib.store.datasets import trained_images
 from mnist_lib.store.versions import DatasetFacts, Version
@@ -31,15 +33,6 @@ from mnist_lib.wording import counted, interval_text, percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassRecall:
-    """The images of a class that the version was not trained on."""
-
-    images: int
-    correct: int
-    interval: Interval  # of the share that is correct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +47,7 @@ class AnotherTest:
     interval: Interval
     balanced_accuracy: float | None  # the mean of the recalls; None without images
     trained_on: Accuracy  # on the images that it was trained or validated on, which are counted apart
-    recalls: dict[str, ClassRecall]  # of the classes that have images
+    recall: tuple[Recall, ...]  # of each class
     confusion: list[list[int]]  # images by label and answer
     unknown: dict[str, int]  # images by class that the version does not know; they are left out
     unread: int  # pictures without one digit, for a version of a dataset of digits; they are left out
@@ -79,7 +72,7 @@ class AnotherTest:
             lines.append(f"left out, since {self.version} does not know these classes: {of_each}")
         if self.unread:
             lines.append(f"left out, since no digit can be cut out of them: {counted(self.unread, 'picture')}")
-        missing = [name for name in self.classes if name not in self.recalls]
+        missing = [name for name, recall in zip(self.classes, self.recall, strict=True) if not recall.total]
         if missing and self.test.total:
             lines.append(f"classes of {self.version} without an image here: {', '.join(missing)}")
         return lines
@@ -133,7 +126,7 @@ def another_test(
     new, correct = np.flatnonzero(~is_known), probabilities.argmax(axis=1) == labels
     groups = None if dataset.group_by is None else dataset.groups[rows[new]]
     answered = StoredTrial.of(probabilities[new], labels[new])
-    recalls = _recalls(facts.classes, labels[new], correct[new], groups)
+    recall = recall_by_class(correct[new], labels[new], len(facts.classes), groups)
     tested = Split(images[rows[new]], labels[new], dataset.hashes[rows[new]], dataset.files[rows[new]])
     found = AnotherTest(
         version=version.name,
@@ -142,11 +135,9 @@ def another_test(
         test=Accuracy(int(correct[new].sum()), len(new)),
         accuracy=float(correct[new].mean()) if len(new) else None,
         interval=accuracy_interval(correct[new], groups=groups),
-        balanced_accuracy=float(np.mean([each.correct / each.images for each in recalls.values()]))
-        if recalls
-        else None,
+        balanced_accuracy=mean_score(each.correct / each.total for each in recall if each.total),
         trained_on=Accuracy(int(correct[is_known].sum()), int(is_known.sum())),
-        recalls=recalls,
+        recall=recall,
         confusion=answered.confusion.tolist(),
         unknown={dataset.classes[i]: int(left_out[i]) for i in np.flatnonzero(left_out)},
         unread=unread,
@@ -171,15 +162,3 @@ def _as_predicted(folder: Path, dataset: Dataset, facts: DatasetFacts) -> "list[
     with Sandboxes(len(paths)) as sandboxes:
         pictures = sandboxes.map(partial(read_file, layout=layout), paths)
         return [picture.image if isinstance(picture, Picture) else None for picture in pictures]
-
-
-def _recalls(
-    classes: tuple[str, ...], labels: "NDArray[Any]", correct: "NDArray[np.bool_]", groups: "NDArray[np.int32] | None"
-) -> dict[str, ClassRecall]:
-    found = {}
-    for label in np.unique(labels):
-        inside = labels == label
-        interval = accuracy_interval(correct[inside], groups=None if groups is None else groups[inside])
-        images, right = int(inside.sum()), int(correct[inside].sum())
-        found[classes[label]] = ClassRecall(images=images, correct=right, interval=interval)
-    return found

@@ -87,18 +87,16 @@ def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, versi
             temporary.write_bytes(page_of_another_test(found, images, answered))
     table = plain_table("class", "images", "correct", "95% interval", "predicted instead")
     for row in answered.classes_by_accuracy():
-        recall = found.recalls[found.classes[row.label]]
         others = ", ".join(f"{found.classes[other]} ({count})" for other, count in row.confused_with.items())
         correct = f"{row.correct / row.images:.1%}"
-        table.add_row(
-            found.classes[row.label], f"{row.images:,}", correct, interval_text(recall.interval), others or "-"
-        )
+        interval = interval_text(found.recall[row.label].ci95)
+        table.add_row(found.classes[row.label], f"{row.images:,}", correct, interval, others or "-")
     mistakes = [
         f"{each['file'] or 'an image'}: label {each['label']}, predicted {each['answer']} ({each['probability']:.1%})"
         for each in found.mistakes[:NUM_MISTAKES]
     ]
     lines: list[RenderableType] = [*found.lines()]
-    if found.recalls:
+    if found.test.total:
         lines += ["", table]
     if mistakes:
         lines += ["", "The most confident mistakes:", *mistakes]

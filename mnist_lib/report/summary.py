@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.changes import fall
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.split import Dataset, Labels
 from mnist_lib.documents import Interval
 from mnist_lib.environment import package_versions
 from mnist_lib.intervals import VARYING, accuracy_interval
@@ -137,16 +137,23 @@ def near_copies_summary(info: Dataset) -> NearCopiesSummary | None:
 
 def _by_class(chosen: TrialResult, facts: Dataset) -> dict[str, Any]:
     """Return the accuracy of the stored trial on each class, their mean, and its answer if it has only one."""
-    answers, labels, recall = chosen.probabilities.argmax(axis=1), facts.test.labels, []
-    for label in range(len(facts.classes)):
-        test, interval = _part(answers == labels, facts, labels == label)
-        recall.append(Recall(correct=test.correct, total=test.total, ci95=interval))
+    answers = chosen.probabilities.argmax(axis=1)
+    labels = facts.test.labels
+    recall = recall_by_class(answers == labels, labels, len(facts.classes), facts.test_groups)
     answer = constant_answer(answers, labels)
     return {
         "best_trial_test_balanced_accuracy": mean_score(row.correct / row.total for row in recall if row.total),
-        "recall": tuple(recall),
+        "recall": recall,
         "always_answers": None if answer is None else facts.classes[answer],
     }
+
+
+def recall_by_class(
+    correct: NDArray[np.bool_], labels: Labels, classes: int, groups: NDArray[np.int32] | None
+) -> tuple[Recall, ...]:
+    """Return the accuracy on the images of each class. correct, labels, groups: [images]."""
+    parts = [_part(correct, labels == label, groups) for label in range(classes)]
+    return tuple(Recall(correct=test.correct, total=test.total, ci95=interval) for test, interval in parts)
 
 
 def _partial_tests(chosen: TrialResult, facts: Dataset, before: Sequence[Accuracy]) -> dict[str, Any]:
@@ -157,21 +164,23 @@ def _partial_tests(chosen: TrialResult, facts: Dataset, before: Sequence[Accurac
         test = Accuracy(int((answers == published).sum()), len(published))
         fields |= {"published_test": test, "published_test_accuracy": test.value}
     if facts.changes is not None and facts.changes.new_test.any():
-        test, _ = _part(correct, facts, facts.changes.new_test)
+        test, _ = _part(correct, facts.changes.new_test)
         fields |= {"new_test": test, "new_test_accuracy": test.value, "new_test_before": fall(test, before)}
     distinct = facts.near_copies.distinct(len(labels)) if facts.near_copies else np.ones(len(labels), bool)
     some_are = distinct.any() and not distinct.all()
     for name, inside in (("reviewed", facts.reviewed_test), ("distinct", distinct if some_are else None)):
         if inside is not None:
-            test, interval = _part(correct, facts, inside)
+            test, interval = _part(correct, inside, facts.test_groups)
             fields |= {f"{name}_test": test, f"{name}_test_accuracy": test.value, f"{name}_test_ci95": interval}
     return fields
 
 
-def _part(correct: NDArray[np.bool_], facts: Dataset, inside: NDArray[np.bool_]) -> tuple[Accuracy, Interval]:
-    """Return the accuracy on a part of the test images, and its 95% interval. correct, inside: [test images]."""
-    groups = None if facts.test_groups is None else facts.test_groups[inside]
-    return Accuracy(int(correct[inside].sum()), int(inside.sum())), accuracy_interval(correct[inside], groups=groups)
+def _part(
+    correct: NDArray[np.bool_], inside: NDArray[np.bool_], groups: NDArray[np.int32] | None = None
+) -> tuple[Accuracy, Interval]:
+    """Return the accuracy on a part of the test images, and its 95% interval. All arguments: [test images]."""
+    interval = accuracy_interval(correct[inside], groups=None if groups is None else groups[inside])
+    return Accuracy(int(correct[inside].sum()), int(inside.sum())), interval
 
 
 def trial_summary(
