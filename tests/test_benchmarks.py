@@ -326,7 +326,7 @@ def test_the_searches_are_compared_by_their_winners() -> None:
     found |= {search.OURS: [search.Found({}, 30, 100.0), search.Found({}, 100, 100.0)]}
     accuracies = {search.OURS: [0.98, 0.982], search.ASHA: [0.981, 0.98], search.HYPERBAND: [0.97, 0.98]}
     record = search.report(found, accuracies, 10, 2)
-    assert "| jobs.search, TPE | 98.10% | 98.00% to 98.20% | 65 | 100 |" in record
+    assert "| jobs.search | 98.10% | 98.00% to 98.20% | 65 | 100 |" in record
     assert "Ray Tune, ASHA, fit: +0.05 points on average (bound 0), -0.10 to +0.20 (bound -0.1); 4.0 times" in record
 
 

@@ -77,7 +77,7 @@ def plan_lines(options: SearchOptions) -> list[str]:
         lines.append(f"  {left} of the first bracket: up to epoch {rung}")
         left = ladder.survivors(left, has_defaults=True)
     lines.append(f"then the best one with {counted(options.final_seeds, 'fresh seed')}{total}")
-    propose = options.proposals(halving)
+    propose = options.proposals()
     lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(first, MAX_PLANNED))]
     return lines
 

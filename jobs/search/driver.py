@@ -112,7 +112,7 @@ class Search(Recorder):
         self._options, self.halving = options, options.halving()
         self._shown = SearchProgress(options.planned_configurations(self.halving), self.halving.ladder.folds)
         super().__init__(folder, self._shown, options.model_files, writes)
-        self.settings = options.proposals(self.halving)
+        self.settings = options.proposals()
         self.cut: Cut | None = None
         # The highest score of each configuration after any epoch; with folds, on those that are known so far.
         self._so_far: dict[int, Accuracy] = {}

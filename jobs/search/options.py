@@ -2,9 +2,8 @@
 
 import functools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -21,7 +20,6 @@ from jobs.train.options import TrainOptions
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
 from mnist_lib.search.halving import DEFAULTS, Halving, Ladder
-from mnist_lib.search.proposals import LAG, Propose, TpeProposals, require_optuna
 from mnist_lib.search.space import Space, Value
 from mnist_lib.settings import MAX_SEED, Positive, Seed, one_of, option, options_of, values_of
 from mnist_lib.spec import (
@@ -53,6 +51,8 @@ FOLDS, MIN_WITHOUT_FOLDS = 3, 5_000
 BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
 MAX_CONFIGURATIONS = 10_000
 MAX_SPACE_BYTES = 100_000
+
+Propose = Callable[[int], Mapping[str, Value]]  # from the number of a configuration to its settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +89,6 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
     strategy: Annotated[str, one_of(STRATEGIES)] = option(
         "halving", f"how configurations are trained. {STRATEGY_TEXT}", scope="run"
     )
-    propose: Annotated[str, one_of(("random", "tpe"))] = option(
-        "random",
-        "how configurations are proposed. random: drawn from the space; tpe: by Optuna, from the scores of earlier"
-        " brackets",
-        scope="run",
-    )
     final_seeds: Annotated[int, Meta(ge=1, le=1_000)] = option(
         3, "number of seeds with which the winner is trained again", scope="run"
     )
@@ -105,10 +99,6 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
     def check(self) -> None:
         """Raise SpecError for options that exclude each other, or a space in which a configuration is invalid."""
         super().check()
-        if self.propose == "tpe":
-            if self.strategy == "grid":
-                raise SpecError("propose: expected random for a grid, which has every combination, got tpe")
-            require_optuna()
         if self.seed + self.final_seeds > MAX_SEED:
             raise SpecError(f"seed: expected at most {MAX_SEED - self.final_seeds}, got {self.seed}")
         if self.validation_percent == 0:
@@ -180,9 +170,9 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
                 least = ladder.epochs_of(1) + self.final_seeds * self.epochs
                 raise SpecError(f"max_epochs_total: expected at least {least}, got {self.max_epochs_total}")
             count = fitting
-        return Halving(count, ladder, LAG if self.propose == "tpe" else None)
+        return Halving(count, ladder)
 
-    def proposals(self, halving: Halving) -> Propose:
+    def proposals(self) -> Propose:
         """Return the function from a configuration's number to its settings."""
         defaults = self.default_settings
         others = self._combinations()
@@ -190,10 +180,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
             if self.strategy != "grid":
                 random.Random(self.seed).shuffle(others)
             return [defaults, *others].__getitem__
-        drawn: Propose = functools.partial(self.variation.configuration, seed=self.seed)
-        if self.propose == "tpe":
-            drawn = TpeProposals(self.variation, self.seed, halving)
-        return lambda number: defaults if number == DEFAULTS else drawn(number)
+        return lambda number: defaults if number == DEFAULTS else self.variation.configuration(number, seed=self.seed)
 
     @property
     def default_settings(self) -> dict[str, Value]:
@@ -238,8 +225,6 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
         of_train, of_search = options_of(TrainOptions), values_of(self, "run")
         search = {name: value for name, value in of_search.items() if name not in of_train}
         search |= {"space": self.variation.document(), "folds": self.folds}
-        if self.propose == "tpe":
-            search["optuna"] = metadata.version("optuna")
         return {**super().terms(code), "search": search}
 
     def grid(self) -> list[TrialSpec]:

@@ -91,13 +91,13 @@ class Halving:
 
     Args:
         configurations: how many there are; they are numbered from 0.
-        lag: bracket n begins only when brackets 0 to n - lag are complete. None: brackets never wait.
     """
 
-    def __init__(self, configurations: int, ladder: Ladder, lag: int | None = None) -> None:
+    def __init__(self, configurations: int, ladder: Ladder) -> None:
         if configurations < 1:
             raise SpecError(f"trials: expected at least 1 configuration, got {configurations}")
-        self.ladder, self.configurations, self._lag = ladder, configurations, lag
+        self.ladder = ladder
+        self.configurations = configurations
         self.decisions: list[RungDecision] = []
         self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
         self._scores: dict[tuple[int, int], Accuracy | None] = {}  # of all folds, by configuration and rung
@@ -138,11 +138,10 @@ class Halving:
         return None
 
     def _open_bracket(self) -> bool:
-        """Add the steps of the next bracket, or return False if there is none or it has to wait."""
+        """Add the steps of the next bracket, or return False if there is none."""
         bracket = self._opened
         size = self.ladder.bracket
-        oldest = min((running for running, _ in self._running), default=bracket)
-        if bracket >= self.brackets or (self._lag is not None and bracket >= oldest + self._lag):
+        if bracket >= self.brackets:
             return False
         numbers = range(bracket * size, min((bracket + 1) * size, self.configurations))
         self._running[bracket, 0] = tuple(numbers)

@@ -27,9 +27,6 @@ class Choice:
     def draw(self, chance: random.Random) -> Value:
         return chance.choice(self.ends)
 
-    def rounded(self, value: Value) -> Value:
-        return value
-
 
 @dataclass(frozen=True)
 class Range:
@@ -41,14 +38,11 @@ class Range:
     whole: bool = False
 
     def draw(self, chance: random.Random) -> Value:
+        """Draw a whole number, or one with DIGITS significant digits."""
         if self.log:
             value = math.exp(chance.uniform(math.log(self.low), math.log(self.high)))
         else:
             value = chance.uniform(self.low, self.high)
-        return self.rounded(value)
-
-    def rounded(self, value: float) -> Value:
-        """Return the nearest value in the range: a whole number, or one with DIGITS significant digits."""
         value = min(max(value, self.low), self.high)
         return round(value) if self.whole else min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 

@@ -33,7 +33,9 @@ from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, 
 COMMANDS = commands()
 # Options that documents mention although no command of this project has them, with the reason.
 OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused", "--chaos": "is refused"}
-OTHER_OPTIONS |= dict.fromkeys(("--catch-up", "--most-catch-up", "--nodes-per-trial", "--calibrate"), "was removed")
+OTHER_OPTIONS |= dict.fromkeys(
+    ("--catch-up", "--most-catch-up", "--nodes-per-trial", "--calibrate", "--propose"), "was removed"
+)
 OTHER_PROGRAMS = ("ray ", "kubectl ", "docker ", "pip ")
 
 

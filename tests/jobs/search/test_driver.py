@@ -120,19 +120,6 @@ def test_the_number_of_lanes_changes_nothing(undisturbed: dict[str, Any], lanes:
     assert world.document == undisturbed
 
 
-def test_proposals_from_scores_do_not_depend_on_the_number_of_lanes_or_on_kills() -> None:
-    documents = []
-    for lanes, faults in ((1, []), (2, [40, 150]), (8, [25, 60, 90])):
-        world = SimulatedSearch(options(propose="tpe", seed=2), lanes)
-        world.drive_until_it_ends([*faults])
-        documents.append(world.document)
-    assert documents[0] == documents[1] == documents[2]
-    drawn = options(seed=2).variation
-    settings = documents[0]["configurations"]
-    assert settings["0"] != drawn.configuration(0, seed=2)
-    assert len({json.dumps(values) for values in settings.values()}) > 18
-
-
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
 def test_kills_of_workers_nodes_and_drivers_change_nothing(undisturbed: dict[str, Any], seed: int) -> None:
     chance = random.Random(seed)

@@ -104,15 +104,13 @@ def test_epochs_batch_size_and_folds_follow_from_the_number_of_images() -> None:
 
 def test_the_first_configuration_has_the_default_settings() -> None:
     given = options("--models=keras,keras-cnn", RATE, "--epochs=9")
-    assert given.proposals(given.halving())(0) == {"model": "keras"}
+    assert given.proposals()(0) == {"model": "keras"}
     smoothing = options("--vary=label_smoothing=0,0.1", "--vary=hidden_units=16,32").resolve_defaults()
-    propose = smoothing.proposals(smoothing.halving())
+    propose = smoothing.proposals()
     assert (smoothing.halving().configurations, propose(0)) == (5, {})  # no combination has 512 units
     both = options("--vary=label_smoothing=0,0.1", "--strategy=grid").resolve_defaults()
-    assert [both.proposals(both.halving())(number) for number in range(2)] == [{}, {"label_smoothing": 0.1}]
+    assert [both.proposals()(number) for number in range(2)] == [{}, {"label_smoothing": 0.1}]
     assert both.halving().configurations == 2  # smoothing of 0 is the default
-    given = options(RATE, "--propose=tpe").resolve_defaults()
-    assert given.proposals(given.halving())(0) == {}
 
 
 def test_a_plan_shows_the_rungs_for_the_number_of_pictures(
@@ -140,7 +138,7 @@ def test_a_small_space_has_each_combination_once(strategy: str) -> None:
     space = "--vary=hidden_units=16,32,64", "--vary=optimizer=sgd,rmsprop", f"--strategy={strategy}"
     given = options(*space, "--epochs=9", "--trials=7")
     halving = given.halving()
-    found = [given.proposals(halving)(number) for number in range(halving.configurations)]
+    found = [given.proposals()(number) for number in range(halving.configurations)]
     assert (found[1:] == given.variation.grid()) == (strategy == "grid")
     assert sorted(map(str, found)) == sorted(map(str, [{}, *given.variation.grid()]))
     fewer = options(*space, "--epochs=9", "--trials=6").halving().configurations
@@ -281,8 +279,6 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         (["--vary=model=scratch"], "space: model: expected one of --models keras, got 'scratch'"),
         ([RATE, "--strategy=hyperband"], "strategy: 'hyperband' is not known"),
         ([RATE, "--strategy=grid"], "expected a list of values for a grid, got a range"),
-        ([RATE, "--propose=gp"], "propose: 'gp' is not known; known: random, tpe"),
-        (["--vary=hidden_units=8,16", "--strategy=grid", "--propose=tpe"], "propose: expected random for a grid"),
         ([RATE, "--learning-rate=0.1"], "space: learning_rate: expected values to try or a fixed value, got both"),
         (["--vary=hidden_units=8,16", "--model-arg=hidden_units=8"], "space: hidden_units: expected values to try"),
         ([RATE, "--trials=0"], "trials: expected a whole number from 1 to 10000, got 0"),
@@ -320,7 +316,6 @@ def test_the_terms_of_a_search_have_every_model(tmp_path: Path) -> None:
     assert [*before["trials"]] == ["keras-s0", "f-s0"]
     (tmp_path / "own.py").write_text("def f(shape, classes, width=4): ...\n")
     assert options(*arguments).terms({"sha256": "x"}) != before
-    assert "optuna" in options(RATE, "--propose=tpe").terms({"sha256": "x"})["search"]
 
 
 def test_the_stored_configuration_has_the_space_itself(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def run(assignments: Iterable[Assignment], dataset: Dataset) -> list[Any]:
 @pytest.fixture(scope="module")
 def ended(skewed: Dataset, tensorflow: None) -> tuple[list[Accuracy], list[TrialResult]]:
     """Return the scores of both configurations, and the results of a final trial of each."""
-    search = [OPTIONS.trial(OPTIONS.proposals(OPTIONS.halving())(number), number) for number in range(2)]
+    search = [OPTIONS.trial(OPTIONS.proposals()(number), number) for number in range(2)]
     finals = [replace(spec, configuration=None, seed=1) for spec in search]
     assignments = [*(Assignment(spec, until=2) for spec in search), *map(Assignment, finals)]
     first, second, *results = run(assignments, skewed)
@@ -70,7 +70,7 @@ def winner(scores: list[Accuracy]) -> dict[str, Any]:
         halving.record(step, scores[step.configuration])
     best = halving.best()
     assert best is not None
-    return dict(OPTIONS.proposals(halving)(best[0]))
+    return dict(OPTIONS.proposals()(best[0]))
 
 
 def summary_of(result: TrialResult, dataset: Dataset) -> Summary:

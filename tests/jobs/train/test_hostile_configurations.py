@@ -169,7 +169,6 @@ def test_every_option_that_takes_a_path_is_outside(kind: type[Any]) -> None:
     assert paths <= outside
     assert texts - outside <= {
         *of_catalog,
-        "propose",
         "train_split",
         "test_split",
         "finish_by",

@@ -113,14 +113,6 @@ MUTANTS = (
         tests=("mnist_lib/search/test_halving.py",),
     ),
     Mutant(
-        name="a bracket is proposed before the scores that it depends on are known",
-        file=HALVING,
-        old="bracket >= oldest + self._lag):",
-        new="bracket > oldest + self._lag):",
-        why="Proposals would depend on the number of lanes.",
-        tests=("mnist_lib/search/test_proposals.py::test_a_bracket_waits_for_the_one_two_places_before_it",),
-    ),
-    Mutant(
         name="a configuration is scored by its last fold alone",
         file=HALVING,
         old="rung] = self.score(step)",
