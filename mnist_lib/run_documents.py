@@ -44,8 +44,8 @@ class ChangesSummary(Document, frozen=True, kw_only=True):
     added: CountsBySplit  # for `train` and `test`, the number of new images by class
     removed: CountsBySplit  # the number of images that are gone, in the same form
     relabelled: CountsBySplit  # the number of images with another label, by their present class
-    # The classes to which many more images were `added` than the `usual` number per run: with a probability below
-    # 0.001 by a Poisson test against the last 30 runs of the dataset; only if there are any.
+    # The classes to which at least 20 images were `added`, and more than three times the `usual` number per run, the
+    # mean of the last 30 runs of the dataset; only if there are any.
     unusual: Annotated[dict[ClassName, Growth], Meta(max_length=MAX_CLASSES)] = field(default_factory=dict)
 
 

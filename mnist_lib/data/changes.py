@@ -1,8 +1,4 @@
-"""The images and labels of a dataset at one time, without pixels; what has changed between two times; what is unusual.
-
-A count of changes is compared with those of earlier runs by the exact test of two Poisson rates: given the sum of both
-counts, one of them has a binomial distribution. So a few earlier runs suffice, even if they have no image of the class.
-"""
+"""The images and labels of a dataset at one time, without pixels; what has changed since then; what is unusual."""
 
 import math
 from collections import Counter
@@ -23,7 +19,10 @@ SPLITS = ("train", "test")
 MAX_STATE_BYTES = 1 << 31  # 100 million images
 ARRAYS = ("hashes", "labels", "split", "classes")
 MAX_EARLIER_RUNS = 30
-ALPHA = 0.001  # a count is unusual if one as large has a smaller probability
+# More images of a class than this many times the mean of earlier runs, and at least so many, are unusual.
+UNUSUAL_GROWTH = 3
+MIN_UNUSUAL = 20
+ALPHA = 0.001  # so many wrong answers are unusual if as many have a smaller probability
 
 
 @dataclass(frozen=True)
@@ -138,12 +137,11 @@ def _by_class(labels: Labels, classes: Sequence[str]) -> dict[str, int]:
 def growth(added: CountsBySplit, earlier: Sequence[CountsBySplit]) -> dict[str, Growth]:
     """Return the classes to which unusually many images were added, given the numbers of new images of each run."""
     counts, *before = (sum(map(Counter, each.values()), Counter[str]()) for each in (added, *earlier))
-    share = 1 / (len(earlier) + 1)
     found = {}
     for name, count in counts.items() if earlier else ():
-        total = sum(each[name] for each in before)
-        if tail(count, total + count, share) < ALPHA:
-            found[name] = Growth(added=count, usual=total / len(earlier))
+        usual = sum(each[name] for each in before) / len(earlier)
+        if count >= MIN_UNUSUAL and count > UNUSUAL_GROWTH * usual:
+            found[name] = Growth(added=count, usual=usual)
     return found
 
 
