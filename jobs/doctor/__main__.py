@@ -18,7 +18,7 @@ COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 def main(arguments: Sequence[str]) -> CommandResult:
     options: DoctorOptions = parse("jobs.doctor", DoctorOptions, arguments)
     check_storage(options.storage)
-    checks = {**CHECKS, "GPU": devices}  # the last one, since its last finding names the files for a report
+    checks = {**CHECKS, "GPU": devices}
     with step("checking"):
         found = [finding for what, check in checks.items() for finding in findings(what, check, options)]
     from rich.text import Text

@@ -40,8 +40,7 @@ class DoctorOptions(DataOptions, StorageOptions, JsonOptions, without=UNUSED):
     address: str | None = option(None, "Ray cluster to check (default: RAY_ADDRESS or none)", "HOST:PORT")
     gpu: bool = option(
         False,
-        "compare what the GPUs of this machine compute with its CPU, and how fast, and write the results to"
-        " doctor-gpu.json and doctor-gpu.txt in the current folder",
+        "compare what the GPUs of this machine compute with its CPU, and how fast",
     )
 
 

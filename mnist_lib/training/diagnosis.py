@@ -1,44 +1,37 @@
-"""What the devices of this process compute: gradients, copies between devices, and the memory that training holds.
+"""What the devices of this process compute: gradients, and copies between devices.
 
 Nothing is judged here: a wrong copy or a gradient that is not finite is returned as such. `jobs.doctor` compares.
 """
 
-import gc
 import itertools
 import math
-import resource
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.data.batches import Chunk, Plan, ReplicaPart
+from mnist_lib.data.batches import Chunk, ReplicaPart
 from mnist_lib.data.split import Dataset
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.model import Weights
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import Trainer
 from mnist_lib.training.steps import Values, gradients_of, steps_of
 from mnist_lib.training.strategy import devices_of
 
 # The learning rate of a step of SGD whose change of the weights is the gradient: so large that the changed weights are
 # rounded like the gradient, and a power of two, so that the product is not rounded.
 RATE = 2.0**20
+IMAGES = 128  # of the step
 COPIED = 1 << 20  # numbers in the vector that is copied, 4 MB
-# The steps whose memory is measured: a chunk of 784 kB and two steps, so that 500 of them take seconds.
-CHUNK_IMAGES, BATCH_SIZE, HIDDEN_UNITS = 1_000, 500, 32
 
 
-def gradient_differences(
-    name: str, dataset: Dataset, strategy: tf.distribute.Strategy, *, xla: bool = True, images: int = 128
-) -> dict[str, float | None]:
-    """Return how much the gradients of a step, "as trained" and "without XLA", differ from those on a CPU without XLA.
+def gradient_difference(name: str, dataset: Dataset, strategy: tf.distribute.Strategy, *, xla: bool) -> float | None:
+    """Return how much the gradients of a step differ from those on a CPU without XLA.
 
-    A difference is |g - cpu| / |cpu| of all gradients as one vector, or None if it is not a finite number.
+    That is |g - cpu| / |cpu| of all gradients as one vector, or None if it is not a finite number.
 
     Every replica computes the same images, without random numbers, but has another share of the loss than the next
     one. So the sum over the replicas is the same for each model, and one that is left out or counted twice changes it.
@@ -52,7 +45,7 @@ def gradient_differences(
     weights = model.initial_weights(seed=0)
     values = Values(weights.trainable, [], weights.state, step=tf.constant(0))
     gradients = partial(gradients_of, model, 0.0, [False] * len(weights.trainable))
-    batch = dataset.train.take(np.arange(images))
+    batch = dataset.train.take(np.arange(IMAGES))
 
     def gradient(strategy: tf.distribute.Strategy, *, xla: bool) -> NDArray[np.float64]:
         replicas = strategy.num_replicas_in_sync
@@ -61,7 +54,7 @@ def gradient_differences(
             ReplicaPart(
                 tf.constant(np.asarray(batch.images)[None]),
                 tf.constant(batch.labels[None]),
-                tf.fill((1, images), tf.constant(share / shares.sum() / images, tf.float32)),
+                tf.fill((1, IMAGES), tf.constant(share / shares.sum() / IMAGES, tf.float32)),
                 tf.constant([0]),
             )
             for share in shares
@@ -72,13 +65,8 @@ def gradient_differences(
         return (_flat(weights) - _flat(Weights(after.trainable, []))) / RATE
 
     cpu = gradient(tf.distribute.MirroredStrategy(["/CPU:0"]), xla=False)
-    ways, differences = {"as trained": xla, "without XLA": False}, {}
-    if devices_of(strategy) == ("CPU:0",):
-        del ways["without XLA"]  # it would be compared with itself
-    for how, compiles in ways.items():
-        difference = float(np.linalg.norm(gradient(strategy, xla=compiles) - cpu) / np.linalg.norm(cpu))
-        differences[how] = difference if math.isfinite(difference) else None
-    return differences
+    difference = float(np.linalg.norm(gradient(strategy, xla=xla) - cpu) / np.linalg.norm(cpu))
+    return difference if math.isfinite(difference) else None
 
 
 def _flat(weights: Weights) -> NDArray[np.float64]:
@@ -110,28 +98,3 @@ def wrong_numbers(strategy: tf.distribute.Strategy) -> dict[str, int]:
     )
     expected = vector * sum(range(strategy.num_replicas_in_sync + 1))
     return {**wrong, "sum": int(np.count_nonzero(total(parts).numpy() != expected))}
-
-
-def memory_after(
-    chunks: tuple[int, ...], dataset: Dataset, strategy: tf.distribute.Strategy, *, xla: bool = True
-) -> list[tuple[int, int]]:
-    """Return the bytes that this process, and those that TensorFlow on its GPUs, holds after so many chunks."""
-    train = dataset.train.take(np.arange(CHUNK_IMAGES))
-    spec = TrialSpec.of("scratch", hidden_units=HIDDEN_UNITS, global_batch_size=BATCH_SIZE)
-    plan = Plan(len(train), BATCH_SIZE, strategy.num_replicas_in_sync)  # an epoch is a chunk
-    trainer = Trainer(build_model(spec, dataset.image_shape, len(dataset.classes)), spec, strategy, xla=xla)
-    trainer.compile(train, plan)
-    rates, memory = np.full(plan.steps * chunks[-1], 0.01, np.float32), []
-    for chunk, _ in enumerate(trainer.train(train, plan, seed=0, learning_rates=rates, last=chunks[-1]), start=1):
-        if chunk in chunks:
-            gc.collect()
-            memory.append((_process_bytes(), sum(map(_gpu_bytes, devices_of(strategy)))))
-    return memory
-
-
-def _process_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def _gpu_bytes(device: str) -> int:
-    return tf.config.experimental.get_memory_info(device)["current"] if device.startswith("GPU") else 0
