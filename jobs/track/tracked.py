@@ -1,7 +1,7 @@
 """The content that is copied to MLflow: a part for the run itself, and one for each trial or configuration."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, TypedDict
 
@@ -30,23 +30,20 @@ FILES = (REPORT, SUMMARY, SEARCH, CONFIGURATION)  # and the plots
 Row = Mapping[str, Any]  # a trial in the terms of a run or in its summary
 
 
-class Metric(NamedTuple):
-    name: str
-    value: float
+class Metrics(NamedTuple):
+    values: Mapping[str, float]
     at: float  # Unix time
     step: int = 0  # the epoch; 0 for a result of the whole run or trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A trial, a configuration, or a run with these as its parts. Times are Unix times."""
+    """A trial, a configuration, or a run with these as its parts."""
 
     name: str
-    begun: float
-    ended: float
     failed: bool = False
     parameters: Mapping[str, str]
-    metrics: Sequence[Metric] = ()
+    metrics: Sequence[Metrics] = ()
     version: tuple[str, int] | None = None  # model and number of the version that was stored for the trial
     parts: Sequence["Part"] = ()
     files: Sequence[str] = ()  # names in the run's folder
@@ -73,33 +70,28 @@ def tracked_run(folder: RunFolder) -> Part:
     if summary is None:
         raise SpecError(f"runs: expected a complete run, got {folder.run}, which has not ended; copy it later")
     terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}", "$.terms")
-    at = moment_of(begun.begun).timestamp()
     ended = moment_of(summary.ended).timestamp()
     rows: dict[str, Row] = {trial.id: builtins_of(trial) for trial in summary.trials}
     rows |= _configurations(folder, terms["trials"], summary)
     versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
     failed = {trial.id for trial in summary.failed}
-    metrics: dict[str, list[Metric]] = {}
-    begins: dict[str, float] = {}
+    metrics: dict[str, list[Metrics]] = {}
     epochs = set()  # each is copied once: a resumed trial repeats those after its checkpoint
     for entry in folder.history():
         if isinstance(entry, RungScored):  # a configuration has failed if its last rung has no score
             (failed.add if entry.validation is None else failed.discard)(entry.trial)
         elif isinstance(entry, EpochDone) and (entry.trial, entry.epoch) not in epochs:
             epochs.add((entry.trial, entry.epoch))
-            metrics.setdefault(entry.trial, []).extend(_metrics_of(entry))
-            begins.setdefault(entry.trial, entry.at - entry.seconds)
+            metrics.setdefault(entry.trial, []).append(Metrics(_values_of(entry), entry.at, entry.epoch))
     parts = []
     for name in dict.fromkeys([*rows, *metrics]):
         row, measured = rows.get(name, {}), metrics.get(name, [])
-        part_ended = measured[-1].at if measured else ended
+        results = {result: row[result] for result in RESULTS if result in row}
         part = Part(
             name=name,
-            begun=begins.get(name, at),
-            ended=part_ended,
             failed=name in failed,
             parameters=_parameters(row, f"{folder.where}: {name}"),
-            metrics=[*measured, *(Metric(result, row[result], part_ended) for result in RESULTS if result in row)],
+            metrics=[*measured, Metrics(results, measured[-1].at if measured else ended)],
             version=versions.get(name),
         )
         parts.append(part)
@@ -110,18 +102,17 @@ def tracked_run(folder: RunFolder) -> Part:
         **{f"{split}_images": getattr(dataset, split) for split in ("train", "validation", "test")},
         **{f"best_{setting}": value for setting, value in (search.settings if search else {}).items()},
     }
+    results_of_models = {
+        f"{model}.{result}": value
+        for model, row in summary.models.items()
+        for result in RESULTS_OF_MODEL
+        if (value := getattr(row, result)) is not None
+    }
     return Part(
         name=begun.run,
-        begun=at,
-        ended=ended,
         failed=not summary.models,
         parameters={name: str(value) for name, value in parameters.items()},
-        metrics=[
-            Metric(f"{model}.{result}", value, ended)
-            for model, row in summary.models.items()
-            for result in RESULTS_OF_MODEL
-            if (value := getattr(row, result)) is not None
-        ],
+        metrics=[Metrics(results_of_models, ended)],
         parts=parts,
         files=[*filter(folder.has, FILES), *folder.names(PLOTS)],
     )
@@ -162,13 +153,14 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row], summary: Summa
     return rows
 
 
-def _metrics_of(epoch: EpochDone) -> Iterator[Metric]:
-    yield Metric("train_loss", epoch.loss, epoch.at, epoch.epoch)
+def _values_of(epoch: EpochDone) -> dict[str, float]:
+    values = {"train_loss": epoch.loss}
     for name, accuracy in (("train", epoch.train), ("validation", epoch.validation)):
         if accuracy is not None and accuracy.total:
-            yield Metric(f"{name}_accuracy", accuracy.value, epoch.at, epoch.epoch)
+            values[f"{name}_accuracy"] = accuracy.value
             if accuracy.balanced:
-                yield Metric(f"{name}_balanced_accuracy", accuracy.score, epoch.at, epoch.epoch)
+                values[f"{name}_balanced_accuracy"] = accuracy.score
+    return values
 
 
 def _parameters(row: Row, where: str) -> dict[str, str]:
