@@ -48,7 +48,6 @@ from mnist_lib.store.versions import (
     LATEST,
     NUMBER,
     Version,
-    find,
     find_all,
     model_names,
     verify,
@@ -107,9 +106,8 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
 
 
 def diff(options: DiffOptions, objects: Objects) -> CommandResult:
-    comparisons = [compare(objects, one, other) for one, other in _pairs(options, objects)]
-    lines = [line for comparison in comparisons for line in ("", *_comparison_lines(comparison))]
-    return CommandResult(comparisons, lines[1:])
+    comparison = compare(objects, find_version(objects, options.one), find_version(objects, options.other))
+    return CommandResult(comparison, _comparison_lines(comparison))
 
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
@@ -353,10 +351,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _comparison_lines(comparison: Comparison) -> list[str]:
     one, other = map(percent, comparison.accuracies)
     lines = [f"{comparison.one} predicts {one} of the test images correctly, {comparison.other} {other}."]
-    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in comparison.made.items()] or [
-        "  They were made in the same way."
+    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in comparison.settings.items()] or [
+        "  Their settings are equal."
     ]
-    if comparison.test_images is None:
+    if not comparison.test_images:
         return [*lines, "They were not tested on the same images."]
     count = len(comparison.differing)
     gained = sum(answers.other == answers.label for answers in comparison.differing)
@@ -374,18 +372,3 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
     if count > MAX_IMAGES_SHOWN:
         lines.append(f"... and {count - MAX_IMAGES_SHOWN:,} more; --json prints all.")
     return lines
-
-
-def _pairs(options: DiffOptions, objects: Objects) -> list[tuple[Version, Version]]:
-    """Return the pairs to compare: the given versions or, for two numbers, one pair for each model that has both."""
-    one, other = options.one, options.other
-    if not (NUMBER.fullmatch(one) and NUMBER.fullmatch(other)):
-        return [(find_version(objects, one), find_version(objects, other))]
-    pairs = []
-    for model in model_names(objects):
-        first, second = (find(objects, model, int(number)) for number in (one, other))
-        if first and second:
-            pairs.append((first, second))
-    if not pairs:
-        raise SpecError(f"version: no model has both {one} and {other}; see: jobs.models list")
-    return pairs

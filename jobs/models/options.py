@@ -107,11 +107,11 @@ class ShowOptions(VersionOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffOptions(StoreOptions):
-    """Compare two versions: how they were made, and which test images they predict differently."""
+    """Compare two versions: their settings, their accuracies, and the test images that they predict differently."""
 
     one: str = option(
         None,
-        f"first version, {VERSION_HELP}; 3 is version 3 of each model",
+        f"first version, {VERSION_HELP}",
         "VERSION",
         positional=True,
         required=True,

@@ -56,7 +56,6 @@ MANIFEST = "manifest.json"
 WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
 MANIFEST_SCHEMA = 1
 MAX_DEVICES = 256 * 64  # 64 GPUs on each of 256 nodes
-COMPARED_PARTS = ("spec", "dataset", "code", "versions")
 
 
 class Manifest(Document, frozen=True, kw_only=True):
@@ -299,16 +298,16 @@ class Comparison:
     other: str
     accuracies: tuple[float, float]  # on the test split
     classes: tuple[str, ...]  # their names
-    made: Mapping[str, tuple[Any, Any]]  # values that differ in their manifests, by names such as "spec.seed"
-    test_images: int | None  # on which both were tested; None if there is none
+    settings: Mapping[str, tuple[Any, Any]]  # those that differ, by names such as "seed"
+    test_images: int  # on which both were tested
     differing: Sequence[DifferingAnswer]
 
 
 def compare(objects: Objects, one: Version, other: Version) -> Comparison:
     """Compare two versions. Raises IntegrityError if a file is damaged."""
     predictions, others = Predictions.read(objects, one), Predictions.read(objects, other)
-    made, made_other = _compared_values(objects, one), _compared_values(objects, other)
-    pairs = {name: (made.get(name), made_other.get(name)) for name in {*made, *made_other}}
+    settings, other_settings = (_settings(objects, version) for version in (one, other))
+    pairs = {name: (settings.get(name), other_settings.get(name)) for name in {*settings, *other_settings}}
     found = others.rows_for(predictions) if predictions.classes == others.classes else np.full(1, -1)
     common = np.flatnonzero(found >= 0)
     rows = zip(
@@ -323,23 +322,16 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
         other=other.name,
         accuracies=(predictions.accuracy, others.accuracy),
         classes=predictions.classes,
-        made={name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]},
-        test_images=len(common) or None,
+        settings={name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]},
+        test_images=len(common),
         differing=[DifferingAnswer(*row) for row in rows if row[2] != row[3]],
     )
 
 
-def _compared_values(objects: Objects, version: Version) -> dict[str, Any]:
-    manifest = read_manifest(objects, version)
-    parts: dict[str, dict[str, Any]] = {part: builtins_of(getattr(manifest, part)) for part in COMPARED_PARTS}
-    parts["dataset"].pop("classes")  # they are compared by the accuracies
+def _settings(objects: Objects, version: Version) -> dict[str, Any]:
+    """Return the fields of a version's spec that are used, and each argument of its model by its own name."""
+    settings: dict[str, Any] = {**read_manifest(objects, version).spec}
     for field in ("arguments", "weights"):
-        values = parts["spec"].pop(field, {})
-        if isinstance(values, Mapping):
-            parts["spec"] |= {f"{field}.{name}": value for name, value in values.items()}
-    return {
-        f"{part}.{name}": value
-        for part, values in parts.items()
-        for name, value in values.items()
-        if not is_unused(name, value)
-    }
+        if isinstance(values := settings.pop(field, None), Mapping):
+            settings |= {f"{field}.{name}": value for name, value in values.items()}
+    return {name: value for name, value in settings.items() if not is_unused(name, value)}
