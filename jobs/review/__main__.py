@@ -19,7 +19,6 @@ from jobs.console.output import CommandResult, entry_point, log_to_stderr, print
 from jobs.console.terminal import step
 from jobs.models.compute import stored_grouping
 from jobs.predict.batches import layout_of
-from jobs.review.access import Access
 from jobs.review.data import Additions, LearnedLabel, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess, NoModel
@@ -155,10 +154,9 @@ async def _serve(options: ReviewOptions, session: Session) -> CommandResult:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, ended.set)
-    sock = listening_socket(options.port)
-    access = Access.create(sock.getsockname()[1])
-    async with Server(session, access).running(sock):
-        with _opened(access.address, options.browser):
+    server = Server(session, listening_socket(options.port))
+    async with server.running():
+        with _opened(server.address, options.browser):
             refreshing = asyncio.create_task(_refresh(session))
             await ended.wait()
             refreshing.cancel()

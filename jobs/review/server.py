@@ -1,8 +1,14 @@
-"""The server of the page: its three files, the pictures, and a few requests in JSON. It listens on 127.0.0.1 only."""
+"""The server of the page: its three files, the pictures, and a few requests in JSON. It listens on 127.0.0.1 only.
+
+It answers only browsers that have opened its address, and only its own page. The address contains a token, which a
+cookie then replaces. Both end with the server.
+"""
 
 import asyncio
 import contextlib
+import secrets
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +21,8 @@ from aiohttp import web
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from jobs.review.access import HEADERS, Access
 from jobs.review.labels import Decision, DecisionError
 from jobs.review.session import NotReadYetError, Session, ShownItem
-from mnist_lib.data.corrections import ImageHash, Reason
 from mnist_lib.data.request import ClassName
 from mnist_lib.documents import Count, decode, encode
 from mnist_lib.errors import ImageError, IntegrityError, MnistError, SpecError, StoreError
@@ -30,10 +34,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_UPLOAD_BYTES = 500_000  # a drawing has a few thousand
 SECONDS_TO_FINISH = 10.0  # for requests that are being answered at the end
-MAX_STRANGERS, SECONDS_OF_STRANGERS = 100, 10.0  # connections that have sent no request of the page
+MAX_STRANGERS = 100  # connections that have sent no request of the page
 PICTURE_THREADS = 4  # that read pictures; others store decisions
-MAX_HELD = 100  # pictures that a browser says it has
 NUM_ANSWERS = 3  # classes of the model that are shown
+# Nothing is loaded from elsewhere, no inline code runs, and no other page may show this one in a frame.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "mnist-jobs",
+}
 FILES = {"": "text/html", "review.js": "text/javascript", "review.css": "text/css"}
 STATUSES: dict[type[MnistError], int] = {  # of an answer, by the error; the first that fits
     NotReadYetError: 503,
@@ -48,15 +62,8 @@ Client = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8,64}\Z")]
 
 
 @dataclass(frozen=True)
-class _Held:
-    image: ImageHash
-    why: Reason
-
-
-@dataclass(frozen=True)
 class _NextRequest:
     client: Client
-    held: Annotated[list[_Held], Meta(max_length=MAX_HELD)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,56 +74,77 @@ class _DecisionRequest(Decision):
 
 
 class Server:
-    """Answers the requests of the page."""
+    """Answers the requests of the page.
 
-    def __init__(self, session: Session, access: Access) -> None:
-        self._session, self._access = session, access
-        self._strangers: dict[Connection, asyncio.TimerHandle] = {}
+    Args:
+        sock: listens on 127.0.0.1.
+    """
+
+    def __init__(self, session: Session, sock: socket.socket) -> None:
+        self._session, self._sock = session, sock
+        self._token, self._port = secrets.token_urlsafe(32), sock.getsockname()[1]
+        self._strangers = deque[web.RequestHandler]()  # that have sent no request of the page, the oldest first
         # Pictures may take seconds each. Decisions do not wait for them, since they have other threads.
         self._threads = ThreadPoolExecutor(PICTURE_THREADS)
 
+    @property
+    def address(self) -> str:
+        """The address that opens the page; whoever knows it can give labels until the server ends."""
+        return f"http://127.0.0.1:{self._port}/?token={self._token}"
+
+    @property
+    def cookie_name(self) -> str:
+        """The name of the cookie. It contains the port, since browsers send a cookie of 127.0.0.1 to every port."""
+        return f"mnist-review-{self._port}"
+
     @contextlib.asynccontextmanager
-    async def running(self, sock: socket.socket) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Serve until the block ends; decisions that are being stored then are still stored."""
-        runner = web.AppRunner(self._application(), shutdown_timeout=SECONDS_TO_FINISH)
+        # A log of requests would contain the token.
+        runner = web.AppRunner(self._application(), shutdown_timeout=SECONDS_TO_FINISH, access_log=None)
         await runner.setup()
         assert runner.server is not None
-        connect = partial(Connection, runner.server, self._strangers)
-        listening = await asyncio.get_running_loop().create_server(connect, sock=sock)
+        connect = partial(self._connected, runner.server)
+        listening = await asyncio.get_running_loop().create_server(connect, sock=self._sock)
         try:
             yield
         finally:
             listening.close()
             await runner.cleanup()
 
+    def _connected(self, server: web.Server) -> web.RequestHandler:
+        """Return a new connection, and close the oldest one of too many that have sent no request of the page.
+
+        Every user of this machine can connect. Without a limit, idle connections would take all descriptors.
+        """
+        self._strangers.append(server())
+        if len(self._strangers) > MAX_STRANGERS:
+            self._strangers.popleft().force_close()
+        return self._strangers[-1]
+
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_UPLOAD_BYTES, middlewares=[self._guarded])
         application.on_response_prepare.append(_add_headers)
-        page, router = self._access.page, application.router
-        router.add_get("/", self._enter)
-        router.add_get("/proof/{nonce:[0-9a-f]{32}}", self._proof)
+        router = application.router
         for name in FILES:
-            router.add_get(page + name, self._file)
-        router.add_get(page + "about", self._about)
-        router.add_get(page + "picture/{image:[0-9a-f]{32}}", self._picture)
-        router.add_post(page + "draw", self._draw)
-        router.add_post(page + "next", partial(self._json, _NextRequest, self._next))
-        router.add_post(page + "decide", partial(self._json, _DecisionRequest, self._decide))
-        router.add_post(page + "undo", partial(self._json, _DecisionRequest, self._undo))
-        router.add_post(page + "skip", partial(self._json, _DecisionRequest, self._skip))
+            router.add_get(f"/{name}", self._file)
+        router.add_get("/about", self._about)
+        router.add_get("/picture/{image:[0-9a-f]{32}}", self._picture)
+        router.add_post("/draw", self._draw)
+        router.add_post("/next", partial(self._json, _NextRequest, self._next))
+        router.add_post("/decide", partial(self._json, _DecisionRequest, self._decide))
+        router.add_post("/undo", partial(self._json, _DecisionRequest, self._undo))
+        router.add_post("/skip", partial(self._json, _DecisionRequest, self._skip))
         return application
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse what does not come from the page, and turn errors into answers."""
-        is_public = request.path == "/" or request.path.startswith("/proof/")
-        if is_public and not self._access.is_foreign(request.headers):
-            return await handler(request)
-        refusal = self._access.refusal(request.method, request.headers, request.cookies)
+        refusal = self._refusal(request)
         if refusal is not None:
             return _refused(403, refusal)
-        assert isinstance(request.protocol, Connection)
-        request.protocol.admit()
+        if request.protocol in self._strangers:
+            self._strangers.remove(request.protocol)
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -124,20 +152,26 @@ class Server:
         except MnistError as error:
             return _refused(next(status for kind, status in STATUSES.items() if isinstance(error, kind)), str(error))
 
-    async def _enter(self, request: web.Request) -> web.StreamResponse:
-        """Replace the token in the address by a cookie."""
-        access = self._access
-        if not access.is_token(request.query.get("token", "")):
-            return _refused(403, "expected the token; open the address that the command printed")
-        response = web.Response(status=303, headers={"Location": access.page})
-        response.set_cookie(access.cookie_name, access.cookie, path=access.page, httponly=True, samesite="Lax")
-        return response
-
-    async def _proof(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(text=self._access.proof(request.match_info["nonce"]))
+    def _refusal(self, request: web.Request) -> str | None:
+        """Return why a request is refused, or None if it is not."""
+        host, origin = request.headers.get("Host"), request.headers.get("Origin")
+        if host not in (f"127.0.0.1:{self._port}", f"localhost:{self._port}"):
+            # As when the domain name of an attacker leads to 127.0.0.1.
+            return "expected the address that the command printed, got another name"
+        token = request.query.get("token") or request.cookies.get(self.cookie_name, "")
+        if not secrets.compare_digest(token.encode("utf-8", "surrogateescape"), self._token.encode()):
+            return "expected the token; open the address that the command printed"
+        if origin != f"http://{host}" and (origin is not None or request.method != "GET"):
+            return "expected a request of this page, got one of another page"
+        return None
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        name = request.path.removeprefix(self._access.page)
+        """Return a file of the page. A cookie replaces the token in the address first."""
+        if "token" in request.query:
+            response = web.Response(status=303, headers={"Location": "/"})
+            response.set_cookie(self.cookie_name, self._token, httponly=True, samesite="Lax")
+            return response
+        name = request.path.removeprefix("/")
         content = resources.files("jobs.review").joinpath("page", name or "review.html").read_bytes()
         return web.Response(body=content, content_type=FILES[name], charset="utf-8")
 
@@ -145,7 +179,6 @@ class Server:
         return _answer(
             {
                 "classes": list(self._session.classes),
-                "proofKey": self._access.proof_key,
                 "user": self._session.labels.user,
                 "where": printable(self._session.labels.where),
                 "lightOnDark": self._session.viewer.is_light_on_dark,
@@ -162,8 +195,7 @@ class Server:
         return _answer({"status": self._status(), **fields})
 
     def _next(self, asked: _NextRequest) -> dict[str, Any]:
-        pictures = self._session.pictures_for(asked.client, [(held.image, held.why) for held in asked.held])
-        return {"pictures": [self._description(shown) for shown in pictures]}
+        return {"pictures": [*map(self._description, self._session.pictures_for(asked.client))]}
 
     def _decide(self, decision: _DecisionRequest) -> dict[str, Any]:
         self._session.decide(decision)
@@ -247,41 +279,6 @@ def listening_socket(port: int) -> socket.socket:
         raise SpecError(
             f"port: expected a free port, got {port} ({error.strerror}); name another, or omit it"
         ) from error
-
-
-class Connection(web.RequestHandler):
-    """A connection, which is closed if it does not soon send a request of the page.
-
-    Anybody on this machine can connect. Without a limit, idle connections would take all descriptors of the process.
-
-    Args:
-        strangers: the connections that have sent no request of the page, the oldest first, and when each is closed.
-    """
-
-    def __init__(self, server: web.Server, strangers: dict["Connection", asyncio.TimerHandle]) -> None:
-        no_log: Any = None  # a log of requests would contain the token
-        super().__init__(server, loop=asyncio.get_running_loop(), access_log=no_log)
-        self._strangers = strangers
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._strangers[self] = asyncio.get_running_loop().call_later(SECONDS_OF_STRANGERS, self._abort)
-        if len(self._strangers) > MAX_STRANGERS:
-            next(iter(self._strangers))._abort()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.admit()
-        super().connection_lost(exc)
-
-    def admit(self) -> None:
-        """Keep the connection open, since it has sent a request of the page."""
-        if (timer := self._strangers.pop(self, None)) is not None:
-            timer.cancel()
-
-    def _abort(self) -> None:
-        self.admit()
-        if self.transport is not None:
-            self.transport.abort()
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -228,12 +228,8 @@ class Session:
             self.order.add(item)
             return True
 
-    def pictures_for(self, client: str, held: Sequence[tuple[str, Reason]] = ()) -> list[ShownItem]:
-        """Return the pictures that a browser shows and loads ahead.
-
-        Args:
-            held: the images that it already has, and why each was chosen; this process may have forgotten them.
-        """
+    def pictures_for(self, client: str) -> list[ShownItem]:
+        """Return the pictures that a browser shows and loads ahead."""
         now = time.monotonic()
         with self._lock:
             self._heard[client] = now
@@ -241,16 +237,8 @@ class Session:
                 if now - self._heard.get(shown.client, 0.0) > SECONDS_UNTIL_RETURNED:
                     del self._shown[shown.item.image]
                     self.order.give_back(shown.item, shown.why)
-            unknown = 0
-            for image, why in held:
-                if image not in self.items:
-                    unknown += not self.is_complete
-                elif image not in self.order.taken:
-                    self.order.taken.add(image)
-                    self.order.counts[why] += 1
-                    self._shown[image] = ShownItem(self.items[image], why, client)
             pictures = [shown for shown in self._shown.values() if shown.client == client]
-            while len(pictures) + unknown < PICTURES_AHEAD and (chosen := self.order.take()):
+            while len(pictures) < PICTURES_AHEAD and (chosen := self.order.take()):
                 pictures.append(ShownItem(*chosen, client))
                 self._shown[chosen[0].image] = pictures[-1]
             return pictures

@@ -14,7 +14,6 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
-from jobs.review.access import Access
 from jobs.review.data import Additions, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess
@@ -34,7 +33,6 @@ from tests.support.linear import LINEAR
 LAYOUT = Layout.of("mnist-mini", Shape(28, 28, 1))
 Serve = Callable[[], Any]  # returns a context that provides a `Client`
 CLIENT = "0123456789abcdef"
-TOKEN = "a-token-of-a-test-0123456789-0123456789"
 
 
 def write_digits(folder: Path, digits: Dataset, indices: range, *, sorted_by_class: bool) -> Path:
@@ -71,25 +69,26 @@ def read_all(session: Session, new: Path) -> None:
 class Client:
     """A browser, as the server sees it."""
 
-    def __init__(self, session: aiohttp.ClientSession, access: Access, client: str = CLIENT) -> None:
-        self.http, self.access, self.client = session, access, client
-        self.base = f"http://127.0.0.1:{access.port}"
+    def __init__(self, session: aiohttp.ClientSession, server: Server, client: str = CLIENT) -> None:
+        self.http, self.server, self.client = session, server, client
+        self.base, _, self.token = server.address.partition("/?token=")
+        self.port = int(self.base.rpartition(":")[2])
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Origin": self.base, "Cookie": f"{self.access.cookie_name}={self.access.cookie}"}
+        return {"Origin": self.base, "Cookie": f"{self.server.cookie_name}={self.token}"}
 
     async def get(self, path: str, **headers: str) -> tuple[int, bytes]:
-        async with self.http.get(f"{self.base}{self.access.page}{path}", headers={**self.headers, **headers}) as answer:
+        async with self.http.get(f"{self.base}/{path}", headers={**self.headers, **headers}) as answer:
             return answer.status, await answer.read()
 
     async def post(self, path: str, body: Any) -> tuple[int, Any]:
-        url = f"{self.base}{self.access.page}{path}"
+        url = f"{self.base}/{path}"
         async with self.http.post(url, headers=self.headers, json={"client": self.client, **body}) as answer:
             return answer.status, await (answer.json() if answer.status == 200 else answer.text())
 
-    async def next(self, *held: dict[str, str]) -> list[dict[str, Any]]:
-        status, found = await self.post("next", {"held": held})
+    async def next(self) -> list[dict[str, Any]]:
+        status, found = await self.post("next", {})
         assert status == 200, found
         pictures: list[dict[str, Any]] = found["pictures"]
         return pictures
@@ -101,10 +100,9 @@ class Client:
 @contextlib.asynccontextmanager
 async def serving(session: Session) -> AsyncIterator[Client]:
     """Serve a session in this process, for a client."""
-    sock = listening_socket(0)
-    access = Access(TOKEN, sock.getsockname()[1])
-    async with Server(session, access).running(sock), aiohttp.ClientSession() as http:
-        yield Client(http, access)
+    server = Server(session, listening_socket(0))
+    async with server.running(), aiohttp.ClientSession() as http:
+        yield Client(http, server)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -129,7 +127,7 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-c", self._code, *self.arguments],
             cwd=ROOT,
-            env={**os.environ, "HOME": str(self.home), "MNIST_JOBS_REVIEW_TOKEN": TOKEN},
+            env={**os.environ, "HOME": str(self.home)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -137,8 +135,7 @@ class Command:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        # The page stays usable after a restart, since the token of the environment is used.
-        assert line == f"{Access(TOKEN, self.port).address}\n", self.process.communicate()
+        assert line.startswith(f"http://127.0.0.1:{self.port}/?token="), self.process.communicate()
         return line.strip()
 
     def kill(self) -> None:

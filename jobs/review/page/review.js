@@ -13,30 +13,18 @@ let unsaved = [];     // decisions, skips and undos that are not stored yet
 let handled = new Set();  // images decided, skipped or undone after the last request for pictures began, or unsaved then
 let sending = false, fetching = false, shown = null, problem = "";
 
-// When the program has ended, any program can listen on its port, and the browser would send it the cookie and the path
-// of this page. So each request is preceded by one without both, which only the program with the key can answer.
-async function requireProof() {
-  if (!about) return;  // the key comes with the first answer
-  const hex = bytes => Array.from(bytes, byte => byte.toString(16).padStart(2, "0")).join("");
-  const nonce = hex(crypto.getRandomValues(new Uint8Array(16))), text = new TextEncoder();
-  const key = await crypto.subtle.importKey("raw", text.encode(about.proofKey), {name: "HMAC", hash: "SHA-256"}, false, ["sign"]);
-  const expected = hex(new Uint8Array(await crypto.subtle.sign("HMAC", key, text.encode(nonce))));
-  const answer = await fetch(`/proof/${nonce}`, {credentials: "omit", redirect: "error", referrerPolicy: "no-referrer"});
-  if (!answer.ok || await answer.text() !== expected) throw {};
-}
-
 async function request(path, body) {
   const options = body === undefined ? {} : {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)};
   let response;
   try {
-    await requireProof();
-    response = await fetch(path, {...options, redirect: "error"});
+    response = await fetch(path, options);
   } catch {
     throw {retry: true, message: "The program does not answer. Unsaved labels are sent again as soon as it does."};
   }
   if (response.ok) return response.json();
   const message = (await response.text()).trim();
-  throw {retry: response.status === 503, message: response.status === 403 ? "This page is no longer valid: open the address that the command printed last." : message};
+  // After a restart, this page is valid again as soon as the new address has been opened in the same browser.
+  throw {retry: [403, 503].includes(response.status), message: response.status === 403 ? "This page is no longer valid: open the address that the command printed last." : message};
 }
 
 const wait = milliseconds => new Promise(resolve => setTimeout(resolve, milliseconds));
@@ -53,9 +41,8 @@ async function more() {
   if (fetching) return;
   fetching = true;
   try {
-    const held = queue.map(picture => ({image: picture.image, why: picture.why}));
     handled = new Set(unsaved.map(entry => entry.picture.image));
-    const found = await request("next", {client, held});
+    const found = await request("next", {client});
     take(found);
   } catch (error) {
     report(error.message);
@@ -83,12 +70,6 @@ function take(found) {
 async function load(picture) {
   for (let attempt = 0; !picture.isSeen && (attempt === 0 || queue.includes(picture)); attempt++) {
     picture.view = new Image();
-    try {
-      await requireProof();
-    } catch {
-      await wait(RETRY_MS);
-      continue;
-    }
     picture.view.src = `picture/${picture.image}${attempt ? `?attempt=${attempt}` : ""}`;
     try {
       await picture.view.decode();
@@ -131,22 +112,15 @@ function show() {
   image.src = picture.view.src;
   image.alt = `Picture to label: ${picture.name}`;
   image.classList.toggle("small", picture.view.naturalWidth > 0 && Math.max(picture.view.naturalWidth, picture.view.naturalHeight) <= 256);
-  if ($("frame").classList.contains("zoomed")) showOnceProven(picture, image, "zoomed");
+  if ($("frame").classList.contains("zoomed")) image.src = `picture/${picture.image}?zoomed`;
   $("frame").scrollTo(0, 0);
   $("seen").hidden = true;
   if (picture.view.naturalWidth > 64) {
     const seen = $("seen");
     seen.onload = () => { seen.hidden = queue[0] !== picture; };
     seen.onerror = () => { seen.hidden = true; };
-    showOnceProven(picture, seen, "seen");
+    seen.src = `picture/${picture.image}?seen`;
   }
-}
-
-function showOnceProven(picture, image, view) {
-  const isZoomed = $("frame").classList.contains("zoomed");
-  requireProof().then(() => {
-    if (queue[0] === picture && isZoomed === $("frame").classList.contains("zoomed")) image.src = `picture/${picture.image}?${view}`;
-  }, () => {});
 }
 
 function facts(picture) {
@@ -390,8 +364,7 @@ async function ask() {
     again = false;
     try {
       const blob = await new Promise(resolve => canvas.toBlob(resolve, "image/png"));
-      await requireProof().catch(() => { throw {message: "The program does not answer."}; });
-      const response = await fetch("draw", {method: "POST", headers: {"Content-Type": "image/png"}, body: blob});
+      const response = await fetch("draw", {method: "POST", headers: {"Content-Type": "image/png"}, body: blob}).catch(() => { throw {message: "The program does not answer."}; });
       if (!response.ok) throw {message: (await response.text()).trim()};
       const found = await response.json();
       status = found.status;

@@ -4,7 +4,8 @@ from tests.support.mutants.mutant import Mutant
 
 QUEUE, RECORDER = "jobs/train/write_queue.py", "jobs/train/recorder.py"
 OPTIONS, TRAIN_OPTIONS = "jobs/console/options.py", "jobs/train/options.py"
-ACCESS, LABELS, SESSION = "jobs/review/access.py", "jobs/review/labels.py", "jobs/review/session.py"
+SERVER = "jobs/review/server.py"
+LABELS, SESSION = "jobs/review/labels.py", "jobs/review/session.py"
 ANSWERS, REJECTING = "jobs/predict/answers.py", "mnist_lib/pictures/rejecting.py"
 OUTSIDE = "jobs/train/test_hostile_configurations.py"
 
@@ -99,17 +100,17 @@ MUTANTS = (
     ),
     Mutant(
         name="a page of another site may send decisions",
-        file=ACCESS,
-        old='and (origin is not None or method != "GET"):',
-        new='and method == "":',
+        file=SERVER,
+        old='and (origin is not None or request.method != "GET"):',
+        new='and request.method == "":',
         why="Any web page could label pictures while a review is open.",
         tests=("jobs/review/test_access.py::test_a_decision_from_another_page_is_refused",),
     ),
     Mutant(
         name="any name that leads to this machine is answered",
-        file=ACCESS,
-        old='return headers.get("Host") not in (',
-        new='return headers.get("Host") in (None, "") and "" not in (',
+        file=SERVER,
+        old="if host not in (",
+        new='if host in (None, "") and "" not in (',
         why="A domain of an attacker that resolves to 127.0.0.1 could use the page.",
         tests=("jobs/review/test_access.py::test_a_name_that_leads_to_this_machine_is_refused",),
     ),
