@@ -7,7 +7,7 @@ labels.jsonl                  corrections, if the dataset is not a folder, see `
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,10 @@ from mnist_lib.data.split import TRAIN, ImageHashes, indices_of
 from mnist_lib.documents import Name, Sha256, Text, VersionName, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
-from mnist_lib.objects.records import RecordLog, read_record, seal
+from mnist_lib.objects.records import read_record, seal
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version, model_names, readable_versions
+from mnist_lib.store.versions import Version, readable_versions
 
 FOLDER = "datasets"
 RUN_DATA = "data.json"  # in the folder of a run
@@ -140,7 +140,7 @@ def begin_with(folder: RunFolder, data: RunData) -> None:
 
 
 def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: bool = False) -> list[str]:
-    """Delete the states that neither the last run of a dataset, nor a version, nor a decision about a champion needs.
+    """Delete the states that neither the last run of a dataset, nor a version needs.
 
     Args:
         gone: the names of versions that count as deleted, although they may exist in a dry run.
@@ -149,7 +149,6 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
         the names of the deleted objects, or of those that would be deleted.
     """
     needed = {version.facts.dataset.fingerprint for version in readable_versions(objects) if version.name not in gone}
-    decisions = [*_newest_decisions(objects)]
     deleted = []
     for dataset in objects.folders(FOLDER):
         last = last_run(objects, dataset)
@@ -157,20 +156,11 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
             continue  # a damaged record: what is needed is not known
         for name in objects.names(f"{FOLDER}/{dataset}/states"):
             fingerprint = name.rpartition("/")[2].removesuffix(".npz")
-            named = any(fingerprint.encode() in decision for decision in decisions)
-            if fingerprint not in {*needed, last.fingerprint} and not named:
+            if fingerprint not in {*needed, last.fingerprint}:
                 deleted.append(name)
                 if not dry_run:
                     objects.delete(name)
     return deleted
-
-
-def _newest_decisions(objects: Objects) -> Iterator[bytes]:
-    """Yield the newest record of each log of champions."""
-    for model in model_names(objects):
-        for dataset in objects.folders(f"models/{model}/champions"):
-            records = RecordLog(objects, f"models/{model}/champions/{dataset}")
-            yield objects.read(records.name(records.last())) or b""
 
 
 def _last(dataset: str) -> str:
