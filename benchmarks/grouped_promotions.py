@@ -80,11 +80,11 @@ def series(seed: int, objects: int, error: float) -> tuple[bool, bool]:
     groups = np.repeat(np.arange(objects, dtype=np.int32), PICTURES)
     labels = np.repeat(random.integers(10, size=objects), PICTURES)
     models = (np.repeat(random.random(objects) >= error, PICTURES) for _ in range(NIGHTS + 1))
-    champion, budget, promoted, alarmed = next(models), Budget(RULE.comparisons_alpha), False, False
+    champion, budget, promoted, alarmed = next(models), Budget(RULE.alpha), False, False
     for night, challenger in enumerate(models):
         both = Compared("challenger", "champion", challenger, champion, labels, CLASSES, groups=groups)
         if night == 0:
-            alarmed = RULE.collapse_of(both) is not None
+            alarmed = RULE.collapse(both) is not None
         if RULE.decide(both, budget.next_alpha).promote:
             promoted, champion = True, challenger
         budget = budget.after_comparison()

@@ -22,10 +22,10 @@ from mnist_lib.objects.weights import FORMATS
 from mnist_lib.pretrained import WeightsFile
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import champions, trained_last
-from mnist_lib.store.champions.log import Champion, pinned_version
+from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import LATEST, NUMBER, Version, find, find_all, model_names
+from mnist_lib.store.versions import LATEST, NUMBER, Version, find, find_all, model_names, require_version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -280,18 +280,10 @@ def _no_champion(objects: Objects, model: str | None) -> str:
     return f"{model} has no champion in {where}; promote a version, or name one, as in {model}@{LATEST}"
 
 
-def require_version(objects: Objects, model: str, number: int) -> Version:
-    """Return the version with that number, or raise IntegrityError if it is damaged or does not exist."""
-    version = find(objects, model, number)
-    if version is None:
-        raise IntegrityError(f"{model}@{number}: expected a commit record, got none; roll back to another version")
-    return version
-
-
 def _in_use(objects: Objects, record: Champion | IntegrityError) -> Version:
     if isinstance(record, IntegrityError):
         raise record
-    return pinned_version(objects, record)
+    return require_version(objects, record.model, record.version)
 
 
 def _run_record(objects: Objects, in_use: Mapping[str, Sequence[Champion | IntegrityError]], name: str) -> RunRecord:

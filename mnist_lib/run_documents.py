@@ -151,8 +151,6 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     version: Number  # the number of the stored version
     champion: bool  # whether that version is the champion for the dataset after this run
     promotion: Text = ""  # why it is or is not the champion
-    # The number of an earlier version that new pictures [made the champion](../models.md#new-pictures) instead, if any.
-    promoted_instead: Number | None = None
     significance: Significance | None = written(None)  # how often chance may replace it; `null` if there is none
 
 

@@ -29,7 +29,7 @@ from jobs.models.options import (
     VerifyOptions,
 )
 from jobs.train.reporting import write_index
-from mnist_lib.api import find_version, require_version
+from mnist_lib.api import find_version
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
@@ -37,8 +37,15 @@ from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.settings import part_of
 from mnist_lib.store import reference
 from mnist_lib.store.champions import appointment, challenge
-from mnist_lib.store.champions.appointment import champion, champion_at, champions, history, reign, trained_last
-from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
+from mnist_lib.store.champions.appointment import (
+    champion,
+    champion_at,
+    champions,
+    current_appointment,
+    history,
+    trained_last,
+)
+from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.promotion import Rule, Thresholds
 from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.datasets import collect_states
@@ -50,6 +57,7 @@ from mnist_lib.store.versions import (
     Version,
     find_all,
     model_names,
+    require_version,
     verify,
     verify_copy,
     version_folder,
@@ -117,7 +125,7 @@ def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
         record = log[-1] if options.at is None else champion_at(objects, model, dataset, options.at)
         if isinstance(record, IntegrityError):
             raise record
-        since = reign(log[: log.index(record) + 1]) if record else None
+        since = current_appointment(log[: log.index(record) + 1]) if record else None
         if record is None or since is None:
             continue
         document.setdefault(model, {})[dataset] = {**asdict(record), "since": since.at, "interval": record.interval}
@@ -266,10 +274,10 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
         for model in ModelOptions(model=what).models(objects):
             numbers = set[int]()
             for dataset in datasets_with_logs(objects, model):
-                for error in ChampionLog(objects, model, dataset).damage():
-                    damaged[f"champions of {model} for {dataset}: {error}"] = str(error)
-                newest = history(objects, model, dataset)[-1:]
-                numbers |= {record.version for record in newest if isinstance(record, Champion)}
+                records = history(objects, model, dataset)
+                errors = [str(record) for record in records if isinstance(record, IntegrityError)]
+                damaged |= {f"champions of {model} for {dataset}: {error}": error for error in errors}
+                numbers |= {record.version for record in records[-1:] if isinstance(record, Champion)}
             if options.all:
                 numbers |= {number for number, _ in find_all(objects, model)}
             for number in sorted(numbers):

@@ -23,8 +23,8 @@ from mnist_lib.errors import DataError, SpecError
 from mnist_lib.objects.output_file import atomic_output, require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.spec import INEXACT_TEXT
-from mnist_lib.store.champions.hold_out import Predict
 from mnist_lib.store.champions.log import champion_dataset
+from mnist_lib.store.champions.test_set import Predict
 from mnist_lib.store.contents import StoredModel, origins
 from mnist_lib.store.datasets import begun_with, trained_images
 from mnist_lib.store.predictions import Predictions

@@ -108,7 +108,7 @@ def events_of(entry: Entry) -> list[str]:
     found = {
         "success": entry.exit_code == exit_codes.DONE,
         "failure": entry.failed_trials,
-        "promotion": any(row.champion or row.promoted_instead for row in rows),
+        "promotion": any(row.champion for row in rows),
         "rejection": not all(row.champion for row in rows),
         "dataset-changed": data is not None and data.objections,
         "damaged": data is not None and data.newly_damaged,
@@ -151,7 +151,7 @@ def next_command(entry: Entry, schedule: str, storage: str, train: TrainOptions)
     Args:
         train: as in `notice_of`.
     """
-    promoted = [model for model, row in entry.results.items() if row.champion or row.promoted_instead]
+    promoted = [model for model, row in entry.results.items() if row.champion]
     final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
     error = ERROR_CODE.match(entry.why)
     would_fail_again = entry.exit_code in final or (error is not None and exit_codes.is_final(error[1]))
@@ -201,13 +201,10 @@ def _headlines(entry: Entry) -> Iterator[str]:
         yield f"{counted(entry.failed_trials, 'trial')} failed"
     if data is not None and data.newly_damaged:
         yield f"{counted(data.newly_damaged, 'picture')} cannot be read"
-    promoted = list[str]()
-    for model, row in entry.results.items():
-        if row.champion or row.promoted_instead:
-            promoted.append(f"{model}@{row.promoted_instead or row.version}")
+    promoted = [f"{model}@{row.version}" for model, row in entry.results.items() if row.champion]
     if promoted:
         rows = [*entry.results.values()]
-        accuracy = f", with {percent(rows[0].test_accuracy)}" if len(rows) == 1 and rows[0].champion else ""
+        accuracy = f", with {percent(rows[0].test_accuracy)}" if len(rows) == 1 else ""
         yield f"new champion: {listed(promoted)}{accuracy}"
     if data is not None and data.unusual:
         name, *others = data.unusual
@@ -250,8 +247,6 @@ def _row(entry: Entry, zone: tzinfo) -> list[str]:
     details = [*_causes(entry), *_data(entry), *([f"attempt {entry.attempt}"] if entry.attempt > 1 else [])]
     for model, row in entry.results.items():
         champion = ", the champion" if row.champion else ""
-        if row.promoted_instead:
-            champion = f", {model}@{row.promoted_instead} became the champion"
         accuracy = percent(row.test_accuracy) + and_balanced(row.balanced_accuracy)
         details.append(f"{model}@{row.version} {accuracy}{_on_new_pictures(row)}{champion}")
     return [_local(entry.slot, zone), entry.kind, took, "; ".join(details)]

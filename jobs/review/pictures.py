@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from jobs.review.data import LearnedLabel, ReviewedData, ReviewItem, SplitName
 from jobs.review.labels import Labels
-from mnist_lib.api import require_version
 from mnist_lib.data.split import text_of
 from mnist_lib.errors import DataError, ImageError, SpecError
 from mnist_lib.objects.protocol import Objects
@@ -20,7 +19,7 @@ from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.store.contents import margins_of
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder, check_run_name
-from mnist_lib.store.versions import Version
+from mnist_lib.store.versions import Version, require_version
 
 MIN_PROBABILITY = 0.9  # a wrong answer this probable disputes a label on its own
 

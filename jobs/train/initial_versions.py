@@ -11,8 +11,7 @@ from jobs.train.options import CHAMPION
 from mnist_lib.api import find_version
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import champion
-from mnist_lib.store.champions.log import pinned_version
-from mnist_lib.store.versions import LATEST, Version, find_all, hold
+from mnist_lib.store.versions import LATEST, Version, find_all, hold, require_version
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def versions_to_start_from(objects: Objects, names: Mapping[str, str], dataset: 
     for model, name in names.items():
         version, which = None, name.partition("@")[2] or CHAMPION
         if which == CHAMPION and (newest := champion(objects, model, dataset)):
-            version = pinned_version(objects, newest)
+            version = require_version(objects, model, newest.version)
         elif not name.startswith("@"):
             version = find_version(objects, model if which == CHAMPION else name)
         elif which != CHAMPION and any(find_all(objects, model)):

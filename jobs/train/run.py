@@ -44,7 +44,7 @@ from mnist_lib.run_documents import (
 )
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
-from mnist_lib.store.champions.challenge import Night, promote
+from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Decision
 from mnist_lib.store.contents import contents_of, stored_weights
 from mnist_lib.store.datasets import begun_with, store_state
@@ -263,15 +263,11 @@ class Run(Generic[Options]):
                 hold(folder.objects, origin)  # until `gc` finds that the new version starts from it
             except ConflictError:
                 log.warning("%s cannot be reproduced, since gc has deleted %s meanwhile", version.name, origin.name)
-        decision = self._objection() or promote(
-            *(folder.objects, version, self.options.rule(), self.data.predict),
-            Night(self.data.facts(), self.data.predict_rows),
-        )
+        decision = self._objection() or promote(folder.objects, version, self.options.rule(), self.data.predict)
         return Stored(
             version=version.number,
             champion=self._is_champion(version),
             promotion=decision.why,
-            promoted_instead=decision.instead,
             significance=decision.budget.document() if decision.budget else None,
         )
 

@@ -249,13 +249,9 @@ class RunDataset:
 
     def predict(self, version: Version, positions: "NDArray[np.intp]") -> "NDArray[np.float32]":
         """Predict test images, given by their positions, with a stored version in a task: [n, classes]."""
-        return self.predict_rows(version, len(self.facts().train) + positions)
-
-    def predict_rows(self, version: Version, rows: "NDArray[np.intp]") -> "NDArray[np.float32]":
-        """Predict images, given by their rows in the dataset, with a stored version in a task: [n, classes]."""
-        log.info("%s predicts %s that are new to it", version.name, counted(len(rows), "image"))
+        log.info("%s predicts %s that are new to it", version.name, counted(len(positions), "image"))
         stored = StoredModel.read(self._folder.objects, version)
-        task = start_beside_driver(worker.predict_images, stored, self.images, rows)
+        task = start_beside_driver(worker.predict_images, stored, self.images, positions)
         try:
             probabilities: NDArray[np.float32] = result_of(task, f"the predictions of {version.name}")
         except ClusterLostError:

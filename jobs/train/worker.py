@@ -89,15 +89,15 @@ def prepare_dataset(
     return dataset, replace(dataset.without_images(), changes=changes), np.frombuffer(state.content(), np.uint8)
 
 
-def predict_images(stored: StoredModel, dataset: Dataset, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Return the probabilities of a stored version for some images of a dataset, [n, classes].
+def predict_images(stored: StoredModel, dataset: Dataset, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return the probabilities of a stored version for some test images of a dataset, [n, classes].
 
     Raises:
         IntegrityError, ModelError: the version is damaged, or its code fails.
         SpecError: it was trained on images of another shape.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
-    return load_stored(stored)(dataset.images[rows])
+    return load_stored(stored)(dataset.test.images[positions])
 
 
 def run_lane(

@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.request import ClassNames, CountsBySplit, Growth
-from mnist_lib.data.split import NO_GROUP, Changes, Dataset, ImageHashes, Labels, indices_of
+from mnist_lib.data.split import Changes, Dataset, ImageHashes, Labels
 from mnist_lib.documents import decode, encode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import npz, read_npz
@@ -81,29 +81,6 @@ def changes_between(before: DatasetState, after: DatasetState) -> Changes:
     # NumPy's `isin` takes ten times as long as sorting.
     new_test[new_test] = ~_equal(np.sort(before.hashes[:, 0]), after.hashes[new[new_test], 0])[1]
     return Changes(added, removed, relabelled, new_test)
-
-
-def unknown_rows(dataset: Dataset, states: Sequence[DatasetState], counted: Collection[bytes]) -> NDArray[np.intp]:
-    """Return the rows of the images that are in none of some states: a random sample, if pictures arrive at random.
-
-    Of each group, only one image is among them, and none if the group is in a state. Left out are the images that a
-    model chose for a review.
-
-    Args:
-        counted: the hashes of images to leave out, too.
-    """
-    known = np.array([row.tobytes() in counted for row in dataset.hashes], np.bool_)
-    for state in states:
-        known |= indices_of(dataset.hashes, state.hashes) >= 0
-    grouped = dataset.groups != NO_GROUP
-    known |= grouped & np.isin(dataset.groups, dataset.groups[known & grouped])
-    if dataset.chosen is not None:
-        known |= dataset.chosen
-    rows = np.flatnonzero(~known)
-    _, first = np.unique(dataset.hashes[rows], axis=0, return_index=True)
-    rows = rows[np.sort(first)]
-    _, first = np.unique(np.where(grouped[rows], dataset.groups[rows], -1 - rows), return_index=True)
-    return rows[np.sort(first)]
 
 
 def _partners(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -86,7 +86,6 @@ def with_corrections(
         fingerprint=fingerprint,
         published_test_labels=dataset.labels[rows][in_test[rows]] if published and changed[in_test].any() else None,
         reviewed_test=random[rows][in_test[rows]] if random[rows][in_test[rows]].any() else None,
-        chosen=disputed[rows] if disputed[rows].any() else None,
         corrections=counts if len(corrections.labels) else None,
         used_labels=UsedLabels.of(content),
         corrected_hashes=dataset.hashes[changed] if changed.any() else None,

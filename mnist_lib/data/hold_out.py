@@ -39,7 +39,8 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
     rows = np.flatnonzero(np.concatenate([np.ones(len(dataset.train), bool), ~left_out]))
     changed = f"{dataset.fingerprint}{hash_arrays([test.hashes[left_out]])}"
     fingerprint = hashlib.sha256(changed.encode()).hexdigest()
-    published, reviewed, chosen = dataset.published_test_labels, dataset.reviewed_test, dataset.chosen
+    published = dataset.published_test_labels
+    reviewed = dataset.reviewed_test
     return replace(
         dataset.take(rows),
         version=fingerprint[:8] if dataset.version == dataset.fingerprint[:8] else dataset.version,
@@ -47,7 +48,6 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
         notices=tuple(notices),
         published_test_labels=None if published is None else published[~left_out],
         reviewed_test=None if reviewed is None else reviewed[~left_out],
-        chosen=None if chosen is None else chosen[rows],
     )
 
 

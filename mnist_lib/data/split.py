@@ -135,7 +135,6 @@ class Dataset:
     published_test_labels: Labels | None = None
     # [test images]: those that people reviewed since they were drawn at random; None if there are none.
     reviewed_test: NDArray[np.bool_] | None = None
-    chosen: NDArray[np.bool_] | None = None  # [n]: those that only models chose for a review; None if there are none
     used_labels: UsedLabels = NO_LABELS
     corrected_hashes: ImageHashes | None = None  # [m, 2]: of images that corrections relabel or remove; None: of none
     changes: Changes | None = None  # None: there was no earlier run, or it is not known what its images were

@@ -14,7 +14,7 @@ from mnist_lib.report import plots
 from mnist_lib.report.page import render
 from mnist_lib.report.summary import settings_of
 from mnist_lib.run_documents import Summary
-from mnist_lib.store.champions.appointment import history, reign
+from mnist_lib.store.champions.appointment import current_appointment, history
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.runs import INDEX, REPORT, SUMMARY, RunFolder
 from mnist_lib.store.versions import find, model_names
@@ -89,11 +89,7 @@ def row_of(summary: Summary, link: str | None) -> Row:
         failed=len(summary.failed),
         settings=settings_of(summary),
         accuracies={name: model.mean_test_accuracy for name, model in models.items()},
-        champions={
-            name: number
-            for name, model in models.items()
-            if (number := model.version if model.champion else model.promoted_instead)
-        },
+        champions={name: model.version for name, model in models.items() if model.champion},
         link=link,
     )
 
@@ -105,7 +101,8 @@ def _changes(objects: Objects) -> Iterator[Change | str]:
             records = history(objects, model, dataset)
             if not records:  # a process was killed before it wrote the first one
                 continue
-            current, newest = reign(records), records[-1]
+            current = current_appointment(records)
+            newest = records[-1]
             for record in records:
                 if isinstance(record, IntegrityError):
                     yield f"a champion of {model} for {dataset} ({record})"

@@ -49,7 +49,6 @@ class Stored:
     version: int
     champion: bool
     promotion: str
-    promoted_instead: int | None = None
     significance: Significance | None = None
 
 

@@ -31,7 +31,6 @@ class ModelResult(Document, frozen=True, kw_only=True):
     version: Number
     champion: bool
     why: Text | None
-    promoted_instead: Number | None = None  # an earlier version that became the champion
     test_accuracy: Share
     trials: Count | None = None
     mean_test_accuracy: Share | None = None

@@ -3,7 +3,6 @@
 Anybody may have written these files, so the sha256 and the format of each are checked when it is read.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,28 +123,6 @@ class Predictions:
         sizes = np.bincount(self.labels)
         return float(1 / (sizes > 0).sum() if balanced else sizes.max() / len(self.labels))
 
-    @property
-    def images_by_class(self) -> dict[str, int]:
-        counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
-        return dict(zip(self.classes, counts, strict=True))
-
-    @property
-    def images(self) -> list[bytes]:
-        """The hash of each image, 16 bytes."""
-        return [row.tobytes() for row in self.hashes]
-
-    @property
-    def hold_out(self) -> str:
-        """The sha256 of the images and their labels, whatever their order."""
-        names = [name.encode(errors="replace") + b"\n" for name in self.classes]
-        ranks = np.empty(len(names), np.intp)
-        ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
-        as_text = self.hashes.view(">u8")  # numbers in the order of their bytes
-        digest = hashlib.sha256()
-        for row in np.lexsort((ranks[self.labels], as_text[:, 1], as_text[:, 0])):
-            digest.update(self.hashes[row].tobytes() + names[self.labels[row]])
-        return digest.hexdigest()
-
     def rows_for(self, other: "Predictions") -> NDArray[np.intp]:
         """Return, for each test image of another version, its row here, or -1 if this version was not tested on it."""
         return indices_of(other.hashes, self.hashes)
@@ -176,15 +153,7 @@ class Predictions:
             names: classes of this version.
         """
         columns = np.array([self.classes.index(name) for name in names])
-        return self.is_right(columns[probabilities[:, columns].argmax(axis=1)], other.labels, other.classes)
-
-    def is_right(self, answers: NDArray[np.integer[Any]], labels: Labels, classes: Sequence[str]) -> NDArray[np.bool_]:
-        """Return whether each answer of this version is right: [n].
-
-        Args:
-            answers: [n], numbers of its classes.
-            labels: [n], numbers of `classes`, which are those of the images.
-        """
-        index = {name: label for label, name in enumerate(classes)}
-        numbers = np.array([index.get(name, -1) for name in self.classes])
-        return np.asarray(numbers[answers] == labels)
+        answers = columns[probabilities[:, columns].argmax(axis=1)]
+        numbers = {name: label for label, name in enumerate(other.classes)}
+        labels = np.array([numbers.get(name, -1) for name in self.classes])  # of its classes in the other version
+        return np.asarray(labels[answers] == other.labels)

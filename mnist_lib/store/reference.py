@@ -18,10 +18,9 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.champions.appointment import champion
-from mnist_lib.store.champions.log import pinned_version
 from mnist_lib.store.datasets import LastRun, earlier_runs, has_run, last_run, read_state, write_last_run
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import model_names
+from mnist_lib.store.versions import model_names, require_version
 from mnist_lib.wording import counted
 
 MAX_SHARE_GONE = 0.2  # of the pictures of the reference
@@ -42,7 +41,7 @@ def reference_of(objects: Objects, dataset: str) -> LastRun | None:
     for model in model_names(objects):
         with contextlib.suppress(IntegrityError, SpecError):  # the run reports a damaged record if it needs it
             if newest := champion(objects, model, dataset):
-                version = pinned_version(objects, newest)
+                version = require_version(objects, model, newest.version)
                 facts = version.facts.dataset
                 found.append(LastRun(version.run, facts.fingerprint, newest.at, facts.image_shape))
     if not found and last is not None:

@@ -144,6 +144,14 @@ def find(objects: Objects, model: str, number: int, *, deleted: bool = False) ->
     return version if version is not None and (deleted or not version.deleted) else None
 
 
+def require_version(objects: Objects, model: str, number: int) -> Version:
+    """Return the version with that number, or raise IntegrityError if it is damaged or does not exist."""
+    version = find(objects, model, number)
+    if version is None:
+        raise IntegrityError(f"{model}@{number}: expected a commit record, got none; roll back to another version")
+    return version
+
+
 def find_all(
     objects: Objects, model: str, *, newest_first: bool = False, deleted: bool = False
 ) -> Iterator[tuple[int, Version | IntegrityError]]:

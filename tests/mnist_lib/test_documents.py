@@ -22,9 +22,7 @@ from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.retraining.journal import Entry
 from mnist_lib.run_documents import HistoryLine, SearchDocument, Summary
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.champions.evidence import AnswerCounts
-from mnist_lib.store.champions.log import Champion, Head
-from mnist_lib.store.champions.shadow import Shadow
+from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.contents import Manifest
 from mnist_lib.store.opening import UnfinishedRun
 from mnist_lib.store.publishing import Claim
@@ -57,13 +55,10 @@ RECORDS: dict[type, dict[str, Any]] = {
     Version: asdict(Version("keras", 1, "r", AT, {"model.keras": FILE}, about())),  # type: ignore[dict-item]
     Champion: asdict(
         Champion(
-            *("keras", "mnist", 2, 1, AT, "keep", "may be chance", "r", 1, 2, SHA256, SHA256),
-            *(0.05, 1, 1, 1, SHA256, Accuracy(1, 2), {"p": 0.1, "collapse": {"class": 1}}),
-            Shadow(version=2, commit_sha256=SHA256, number=1, classes={"a": AnswerCounts(2, 1, 1, 0)}, counted=SHA256),
-            1,
+            *("keras", "mnist", 2, 1, AT, "keep", "may be chance", "r", 1, 2),
+            *(0.05, 1, 1, 1, Accuracy(1, 2), {"p": 0.1, "collapse": {"class": 1}}),
         )
     ),
-    Head: asdict(Head(1, SHA256)),
     Claim: asdict(Claim("r", AT)),
     Hold: asdict(Hold("hold", AT)),
     LeaseTerm: asdict(LeaseTerm("process 1", "host", AT)),

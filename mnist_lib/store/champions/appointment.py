@@ -11,37 +11,26 @@ from mnist_lib.errors import ConflictError, IntegrityError, SpecError
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.log import (
-    Champion,
-    ChampionLog,
-    LogEntry,
-    commit_sha256,
-    datasets_with_logs,
-    pinned_version,
-)
+from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
 from mnist_lib.store.champions.promotion import Decision
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, find, find_all, hold, read_hold_state, verify
 
-# Why `gc` keeps a version.
-FORMER = "a former champion, to which a rollback can return"
-SHADOW = "compared with the champion on new pictures"
+FORMER = "a former champion, to which a rollback can return"  # why `gc` keeps it
 
 
 def champion(objects: Objects, model: str, dataset: str) -> Champion | None:
     """Return the newest record, or None. Raises IntegrityError if it is damaged; its version is not verified."""
-    found = ChampionLog(objects, model, dataset).newest()
-    if found is None:
-        return None
-    if isinstance(found.record, IntegrityError):
-        raise found.record
-    return found.record
+    newest = ChampionLog(objects, model, dataset).newest()
+    if isinstance(newest, IntegrityError):
+        raise newest
+    return newest
 
 
 def champions(objects: Objects, model: str) -> dict[str, Champion | IntegrityError]:
     """Return the newest record of each dataset for which a model has a champion, or why it cannot be read."""
-    logs = {name: ChampionLog(objects, model, name).newest() for name in datasets_with_logs(objects, model)}
-    return {dataset: found.record for dataset, found in logs.items() if found is not None}
+    newest = {name: ChampionLog(objects, model, name).newest() for name in datasets_with_logs(objects, model)}
+    return {dataset: record for dataset, record in newest.items() if record is not None}
 
 
 def trained_last(objects: Objects, model: str) -> tuple[str, str] | None:
@@ -66,10 +55,10 @@ def trained_last(objects: Objects, model: str) -> tuple[str, str] | None:
 
 def history(objects: Objects, model: str, dataset: str) -> list[Champion | IntegrityError]:
     """Return all records, oldest first, with an error in place of a damaged one, or of any number of missing ones."""
-    return [found.record for found in ChampionLog(objects, model, dataset).history()]
+    return ChampionLog(objects, model, dataset).history()
 
 
-def reign(log: Sequence[Champion | IntegrityError]) -> Champion | None:
+def current_appointment(log: Sequence[Champion | IntegrityError]) -> Champion | None:
     """Return the record that made the current champion: the last one that is not a refusal."""
     records = [record for record in log if isinstance(record, Champion)]
     return next((record for record in reversed(records) if record.kind != "keep"), records[0] if records else None)
@@ -108,8 +97,7 @@ def rollback_line(log: Sequence[Champion | IntegrityError]) -> list[int]:
 def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, str]:
     """Return the versions that `gc` must not delete, each with the reason.
 
-    These are the champions, their shadows, and for each champion up to `keep` former ones, to which it could be rolled
-    back.
+    These are the champions, and for each champion up to `keep` former ones, to which it could be rolled back.
 
     Raises IntegrityError if the newest record of a log is damaged.
     """
@@ -122,8 +110,6 @@ def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, str]:
         for number in line[-1:]:
             champion_of.setdefault(number, []).append(dataset)
         others |= dict.fromkeys(line[:-1], FORMER)
-        if log and isinstance(log[-1], Champion) and log[-1].challenged_by:
-            others[log[-1].challenged_by.version] = SHADOW
     return others | {number: f"the champion of {', '.join(datasets)}" for number, datasets in champion_of.items()}
 
 
@@ -135,13 +121,14 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
     Raises:
         SpecError: there is no version to roll back to.
         ConflictError: `gc` has deleted that version.
-        IntegrityError: that version is damaged, or is not the one that was the champion.
+        IntegrityError: that version is damaged.
     """
-    target, log = to, ChampionLog(objects, model, dataset)
+    target = to
+    log = ChampionLog(objects, model, dataset)
     while True:
-        found = log.history()
-        records = [entry.record for entry in found]
-        if not found:
+        last = log.last()  # before the records, so that a later one cannot be overlooked: its number is taken
+        records = log.history()
+        if not records:
             what = f"{model}: expected a champion for {dataset} to roll back"
             raise SpecError(f"{what}, got none; promote a version first")
         current = records[-1] if isinstance(records[-1], Champion) else None
@@ -152,26 +139,23 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
             raise SpecError(f"{model}@{target}: there is no such version; see: jobs.models list {model}")
         hold(objects, version)
         verify(objects, version)
-        known = [record for record in records if isinstance(record, Champion)]
-        for record in known:
-            if record.version == target:
-                pinned_version(objects, record)
         predictions = Predictions.read(objects, version)
         if predictions.disqualification is not None:
             raise SpecError(f"{version.name} {predictions.disqualification}; name another version with --to")
         if current is not None and current.version == target:
             return current
-        left = current.name if current else f"champion record {found[-1].number}, which is damaged"
+        left = current.name if current else f"champion record {last}, which is damaged"
         decision = Decision(True, f"rolled back from {left}")
-        record = next_record("rollback", dataset, found[-1], current, version, decision)
-        if known and not current:  # a damaged record may have spent as much as any other
-            record = _with_budget_of(record, known[-1])
-            if record.budget is not None:
-                record = replace(record, comparisons=record.comparisons + 1, shadows=record.shadows + 1)
-        test, selected_from = Accuracy(int(predictions.correct.sum()), len(predictions.labels)), record.compared + 1
-        interval = accuracy_interval(predictions.correct, groups=predictions.groups, selected_from=selected_from)
-        record = replace(record, test=test, test_ci95=interval, selected_from=selected_from)
-        if append(objects, found[-1], record, current):
+        known = [record for record in records if isinstance(record, Champion)]
+        record = next_record("rollback", dataset, last, known[-1] if known else None, version, decision)
+        selected_from = record.selected_from
+        record = replace(
+            record,
+            replaced=current.version if current else None,
+            test=Accuracy(int(predictions.correct.sum()), len(predictions.labels)),
+            test_ci95=accuracy_interval(predictions.correct, groups=predictions.groups, selected_from=selected_from),
+        )
+        if append(objects, record, current):
             return record
 
 
@@ -186,54 +170,54 @@ def _version_before(model: str, log: Sequence[Champion | IntegrityError]) -> int
 
 
 def next_record(
-    kind: str, dataset: str, newest: LogEntry | None, current: Champion | None, version: Version, decision: Decision
+    kind: str, dataset: str, last: int, before: Champion | None, version: Version, decision: Decision
 ) -> Champion:
-    """Return the record of a decision that spends nothing."""
+    """Return the record of a decision that spends nothing.
+
+    Args:
+        last: the number of the newest record, or 0.
+        before: the newest record that can be read, or None.
+    """
     record = Champion(
         model=version.model,
         dataset=dataset,
-        number=newest.number + 1 if newest else 1,
+        number=last + 1,
         version=version.number,
         at=now_text(),
         kind=kind,  # type: ignore[arg-type]
         why=decision.why,
         run=version.run,
-        replaced=current.version if current else None,
-        commit_sha256=commit_sha256(version),
-        previous_sha256=newest.sha256 if newest else None,
+        replaced=None,
         statistics=decision.statistics,
     )
-    return _with_budget_of(record, current) if current else record
-
-
-def _with_budget_of(record: Champion, before: Champion) -> Champion:
+    if before is None:
+        return record
     return replace(
         record,
+        replaced=before.version,
         total=before.total,
         comparisons=before.comparisons,
         compared=before.compared,
         selected_from=before.compared + 1,
-        shadows=before.shadows,
     )
 
 
-def append(objects: Objects, newest: LogEntry | None, record: Champion, current: Champion | None) -> bool:
+def append(objects: Objects, record: Champion, current: Champion | None) -> bool:
     """Append a record, or return False if its number is taken.
 
     If `gc` considered the hold expired and condemned the version, restore the champion and raise ConflictError.
     """
     failpoint(f"{record.kind}.before_append")
     log = ChampionLog(objects, record.model, record.dataset)
-    if not log.append(newest, record):
+    if not log.append(record):
         return False
     if record.kind != "keep" and read_hold_state(objects, record.model, record.version).condemned:
         why = f"{record.name} was deleted by gc at the same time"
         if current is not None:
-            appended = log.newest()
             version = find(objects, current.model, current.version, deleted=True)
-            if appended is not None and appended.number == record.number and version is not None:
-                restored = next_record("rollback", record.dataset, appended, record, version, Decision(True, why))
+            if log.last() == record.number and version is not None:
+                restored = next_record("rollback", record.dataset, record.number, record, version, Decision(True, why))
                 same = {name: getattr(current, name) for name in ("test", "test_ci95", "selected_from")}
-                log.append(appended, replace(restored, **same))
+                log.append(replace(restored, **same))
         raise ConflictError(f"{why}; name another version")
     return True

@@ -1,18 +1,18 @@
 """Which of the same images two models answer correctly: what the challenger gains and loses, and how likely by chance.
 
-Images of a group, such as pictures of one object, are answered alike. So a group is one unit, and so is any other
-image; the tests ask how often units would differ as much by chance.
+Images of a group, such as pictures of one object, are answered alike. So a group is one unit with one vote, and so is
+any other image; the tests ask how often units would differ as much by chance.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mnist_lib.store.champions.evidence import AnswerCounts, sign_flip_p
 from mnist_lib.wording import counted, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
@@ -24,6 +24,49 @@ if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
 MIN_CLASS_IMAGES = 10
 # If chance alone loses as many of the earlier images with a smaller probability, the new ones are no reason to promote.
 MIN_LUCK = 0.25
+MAX_EXACT = 100_000  # units: the exact test takes a third of a second for so many, and the square of that for more
+
+
+@dataclass(frozen=True)
+class AnswerCounts:
+    """Counts of images that champion and challenger answered. `AnswerCounts()` is the start value of a sum."""
+
+    images: int = 0
+    champion: int = 0  # those that the champion answers correctly
+    gained: int = 0  # those that only the challenger answers correctly
+    lost: int = 0  # those that only the champion answers correctly
+
+    def __add__(self, other: AnswerCounts) -> AnswerCounts:
+        return AnswerCounts(
+            self.images + other.images,
+            self.champion + other.champion,
+            self.gained + other.gained,
+            self.lost + other.lost,
+        )
+
+    @property
+    def challenger(self) -> int:
+        """The images that the challenger answers correctly."""
+        return self.champion + self.gained - self.lost
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return the one-sided p-value of McNemar's exact test.
+
+    Suppose that the two models are equally good. The p-value is then the probability that, of the units on which only
+    one is better, at least `gained` go to the challenger.
+    """
+    if gained <= lost:  # the other tail is shorter
+        return 1.0 - mcnemar(lost + 1, gained - 1) if gained else 1.0
+    n = gained + lost
+    if n > MAX_EXACT:  # the normal distribution is close enough
+        return math.erfc((gained - lost - 1) / math.sqrt(2 * n)) / 2
+    # Integers, because 2**n overflows a float for n > 1023.
+    tail = ways = 1
+    for k in range(lost):
+        ways = ways * (n - k) // (k + 1)  # n choose k + 1
+        tail += ways
+    return float(tail / 2**n)
 
 
 @dataclass(frozen=True)
@@ -64,46 +107,56 @@ class Compared:
 
         return units_of(len(self.labels), self.groups)
 
-    def _differences(
-        self, inside: NDArray[np.bool_] | None = None, *, weighted: bool = False
-    ) -> NDArray[np.floating[Any]]:
+    def _differences(self, inside: NDArray[np.bool_] | None = None, *, balanced: bool = False) -> NDArray[np.float64]:
         """Return what the challenger gains, less what it loses, on each unit: [units].
 
         Args:
             inside: [images], those to look at; by default all.
-            weighted: whether to weigh images by their class if each class counts the same.
+            balanced: whether each class counts the same.
         """
         import numpy as np
 
         gains = self.challenger_right.astype(np.float64) - self.champion_right
-        if weighted and self.balanced:
+        if balanced:
             gains /= np.maximum(MIN_CLASS_IMAGES, np.bincount(self.labels))[self.labels]
         return np.asarray(np.bincount(self._units, gains if inside is None else gains * inside), np.float64)
+
+    def _votes(self, inside: NDArray[np.bool_] | None = None) -> tuple[int, int]:
+        """Return on how many units the challenger is better, and on how many it is worse. `inside`: see above."""
+        differences = self._differences(inside)
+        return int((differences > 0).sum()), int((differences < 0).sum())
 
     @property
     def advantage(self) -> float:
         """What the challenger gains, less what it loses; if each class counts the same, as shares of the classes."""
-        return round(float(self._differences(weighted=True).sum()), 9)  # an error of rounding is no loss
+        return round(float(self._differences(balanced=self.balanced).sum()), 9)  # an error of rounding is no loss
 
     @property
     def spread(self) -> float:
-        """The sum of the squares of what is gained or lost on each unit."""
-        return float((self._differences(weighted=True) ** 2).sum())
+        """The sum of the squares of what is gained or lost on each unit: the variance if the two are equally good."""
+        return float((self._differences(balanced=self.balanced) ** 2).sum())
 
     @property
     def p(self) -> float:
-        """The probability of as large an advantage, or a larger one, if the challenger is no better."""
-        return sign_flip_p(self._differences(weighted=True))
+        """The probability of as large an advantage, or a larger one, if the challenger is no better.
+
+        The sum of a few differences is not normal, so the largest one is left out of the balanced advantage. For equal
+        differences, this is the correction for continuity.
+        """
+        if not self.balanced:
+            return mcnemar(*self._votes())
+        largest = float(abs(self._differences(balanced=True)).max(initial=0.0))
+        return math.erfc((self.advantage - largest) / math.sqrt(2 * self.spread)) / 2 if largest else 1.0
 
     @property
     def test(self) -> str:
         """The name of the test that gives p."""
-        is_plain = not self.balanced and int(self._units.max(initial=-1)) + 1 == len(self.labels)
-        return "exact McNemar, one-sided" if is_plain else "exact sign flips, one-sided"
+        return "difference of balanced accuracies, one-sided" if self.balanced else "exact McNemar, one-sided"
 
     def losses_p(self, name: str) -> float:
-        """Return the probability that a class loses as much, or more, if the challenger is no worse at it."""
-        return sign_flip_p(-self._differences(self.labels == self.classes.index(name)))
+        """Return the probability that a class loses as many units, or more, if the challenger is no worse at it."""
+        gained, lost = self._votes(self.labels == self.classes.index(name))
+        return mcnemar(lost, gained)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -132,7 +185,10 @@ class Compared:
         New pictures in a wrong class are in the hold-out, too, where only a model that has learned them is right.
         """
         both = self.shared or self
-        if both.tested is None or sign_flip_p(-both._differences(both.tested)) >= MIN_LUCK:
+        if both.tested is None:
+            return ""
+        better, worse = both._votes(both.tested)
+        if mcnemar(worse, better) >= MIN_LUCK:
             return ""
         gained, lost = (
             int((one[both.tested] & ~other[both.tested]).sum())

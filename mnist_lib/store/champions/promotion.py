@@ -8,14 +8,12 @@ lower level than the one before, and the sum over all of them, however many foll
 
 A challenger that was trained on clearly more data than the champion needs no such proof: data are a reason to expect a
 better model, and a few hundred test images could show that only for much better ones. It must not be worse on them.
-
-Half of the total pays for these comparisons, half for what one fixed challenger shows on new pictures: see `shadow`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,14 +22,13 @@ from mnist_lib.documents import Share
 from mnist_lib.run_documents import Significance
 from mnist_lib.settings import CheckedFields, one_of, option
 from mnist_lib.store.champions.comparison import Compared
-from mnist_lib.store.champions.evidence import AnswerCounts, mcnemar
 from mnist_lib.wording import counted, interval_text, percent
 
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
     from mnist_lib.store.predictions import Predictions
 
-TOTAL = 0.05  # by default
-COMPARISONS_SHARE = 0.5  # of the total, for comparisons on the hold-out; the rest is for shadows
+TOTAL = 0.025  # of significance, by default
+MAX_FALSE_ALARMS = 0.05  # probability that any class of an equally good model seems to collapse
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
 # years it hardly matters between 5 and 20% (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
@@ -91,7 +88,6 @@ class Decision:
     why: str  # one line, for people
     statistics: Mapping[str, Any] = field(default_factory=dict)  # the numbers behind the decision
     budget: Budget | None = None  # what is left of the significance; None if nothing was compared for this dataset
-    instead: int | None = None  # an earlier version that was promoted instead: the shadow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +98,7 @@ class Thresholds(CheckedFields):
 
     alpha: Share = option(
         TOTAL,
-        "probability that chance alone replaces the champion of a model on a dataset: half of it for all comparisons"
-        " on the hold-out together, half for what new pictures show",
+        "probability that chance alone replaces the champion of a model on a dataset, in all comparisons together",
         "P",
         scope="run",
     )
@@ -125,16 +120,6 @@ class Rule(Thresholds):
         "WHEN",
         scope="run",
     )
-
-    @property
-    def comparisons_alpha(self) -> float:
-        """The total of a budget for comparisons on the hold-out."""
-        return COMPARISONS_SHARE * self.alpha
-
-    @property
-    def shadows_alpha(self) -> float:
-        """The probability that chance alone promotes any of all shadows."""
-        return self.alpha - self.comparisons_alpha
 
     def decide_alone(self, challenger: Predictions) -> Decision | None:
         """Decide without the champion, or return None if the challenger has to be compared with it."""
@@ -183,7 +168,7 @@ class Rule(Thresholds):
             return None
         if compared.advantage < 0:
             return None
-        if collapse := self.collapse_of(compared):
+        if collapse := self.collapse(compared):
             return Decision(False, collapse["why"])
         if compared.doubt:
             return Decision(False, f"more data are no reason, since {compared.doubt}")
@@ -202,7 +187,7 @@ class Rule(Thresholds):
         why = f"{compared}, p = {p:.2g}"
         if not p < alpha or compared.advantage <= 0:
             return Decision(False, f"{why}: {self._advice(compared, alpha, missing) or 'not better'}", statistics)
-        collapse = self.collapse_of(compared)
+        collapse = self.collapse(compared)
         if collapse is not None:
             return Decision(False, f"{why}; {collapse['why']}", {**statistics, "collapse": collapse})
         if compared.doubt:
@@ -224,26 +209,19 @@ class Rule(Thresholds):
         ways.append(f"use jobs.models promote {compared.challenger} --always")
         return f"{chance}; at these rates, about {needed:,.0f} test images would tell: {', or '.join(ways)}"
 
-    def collapse_of(self, compared: Compared) -> Mapping[str, Any] | None:
-        """Return the class whose accuracy drops most, by the answers among the classes that both models know."""
-        both = compared.shared or compared
-        return self.collapse(both.by_class, both.losses_p)
-
-    def collapse(
-        self, by_class: Mapping[str, AnswerCounts], losses_p: Callable[[str], float] | None = None
-    ) -> Mapping[str, Any] | None:
+    def collapse(self, compared: Compared) -> Mapping[str, Any] | None:
         """Return the class whose accuracy drops most, if it drops too much and significantly, or None.
 
-        Args:
-            losses_p: returns the p-value of the losses of a class; by default that of independent images.
+        Only the answers among the classes that both models know count.
         """
-        found: list[dict[str, Any]] = []
-        for name, counts in by_class.items():
-            drop = (counts.lost - counts.gained) / max(1, counts.images)
+        both = compared.shared or compared
+        found = list[dict[str, Any]]()
+        for name, counts in both.by_class.items():
+            drop = (counts.lost - counts.gained) / counts.images
             if drop <= self.max_class_drop:
                 continue
-            p = losses_p(name) if losses_p else mcnemar(counts.lost, counts.gained)
-            if p < self.alpha / len(by_class):  # Bonferroni: one test for each class
+            p = both.losses_p(name)
+            if p < MAX_FALSE_ALARMS / len(both.by_class):  # Bonferroni: one test for each class
                 before, after = (percent(right / counts.images) for right in (counts.champion, counts.challenger))
                 why = f"class {name} drops from {before} to {after}, p = {p:.2g}"
                 found.append({"class": name, "drop": drop, "p": p, "why": why})

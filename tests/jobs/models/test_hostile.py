@@ -44,10 +44,7 @@ PLACES: list[tuple[str, tuple[str, ...]]] = [
     ("commits", ("files", "model.keras")),
     ("commits", ("about", "dataset")),
     ("commits", ("about", "dataset", "test")),
-    *(
-        ("champions/mnist", (name,))
-        for name in ("at", "kind", "why", "replaced", "statistics", "comparisons", "shadow", "test")
-    ),
+    *(("champions/mnist", (name,)) for name in ("at", "kind", "why", "replaced", "statistics", "comparisons", "test")),
     *((folder, ("at",)) for folder in ("claims", "holds/00000001")),
 ]
 SOME = [None, [], -1, 10**400, 1e308, DEEP, "$\\frac{$", "9999-12-31T23:59:59Z", "2026-01-01T00:00:00"]

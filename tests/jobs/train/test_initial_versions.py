@@ -9,7 +9,6 @@ from jobs.train import worker
 from jobs.train.options import TrainOptions
 from jobs.train.planning import models_to_check
 from jobs.train.run import Run
-from mnist_lib.api import require_version
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ConflictError, ModelError, SpecError
@@ -22,7 +21,7 @@ from mnist_lib.store.datasets import RunData, begin_with
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import condemn, read_hold_state
+from mnist_lib.store.versions import condemn, read_hold_state, require_version
 from tests.support.simulation.memory import MemoryObjects
 from tests.support.store.fake_versions import DATASET, about, files
 from tests.support.store.scenarios import published

@@ -22,7 +22,7 @@ from tests.support.store.scenarios import published
 
 def test_test_images_that_a_version_was_trained_on_are_left_out_and_counted(digits: Dataset) -> None:
     few = few_digits(digits)
-    marked = replace(few, reviewed_test=np.arange(110) % 2 == 0, chosen=np.arange(230) % 3 == 0)
+    marked = replace(few, reviewed_test=np.arange(110) % 2 == 0)
     one, other = few.test.hashes[[3, 70, 5]], np.concatenate([few.train.hashes, few.test.hashes[[5, 6]]])
     left = without_trained(marked, {"keras@3": one, "keras@1": other})
     assert [f"{len(left.train)}", f"{len(left.test)}"] == ["120", "106"]
@@ -33,9 +33,7 @@ def test_test_images_that_a_version_was_trained_on_are_left_out_and_counted(digi
     rows = np.delete(np.arange(110), [3, 5, 6, 70])
     assert np.array_equal(left.test.images, few.test.images[rows])
     assert left.reviewed_test is not None
-    assert left.chosen is not None
     assert np.array_equal(left.reviewed_test, rows % 2 == 0)
-    assert np.array_equal(left.chosen, np.r_[np.arange(120), 120 + rows] % 3 == 0)
     assert left.fingerprint not in (few.fingerprint, without_trained(few, {"keras@3": one}).fingerprint)
     assert without_trained(few, {"keras@3": few.train.hashes}) is few
     require_untrained(few, {"keras@3": few.test.hashes})

@@ -11,7 +11,6 @@ import pytest
 
 from jobs.review.labels import Decision, Labels
 from jobs.train.__main__ import main as train
-from mnist_lib.api import require_version
 from mnist_lib.clock import SystemClock, timestamp
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.errors import ClockError
@@ -21,7 +20,7 @@ from mnist_lib.objects.storage import open_storage
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import check_writable
-from mnist_lib.store.versions import hold
+from mnist_lib.store.versions import hold, require_version
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import SCENARIOS
 from tests.support.store.summaries import small_summary, summary_of

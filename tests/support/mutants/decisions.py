@@ -91,8 +91,8 @@ MUTANTS = (
     Mutant(
         name="answers are compared by the numbers of classes",
         file="mnist_lib/store/predictions.py",
-        old="return np.asarray(numbers[answers] == labels)",
-        new="return np.asarray(answers == labels)",
+        old="return np.asarray(labels[answers] == other.labels)",
+        new="return np.asarray(answers == other.labels)",
         why="After a class was removed, the champion would lose every comparison.",
         tests=("mnist_lib/store/champions/test_challenge.py",),
     ),

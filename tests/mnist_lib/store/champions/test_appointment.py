@@ -15,9 +15,8 @@ from mnist_lib.store.champions.appointment import champion, champion_at, history
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.publishing import collect, publish
+from mnist_lib.store.publishing import collect
 from mnist_lib.store.versions import find, version_folder
-from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Interrupted
 from tests.support.store.invariants import champion_verified, champions
 from tests.support.store.scenarios import published
@@ -187,10 +186,3 @@ def test_p6_a_damaged_champion_record_leaves_others_readable_and_can_be_rolled_b
     with pytest.raises(IntegrityError, match="00000002"):
         champion_at(objects, "keras", "mnist", "2026-11-01T12")  # the damaged record may be older than that
     assert collect(objects, "keras", keep=1).damaged == []
-
-
-def test_s9_a_champion_record_of_another_model_is_refused(objects: LocalObjects, tmp_path: Path) -> None:
-    promote(objects, publish(objects, "scratch", "r", files(100), about()), Rule())
-    shutil.copytree(tmp_path / "models/scratch/champions", tmp_path / "models/keras/champions")
-    with pytest.raises(IntegrityError, match="expected champion 1 of keras for mnist, got 1 of scratch for mnist"):
-        champion(objects, "keras", "mnist")

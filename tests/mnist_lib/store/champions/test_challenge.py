@@ -13,8 +13,8 @@ from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.champions.appointment import champion, trained_last
 from mnist_lib.store.champions.challenge import promote
-from mnist_lib.store.champions.hold_out import Predict
 from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.champions.test_set import Predict
 from mnist_lib.store.datasets import store_state
 from mnist_lib.store.versions import Version
 from tests.support.store.answering import TEN, answering, first

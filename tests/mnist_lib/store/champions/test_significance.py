@@ -10,7 +10,7 @@ from benchmarks.promotion import RULE, better_from, equal, simulate
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.challenge import promote
-from mnist_lib.store.champions.evidence import mcnemar
+from mnist_lib.store.champions.comparison import mcnemar
 from mnist_lib.store.champions.promotion import SUM, Budget, Rule
 from tests.support.store.invariants import champions
 from tests.support.store.scenarios import published
@@ -29,14 +29,14 @@ def test_all_comparisons_together_spend_less_than_the_total_however_many_follow(
 
 
 def test_after_a_year_of_nights_a_comparison_is_still_made_at_a_level_that_a_clear_difference_reaches() -> None:
-    budget = Budget(0.025)
+    budget = Budget(RULE.alpha)
     for _ in range(365):
         budget = budget.after_comparison()
     assert mcnemar(66, 20) < budget.next_alpha < mcnemar(60, 20)
 
 
 def test_the_comparisons_of_a_log_spend_what_the_budget_says(tmp_path: Path) -> None:
-    objects, budget = LocalObjects(tmp_path), Budget(RULE.comparisons_alpha)
+    objects, budget = LocalObjects(tmp_path), Budget(RULE.alpha)
     promote(objects, published(objects, 100), Rule())
     for right in (99, 101, 120, 102):
         budget = budget.after_comparison()

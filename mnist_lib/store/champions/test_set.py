@@ -1,4 +1,4 @@
-"""The challenger's hold-out, and what stored versions answer to its images."""
+"""The test images of a challenger, and what stored versions answer to them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from mnist_lib.wording import counted
 Predict = Callable[[Version, NDArray[np.intp]], NDArray[np.float32]]
 
 
-class HoldOut:
+class ChallengerTestSet:
     """The test images of a challenger with its labels. What versions answer to them is predicted once.
 
     Args:
@@ -52,7 +52,10 @@ class HoldOut:
             if len(unknown):
                 if self._predict is None:
                     raise SpecError(f"it was not tested on {counted(len(unknown), 'image')} of them")
-                predicted = checked(self._predict(version, unknown), len(unknown), stored)
+                predicted = self._predict(version, unknown)
+                shape = (len(unknown), len(stored.classes))
+                if predicted.shape != shape or not np.isfinite(predicted).all():
+                    raise SpecError(f"expected finite probabilities {[*shape]}")
             self._probabilities[version.number] = stored.for_images_of(self.predictions, unknown, predicted)
         return self._probabilities[version.number]
 
@@ -116,11 +119,3 @@ class HoldOut:
     def _groups(self, inside: NDArray[np.bool_]) -> NDArray[np.int32] | None:
         groups = self.predictions.groups
         return None if groups is None else groups[inside]
-
-
-def checked(probabilities: NDArray[np.float32], images: int, stored: Predictions) -> NDArray[np.float32]:
-    """Return the probabilities of a version for some images. Raises SpecError unless they are what they should be."""
-    classes = len(stored.classes)
-    if probabilities.shape != (images, classes) or not np.isfinite(probabilities).all():
-        raise SpecError(f"expected finite probabilities [{images}, {classes}]")
-    return probabilities
