@@ -21,7 +21,7 @@ from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import hash_of_text, is_held_out, shares_of, text_of
-from mnist_lib.errors import DataError, SpecError
+from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_part
 from mnist_lib.objects.storage import open_storage
@@ -288,7 +288,12 @@ class Additions:
         if isinstance(self.where, str):
             open_storage(self.where).create(f"{folder}/{name}", content)
         else:  # the folder is not part of the name: a class may have a name that no object may have
-            LocalObjects(self.where, below=folder).create(name, content)
+            place = self.where / folder
+            if not place.resolve().is_relative_to(self.where.resolve()):
+                raise IntegrityError(
+                    f"{place}: expected a folder in {self.where}, got a link out of it; remove the link"
+                )
+            LocalObjects(place).create(name, content)
         self.present.add(image)
 
 

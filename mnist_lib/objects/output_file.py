@@ -33,9 +33,9 @@ def replacement(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in [temporary, *temporary.rglob("*")]:
-            _sync(path)
+            sync(path)
         temporary.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -49,7 +49,7 @@ def require_absent(target: Path) -> None:
         raise SpecError(f"{target}: expected nothing at this path, got a file or folder; remove it, or name another")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make the content of a file, or the names in a folder, survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -57,7 +57,7 @@ def open_storage(storage: str) -> Objects:
         from mnist_lib.objects.bucket import BucketObjects  # obstore takes time to load, and folders do not need it
 
         return BucketObjects(storage)
-    return LocalObjects(folder)
+    return LocalObjects(folder, mode=0o700)  # a storage is private, unless its user shares it
 
 
 @functools.cache

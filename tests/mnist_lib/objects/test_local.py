@@ -10,6 +10,7 @@ import pytest
 
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.objects.storage import open_storage
 from tests.support.memory import peak_bytes
 
 
@@ -33,9 +34,9 @@ def test_p2_a_file_is_synced_before_it_is_named_and_its_folder_after(
         fsync(descriptor)
 
     def recorded(name: Callable[..., None]) -> Callable[..., None]:
-        def record(old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-            journal.append(f"name {(path_of(dst_dir_fd) / new).relative_to(tmp_path)}")
-            name(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        def record(old: Path, new: Path) -> None:
+            journal.append(f"name {new.relative_to(tmp_path)}")
+            name(old, new)
 
         return record
 
@@ -94,6 +95,13 @@ def test_stored_files_have_the_permissions_that_the_umask_allows(tmp_path: Path)
     finally:
         os.umask(before)
     assert (tmp_path / "a/x").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_storage_that_is_created_is_private_and_one_that_exists_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir(mode=0o755)
+    for name, mode in (("new", 0o700), ("shared", 0o755)):
+        open_storage(str(tmp_path / name)).create("a/x", b"")
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
 
 
 def test_a_temporary_file_is_not_listed_as_an_object(tmp_path: Path) -> None:

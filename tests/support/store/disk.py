@@ -143,34 +143,34 @@ class Disk:
 
         return call
 
-    def _name(self, path: str | Path, folder: int | None = None) -> tuple[str, str]:
-        name = (_path_of(folder) / path if folder is not None else Path(path)).relative_to(self._root).as_posix()
+    def _name(self, path: str | Path) -> tuple[str, str]:
+        name = Path(path).relative_to(self._root).as_posix()
         return _parent(name), name
 
-    def _mkdir(self, _: object, path: str | Path, *__: object, dir_fd: int | None = None) -> None:
-        folder, name = self._name(path, dir_fd)
+    def _mkdir(self, _: object, path: Path, *__: object) -> None:
+        folder, name = self._name(path)
         self._log.append(Call("make", folder, name))
 
-    def _create(self, _: object, path: str, *__: object, dir_fd: int) -> None:
-        folder, name = self._name(path, dir_fd)
+    def _create(self, _: object, path: Path, *__: object) -> None:
+        folder, name = self._name(path)
         if name not in self._inodes:
             self._inodes[name] = len(self._log) + 1
             self._log.append(Call("name", folder, name, self._inodes[name]))
 
-    def _link(self, _: object, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        folder, name = self._name(new, dst_dir_fd)
-        self._inodes[name] = self._inodes[self._name(old, src_dir_fd)[1]]
+    def _link(self, _: object, old: Path, new: Path) -> None:
+        folder, name = self._name(new)
+        self._inodes[name] = self._inodes[self._name(old)[1]]
         self._log.append(Call("name", folder, name, self._inodes[name]))
 
-    def _rename(self, _: object, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        folder, old_name = self._name(old, src_dir_fd)
-        _folder, new_name = self._name(new, dst_dir_fd)
+    def _rename(self, _: object, old: Path, new: Path) -> None:
+        folder, old_name = self._name(old)
+        new_name = self._name(new)[1]
         self._inodes[new_name] = self._inodes.pop(old_name)
         self._log.append(Call("name", folder, new_name, self._inodes[new_name]))
         self._log.append(Call("unname", folder, old_name))
 
-    def _unlink(self, _: object, path: str, *, dir_fd: int) -> None:
-        folder, name = self._name(path, dir_fd)
+    def _unlink(self, _: object, path: str | Path) -> None:
+        folder, name = self._name(path)
         self._inodes.pop(name, None)
         self._log.append(Call("unname", folder, name))
 
