@@ -16,7 +16,6 @@ from jobs.models.options import ComputeOptions, EvaluateOptions, ExportOptions, 
 from mnist_lib.api import find_version, load_stored
 from mnist_lib.catalog import DATASETS, EXPORT_FORMATS
 from mnist_lib.data.corrections import UsedLabels, labels_in_storage
-from mnist_lib.data.groups import GROUPINGS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
 from mnist_lib.errors import DataError, SpecError
@@ -107,7 +106,6 @@ def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, versi
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     version = _version(objects, options)
-    require_same_groups(version, _data(version, options))
     _import_keras(gpus=True)
     from mnist_lib.training import reproduction
 
@@ -213,22 +211,8 @@ def dataset_request(version: Version, dataset: str | None, **arguments: Any) -> 
     if dataset is None and tested_on.name not in DATASETS:
         where = "name it with --dataset DIR or tfds:NAME"
         raise SpecError(f"dataset: {version.name} was trained on {tested_on.name}; {where}")
-    arguments["group_by"] = arguments.get("group_by") or stored_grouping(version)
+    arguments["group_by"] = arguments.get("group_by") or tested_on.group_by
     return DataRequest(dataset=dataset or tested_on.name, **arguments).shaped(tested_on.image_shape)
-
-
-def stored_grouping(version: Version) -> str | None:
-    """Return by what the images of a version were grouped, if a storage may say so: a hostile expression never ends."""
-    group_by = version.facts.dataset.group_by
-    return group_by if group_by in GROUPINGS else None
-
-
-def require_same_groups(version: Version, data: DataRequest) -> None:
-    """Raise SpecError unless the images are grouped as those that a version was trained on."""
-    group_by = version.facts.dataset.group_by
-    if data.group_by != group_by:
-        expected = f"expected {group_by or 'none'}, with which {version.name} was trained"
-        raise SpecError(f"group_by: {expected}, got {data.group_by or 'none'}; give the same")
 
 
 def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Split":

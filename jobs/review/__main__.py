@@ -17,7 +17,6 @@ import numpy as np
 from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_result, print_stderr
 from jobs.console.terminal import step
-from jobs.models.compute import stored_grouping
 from jobs.predict.batches import layout_of
 from jobs.review.data import Additions, LearnedLabel, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     request, version = options.request(_dataset(options, versions)), _version(options, objects, versions)
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg) if version else None
     if version is not None and version.facts.dataset.name == request.name:
-        request = replace(request, group_by=request.group_by or stored_grouping(version))
+        request = replace(request, group_by=request.group_by or version.facts.dataset.group_by)
         request = request.shaped(version.facts.dataset.image_shape)
     with contextlib.closing(ModelProcess(stored) if stored else NoModel()) as model:
         with step(f"reading {request.name}") as progress:
