@@ -118,7 +118,7 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
         weights = {name: Path(str(path)) for name, path in (options.weights or {}).items()}
         result = reproduction.reproduce(
             *(objects, version, load, options.cpus, code, options.model_file),
-            *(progress, options.max_epochs, options.model_arg, weights),
+            *(progress, options.model_arg, weights),
         )
     again, stored = percent(result.again.value), percent(result.stored.value)
     accuracies = f"test accuracy {again}, stored {stored} ({interval_text(result.interval)})"

@@ -194,7 +194,6 @@ class ReproduceOptions(ComputeOptions):
     cpus: Positive | None = option(
         None, "number of training threads (default: as many as the version was trained with)"
     )
-    max_epochs: Positive = option(1_000, "maximum number of epochs; a manifest with more is refused")
     weights: Mapping[str, Any] | None = option(None, REPRODUCE_WEIGHTS_HELP, "NAME=FILE")
 
 

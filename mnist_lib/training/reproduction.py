@@ -17,7 +17,7 @@ from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import Pretrained, WeightsFile
 from mnist_lib.results import Accuracy, EpochDone, TrialFailure, TrialResult
-from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_exact
+from mnist_lib.spec import TrialSpec, is_exact
 from mnist_lib.store.contents import MANIFEST, read_manifest, source_of, stored_weights
 from mnist_lib.store.versions import Version, chain, verify
 from mnist_lib.training.trial import WorkerPlace, run_trials
@@ -46,7 +46,6 @@ def reproduce(
     code: Mapping[str, Any],
     model_file: Path | None = None,
     progress: Callable[[str], object] = lambda text: None,
-    max_epochs: int = MAX_EPOCHS,
     model_arg: Mapping[str, Any] | None = None,
     weights: Mapping[str, Path] | None = None,
 ) -> Reproduction:
@@ -64,10 +63,9 @@ def reproduce(
             trusted or the model is in the catalog.
         progress: called with the number of epochs, as text, before the training.
         weights: the weights files that it was trained from, by the argument of that function.
-        max_epochs: the maximum number, since anybody may have written the manifest.
 
     Raises:
-        SpecError: the version was trained for more than `max_epochs`, or from other weights files than are given.
+        SpecError: the version was trained from other weights files than are given.
         IntegrityError: the manifest differs from what was committed, or does not say how the version was trained; or
             a version from which it starts is missing or damaged.
         ModelError: the version's code may not be run.
@@ -80,9 +78,6 @@ def reproduce(
     if [row.epoch for row in manifest.history] != [*range(1, epochs + 1)] or not 1 <= epochs <= spec.epochs:
         expected = f"1 to {spec.epochs:,} epochs, numbered in order from 1, got {epochs:,} that do not match"
         raise IntegrityError(f"{version.name}: {MANIFEST}: $.history: expected {expected}")
-    if epochs > max_epochs:
-        expected = f"at most {counted(max_epochs, 'epoch')}, {version.name} has {epochs:,}"
-        raise SpecError(f"max_epochs: expected {expected}; to train them all, use --max-epochs {epochs}")
     files = _weights_files(version, spec, weights or {})
     progress(counted(epochs, "epoch"))
     stored_conditions = _conditions(

@@ -132,16 +132,6 @@ def test_reproduce_trains_no_more_epochs_than_the_spec_has(
     assert expected in capsys.readouterr().err
 
 
-def test_reproduce_does_not_obey_a_manifest_with_any_number_of_epochs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    publish_with_epochs([1, 2, 3, 4, 5], LocalObjects(tmp_path))
-    assert models.main(["reproduce", "keras@1", f"--storage={tmp_path}", "--max-epochs=4"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "error[E-USAGE] max_epochs: expected at most 4 epochs, keras@1 has 5; to train them all, use --max-epochs 5"
-    )
-
-
 def test_evaluate_without_the_data_suggests_only_options_that_it_has(
     digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
