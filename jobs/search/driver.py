@@ -16,7 +16,6 @@ from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import IntegrityError
 from mnist_lib.results import Accuracy, EpochDone, RungDone, Started, TrialFailure, TrialResult
 from mnist_lib.run_documents import (
     ConfigurationFailed,
@@ -31,7 +30,7 @@ from mnist_lib.run_documents import (
 from mnist_lib.search.halving import DEFAULTS, Step, winner
 from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.runs import HISTORY, SEARCH, RunFolder
+from mnist_lib.store.runs import SEARCH, RunFolder
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
@@ -142,10 +141,6 @@ class Search(Recorder):
                 self._time.restore(entry)
                 self._note(part[0], entry.validation)
         numbers = [*self._so_far, *(number for number, *_ in scores)]
-        unknown = [number for number in numbers if number >= self.halving.configurations]
-        if unknown:
-            got = f"configurations 0 to {self.halving.configurations - 1}, got {max(unknown)}"
-            raise IntegrityError(f"{self.folder.where}/{HISTORY}: expected {got}; restore the file from a copy")
         if self.cut and self.cut.configurations:
             self.halving.restrict(self.cut.configurations)
         failed = {number for (number, *_), score in scores.items() if score is None}

@@ -25,7 +25,7 @@ from jobs.train.write_queue import Checkpoints, WriteQueue
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import SystemClock
 from mnist_lib.environment import differing_versions, package_versions
-from mnist_lib.errors import IntegrityError, StoreError
+from mnist_lib.errors import StoreError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.summary import trial_summary
@@ -268,13 +268,10 @@ class Training(Recorder):
         self.rows: list[SuccessfulTrial | FailedTrial] = []
         self.unfinished: list[TrialSpec] = []
         self._specs = {spec.id: spec for spec in trials}
-        self._restored: dict[str, tuple[int, ...]] = {}  # shape of the probabilities of each trial that has ended
         self._trained: dict[str, Epochs] = {}  # of the trials that have not ended
         for spec in trials:
             ended = read_result(folder, spec) if folder.resumed else None
             if ended:
-                self._restored[spec.id] = ended[0].probabilities.shape
-                self.require_shape(next(iter(self._restored.values())))
                 self._add(*ended)
             else:
                 self.unfinished.append(spec)
@@ -288,19 +285,6 @@ class Training(Recorder):
                 if isinstance(entry, EpochDone) and entry.trial in self._trained:
                     self._trained[entry.trial].add(entry)
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
-
-    def require_shape(self, expected: tuple[int, ...]) -> None:
-        """Raise IntegrityError if a result of an earlier driver is of other test images or classes.
-
-        Args:
-            expected: [test images, classes], of the probabilities of every trial.
-        """
-        for trial, shape in self._restored.items():
-            if shape != expected:
-                raise IntegrityError(
-                    f"{self.folder.where}/trials/{trial}/ended.json: expected probabilities {[*expected]}, got"
-                    f" {[*shape]}; delete the file of the trial that is wrong, then the same command trains it again"
-                )
 
     def next_trials(self, queued: int) -> Sequence[TrialSpec]:
         trials, self._waiting = self._waiting, []

@@ -196,7 +196,6 @@ class Run(Generic[Options]):
             the summary.
         """
         facts, trained, shown = self.data.facts(), steady_time(), not self.options.quiet
-        training.require_shape((len(facts.test), len(facts.classes)))
         for tally in training.tallies.values():
             self._require_model(tally)
         folds = folds_summary(training.of_folds, self.data.content()) if training.of_folds else None

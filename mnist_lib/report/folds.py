@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import IntegrityError
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.run_documents import FoldsSummary, OutOfFold
 from mnist_lib.spec import TrialSpec
@@ -25,9 +24,6 @@ def folds_summary(of_folds: Mapping[TrialSpec, Probabilities], dataset: Dataset)
 
     Args:
         of_folds: what each trial of a fold, at least one, predicts for the images of its fold: [images, classes].
-
-    Raises:
-        IntegrityError: the predictions of a trial, which an earlier process has stored, are of other images.
     """
     folds = next(iter(of_folds)).folds
     assert folds is not None
@@ -53,8 +49,7 @@ def out_of_fold(of_folds: Mapping[TrialSpec, Probabilities], dataset: Dataset) -
     """Return by model what trials predict for all train images, each image by those that were not trained on it:
     [seeds, train images, classes].
 
-    A seed with which a fold was not trained is left out, and a model without any seed. Raises IntegrityError, as
-    `folds_summary` does.
+    A seed with which a fold was not trained is left out, and a model without any seed.
     """
     trials, found = defaultdict[tuple[str, int], list[TrialSpec]](list), defaultdict[str, list[Probabilities]](list)
     for spec in of_folds:
@@ -65,11 +60,6 @@ def out_of_fold(of_folds: Mapping[TrialSpec, Probabilities], dataset: Dataset) -
         folds = dataset.folds(specs[0].folds)
         together = np.empty((len(folds), len(dataset.classes)), np.float32)
         for spec in specs:
-            inside, probabilities = folds == spec.fold, of_folds[spec]
-            expected = int(inside.sum()), len(dataset.classes)
-            if probabilities.shape != expected:
-                got = f"expected probabilities {[*expected]} of its fold, got {[*probabilities.shape]}"
-                raise IntegrityError(f"{spec.id}: {got}; delete its ended.json, then the same command trains it again")
-            together[inside] = probabilities
+            together[folds == spec.fold] = of_folds[spec]
         found[model].append(together)
     return {model: np.stack(seeds) for model, seeds in found.items()}

@@ -19,9 +19,8 @@ from jobs.search.options import SearchOptions
 from jobs.search.time_limit import RESERVED_SECONDS
 from jobs.train.display import drawing
 from mnist_lib.documents import encode
-from mnist_lib.errors import IntegrityError, MnistError
-from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, RungDone, Started, TrialFailure
-from mnist_lib.run_documents import RungScored
+from mnist_lib.errors import MnistError
+from mnist_lib.results import Accuracy, RungDone, Started, TrialFailure
 from mnist_lib.store.runs import SEARCH, RunFolder
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.simulation.clock import VirtualClock
@@ -330,7 +329,6 @@ def test_a_search_that_was_killed_before_its_last_decision_was_stored_stores_it_
     "line",
     [
         '{"at": 1.5, "event": "rung"}',
-        '{"at": 1.5, "event": "rung", "trial": "keras-c0", "epoch": 1, "validation": {"correct": 2, "total": 1}}',
         '{"at": 1.5, "event": "epoch", "trial": "keras-c0"}',
     ],
 )
@@ -428,21 +426,3 @@ def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> N
     assert winner(search) == 1
     resumed = RunFolder(world.storage, "run", resumed=True)
     assert winner(Search(world.options, resumed, 1, writes=SimulatedWrites(world.clock, 0.0))) == 1
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        EpochDone(trial="keras-c99", epoch=1, loss=1.0, train=Accuracy(1, 2), validation=Accuracy(9, 10), seconds=1.0),
-        RungScored(trial="keras-c99", epoch=1, validation=Accuracy(9, 10)),
-    ],
-)
-def test_a_configuration_that_the_search_does_not_have_is_damage(entry: HistoryEntry) -> None:
-    world = SimulatedSearch(options(), lanes=1)
-    folder = RunFolder(world.storage, "run")
-    folder.append_history(entry)
-    world.drivers = 1
-    with pytest.raises(
-        IntegrityError, match=r"history.jsonl: expected configurations 0 to 22, got 99; restore the file"
-    ):
-        world.drive()

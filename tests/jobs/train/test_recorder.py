@@ -4,7 +4,6 @@ import json
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cluster.attempts import Cause, Death
@@ -13,15 +12,12 @@ from cluster.fan_out import LostAttempt
 from jobs.train.recorder import Training, require_same_versions
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
-from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Fence
-from mnist_lib.results import Accuracy, CheckpointTaken, TrialFailure
+from mnist_lib.results import CheckpointTaken, TrialFailure
 from mnist_lib.run_documents import FailedTrial
 from mnist_lib.spec import trial_grid
-from mnist_lib.store.resumption import store_result
 from mnist_lib.store.runs import RunFolder
-from tests.support.results import trial_result
 from tests.support.simulation.trials import epoch_of
 
 
@@ -128,33 +124,3 @@ def test_f22_a_worker_with_a_different_version_of_any_package_is_refused(package
     assert "the worker on node7 has different package versions" in str(refused.value)
     assert f"{name} 0.1 there, {here[name]} here; install requirements/runtime.lock" in str(refused.value)
     require_same_versions("node7", here, here)
-
-
-def resumed_with(folder: RunFolder, *shapes: tuple[int, int]) -> Training:
-    """Return the recorder of a run that is resumed with a stored result of each shape."""
-    trials = trial_grid(("keras",), range(len(shapes)), dataset="mnist-mini")
-    for spec, shape in zip(trials, shapes, strict=True):
-        result = trial_result(
-            spec,
-            test=Accuracy(0, shape[0]),
-            validation=None,
-            history=(epoch_of(spec, 1),),
-            probabilities=np.zeros(shape, np.float32),
-        )
-        store_result(folder, result, 1, with_model=True)
-    return Training(RunFolder(folder.objects, folder.run, resumed=True), trials)
-
-
-def test_p8_stored_results_of_different_test_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match=r"keras-s1/ended.json: expected probabilities \[4, 10\], got \[5, 10\]"):
-        resumed_with(RunFolder(LocalObjects(tmp_path), "r"), (4, 10), (5, 10))
-
-
-@pytest.mark.parametrize("shape", [(5, 10), (4, 11)])
-def test_p8_results_that_do_not_belong_to_the_dataset_are_refused(shape: tuple[int, int], tmp_path: Path) -> None:
-    with resumed_with(RunFolder(LocalObjects(tmp_path), "r"), shape, shape) as training:
-        assert not training.unfinished
-        assert training.progress.totals()[0] == "2 of 2 trials ended"
-        training.require_shape(shape)
-        with pytest.raises(IntegrityError, match=r"keras-s0/ended.json: expected probabilities \[4, 10\], got "):
-            training.require_shape((4, 10))

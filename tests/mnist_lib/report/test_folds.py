@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from jobs.train.recorder import Training
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.report.folds import folds_summary, out_of_fold
 from mnist_lib.results import Accuracy
@@ -59,15 +57,6 @@ def test_a_seed_of_which_a_fold_failed_is_left_out_and_a_model_without_seeds_too
     del of_folds[TrialSpec.of("keras", seed=0).in_folds(FOLDS)[0]]
     summary = folds_summary(of_folds, dataset)
     assert summary.models == {}
-
-
-def test_predictions_of_another_number_of_images_are_refused() -> None:
-    dataset = dataset_of(50)
-    of_folds = trials_of(dataset, 0)
-    spec = next(iter(of_folds))
-    of_folds[spec] = of_folds[spec][:-1]
-    with pytest.raises(IntegrityError, match=r"keras-s0-f0: expected probabilities .* delete its ended.json"):
-        folds_summary(of_folds, dataset)
 
 
 def test_the_accuracy_of_folds_is_that_on_images_outside_of_training() -> None:
