@@ -3,13 +3,13 @@
 `docs/reference/summary.md` is made from the fields and comments of the summary. `report.summary` makes a summary.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, field
+from msgspec import field
 
 from mnist_lib.data.corrections import CorrectionCounts, ImageHash
 from mnist_lib.data.groups import GroupCounts
-from mnist_lib.data.request import MAX_CLASSES, ClassName, CountsBySplit, Growth, Side
+from mnist_lib.data.request import ClassName, CountsBySplit, Growth, Side
 from mnist_lib.documents import (
     Count,
     Document,
@@ -28,7 +28,6 @@ from mnist_lib.documents import (
     written,
 )
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started
-from mnist_lib.spec import MAX_ARGUMENTS
 
 SUMMARY_SCHEMA = 1
 MAX_RUN_NAME_LENGTH = 100
@@ -46,7 +45,7 @@ class ChangesSummary(Document, frozen=True, kw_only=True):
     relabelled: CountsBySplit  # the number of images with another label, by their present class
     # The classes to which at least 20 images were `added`, and more than three times the `usual` number per run, the
     # mean of the last 30 runs of the dataset; only if there are any.
-    unusual: Annotated[dict[ClassName, Growth], Meta(max_length=MAX_CLASSES)] = field(default_factory=dict)
+    unusual: dict[ClassName, Growth] = field(default_factory=dict)
 
 
 class NearCopyFiles(Document, frozen=True, kw_only=True):
@@ -71,9 +70,9 @@ class DatasetSummary(Document, frozen=True, kw_only=True):
     version: Text  # the version of the TFDS builder; for a folder, the beginning of the fingerprint
     fingerprint: Text  # SHA-256 of all images and labels
     # The names of the classes, in the order of the labels.
-    classes: Annotated[tuple[ClassName, ...], Meta(min_length=2, max_length=MAX_CLASSES)]
+    classes: tuple[ClassName, ...]
     # Height, width and channels of the images.
-    image_shape: Annotated[tuple[Side, ...], Meta(min_length=3, max_length=3)]
+    image_shape: tuple[Side, ...]
     train: Count  # number of images that were trained on
     validation: Count  # number of images in the validation split
     test: Count  # number of images in the test split
@@ -128,7 +127,7 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     mean_test_balanced_accuracy: Share | None = None
     best_trial_test_balanced_accuracy: Share | None = None  # the same of the stored trial
     # The accuracy of the stored trial on each class, in the order of `dataset.classes`.
-    recall: Annotated[tuple[Recall, ...], Meta(max_length=MAX_CLASSES)] = ()
+    recall: tuple[Recall, ...] = ()
     always_answers: ClassName | None = None  # the class with which it answers every test image; only if it does so
     # The same on the test images that the last run of the dataset did not have; only if there are any.
     new_test: Accuracy | None = None
@@ -175,11 +174,11 @@ class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
     # Share of the training images used for validation, as asked for; `null`: 10, or 0 if these are too few.
     validation_percent: Count | None
     # Arguments of the function that builds the model, by name.
-    arguments: Annotated[dict[Name, bool | float | int | str], Meta(max_length=MAX_ARGUMENTS)] = written({})
+    arguments: dict[Name, bool | float | int | str] = written({})
     hidden_units: Count | None = None  # the same as the argument of this name; only for models that have it
     source_sha256: Sha256 | None = written(None)  # sha256 of the Python file that defines the model; `null` without one
     # sha256 of each file of weights that it started from, by the argument that got the path; without any, it is absent.
-    weights: Annotated[dict[Name, Sha256], Meta(max_length=MAX_ARGUMENTS)] = field(default_factory=dict)
+    weights: dict[Name, Sha256] = field(default_factory=dict)
     init_from: VersionName | None = None  # the version whose weights it started from; only with `--init-from`
     init_sha256: Sha256 | None = None  # the sha256 of these weights
     momentum: float = written(0.0)  # momentum of the optimizer; 0 if it has none
@@ -241,7 +240,6 @@ class FailedTrial(TrialSummary, frozen=True, kw_only=True, tag="failed"):
 
 
 Setting = str | int | float | bool
-ConfigurationNumber = Annotated[int, Meta(ge=0, lt=10**9)]
 
 
 class SearchSummary(Document, frozen=True, kw_only=True):
@@ -283,7 +281,7 @@ class LabelErrors(Document, frozen=True, kw_only=True):
 
     count: Count  # number of labels that may be wrong
     # The first 200 of them, that of the largest deviation first.
-    first: Annotated[tuple[LabelError, ...], Meta(max_length=MAX_LABEL_ERRORS)]
+    first: tuple[LabelError, ...]
 
 
 class FoldsSummary(Document, frozen=True, kw_only=True):
@@ -292,7 +290,7 @@ class FoldsSummary(Document, frozen=True, kw_only=True):
     folds: Number  # the number of folds; models were trained on all folds but one
     images: Count  # number of training and validation images, which were divided into folds
     # The accuracy of each model on them, by model name; without a model of which trials failed in every seed.
-    models: Annotated[dict[Name, OutOfFold], Meta(max_length=1_000)]
+    models: dict[Name, OutOfFold]
 
 
 class Timing(Document, frozen=True, kw_only=True):
@@ -308,7 +306,7 @@ class Summary(Document, frozen=True, kw_only=True):
     run: Name  # the name of the run
     dataset: DatasetSummary  # the dataset
     # The result of each model with a successful trial, by model name.
-    models: Annotated[dict[Name, ModelSummary], Meta(max_length=1_000)]
+    models: dict[Name, ModelSummary]
     trials: list[SuccessfulTrial | FailedTrial]  # one object per trial, ordered by model and seed
     ended: Moment  # when it ended, UTC, ISO 8601
     timing: Timing  # where the time went
@@ -340,7 +338,7 @@ class RungDecision(Document, frozen=True, kw_only=True):
     bracket: Count
     rung: Count  # counted from 0
     epochs: Number
-    scores: dict[ConfigurationNumber, Accuracy | None]  # None if its training failed
+    scores: dict[Count, Accuracy | None]  # None if its training failed
     survivors: tuple[Count, ...]
 
 
@@ -355,11 +353,11 @@ class SearchDocument(Document, frozen=True, kw_only=True):
     schema: Count = written(1)
     space: dict[Name, Json]
     strategy: Text
-    rungs: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=100)]  # numbers of epochs
-    configurations: dict[ConfigurationNumber, dict[Name, Setting]]
+    rungs: tuple[Number, ...]  # numbers of epochs
+    configurations: dict[Count, dict[Name, Setting]]
     decisions: list[RungDecision]
     # Highest scores where the first rung was not complete.
-    unfinished: dict[ConfigurationNumber, Accuracy] = written({})
+    unfinished: dict[Count, Accuracy] = written({})
     cut: Cut | None
     best: Winner | None
 

@@ -88,10 +88,6 @@ class Entry:
     data: DataOfRun | None = None  # of a complete run; None if nothing is known of it
     last_done: DoneSlot | None = None  # the newest slot that is done
 
-    def __post_init__(self) -> None:
-        if self.begun:
-            moment_of(self.begun)
-
     @property
     def is_open(self) -> bool:
         return self.kind in OPEN
