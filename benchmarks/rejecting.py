@@ -217,7 +217,7 @@ def model_row(task: Task, model: str, count: int, seeds: Sequence[int], resource
         spec = TrialSpec.of(model, dataset="own", **settings)
         result = train_trial(spec, dataset, resources)
         built = build_model(spec, dataset.image_shape, len(task.classes))
-        likeness = Likeness.read(result.files[LIKENESS], LIKENESS, len(task.classes))
+        likeness = Likeness.read(result.files[LIKENESS], LIKENESS)
         loaded = LoadedModel(built, built.read(result.files), dataset.image_shape, dataset.classes, likeness)
         predictor = StoredPredictor(loaded)
         accuracies.append(result.test.value)

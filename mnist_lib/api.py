@@ -16,9 +16,9 @@ from mnist_lib.data.request import DataRequest, stored_name
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.objects.archives import numbers_in
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.objects.weights import FORMATS
 from mnist_lib.pretrained import WeightsFile
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import champions, trained_last
@@ -186,7 +186,7 @@ def read_weights(path: str | Path) -> "dict[str, NDArray[Any]]":
         ModelError: it is not a file with numbers.
     """
     file = WeightsFile.read(Path(path))
-    return FORMATS[file.suffix].arrays(file.content, str(path))
+    return dict(numbers_in(file.content, file.suffix, str(path)))
 
 
 def _load_pyfunc(path: str) -> Classifier:

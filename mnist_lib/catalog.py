@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from mnist_lib.errors import SpecError
 
 MAX_PROBABILITIES = 1 << 28  # bytes, for all test images of a dataset: 4 per image and class
-MAX_TEST_IMAGES = 1 << 21  # of a dataset, however few classes it has: some 100 bytes are needed for each
 DIGITS = tuple("0123456789")  # the classes of most datasets here
 
 

@@ -1,26 +1,25 @@
-"""JSON documents: each is a type, which is written as it is, and read with ranges, since anybody may have written it.
+"""JSON documents: each is a type, which is written as it is, and decoded once.
 
 A type is a frozen dataclass or a `Document`. Fields that the type does not have are ignored, so a document may gain
 fields without a new schema; a field that older documents lack has a default.
 """
 
+import contextlib
 import functools
 import json
 import re
 import threading
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Hashable, Iterator
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from mnist_lib.clock import YEARS, moment_of
-from mnist_lib.errors import IntegrityError, SchemaError
+from mnist_lib.errors import IntegrityError, MnistError, SchemaError
 from mnist_lib.wording import one_line
 
 T = TypeVar("T")
 
-MAX_DEPTH = 8  # of nested objects and lists in a field of type `Json`
 _EXAMINING = threading.Lock()
 
 Count = Annotated[int, Meta(ge=0, le=10**12)]
@@ -36,18 +35,8 @@ VersionName = Annotated[
 ]
 Text = Annotated[str, Meta(max_length=100_000)]
 Texts = Annotated[dict[str, Text], Meta(max_length=100)]  # such as the versions of packages
-
-if TYPE_CHECKING:
-    Moment = str
-    Json = Any
-else:
-
-    class Moment(str):
-        """A time as `clock.text_of` writes it."""
-
-    Json = None | bool | int | float | str
-    for _ in range(MAX_DEPTH):
-        Json = None | bool | int | float | str | list[Json] | dict[str, Json]
+Moment = Annotated[str, Meta(pattern=r"\A2[01][0-9]{2}(-[0-9]{2}){2}T([0-9]{2}:){2}[0-9]{2}Z\Z")]  # see `clock`
+Json = Any
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,13 +61,7 @@ def encode(document: object, *, indent: int | None = None) -> bytes:
 
 def builtins_of(document: object) -> Any:
     """Return a document as dictionaries, lists, texts and numbers."""
-    return msgspec.to_builtins(document, enc_hook=_plain)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Moment):
-        return str(value)
-    raise TypeError(f"expected a document, got {type(value).__name__}")
+    return msgspec.to_builtins(document)
 
 
 def complete_lines(content: bytes) -> bytes:
@@ -93,6 +76,19 @@ def complete_lines(content: bytes) -> bytes:
     return content + b"\n"
 
 
+@contextlib.contextmanager
+def reading(name: str, what: str = "an intact file") -> Iterator[None]:
+    """Turn what goes wrong while the stored file `name` is read into an IntegrityError; errors of this program stay."""
+    try:
+        yield
+    except MnistError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        reason = one_line(error).replace(" - at `", " at `")
+        raise IntegrityError(f"{name}: expected {what}, got other content: {kind}{reason}") from error
+
+
 def decode(content: bytes, kind: type[T], name: str, what: str = "JSON") -> T:
     """Return a document as a value of `kind`.
 
@@ -103,38 +99,30 @@ def decode(content: bytes, kind: type[T], name: str, what: str = "JSON") -> T:
     Raises:
         IntegrityError: the document is not a `kind`; the message has the path of the first field that is wrong.
     """
-    try:
+    with reading(name, what):
         found: T = _decoder(kind).decode(content)  # type: ignore[arg-type]  # a type is hashable
         return found
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{name}: expected {what}, got other content: {_reason(error)}") from error
 
 
-def convert(value: object, kind: type[T], name: str, path: str) -> T:
+def convert(value: object, kind: type[T], name: str) -> T:
     """Return a part of a document, which has been decoded as `Json`, as a value of `kind`.
 
-    Raises IntegrityError, as `decode` does. `path`: where the part is in the document, such as "$.spec".
+    Raises IntegrityError, as `decode` does. `name`: of the file and the part, for messages.
     """
-    try:
+    with reading(name, kind.__name__):
         _decoder(kind)  # type: ignore[arg-type]  # so that msgspec knows the type
-        return msgspec.convert(value, kind, dec_hook=_decode_text)
-    except ValueError as error:
-        raise IntegrityError(f"{name}: expected {kind.__name__}: {_reason(error).replace('`$', f'`{path}')}") from error
+        return msgspec.convert(value, kind)
 
 
-def require_schema(content: bytes, schema: int, name: str, what: str = "JSON") -> dict[str, msgspec.Raw]:
-    """Return the fields of a document, not decoded.
+class _Schema(msgspec.Struct):
+    schema: int = 0
 
-    Raises:
-        IntegrityError: it is not a JSON object.
-        SchemaError: it has a newer schema.
-    """
-    fields = decode(content, dict[str, msgspec.Raw], name, what)
-    found = bytes(fields.get("schema", b""))
-    if re.fullmatch(rb"[0-9]{1,9}", found) and int(found) > schema:
-        got = int(found)
+
+def require_schema(content: bytes, schema: int, name: str, what: str = "JSON") -> None:
+    """Raise SchemaError if a document has a newer schema, or IntegrityError if it is not a JSON object."""
+    got = decode(content, _Schema, name, what).schema
+    if got > schema:
         raise SchemaError(f"{name}: expected schema {schema} or older, got {got}; install a newer version")
-    return fields
 
 
 def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
@@ -143,18 +131,4 @@ def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
         return _new_decoder(kind)
 
 
-@functools.lru_cache
-def _new_decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind, dec_hook=_decode_text)
-
-
-def _decode_text(kind: type, value: Any) -> Any:
-    if kind is not Moment or not isinstance(value, str):
-        raise TypeError(f"expected text, got {type(value).__name__}")
-    if moment_of(value).year not in YEARS:
-        raise ValueError(f"expected a year from {YEARS.start} to {YEARS.stop - 1}, got {value[:40]!r}")
-    return Moment(value)
-
-
-def _reason(error: BaseException) -> str:
-    return one_line(error).replace(" - at `", " at `")
+_new_decoder = functools.lru_cache(msgspec.json.Decoder)

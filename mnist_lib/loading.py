@@ -4,12 +4,11 @@ The architecture is built from this project's code; only numbers come from the s
 packages of the extra `export` are imported only by the functions that need them.
 """
 
-import contextlib
 import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,16 @@ from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.shards import ImageArray, Images
 from mnist_lib.data.split import Split
-from mnist_lib.errors import IntegrityError, MnistError, ModelError, SpecError
+from mnist_lib.documents import reading
+from mnist_lib.errors import IntegrityError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
-from mnist_lib.models.building import build_stored, load_module
+from mnist_lib.models.building import build_model, load_module
 from mnist_lib.models.keras_models import KERAS_FILE
 from mnist_lib.models.model import ImageShape, Model, Weights, serving_module
 from mnist_lib.objects.output_file import atomic_output, require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.likeness import Answers, Likeness
+from mnist_lib.pretrained import Pretrained
 from mnist_lib.results import Accuracy
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
@@ -106,20 +107,16 @@ def build(stored: StoredModel) -> LoadedModel:
         IntegrityError: the files are damaged, or are those of another model.
         ModelError: the code of a user's model fails.
     """
-    manifest, files = stored.manifest, stored.files
-    spec = manifest.trial_spec(stored.name)
-    image_shape, classes = manifest.dataset.image_shape, manifest.dataset.classes
-    try:
-        model, weights = build_stored(spec, image_shape, len(classes), stored.source, files, stored.pretrained())
-        expected, got = manifest.weights_sha256, model.stored(weights).sha256()
-    except ModelError:
-        raise
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        raise ModelError(f"{stored.name}: expected a model that fits into memory, got: {one_line(error)}") from error
-    except (MnistError, ValueError) as error:  # ValueError: Keras refuses these sizes
-        raise IntegrityError(f"{stored.name}: {error}") from error
-    if got != expected:
-        raise IntegrityError(f"{stored.name}: expected weights with sha256 {expected}, got {got}")
+    spec = stored.manifest.spec
+    image_shape = stored.manifest.dataset.image_shape
+    classes = stored.manifest.dataset.classes
+    with reading(stored.name, "the files of its model"):
+        try:
+            pretrained = Pretrained.of_version(spec.weights, stored.files)
+            model = build_model(spec, image_shape, len(classes), stored.source, pretrained)
+            weights = model.read(stored.files)
+        except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+            raise ModelError(f"{stored.name}: expected a model that fits into memory: {one_line(error)}") from error
     return LoadedModel(model, weights, image_shape, classes, stored.likeness())
 
 
@@ -128,11 +125,12 @@ def load_trusted(objects: Objects, version: Version) -> Predict:
 
     This and the returned function raise IntegrityError if the file is not a model that predicts.
     """
-    with tempfile.TemporaryDirectory() as folder, _refused_if_broken(version):
+    with tempfile.TemporaryDirectory() as folder, reading(version.name, "a model that predicts"):
         for name in version.files:
+            content = read_file(objects, version, name)  # raises SpecError for a name that leads out of the folder
             path = Path(folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(read_file(objects, version, name))
+            path.write_bytes(content)
         if SOURCE_FILE in version.files:  # it defines the layers that Keras looks for
             source = ModelFile(name=SOURCE_FILE, content=Path(folder, SOURCE_FILE).read_bytes())
             with source.blamed(version.model):
@@ -145,24 +143,11 @@ def load_trusted(objects: Objects, version: Version) -> Predict:
 
     def predict(images: ImageArray) -> NDArray[np.float32]:
         size = evaluation_batch_size(images.shape[1:])
-        with _refused_if_broken(version):
+        with reading(version.name, "a model that predicts"):
             batches = (np.asarray(images[begin : begin + size]) for begin in range(0, len(images), size))
             return np.concatenate([np.asarray(predict_batch(batch)) for batch in batches])
 
     return predict
-
-
-@contextlib.contextmanager
-def _refused_if_broken(version: Version) -> Iterator[None]:
-    """Turn what a stored model raises, except for lack of memory, into an IntegrityError."""
-    try:
-        yield
-    except (MnistError, MemoryError, tf.errors.ResourceExhaustedError):
-        raise
-    except Exception as error:
-        raise IntegrityError(
-            f"{version.name}: expected a model that predicts, got an error: {one_line(error)}"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -179,18 +164,12 @@ class Evaluation:
 
 
 def compare_with_stored(stored: Predictions, predict: Predict, test: Split) -> Evaluation:
-    """Predict the test split again and compare. Raises IntegrityError if the stored labels differ."""
-    if not np.array_equal(stored.labels, test.labels) or not np.isfinite(stored.probabilities).all():
-        raise IntegrityError(
-            f"{stored.name}: predictions.npz: expected the labels of the test split, and finite numbers"
-        )
+    """Predict the test split again and compare. Raises IntegrityError if these are no such predictions."""
     probabilities = predict(test.images)
-    expected, got = stored.probabilities, f"{probabilities.dtype} {probabilities.shape}"
-    if probabilities.shape != expected.shape or probabilities.dtype.kind != "f" or not np.isfinite(probabilities).all():
-        raise IntegrityError(f"{stored.name}: expected finite {expected.dtype} {expected.shape}, got {got}")
-    matching = int((probabilities.argmax(axis=1) == stored.answers).sum())
-    max_difference = float(np.abs(probabilities - stored.probabilities).max())
-    return Evaluation(accuracy_of(probabilities, test.labels), matching, max_difference)
+    with reading(stored.name, "a model with predictions as they are stored"):
+        matching = int((probabilities.argmax(axis=1) == stored.answers).sum())
+        max_difference = float(np.abs(probabilities - stored.probabilities).max())
+        return Evaluation(accuracy_of(probabilities, test.labels), matching, max_difference)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.split import ImageHashes, Labels, Split
-from mnist_lib.errors import IntegrityError
+from mnist_lib.documents import reading
 from mnist_lib.objects.archives import npz, read_npz
 
 MARGINS = "margins.npz"  # the file of a version
@@ -75,12 +75,6 @@ class Margins:
 
     @classmethod
     def read(cls, content: bytes, name: str) -> "Margins":
-        """Return what a file holds. Raises IntegrityError if it is damaged or malformed. `name`: for messages."""
-        limits = {"hashes": 16 * MAX_STORED, "labels": 2 * MAX_STORED, "means": 4 * MAX_STORED, "quartiles": 12}
-        arrays = read_npz(content, name, limits)
-        count = len(arrays["means"]) if arrays["means"].ndim else 0
-        expected = [("uint64", (count, 2)), ("uint16", (count,)), ("float32", (count,)), ("float32", (3,))]
-        got = [(array.dtype.name, array.shape) for array in arrays.values()]
-        if got != expected:
-            raise IntegrityError(f"{name}: expected {expected}, got {got}; restore it from a copy")
-        return cls(**arrays)
+        """Return what a file holds. Raises IntegrityError if it is damaged. `name`: for messages."""
+        with reading(name):
+            return cls(**read_npz(content))

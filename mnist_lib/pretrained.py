@@ -1,7 +1,7 @@
 """Weights that trials start from: in files that the user names, and of stored versions.
 
-Files are read as numbers, without running code. A stored version has each file with zeros in place of its numbers:
-the function that builds its model still finds the file, and the numbers are those that were trained.
+Files are read as numbers, without running code. A stored version has no such files: the function that builds its model
+gets None for each path, and the numbers are those that were trained.
 """
 
 import contextlib
@@ -13,14 +13,15 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from mnist_lib.errors import IntegrityError, ModelError, SpecError
 from mnist_lib.model_file import ModelFile
+from mnist_lib.objects.archives import FORMATS, numbers_in
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
-from mnist_lib.objects.weights import FORMATS
 
-BLANK = "blank."  # begins the names of such files in a version
-COMPRESSED = ".zlib"  # ends them
+# Versions of earlier releases have each file with zeros in place of its numbers, as `blank.<argument><suffix>.zlib`.
+EMPTIED, COMPRESSED = "blank.", ".zlib"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ class WeightsFile:
                 size = file.seek(0, io.SEEK_END)
                 if size > MAX_FILE_BYTES:
                     raise ModelError(f"weights: {path}: expected at most {MAX_FILE_BYTES:,} bytes, got {size:,}")
-                FORMATS[suffix].check(file, f"weights: {path}")
                 file.seek(0)
-                return cls(suffix, file.read(size))
+                content = file.read(size)
+            for _ in numbers_in(content, suffix, f"weights: {path}"):
+                pass
+            return cls(suffix, content)
         except IntegrityError as error:
             raise ModelError(f"{error}; save the weights again") from error
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such home, as in ~nobody/x.npz
@@ -53,25 +56,6 @@ class WeightsFile:
     @functools.cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.content).hexdigest()
-
-    def blank(self) -> bytes:
-        """Return the file with zeros in place of its numbers, compressed."""
-        return zlib.compress(FORMATS[self.suffix].blank(self.content))
-
-    @classmethod
-    def read_blank(cls, suffix: str, content: bytes, name: str, limit: int = MAX_FILE_BYTES) -> "WeightsFile":
-        """Return the file that `blank` has written, blanked again, since anybody may have written another one.
-
-        Raises IntegrityError if it is damaged, or larger than `limit` in bytes.
-        """
-        try:
-            unpacked = zlib.decompressobj().decompress(content, limit + 1)
-        except zlib.error as error:
-            raise IntegrityError(f"{name}: expected a compressed file: {error}") from error
-        if len(unpacked) > limit:
-            raise IntegrityError(f"{name}: expected at most {limit:,} bytes, got more")
-        FORMATS[suffix].check(io.BytesIO(unpacked), name)
-        return cls(suffix, FORMATS[suffix].blank(unpacked))
 
 
 @dataclass(frozen=True)
@@ -88,11 +72,11 @@ class StoredWeights:
 class Pretrained:
     """What the trials of a run start from. Each worker gets it once."""
 
-    files: Mapping[str, WeightsFile] = field(default_factory=dict)  # by sha256
+    files: Mapping[str, WeightsFile | None] = field(default_factory=dict)  # by sha256; None: see `of_version`
     versions: Mapping[str, StoredWeights] = field(default_factory=dict)  # by the sha256 of the weights
 
     @contextlib.contextmanager
-    def paths(self, weights: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    def paths(self, weights: Mapping[str, str]) -> Iterator[dict[str, str | None]]:
         """Write files to a temporary folder, and return their paths by argument.
 
         Args:
@@ -107,35 +91,27 @@ class Pretrained:
                     f"weights: expected a file for {name} with sha256 {sha256}, got none; add --weights {name}=FILE"
                 )
         with tempfile.TemporaryDirectory(prefix="weights-") as folder:
-            paths = {name: Path(folder, f"{name}{self.files[sha256].suffix}") for name, sha256 in weights.items()}
-            for name, path in paths.items():
-                path.write_bytes(self.files[weights[name]].content)
-            yield {name: str(path) for name, path in paths.items()}
-
-    def blanks(self, weights: Mapping[str, str]) -> dict[str, bytes]:
-        """Return the files that a stored version needs in place of these, by path."""
-        files = {name: self.files[sha256] for name, sha256 in weights.items()}
-        return {f"{BLANK}{name}{file.suffix}{COMPRESSED}": file.blank() for name, file in files.items()}
-
-    def blanked(self, weights: Mapping[str, str]) -> "Pretrained":
-        """Return what a stored version is built with."""
-        return self.read_blanks(weights, self.blanks(weights), "weights")
+            paths = dict[str, str | None](dict.fromkeys(weights))
+            for name, sha256 in weights.items():
+                if (file := self.files[sha256]) is not None:
+                    path = Path(folder, f"{name}{file.suffix}")
+                    path.write_bytes(file.content)
+                    paths[name] = str(path)
+            yield paths
 
     @classmethod
-    def read_blanks(cls, weights: Mapping[str, str], files: Mapping[str, bytes], version: str) -> "Pretrained":
-        """Return the files that `blanks` has written.
+    def of_version(cls, weights: Mapping[str, str], stored: Mapping[str, bytes] = MappingProxyType({})) -> "Pretrained":
+        """Return what a stored version is built with: None in place of each weights file.
 
-        Raises IntegrityError if one is missing or damaged, or if they are larger together than a file may be.
+        Args:
+            stored: the files of the version, by name; those of earlier releases have emptied weights files.
         """
-        found, left = dict[str, WeightsFile](), MAX_FILE_BYTES
+        files = dict[str, WeightsFile | None](dict.fromkeys(weights.values()))
         for name, sha256 in weights.items():
-            paths = {suffix: f"{BLANK}{name}{suffix}{COMPRESSED}" for suffix in FORMATS}
-            suffix = next((suffix for suffix, path in paths.items() if path in files), None)
-            if suffix is None:
-                raise IntegrityError(f"{version}: expected a file {paths['.npz']} or of another format, got none")
-            file = WeightsFile.read_blank(suffix, files[paths[suffix]], f"{version}: {paths[suffix]}", left)
-            found[sha256], left = file, left - len(file.content)
-        return cls(files=found)
+            for suffix in FORMATS:
+                if content := stored.get(f"{EMPTIED}{name}{suffix}{COMPRESSED}"):
+                    files[sha256] = WeightsFile(suffix, zlib.decompressobj().decompress(content, MAX_FILE_BYTES))
+        return cls(files=files)
 
 
 NOTHING = Pretrained()

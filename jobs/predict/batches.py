@@ -42,7 +42,7 @@ def why_all_accepted(stored: StoredModel, reject_share: float = REJECT_SHARE) ->
 
     Raises IntegrityError if the file of the likeness is damaged.
     """
-    if not reject_share or Layout.of(stored.manifest.spec["dataset"], Shape(1, 1, 1)).judged:
+    if not reject_share or Layout.of(stored.manifest.spec.dataset, Shape(1, 1, 1)).judged:
         return None
     likeness, needed = stored.likeness(), min_held_out(reject_share)
     if likeness is not None and len(likeness.held_out) >= needed:
@@ -81,9 +81,9 @@ def predict_on_cluster(
 
 
 def layout_of(stored: StoredModel, *, as_is: bool = False, accept_all: bool = False) -> Layout:
-    """Return the layout of pictures that a model expects. Build the model first: that checks the manifest."""
+    """Return the layout of pictures that a model expects."""
     shape = Shape(*stored.manifest.dataset.image_shape)
-    return Layout.of(stored.manifest.spec["dataset"], shape, as_is=as_is, accept_all=accept_all)
+    return Layout.of(stored.manifest.spec.dataset, shape, as_is=as_is, accept_all=accept_all)
 
 
 def _answers(pictures: Sequence[Picture | ImageError], predict: Answerer) -> Answers:

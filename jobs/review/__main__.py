@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         request = request.shaped(version.facts.dataset.image_shape)
     with contextlib.closing(ModelProcess(stored) if stored else NoModel()) as model:
         with step(f"reading {request.name}") as progress:
-            percent = stored.manifest.trial_spec(stored.name).validation_percent if stored else None
+            percent = stored.manifest.spec.validation_percent if stored else None
             data = read_data(request, objects, progress, percent)
         learned = learned_labels(objects, version) if version else {}
         with _begun(options, objects, data, stored, model, versions, learned) as session:

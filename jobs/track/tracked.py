@@ -69,7 +69,7 @@ def tracked_run(folder: RunFolder) -> Part:
     begun, summary = folder.begun(), folder.summary()
     if summary is None:
         raise SpecError(f"runs: expected a complete run, got {folder.run}, which has not ended; copy it later")
-    terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}", "$.terms")
+    terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}: $.terms")
     ended = moment_of(summary.ended).timestamp()
     rows: dict[str, Row] = {trial.id: builtins_of(trial) for trial in summary.trials}
     rows |= _configurations(folder, terms["trials"], summary)
@@ -172,4 +172,4 @@ def _parameters(row: Row, where: str) -> dict[str, str]:
 
 
 def _arguments(row: Row, where: str) -> dict[Name, bool | float | int | str]:
-    return convert(row.get("arguments", {}), dict[Name, bool | float | int | str], where, "$.arguments")
+    return convert(row.get("arguments", {}), dict[Name, bool | float | int | str], f"{where}: $.arguments")

@@ -255,7 +255,6 @@ class Run(Generic[Options]):
         """Publish the chosen trial of a model as a version, and promote it if the rule allows it."""
         folder, model = self.folder, result.spec.model
         files, about = contents_of(result, self.data.facts(), folder.run, self.code)
-        files |= self.options.pretrained.blanks(result.spec.weights)
         version = publish(folder.objects, model, folder.run, files, about)
         if origin := self.options.starts.get(model):
             try:

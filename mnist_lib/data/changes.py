@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.request import ClassNames, CountsBySplit, Growth
 from mnist_lib.data.split import Changes, Dataset, ImageHashes, Labels
-from mnist_lib.documents import decode, encode
-from mnist_lib.errors import IntegrityError
+from mnist_lib.documents import decode, encode, reading
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.results import Accuracy
 
 SPLITS = ("train", "test")
 MAX_STATE_BYTES = 1 << 31  # 100 million images
-ARRAYS = ("hashes", "labels", "split", "classes")
 MAX_EARLIER_RUNS = 30
 # More images of a class than this many times the mean of earlier runs, and at least so many, are unusual.
 UNUSUAL_GROWTH = 3
@@ -41,17 +39,10 @@ class DatasetState:
     @classmethod
     def read(cls, content: bytes, name: str) -> "DatasetState":
         """Return the state in a file. Raises IntegrityError if it is damaged."""
-        arrays = read_npz(content, name, dict.fromkeys(ARRAYS, MAX_STATE_BYTES))
-        hashes, labels, split = arrays["hashes"], arrays["labels"], arrays["split"]
-        form = (hashes.dtype.name, hashes.shape, labels.dtype.name, labels.shape, split.dtype.name, split.shape)
-        count = labels.size
-        one_of_two = ("uint8", "uint16")
-        if form != ("uint64", (count, 2), form[2], (count,), "uint8", (count,)) or form[2] not in one_of_two:
-            raise IntegrityError(f"{name}: expected uint64 [n, 2], uint8 or uint16 [n] and uint8 [n], got {form}")
-        classes = decode(arrays["classes"].tobytes(), ClassNames, name, "names of classes")
-        if count and (labels.max() >= len(classes) or split.max() >= len(SPLITS)):
-            raise IntegrityError(f"{name}: expected labels below {len(classes)}, got {labels.max()}")
-        return cls(hashes, labels, split, classes)
+        with reading(name):
+            arrays = read_npz(content, MAX_STATE_BYTES)
+            classes = decode(arrays["classes"].tobytes(), ClassNames, name, "names of classes")
+            return cls(arrays["hashes"], arrays["labels"], arrays["split"], classes)
 
     def content(self) -> bytes:
         names = np.frombuffer(encode(list(self.classes)), np.uint8)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES, MAX_TEST_IMAGES
+from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import CountsBySplit
@@ -252,8 +252,6 @@ class Dataset:
                 f"{self.name}: expected images to train on, got {held_out} of {train} for validation; add"
                 " pictures, or lower --validation-percent"
             )
-        if test > MAX_TEST_IMAGES:
-            raise DataError(f"{self.name}: expected up to {MAX_TEST_IMAGES:,} test images, got {test:,}; use fewer")
         size = 4 * test * len(self.classes)
         if size > MAX_PROBABILITIES:
             raise DataError(

@@ -6,7 +6,7 @@ import linecache
 import math
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,16 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 from mnist_lib.catalog import MODELS
-from mnist_lib.errors import IntegrityError, ModelError
+from mnist_lib.errors import ModelError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.models.keras_models import KerasModel, augmentations, restored_settings
-from mnist_lib.models.model import ImageShape, Model, Weights
+from mnist_lib.models.model import ImageShape, Model
 from mnist_lib.models.scratch import ScratchModel
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
 from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.spec import TrialSpec
 
-MIN_LAYER_LIMIT = 64 << 20  # bytes: a layer of this size is accepted even if the stored files are small
 FORMS = "a keras.Model, a list of Keras layers, or an object with initial_weights and __call__"
 
 
@@ -69,31 +68,6 @@ def build_model(
         if callable(built) and hasattr(built, "initial_weights"):
             return ScratchModel(built, image_shape, spec.precision)
     raise ModelError(f"{source.place(spec.model)}: expected {FORMS}, got {type(built).__name__}")
-
-
-def build_stored(
-    spec: TrialSpec,
-    image_shape: ImageShape,
-    num_classes: int,
-    source: ModelFile | None,
-    files: Mapping[str, bytes],
-    pretrained: Pretrained,
-) -> tuple[Model, Weights]:
-    """Return the model of stored files, and the weights in them.
-
-    Args:
-        image_shape, num_classes: those of the stored model, which anybody may have written.
-        source, pretrained: as in `build_model`.
-
-    Raises:
-        IntegrityError: the files are damaged, or are those of another model.
-        ModelError: the code of a user's model fails.
-    """
-    largest, size = 4 * largest_layer(spec, math.prod(image_shape)), sum(map(len, files.values()))
-    if largest > max(4 * size, MIN_LAYER_LIMIT):  # limits the memory that a model of the catalog can take
-        raise IntegrityError(f"expected files as large as its largest layer, {largest:,} bytes, got {size:,}")
-    model = build_model(spec, image_shape, num_classes, source, pretrained)
-    return model, model.read(files)
 
 
 def largest_layer(spec: TrialSpec, pixels: int) -> int:
@@ -167,11 +141,20 @@ def check_model(
         model.train_logits(weights._replace(state=state), images, tf.constant(0))
         files = model.files(weights)
         model.read(files)
-        if not spec.weights:
-            return
-        stored = build_model(spec, image_shape, num_classes, source, pretrained.blanked(spec.weights))
-        if not np.array_equal(stored.logits(stored.read(files), images), logits, equal_nan=True):
-            raise ModelError(
-                f"{place}: expected a network whose variables have all numbers that it takes from its weights files,"
-                " since a stored version has no others, got other predictions without the files"
-            )
+    if not spec.weights:
+        return
+    arguments = ", ".join(spec.weights)
+    try:
+        stored = build_model(spec, image_shape, num_classes, source, Pretrained.of_version(spec.weights))
+        with source.blamed(spec.model):
+            again = stored.logits(stored.read(files), images)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}; expected a network that is built without weights files, too, as from the storage, with None for"
+            f" {arguments}: see docs/fine-tune.md"
+        ) from error
+    if not np.array_equal(again, logits, equal_nan=True):
+        raise ModelError(
+            f"{place}: expected a network whose variables have all numbers that it takes from its weights files, since"
+            f" a stored version has no others, got other predictions with None for {arguments}"
+        )

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from mnist_lib.errors import IntegrityError, ModelError
+from mnist_lib.errors import ModelError
 from mnist_lib.models.layers import (
     Augmentation,
     AveragedOverAngles,
@@ -21,9 +20,8 @@ from mnist_lib.models.layers import (
     stroked,
     to_predict,
 )
-from mnist_lib.models.model import ImageShape, Tensors, Weights, folded, read_files, require_file
-from mnist_lib.objects.archives import read_keras_weights
-from mnist_lib.wording import one_line
+from mnist_lib.models.model import ImageShape, Tensors, Weights, folded, read_files
+from mnist_lib.objects.archives import keras_weights
 
 KERAS_FILE = "model.keras"
 
@@ -258,21 +256,11 @@ class KerasModel:
             return read_files(Path(folder))
 
     def read(self, files: Mapping[str, bytes]) -> Weights:
-        stored = self._to_store
-        layers = ["InputLayer", *(type(layer).__name__ for layer in stored.layers)]
-        sizes = [int(np.prod(variable.shape)) * tf.as_dtype(variable.dtype).size for variable in stored.variables]
-        content = read_keras_weights(require_file(files, KERAS_FILE), KERAS_FILE, layers, sizes)
         with tempfile.NamedTemporaryFile(suffix=".weights.h5") as file:
-            file.write(content)
+            file.write(keras_weights(files[KERAS_FILE]))
             file.flush()
-            try:
-                stored.load_weights(file.name)
-            except (MemoryError, tf.errors.ResourceExhaustedError):
-                raise
-            except Exception as error:  # h5py and Keras raise many kinds, depending on the byte that is damaged
-                expected = f"weights of the layers {', '.join(layers)}"
-                raise IntegrityError(f"{KERAS_FILE}: expected {expected}: {one_line(error)}") from error
-        return self._values_of(stored)
+            self._to_store.load_weights(file.name)
+        return self._values_of(self._to_store)
 
     def network(self) -> keras.Sequential:
         """Return a new network that ends in logits."""

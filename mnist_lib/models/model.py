@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.pictures.likeness import MAX_FEATURES
 
@@ -65,8 +64,7 @@ class Model(Protocol):
     def read(self, files: Mapping[str, bytes]) -> Weights:
         """Return the weights in the files, without running stored code. Initialises the state that only training needs.
 
-        Raises:
-            IntegrityError: the files are not those of this model.
+        Raises some error if the files are not those of this model: call it within `documents.reading`.
         """
 
 
@@ -99,13 +97,6 @@ def folded(features: tf.Tensor) -> tf.Tensor:
     signs = np.random.RandomState(0).choice(np.array((-1, 1), np.float32), width)  # NumPy never changes these numbers
     padded = tf.pad(features * signs, [[0, 0], [0, -width % MAX_FEATURES]])
     return tf.reduce_sum(tf.reshape(padded, [-1, padded.shape[1] // MAX_FEATURES, MAX_FEATURES]), axis=1)
-
-
-def require_file(files: Mapping[str, bytes], name: str) -> bytes:
-    """Return the content of the file of that name, or raise IntegrityError."""
-    if name not in files:
-        raise IntegrityError(f"expected a file {name}, got {', '.join(sorted(files)) or 'none'}")
-    return files[name]
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

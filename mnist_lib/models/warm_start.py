@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mnist_lib.errors import MnistError, ModelError
+from mnist_lib.documents import reading
+from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
-from mnist_lib.models.building import build_model, build_stored
+from mnist_lib.models.building import build_model
 from mnist_lib.models.model import ImageShape, Model, Tensors, Weights
 from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.spec import TrialSpec
@@ -42,10 +43,9 @@ def warm_start(
         return WarmStart(model.initial_weights, "")
     stored = pretrained.versions[spec.init_sha256]
     try:
-        _, weights = build_stored(spec, stored.image_shape, len(stored.classes), source, stored.files, pretrained)
-    except ModelError:
-        raise
-    except (MnistError, ValueError) as error:  # ValueError: Keras refuses these sizes
+        with reading(stored.name, "the files of its model"):
+            weights = build_model(spec, stored.image_shape, len(stored.classes), source, pretrained).read(stored.files)
+    except IntegrityError as error:
         raise ModelError(
             f"{spec.model}: expected a model with the weights of {stored.name}, from which it starts, got another:"
             f" {error}; use the same code and arguments, or leave out --init-from"

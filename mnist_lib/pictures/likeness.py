@@ -16,8 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.catalog import MAX_TEST_IMAGES
-from mnist_lib.errors import IntegrityError
+from mnist_lib.documents import reading
 from mnist_lib.objects.archives import npz, read_npz
 
 LIKENESS = "likeness.npz"  # the file of a version
@@ -73,10 +72,7 @@ class Likeness:
         return np.asarray(certainty - distance)
 
     def _parts(self, features: Array, logits: Array) -> NDArray[np.float64]:
-        """Return the certainty and the distance of each picture, [2, n]. Raises IntegrityError for other features."""
-        if features.shape[1] != len(self.directions):
-            expected = f"{LIKENESS}: expected {features.shape[1]} features, as the model has"
-            raise IntegrityError(f"{expected}, got {len(self.directions)}; restore it from a copy")
+        """Return the certainty and the distance of each picture, [2, n]."""
         # Adding a number to all logits of a picture changes no probability, and here no certainty.
         above = _numbers(logits)
         above -= above.mean(axis=1, keepdims=True)
@@ -94,23 +90,10 @@ class Likeness:
         return npz(vars(self), compressed=True)
 
     @classmethod
-    def read(cls, content: bytes, name: str, classes: int) -> "Likeness":
-        """Return what a file holds. Raises IntegrityError if it is damaged or malformed. `name`: for messages."""
-        side = 4 * MAX_FEATURES
-        limits = {
-            "directions": MAX_FEATURES * side,
-            "means": classes * side,
-            "scales": 8,
-            "held_out": 8 * MAX_TEST_IMAGES,
-        }
-        arrays = read_npz(content, name, limits)
-        count, total = arrays["means"].shape[-1] if arrays["means"].ndim else 0, arrays["held_out"].size
-        expected = [("float32", shape) for shape in ((count, count), (classes, count), (2,))] + [("float64", (total,))]
-        got = [(array.dtype.name, array.shape) for array in arrays.values()]
-        are_numbers = all(np.isfinite(array).all() for array in arrays.values())
-        if got != expected or not are_numbers or arrays["scales"].min() <= 0 or (np.diff(arrays["held_out"]) < 0).any():
-            raise IntegrityError(f"{name}: expected finite {expected}, the last sorted, got {got}")
-        return cls(**arrays)
+    def read(cls, content: bytes, name: str) -> "Likeness":
+        """Return what a file holds. Raises IntegrityError if it is damaged. `name`: for messages."""
+        with reading(name):
+            return cls(**read_npz(content))
 
 
 def _numbers(values: Array) -> NDArray[np.float64]:

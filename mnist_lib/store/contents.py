@@ -1,7 +1,5 @@
 """The files of a version: the model, its predictions, and the manifest, which says how it was made; and how two
 versions differ.
-
-Anybody may have written these files, so the sha256 and the format of each are checked when it is read.
 """
 
 import logging
@@ -9,23 +7,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from msgspec import Meta
 
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import (
     Count,
     Document,
-    Json,
     Name,
     Number,
     Sha256,
-    Text,
     Texts,
     builtins_of,
-    convert,
     decode,
     encode,
     require_schema,
@@ -37,9 +31,9 @@ from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile,
 from mnist_lib.objects.archives import npz
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.pictures.likeness import LIKENESS, Likeness
-from mnist_lib.pretrained import BLANK, Pretrained, StoredWeights
+from mnist_lib.pretrained import EMPTIED, StoredWeights
 from mnist_lib.results import Accuracy, EpochDone, TrialResult
-from mnist_lib.spec import MAX_EPOCHS, TrialSpec, is_unused
+from mnist_lib.spec import TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions
 from mnist_lib.store.versions import (
     About,
@@ -55,19 +49,18 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
 MANIFEST_SCHEMA = 1
-MAX_DEVICES = 256 * 64  # 64 GPUs on each of 256 nodes
 
 
 class Manifest(Document, frozen=True, kw_only=True):
     """`manifest.json`: how a version was made."""
 
     schema: Count = written(MANIFEST_SCHEMA)
-    spec: Annotated[dict[str, Json], Meta(max_length=100)]  # a `TrialSpec`
+    spec: TrialSpec
     dataset: DatasetFacts
     weights_sha256: Sha256
-    history: Annotated[list[EpochDone], Meta(max_length=MAX_EPOCHS)]
-    code: Annotated[dict[str, bool | Text], Meta(max_length=100)]
-    devices: Annotated[list[Text], Meta(max_length=MAX_DEVICES)]
+    history: list[EpochDone]
+    code: dict[str, bool | str]
+    devices: list[str]
     cpus: Number | None = written(None)  # of each node, from which the threads follow; None in earlier manifests
     versions: Texts
     model: Name | None = None
@@ -76,10 +69,6 @@ class Manifest(Document, frozen=True, kw_only=True):
     test: Accuracy | None = None
     validation: Accuracy | None = written(None)
     best_epoch: Number | None = None
-
-    def trial_spec(self, version: str) -> TrialSpec:
-        """Return `spec` as such. Raises IntegrityError if it is malformed. `version`: for messages."""
-        return convert(self.spec, TrialSpec, f"{version}: {MANIFEST}", "$.spec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +79,7 @@ class StoredModel:
     """
 
     name: str
-    files: Mapping[str, bytes]  # those with weights, those of `Pretrained.blanks`, and that of the likeness
+    files: Mapping[str, bytes]  # those with weights, also emptied ones of earlier releases, and that of the likeness
     manifest: Manifest
     source: ModelFile | None = None  # the file that defines the model, unless the model is in the catalog
 
@@ -112,21 +101,17 @@ class StoredModel:
             ModelError: the version contains code that is neither that of `model_file` nor trusted.
         """
         manifest = read_manifest(objects, version)
-        names = [name for name in version.files if name in (*WEIGHTS_FILES, LIKENESS) or name.startswith(BLANK)]
+        names = [name for name in version.files if name in (*WEIGHTS_FILES, LIKENESS) or name.startswith(EMPTIED)]
         files = {name: read_file(objects, version, name) for name in names}
         source = source_of(objects, version, manifest, model_file, model_arg)
         return cls(name=version.name, files=files, manifest=manifest, source=source)
-
-    def pretrained(self) -> Pretrained:
-        """Return what stands for the weights files of the trial. Raises IntegrityError if a file is damaged."""
-        return Pretrained.read_blanks(self.manifest.trial_spec(self.name).weights, self.files, self.name)
 
     def likeness(self) -> Likeness | None:
         """Return how pictures are judged; None for a model of digits, or a version of an earlier version of this
         program. Raises IntegrityError if the file is damaged."""
         if LIKENESS not in self.files:
             return None
-        return Likeness.read(self.files[LIKENESS], f"{self.name}: {LIKENESS}", len(self.manifest.dataset.classes))
+        return Likeness.read(self.files[LIKENESS], f"{self.name}: {LIKENESS}")
 
 
 def margins_of(objects: Objects, version: Version) -> Margins | None:
@@ -170,8 +155,7 @@ def origins(objects: Objects, names: Iterable[str], weights: Collection[str]) ->
             waiting += [version.facts.init_from] if version.facts.init_from else []
             found[name] = version
             if not version.deleted:
-                given = read_manifest(objects, version).spec.get("weights", {})
-                files = convert(given, Texts, f"{name}: {MANIFEST}", "$.spec.weights").values()
+                files = read_manifest(objects, version).spec.weights.values()
                 waiting += [each for sha256 in files for each in by_file().get(sha256, ())]
         except IntegrityError as error:
             log.warning("it is not known what else %s starts from: %s", name, error)
@@ -197,23 +181,16 @@ def source_of(
     """Return the file that defines the model of a version, or None for a model of the catalog.
 
     Raises:
-        IntegrityError: the file is damaged, missing, or called by another name than the model's.
+        IntegrityError: the file is damaged or missing.
         ModelError: the call is neither one of the given file nor a trusted one.
         SpecError: a file is given for a model of the catalog.
     """
-    expected = manifest.spec.get("source_sha256")
-    if expected is None:
+    spec = manifest.spec
+    if spec.source_sha256 is None:
         if model_file is not None:
             raise SpecError(f"model_file: {version.name} is of a model in the catalog, which needs no file; omit it")
         return None
-    if SOURCE_FILE not in version.files:
-        raise IntegrityError(f"{version.name}: expected a file {SOURCE_FILE}, got none")
     source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE, limit=MAX_SOURCE_BYTES))
-    if source.sha256 != expected:
-        raise IntegrityError(f"{version.name}: {SOURCE_FILE}: expected sha256 {expected}, got {source.sha256}")
-    spec = manifest.trial_spec(version.name)
-    if spec.model != version.model:
-        raise IntegrityError(f"{version.name}: {MANIFEST}: $.spec: expected {version.model}, got {spec.model}")
     call = Call(source, spec.model, spec.arguments, spec.weights)
     require_trusted(call, version.name, ModelFile.read(model_file) if model_file is not None else None, model_arg)
     return source
@@ -255,7 +232,7 @@ def contents_of(
         test=result.test,
         validation=result.validation,
         weights_sha256=result.weights_sha256,
-        spec=builtins_of(result.spec),
+        spec=result.spec,
         best_epoch=result.best_epoch,
         history=list(result.history),
         code=dict(code),
@@ -330,7 +307,7 @@ def compare(objects: Objects, one: Version, other: Version) -> Comparison:
 
 def _settings(objects: Objects, version: Version) -> dict[str, Any]:
     """Return the fields of a version's spec that are used, and each argument of its model by its own name."""
-    settings: dict[str, Any] = {**read_manifest(objects, version).spec}
+    settings: dict[str, Any] = builtins_of(read_manifest(objects, version).spec)
     for field in ("arguments", "weights"):
         if isinstance(values := settings.pop(field, None), Mapping):
             settings |= {f"{field}.{name}": value for name, value in values.items()}

@@ -1,7 +1,4 @@
-"""What a version predicted on the test split, by which versions are compared.
-
-Anybody may have written these files, so the sha256 and the format of each are checked when it is read.
-"""
+"""What a version predicted on the test split, by which versions are compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,24 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.catalog import MAX_PROBABILITIES, MAX_TEST_IMAGES
 from mnist_lib.data.split import ImageHashes, Labels, indices_of
-from mnist_lib.documents import Interval
-from mnist_lib.errors import IntegrityError
+from mnist_lib.documents import Interval, reading
 from mnist_lib.intervals import accuracy_interval, balanced_interval
 from mnist_lib.objects.archives import read_npz
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.versions import Version, read_file
 
 PREDICTIONS = "predictions.npz"
-# The arrays in `predictions.npz`, and the maximum size of each in bytes.
-LIMITS = {
-    "probabilities": MAX_PROBABILITIES,
-    "predictions": 8 * MAX_TEST_IMAGES,
-    "labels": 8 * MAX_TEST_IMAGES,
-    "hashes": 16 * MAX_TEST_IMAGES,
-    "groups": 4 * MAX_TEST_IMAGES,
-}
 
 
 def constant_answer(answers: NDArray[np.integer[Any]], labels: Labels) -> int | None:
@@ -56,32 +43,12 @@ class Predictions:
 
     @classmethod
     def read(cls, objects: Objects, version: Version) -> "Predictions":
-        """Return the predictions of a version. Raises IntegrityError if they are damaged or malformed."""
-        content = read_file(objects, version, PREDICTIONS, limit=2 * MAX_PROBABILITIES)
-        name = f"{version.name}: {PREDICTIONS}"
-        arrays = read_npz(content, name, LIMITS, optional=("groups",))
-        probabilities, labels, hashes = arrays["probabilities"], arrays["labels"], arrays["hashes"]
-        groups = arrays.get("groups")
-        classes = probabilities.shape[1] if probabilities.ndim == 2 else 0
-        form = [(array.dtype.name, array.shape) for array in (probabilities, labels, hashes)]
-        if (
-            form[0] != ("float32", (labels.size, classes))
-            or labels.dtype.name not in ("uint8", "uint16")
-            or labels.ndim != 1
-            or form[2] != ("uint64", (labels.size, 2))
-            or classes < 2
-            or labels.size > MAX_TEST_IMAGES
-            or (groups is not None and (groups.dtype.name, groups.shape) != ("int32", (labels.size,)))
-        ):
-            shapes = "float32 [n, classes], uint8 or uint16 [n], uint64 [n, 2]"
-            expected = f"{shapes} of up to {MAX_TEST_IMAGES:,} images"
-            raise IntegrityError(f"{name}: expected {expected}, got {form}")
-        if labels.size and labels.max() >= classes:
-            raise IntegrityError(f"{name}: expected labels below {classes}, got {labels.max()}")
+        """Return the predictions of a version. Raises IntegrityError if they are damaged."""
         dataset = version.facts.dataset
-        if len(dataset.classes) != classes:
-            raise IntegrityError(f"{name}: expected probabilities of {len(dataset.classes):,} classes, got {classes:,}")
-        return cls(version.name, dataset.test, probabilities, labels, dataset.classes, hashes, groups)
+        with reading(f"{version.name}: {PREDICTIONS}"):
+            arrays = read_npz(read_file(objects, version, PREDICTIONS))
+            answers = arrays["probabilities"], arrays["labels"], dataset.classes, arrays["hashes"]
+            return cls(version.name, dataset.test, *answers, arrays.get("groups"))
 
     @property
     def answers(self) -> NDArray[np.integer[Any]]:

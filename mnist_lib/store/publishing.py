@@ -27,7 +27,7 @@ from mnist_lib.clock import moment_of, now_text
 from mnist_lib.documents import Moment, Name
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, check_part, failpoint, require_size
-from mnist_lib.objects.records import RecordLog, seal
+from mnist_lib.objects.records import RecordLog, seal, unseal
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH
 from mnist_lib.store.champions.appointment import needed_versions
 from mnist_lib.store.contents import WEIGHTS_FILES
@@ -41,7 +41,6 @@ from mnist_lib.store.versions import (
     find,
     find_all,
     is_readable,
-    parse_version,
     read_hold_state,
     record_of,
     version_folder,
@@ -97,7 +96,7 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
                 objects.delete_below(version_folder(model, number))
                 decided = objects.read(run_record) or b""  # found, since it is never deleted
     failpoint("publish.before_commit")
-    version = parse_version(decided, f"{model}, run {run}", model)
+    version = unseal(decided, f"{model}, run {run}", Version)
     if not objects.create(commit_record(model, version.number), decided):
         committed = find(objects, model, version.number)
         if committed is None:

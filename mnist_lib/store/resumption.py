@@ -14,10 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from msgspec import structs
 
-from mnist_lib.catalog import MAX_PROBABILITIES
-from mnist_lib.documents import Count, Sha256
+from mnist_lib.documents import Count, Sha256, reading
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_EPOCHS_BYTES, MAX_FILE_BYTES, concurrently
@@ -69,7 +68,10 @@ def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] |
         if record.result.spec != spec:
             raise IntegrityError(f"{name}: expected {spec}, got another trial")
         files = {path: _read_file(folder, spec.id, path, sha256) for path, sha256 in record.files.items()}
-        return _result_of(record.result, files), record.attempts
+        with reading(f"{spec.id}: {PROBABILITIES}"):
+            fields: dict[str, Any] = structs.asdict(record.result) | read_npz(files.pop(PROBABILITIES))
+            model = {path.removeprefix("model/"): content for path, content in files.items()}
+            return TrialResult(**fields, files=model), record.attempts
     except (IntegrityError, SpecError) as error:
         log.warning("%s: its stored result is damaged (%s); training it again", spec.id, error)
         return None
@@ -133,22 +135,3 @@ def _read_file(folder: RunFolder, trial: str, path: str, sha256: str) -> bytes:
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
         raise IntegrityError(f"{name}: expected sha256 {sha256}, got {'no file' if content is None else 'another'}")
     return content
-
-
-def _result_of(measured: Measurements, files: dict[str, bytes]) -> TrialResult:
-    spec, epochs, expected = measured.spec, len(measured.history), {"probabilities": measured.test.total}
-    if spec.fold is not None:
-        expected["of_fold"] = measured.validation.total if measured.validation else 0
-    arrays = read_npz(files.pop(PROBABILITIES, b""), PROBABILITIES, dict.fromkeys(expected, MAX_PROBABILITIES))
-    for name, images in expected.items():
-        array = arrays[name]
-        is_table = array.dtype == np.float32 and array.ndim == 2 and len(array) == max(1, images)
-        if not is_table or array.shape[1] < 2 or not np.isfinite(array).all():
-            got = f"{array.dtype} {array.shape}"
-            raise IntegrityError(f"{PROBABILITIES}: {name}: expected finite float32 [{images}, classes], got {got}")
-    if measured.trial != spec.id or not 0 < epochs <= spec.epochs or measured.best_epoch > spec.epochs:
-        got = f"{measured.trial} with {counted(epochs, 'epoch')}, the best {measured.best_epoch}"
-        raise IntegrityError(f"ended.json: expected {spec.id} with 1 to {spec.epochs} epochs, got {got}")
-    model = {path.removeprefix("model/"): content for path, content in files.items()}
-    fields: dict[str, Any] = {name: getattr(measured, name) for name in Measurements.__struct_fields__} | arrays
-    return TrialResult(**fields, files=model)

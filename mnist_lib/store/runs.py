@@ -7,12 +7,12 @@ last; when it exists, the run is complete.
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any, Literal
 
-from msgspec import Meta, structs
+from msgspec import structs
 
 from mnist_lib.clock import now_text, steady_time
-from mnist_lib.documents import Json, Moment, Name, convert, decode, encode, require_schema
+from mnist_lib.documents import Json, Moment, Name, decode, encode, reading, require_schema
 from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record
@@ -35,14 +35,6 @@ HISTORY_LINE: Any = HistoryLine  # a union, which is no `type`
 
 Terms = Mapping[str, Json]
 Command = Literal["jobs.train", "jobs.search"]
-
-
-class _TermsOfTrial(TypedDict):
-    dataset: Name
-
-
-class _TermsOfTrials(TypedDict):
-    trials: Annotated[dict[str, _TermsOfTrial], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -119,16 +111,10 @@ class RunFolder:
         return worked + last - begin
 
     def complete(self, summary: Summary) -> None:
-        """Write the summary, which makes the run complete.
-
-        Raises:
-            ConflictError: another process has written it.
-            IntegrityError: it could not be read again, for example because a stored result is forged.
-        """
+        """Write the summary, which makes the run complete. Raises ConflictError if another process has written it."""
         self.flush()
-        where, content = self.objects.where(self._name(SUMMARY)), _json(summary)
-        decode(content, Summary, where)
-        if not self.objects.create(self._name(SUMMARY), content):
+        where = self.objects.where(self._name(SUMMARY))
+        if not self.objects.create(self._name(SUMMARY), _json(summary)):
             raise ConflictError(f"{where}: expected no summary yet, got that of another process; its results are valid")
 
     @property
@@ -157,10 +143,9 @@ class RunFolder:
 
     def dataset(self) -> str:
         """Return the name of the dataset of the run. Raises IntegrityError or SchemaError if its record is damaged."""
-        trials = convert(self.begun().terms, _TermsOfTrials, self.objects.where(self._name(RUN_RECORD)), "$.terms")[
-            "trials"
-        ]
-        return next(iter(trials.values()))["dataset"]
+        terms = self.begun().terms
+        with reading(self.objects.where(self._name(RUN_RECORD))):
+            return str(next(iter(terms["trials"].values()))["dataset"])
 
     def has(self, name: str) -> bool:
         return self.objects.exists(self._name(name))

@@ -1,28 +1,25 @@
 """Checkpoints: the state of training after a chunk as bytes, from which a trial resumes with the same result.
 
-Others may write to the store that checkpoints come from, so only numbers and JSON are read from them.
+They hold only numbers and JSON.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Plan
-from mnist_lib.documents import Count, Json, Seconds, decode, encode
+from mnist_lib.documents import Count, Json, Seconds, decode, encode, reading
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.margins import Sums, no_sums
 from mnist_lib.models.model import Weights
 from mnist_lib.objects.archives import npz, read_npz
+from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES
 from mnist_lib.results import EPOCH_START, Accuracy, EpochPart
-from mnist_lib.spec import MAX_EPOCHS, TrialSpec
+from mnist_lib.spec import TrialSpec
 from mnist_lib.training.steps import Values
-from mnist_lib.wording import counted
-
-MAX_NOTES_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Notes:
 
     spec: dict[str, Json]
     best: Best
-    epoch: Annotated[int, Meta(ge=0, le=MAX_EPOCHS)]
+    epoch: Count
     part: EpochPart
     seconds: Seconds
 
@@ -78,26 +75,18 @@ def unpack(content: bytes, spec: TrialSpec, plan: Plan, like: Values) -> tuple[T
         CheckpointError: the checkpoint is damaged or belongs to another trial.
     """
     nested = like, Weights(like.trainable, like.state), no_sums(plan.images)
-    shapes = _arrays(nested)
     try:
-        limits = {name: array.nbytes for name, array in shapes.items()} | {"notes": MAX_NOTES_BYTES}
-        arrays = read_npz(content, f"checkpoint of {spec.id}", limits, total=sum(limits.values()))
-        for name, expected in shapes.items():
-            if (arrays[name].shape, arrays[name].dtype) != (expected.shape, expected.dtype):
-                raise ValueError(f"{name} has type {arrays[name].dtype} and shape {arrays[name].shape}")
-        notes = decode(arrays.pop("notes").tobytes(), Notes, "notes")
-        if notes.spec != asdict(spec):
-            raise ValueError(f"its spec is {notes.spec}")
-        part = notes.part
-        if part.chunks >= plan.chunks or part.train.total != plan.images_in(part.chunks):
-            got = f"{part.chunks} with {part.train.total} images"
-            raise ValueError(f"expected fewer than {plan.chunks} chunks of {plan.images} images, got {got}")
-        if not min(1, notes.epoch) <= notes.best.epoch <= notes.epoch:
-            raise ValueError(f"after {counted(notes.epoch, 'epoch')}, the best one is epoch {notes.best.epoch}")
-        *tensors, margins = arrays.values()
-        values, weights = tf.nest.pack_sequence_as(nested[:2], [*map(tf.constant, tensors)])
-        return TrainingState(weights, notes.best, notes.epoch, part, notes.seconds, np.array(margins)), values
-    except (IntegrityError, ValueError) as error:
+        with reading(f"checkpoint of {spec.id}"):
+            arrays = read_npz(content, MAX_CHECKPOINT_BYTES)
+            notes = decode(arrays["notes"].tobytes(), Notes, "notes")
+            if notes.spec != asdict(spec):
+                raise ValueError(f"its spec is {notes.spec}")
+            if notes.part.train.total != plan.images_in(notes.part.chunks):  # its chunks have another size
+                raise ValueError(f"it has {notes.part.train.total} images in {notes.part.chunks} chunks")
+            *tensors, margins = [arrays[name].reshape(array.shape) for name, array in _arrays(nested).items()]
+            values, weights = tf.nest.pack_sequence_as(nested[:2], [*map(tf.constant, tensors)])
+            return TrainingState(weights, notes.best, notes.epoch, notes.part, notes.seconds, margins), values
+    except IntegrityError as error:
         raise CheckpointError(f"the checkpoint of {spec.id} is damaged or belongs to another trial: {error}") from error
 
 

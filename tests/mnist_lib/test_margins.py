@@ -104,11 +104,9 @@ def test_margins_survive_a_file_and_only_the_lowest_are_stored(
     assert lowest.quartiles.tolist() == np.percentile([2, 1, -2, 5], [25, 50, 75]).tolist()  # of all four
 
 
-@pytest.mark.parametrize(
-    "change", [{"means": np.zeros(3)}, {"means": np.zeros(2, np.float32)}, {"hashes": np.zeros(3)}]
-)
-def test_a_malformed_file_of_margins_is_refused(digits: Dataset, change: dict[str, np.ndarray]) -> None:
+def test_a_malformed_file_of_margins_is_refused(digits: Dataset) -> None:
     found = Margins.of(np.ones((2, 3), np.float32), digits.train.take(np.arange(3)))
-    arrays = {**vars(found), "labels": found.labels.astype(np.uint16), **change}
-    with pytest.raises(IntegrityError, match=r"keras@1: margins.npz: expected "):
-        Margins.read(npz(arrays), "keras@1: margins.npz")
+    arrays = {name: array for name, array in vars(found).items() if name != "means"}
+    for content in (npz(arrays), found.file()[:-40], b""):
+        with pytest.raises(IntegrityError, match=r"keras@1: margins.npz: expected "):
+            Margins.read(content, "keras@1: margins.npz")

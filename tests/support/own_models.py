@@ -1,5 +1,7 @@
 """Models as a user would write them, which the tests name as `own_models.py:FUNCTION`."""
 
+from pathlib import Path
+
 import keras
 import tensorflow as tf
 from keras import layers
@@ -66,9 +68,14 @@ def fine_tuned(
     return keras.Sequential([keras.Input(image_shape), network, layers.Dense(num_classes)])
 
 
-def shifted_by_file(image_shape: ImageShape, num_classes: int, shift: str) -> list[keras.Layer]:
+def scaled_by_file(image_shape: ImageShape, num_classes: int, shift: str) -> list[keras.Layer]:
+    """Cannot be built without a file."""
+    return shifted_by_file(image_shape, num_classes, str(Path(shift)))
+
+
+def shifted_by_file(image_shape: ImageShape, num_classes: int, shift: str | None) -> list[keras.Layer]:
     """Takes a number from a file that is in none of its variables."""
-    offset = float(read_weights(shift)["offset"])
+    offset = 0.0 if shift is None else float(read_weights(shift)["offset"])
     return [layers.Rescaling(1 / 255, offset), layers.Flatten(), layers.Dense(num_classes)]
 
 

@@ -33,7 +33,7 @@ from mnist_lib.data.prepared.journal import KEY, Journal
 from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
 from mnist_lib.data.shards import PREPARED, Images, Shards
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
-from mnist_lib.documents import Count, Text, decode, encode
+from mnist_lib.documents import Count, Text, decode, encode, reading
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DataError, DataFolderError, IntegrityError
 from mnist_lib.objects.archives import hash_arrays, read_npz
@@ -133,22 +133,22 @@ def read_index(name: str, path: Path, states: Callable[[_About], Collection[str]
     Args:
         states: takes what the index says about the dataset, and returns the states of its sources that it may have.
     """
-    names = (*OF_TABLE, *IN_SHARDS, ABOUT, SOURCE)
     try:
-        arrays = read_npz(path.read_bytes(), str(path), dict.fromkeys(names, MAX_ARRAY_BYTES), total=MAX_ARRAY_BYTES)
-        about: Any = decode(arrays.pop(ABOUT).tobytes(), _About, str(path))
-        if arrays.pop(SOURCE).tobytes().decode() not in states(about):
-            return None
-    except (OSError, IntegrityError) as error:
+        with reading(str(path)):
+            arrays = read_npz(path.read_bytes(), MAX_ARRAY_BYTES)
+            about: Any = decode(arrays[ABOUT].tobytes(), _About, str(path))
+            if arrays[SOURCE].tobytes().decode() not in states(about):
+                return None
+            rows, digests, counts, checksums = (arrays[name] for name in IN_SHARDS)
+            columns: dict[str, Any] = {name: arrays[name] for name in OF_TABLE}
+    except IntegrityError as error:
         log.debug("%s: %s", path, error)
         return None
-    rows, digests, counts, checksums = (arrays.pop(name) for name in IN_SHARDS)
     names = tuple(digest.tobytes().hex() for digest in digests)
     shards = Shards(path.parent, about.pop("image_shape"), names, tuple(counts.tolist()), checksums)
     if not shards.is_complete():
         return None
     shards.touch()
-    columns: dict[str, Any] = arrays
     return Dataset(name=name, **about, **columns, images=Images(shards, rows))
 
 
@@ -174,12 +174,11 @@ def cached_near_copies(dataset: Dataset, path: Path, progress: Callable[[str], o
     columns = [part.hashes for part in (dataset.train, dataset.test)]
     source = f"{NEAR_COPIES_SCHEMA} {dataset.image_shape} {hash_arrays(columns)}"
     try:
-        arrays = read_npz(
-            path.read_bytes(), str(path), dict.fromkeys((*NEAR_COPIES, SOURCE), MAX_ARRAY_BYTES), total=MAX_ARRAY_BYTES
-        )
-        if arrays[SOURCE].tobytes().decode() == source:
-            return NearCopies(compared=int(arrays["compared"]), test=arrays["test"], train=arrays["train"])
-    except (OSError, IntegrityError) as error:
+        with reading(str(path)):
+            arrays = read_npz(path.read_bytes(), MAX_ARRAY_BYTES)
+            if arrays[SOURCE].tobytes().decode() == source:
+                return NearCopies(compared=int(arrays["compared"]), test=arrays["test"], train=arrays["train"])
+    except IntegrityError as error:
         log.debug("%s: %s", path, error)
     found = near_copies(dataset, progress)
     with contextlib.suppress(OSError):  # they are computed again

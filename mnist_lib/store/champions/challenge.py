@@ -59,7 +59,7 @@ class _Challenge:
     @cached_property
     def _is_balanced(self) -> bool:
         """Return whether trials were compared by balanced accuracy when the challenger was trained."""
-        return read_manifest(self._objects, self._challenger).spec.get("score") == "balanced-accuracy"
+        return read_manifest(self._objects, self._challenger).spec.score == "balanced-accuracy"
 
     def attempt(self) -> Decision | None:
         """Decide, and record the decision, or return None if another one was recorded meanwhile."""

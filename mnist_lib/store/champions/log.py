@@ -6,7 +6,7 @@ so that damage is noticed, and of two decisions at the same time the second has 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from mnist_lib.data.request import stored_name
 from mnist_lib.documents import Count, Interval, Json, Moment, Name, Number, Share, Text
@@ -23,12 +23,6 @@ Kind = Literal["promote", "keep", "rollback"]  # "keep": the champion was compar
 @dataclass(frozen=True)
 class Champion:
     """A decision, and the champion since then."""
-
-    EARLIER_FIELDS: ClassVar = (
-        *("period", "spent", "used"),  # of budgets that began anew, with the images they had used
-        *("shadow", "shadows"),  # of refused versions that were compared with the champion on new pictures
-        *("commit_sha256", "previous_sha256", "hold_out"),  # hashes of other documents and of the test images
-    )
 
     model: Name
     dataset: Name

@@ -2,28 +2,21 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from jobs.console import exit_codes
 from jobs.console.options import parser
 from jobs.models import __main__ as models
 from jobs.models.options import EvaluateOptions
-from mnist_lib.api import find_version
 from mnist_lib.data.split import Dataset
-from mnist_lib.objects.archives import npz
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.publishing import publish
-from tests.support.store.answering import answering, first
-from tests.support.store.fake_versions import about, small_manifest
 from tests.support.stored import publish_trained, publish_untrained
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
@@ -111,27 +104,6 @@ def test_reproduce_names_the_threads_only_if_nothing_else_explains_other_weights
     assert ("The weights are not compared: on GPUs" in output) == (shown == "weights")
 
 
-def publish_with_epochs(epochs: Sequence[int], objects: LocalObjects) -> None:
-    """Publish a version with these epochs in its history."""
-
-    def change(files: dict[str, bytes]) -> None:
-        row = {"trial": "keras-s0", "loss": 0.5, "train": {"correct": 1, "total": 2}, "validation": None, "seconds": 1}
-        manifest = json.loads(files["manifest.json"])
-        files["manifest.json"] = json.dumps({**manifest, "history": [{**row, "epoch": n} for n in epochs]}).encode()
-
-    publish_untrained(objects, "keras", change)
-
-
-@pytest.mark.parametrize("epochs", [[], [2], [1, 2, 3, 4, 5, 6], [1, 1]])
-def test_reproduce_trains_no_more_epochs_than_the_spec_has(
-    epochs: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    publish_with_epochs(epochs, LocalObjects(tmp_path))
-    assert models.main(["reproduce", "keras@1", f"--storage={tmp_path}"]) == 7
-    expected = f"$.history: expected 1 to 5 epochs, numbered in order from 1, got {len(epochs)} that do not match"
-    assert expected in capsys.readouterr().err
-
-
 def test_evaluate_without_the_data_suggests_only_options_that_it_has(
     digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,33 +118,3 @@ def test_evaluate_without_the_data_suggests_only_options_that_it_has(
     advised = set(re.findall(r"--[a-z-]+", message))
     assert "--data-source" in advised
     assert advised <= known
-
-
-def test_a_version_with_more_test_images_than_its_dataset_is_not_promoted(
-    storage: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fingerprint = find_version(LocalObjects(storage), "scratch@1").facts.dataset.fingerprint
-    objects = LocalObjects(tmp_path / "mini")
-    (tmp_path / "mini").mkdir()
-    answering(objects, first(500), dataset="mnist-mini")
-    assert promote(objects, answering(objects, first(900), dataset="mnist-mini"), Rule()).promote
-    facts = {"name": "mnist-mini", "version": "1", "fingerprint": fingerprint, "test": 1_200}
-    labels = np.arange(1_200, dtype=np.uint8) % 10
-    predictions = {
-        "probabilities": np.eye(10, dtype=np.float32)[labels],
-        "predictions": labels,
-        "labels": labels,
-        "hashes": np.zeros((1_200, 2), np.uint64),
-    }
-    manifest = json.dumps(small_manifest()).encode()
-    files = {"model.keras": b"1", "manifest.json": manifest, "predictions.npz": npz(predictions)}
-    facts |= {"image_shape": [28, 28, 1], "classes": [*"0123456789"]}
-    publish(
-        objects, "keras", "forged", files, {**about(), "dataset": facts, "test": {"correct": 1_200, "total": 1_200}}
-    )
-    code = models.main(["promote", "keras@3", f"--storage={tmp_path}/mini", f"--data-dir={data_dir}"])
-    out, err = capsys.readouterr()
-    assert code == exit_codes.REFUSED
-    assert "Traceback" not in err
-    assert "keras@3: expected predictions for the 1,000 test images of its dataset, got more" in out
-    assert "damaged" not in out

@@ -48,6 +48,7 @@ def home(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert f"model fine_tuned: weights body from {home}/first.npz, sha256 {sha256}" in stderr
     manifest = json.loads((home / "results/models/fine_tuned/versions/1/manifest.json").read_text())
     assert manifest["spec"]["weights"] == {"body": sha256}
+    assert not [*(home / "results/models/fine_tuned/versions/1").glob("blank*")]
     (home / "first.npz").unlink()
     return home
 

@@ -19,6 +19,8 @@ from tests.support.simulation.memory import MemoryObjects
 from tests.support.store.fake_versions import about, files, small_manifest
 from tests.support.store.scenarios import published
 
+OWN = {"model": "own", "source_sha256": "0" * 64}
+
 
 def test_test_images_that_a_version_was_trained_on_are_left_out_and_counted(digits: Dataset) -> None:
     few = few_digits(digits)
@@ -74,7 +76,7 @@ def test_a_damaged_version_far_back_in_the_chain_does_not_end_a_night(caplog: py
 def test_each_record_is_read_once_in_a_long_chain_of_versions_that_share_a_file() -> None:
     objects, count = MemoryObjects(), 20
     first = publish(objects, "keras", "r0", files(0), about())
-    shared = small_manifest(spec={"weights": {"body": first.files["model.keras"].sha256}})
+    shared = small_manifest(spec={**OWN, "weights": {"body": first.files["model.keras"].sha256}})
     for number in range(1, count):
         of_version = {**files(number), "manifest.json": json.dumps(shared).encode()}
         publish(objects, "keras", f"r{number}", of_version, {**about(), "init_from": f"keras@{number}"})
@@ -87,7 +89,7 @@ def test_a_weights_file_that_is_one_of_a_version_brings_all_that_this_version_st
     objects = MemoryObjects()
     first = publish(objects, "keras", "r1", files(1), about())
     second = publish(objects, "keras", "r2", files(2), {**about(), "init_from": "keras@1"})
-    manifest = small_manifest(spec={"weights": {"backbone": second.files["model.keras"].sha256}})
+    manifest = small_manifest(spec={**OWN, "weights": {"backbone": second.files["model.keras"].sha256}})
     of_third = {**files(3), "manifest.json": json.dumps(manifest).encode()}
     third = publish(objects, "letters", "r3", of_third, about())
     published(objects, 150)

@@ -50,16 +50,19 @@ def test_a_model_starts_from_the_weights_of_a_file_and_is_stored_without_it(digi
     assert is_given(model.initial_weights) == [True, True, False, False]
     assert is_given(lambda seed: Weights(model.initial_weights(seed).trainable[:2], [])) == [False, False]
     assert not np.array_equal(one.trainable[2], other.trainable[2])
-    content, blanks = model.files(one), pretrained.blanks(spec.weights)
-    assert sum(map(len, blanks.values())) < len(body.content) / 10
-    stored = build_model(spec, digits.image_shape, 10, OWN, Pretrained.read_blanks(spec.weights, blanks, "version"))
-    assert stored.read(content).sha256() == one.sha256()
+    stored = build_model(spec, digits.image_shape, 10, OWN, Pretrained.of_version(spec.weights))
+    assert stored.read(model.files(one)).sha256() == one.sha256()
 
 
 @pytest.mark.parametrize(
     ("name", "arrays", "expected"),
     [
         ("shifted_by_file", {"offset": 0.5}, "expected a network whose variables have all numbers .* got other"),
+        (
+            "scaled_by_file",
+            {"offset": 0.5},
+            r"own_models.py, line \d+: .*; expected a network that is built without weights files, too, .* for shift",
+        ),
         ("fine_tuned", {"kernel": np.ones((3, 3))}, r"own_models.py, line \d+: ValueError: .*"),
     ],
 )
@@ -69,7 +72,7 @@ def test_weights_of_another_network_and_numbers_outside_variables_are_refused(
     path = tmp_path / "file.npz"
     np.savez(path, **arrays)
     file = WeightsFile.read(path)
-    spec = fine_tuned({"shift" if name == "shifted_by_file" else "body": file}, name)
+    spec = fine_tuned({"body" if name == "fine_tuned" else "shift": file}, name)
     with pytest.raises(ModelError, match=expected) as refused:
         check_model(spec, digits.image_shape, 10, OWN, Pretrained({file.sha256: file}))
     assert "\n" not in str(refused.value)

@@ -19,7 +19,7 @@ from mnist_lib.store import opening
 from mnist_lib.store.opening import open_run, run_to_resume
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, history_line
 from tests.support.memory import peak_bytes
-from tests.support.store.summaries import small_summary, small_trial, summary_of
+from tests.support.store.summaries import small_summary, summary_of
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
 
@@ -294,13 +294,3 @@ from mnist_lib.store.runs import RunFolder
 folder = RunFolder(LocalObjects(Path({str(tmp_path)!r})), "r", resumed=True)
 """
     assert peak_bytes(setup, "assert folder.seconds_worked() == 60") < 30_000_000
-
-
-def test_a_summary_that_could_not_be_read_again_is_not_stored(tmp_path: Path) -> None:
-    folder, summary = RunFolder(LocalObjects(tmp_path), "r"), summary_of(small_summary(trials=[small_trial(0)]))
-    forged = structs.replace(summary, trials=[structs.replace(summary.trials[0], epochs=0)])
-    with pytest.raises(
-        IntegrityError, match=r"summary.json: expected JSON, got other content: .*\$.trials\[0\].epochs"
-    ):
-        folder.complete(forged)
-    assert not folder.is_complete

@@ -40,10 +40,10 @@ def test_p4_s8_a_changed_missing_or_extra_file_is_named_with_what_was_expected(
     path = tmp_path / version_folder("keras", 1) / "model.keras"
     for content in damaged(FILES["model.keras"], random.Random(0)):
         path.write_bytes(content)
-        with pytest.raises(IntegrityError, match=r"^keras@1: model.keras: expected (5 bytes|sha256 \w{64}), got"):
+        with pytest.raises(IntegrityError, match=r"^keras@1: model.keras: expected sha256 \w{64}, got"):
             verify(objects, version)
     path.unlink()
-    with pytest.raises(IntegrityError, match=r"^keras@1: model.keras: expected 5 bytes, got no file"):
+    with pytest.raises(IntegrityError, match=r"^keras@1: model.keras: expected sha256 \w{64}, got no file"):
         verify(objects, version)
     path.write_bytes(FILES["model.keras"])
     (path.parent / "more").touch()
@@ -78,15 +78,6 @@ def test_s9_a_flipped_bit_in_any_byte_of_a_commit_record_is_found(objects: Local
         path.write_bytes(record[:place] + bytes([record[place] ^ 1]) + record[place + 1 :])
         with pytest.raises(IntegrityError, match=r"^keras@1: "):
             find(objects, "keras", 1)
-
-
-def test_s9_the_commit_record_of_another_version_is_refused(objects: LocalObjects, tmp_path: Path) -> None:
-    for run in ("a", "b"):
-        publish(objects, "keras", run, FILES, {})
-    commits = tmp_path / "models/keras/commits"
-    (commits / "00000001.json").write_bytes((commits / "00000002.json").read_bytes())
-    with pytest.raises(IntegrityError, match=r"^keras@1: expected its own record, got that of keras@2"):
-        find(objects, "keras", 1)
 
 
 def test_s9_a_record_of_a_newer_schema_is_a_schema_error(objects: LocalObjects, tmp_path: Path) -> None:

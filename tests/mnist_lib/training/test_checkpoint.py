@@ -166,10 +166,8 @@ def test_a_rung_that_is_resumed_within_an_epoch_has_the_same_score_and_values(fe
     )
 
 
-@pytest.mark.parametrize(
-    "other", [{"chunks": 2}, {"chunks": 0}, {"train": Accuracy(1, 3)}, {"chunks": 2, "train": Accuracy(1, 4)}]
-)
-def test_a_checkpoint_of_chunks_that_the_epoch_does_not_have_is_refused(
+@pytest.mark.parametrize("other", [{"chunks": 2}, {"chunks": 0}, {"train": Accuracy(1, 3)}])
+def test_a_checkpoint_of_chunks_of_another_size_is_refused(
     monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 2)
@@ -178,7 +176,7 @@ def test_a_checkpoint_of_chunks_that_the_epoch_does_not_have_is_refused(
     state = TrainingState(Weights([tf.zeros(3)], []), part=part, margins=no_sums(4))
     assert unpack(pack(state, values, spec), spec, plan, like=values)[0].part == state.part
     damaged = replace(state, part=structs.replace(state.part, **other))
-    with pytest.raises(CheckpointError, match="expected fewer than 2 chunks of 4 images, got"):
+    with pytest.raises(CheckpointError, match=r"it has \d images in \d chunks"):
         unpack(pack(damaged, values, spec), spec, plan, like=values)
 
 

@@ -44,15 +44,13 @@ def test_the_last_version_of_a_chain_is_reproduced_if_the_one_before_is_intact(
         with pytest.raises(IntegrityError, match=reason):
             again(third)
 
-    file = tmp_path / version_folder("keras", 1) / "model.keras"
+    file = tmp_path / version_folder("keras", 2) / "model.keras"
     content = file.read_bytes()
     file.write_bytes(content[:-1])
-    refused("keras@1: model.keras: expected ")
+    refused("keras@2: model.keras: expected ")
     file.write_bytes(content)
     record = commit_record("keras", 2)
     objects.replace(record, seal(replace(second, deleted=True)))
     refused("keras@3: expected keras@2, from which it starts, in .*, but gc has deleted it; restore it from a copy")
-    objects.replace(record, seal(replace(first, number=2)))
-    refused("keras@3: expected keras@2, from which it starts, with the weights [0-9a-f]{64}, got [0-9a-f]{64}")
     objects.delete(record)
     refused("keras@3: expected keras@2, from which it starts, in .*, but there is none")

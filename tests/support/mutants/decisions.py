@@ -43,7 +43,7 @@ MUTANTS = (
     Mutant(
         name="the margins of a resumed trial begin anew",
         file="mnist_lib/training/checkpoint.py",
-        old="notes.seconds, np.array(margins)), values",
+        old="notes.seconds, margins), values",
         new="notes.seconds, no_sums(plan.images)), values",
         why="A run that was killed would find other wrong labels.",
         tests=("mnist_lib/training/test_checkpoint.py",),

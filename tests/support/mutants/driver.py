@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant(
         name="a stored result seems damaged",
         file="mnist_lib/store/resumption.py",
-        old="and len(array) == max(1, images)",
-        new="and len(array) != max(1, images)",
+        old="hashlib.sha256(content).hexdigest() != sha256:",
+        new="hashlib.sha256(content).hexdigest() == sha256:",
         invariants=("stored results",),
         first_world=17,
     ),

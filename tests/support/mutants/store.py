@@ -216,8 +216,8 @@ MUTANTS = (
     Mutant(
         name="the content of a stored file is not compared with its hash",
         file=VERSIONS,
-        old="        if got == sha256:\n",
-        new="        if got:\n",
+        old="if content is None or got != expected:",
+        new="if content is None:",
         why="A disk that flips a bit would change predictions without an error.",
         tests=(
             f"{TESTS}/test_versions.py::test_p4_s8_a_changed_missing_or_extra_file_is_named_with_what_was_expected",

@@ -1,11 +1,15 @@
 """Small versions for tests: a fake model, and predictions of which a given number is right."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mnist_lib.objects.archives import npz
+from mnist_lib.spec import TrialSpec
 
 LABELS = np.arange(200, dtype=np.uint8) % 10
 IMAGE_HASHES = np.arange(2 * len(LABELS), dtype=np.uint64).reshape(-1, 2)
@@ -15,11 +19,15 @@ DATASET = {
 }
 
 
-def small_manifest(**fields: Any) -> dict[str, Any]:
-    """Return a manifest with these fields; without them it is that of a version that was never trained."""
+def small_manifest(spec: Mapping[str, Any] = MappingProxyType({}), **fields: Any) -> dict[str, Any]:
+    """Return a manifest with these fields; without them it is that of a version that was never trained.
+
+    Args:
+        spec: fields of the trial that differ from those of `keras`.
+    """
     code, versions = {"sha256": "0" * 64}, {"keras": "3"}
     made = {"weights_sha256": "0" * 64, "history": [], "code": code, "devices": ["CPU:0"], "versions": versions}
-    return {"spec": {}, "dataset": DATASET, **made, **fields}
+    return {"spec": {**asdict(TrialSpec.of("keras")), **spec}, "dataset": DATASET, **made, **fields}
 
 
 def about(fingerprint: str = "f", *, right: int = 0) -> dict[str, Any]:
