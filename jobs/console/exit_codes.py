@@ -83,7 +83,7 @@ ERRORS = {
     "E-STORE-CONFLICT": ErrorCode(6, "another process changed the same object", retry=True),
     "E-STORE-FULL": ErrorCode(6, "the storage is full", retry=True),
     "E-TRACKING": ErrorCode(6, "MLflow refused a request or did not answer", retry=True),
-    "E-INTEGRITY": ErrorCode(7, "a file or record differs from its hash"),
+    "E-INTEGRITY": ErrorCode(7, "a stored file differs from its hash, or cannot be read"),
     "E-SCHEMA": ErrorCode(7, "a record was written by a newer release"),
     "E-CLUSTER": ErrorCode(8, "the cluster cannot be reached", retry=True),
     "E-CLUSTER-LOST": ErrorCode(8, "the cluster no longer answers", retry=True),
