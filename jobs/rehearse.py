@@ -54,7 +54,7 @@ class RehearseOptions(TrainOptions, without=UNUSED):
     """Train twice on a cluster of several nodes on this machine: first undisturbed, then while workers and a node are
     killed at random moments. Nothing is stored. The exit code is 0 if both runs end with the same weights."""
 
-    seed: Seed = option(0, "seed of the random kills, and first seed of the trials", scope="trial")
+    seed: Seed = option(0, "seed of the random kills, and first seed of the trials")
 
 
 @entry_point

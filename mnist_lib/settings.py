@@ -1,4 +1,4 @@
-"""Options and settings as dataclass fields: type with range, default, help text and scope are declared once.
+"""Options and settings as dataclass fields: type with range, default, help text and use are declared once.
 
 From the field follow the command line and configuration files (`jobs.console.options`), the checks of values, the terms
 of a run, what may vary in a search, and what reports show.
@@ -17,14 +17,7 @@ from msgspec import Meta
 from mnist_lib.catalog import require_known
 from mnist_lib.errors import SpecError
 
-# What an option concerns. "trial": the result of a trial; "search": likewise, and it may vary in a search; "run": the
-# result of a run apart from its trials; "driver": how a run is carried out; "process": one process, so that it is
-# neither stored nor written into the configuration of a scheduler.
-Scope = Literal["trial", "search", "run", "driver", "process"]
-# Who may give an option. "user": not the storage, since it names a file, code or an address; "user with code": not the
-# storage if the models are the user's own, since their code gets the value; "command line": no file either, since it
-# can run any code.
-Source = Literal["any", "user", "user with code", "command line"]
+Use = Literal["in_terms", "varies", "stored"]  # see `option`
 
 NOUNS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 MAX_SEED = 2**31 - 1  # every random generator here accepts it
@@ -43,9 +36,10 @@ def option(
     short: Sequence[str] = (),
     positional: bool = False,
     required: bool = False,
-    scope: Scope = "driver",
-    source: Source = "any",
-    known: Collection[str] = (),
+    in_terms: bool = False,
+    varies: bool = False,
+    stored: bool = True,
+    in_file: bool = True,
 ) -> Any:
     """Return the dataclass field of an option. A default of None stands for "not given", whatever the type.
 
@@ -54,7 +48,10 @@ def option(
         name: of the option, if it is not that of the field.
         short: one-letter names, such as `-v`.
         positional: whether the value is given without the option's name; a tuple takes all remaining words.
-        known: values that name something of this program, so that they may be stored whatever `source` is.
+        in_terms: whether the result of a run depends on it, apart from that of its trials.
+        varies: whether it may vary in a search.
+        stored: whether a run or a scheduler stores it; otherwise, it concerns one process.
+        in_file: whether a --config file may have it; otherwise, it can run any code.
     """
     metadata: dict[str, Any] = {
         "help": help,
@@ -63,7 +60,7 @@ def option(
         "short": short,
         "positional": positional,
     }
-    metadata |= {"required": required, "scope": scope, "source": source, "known": known}
+    metadata |= {"required": required, "in_terms": in_terms, "varies": varies, "stored": stored, "in_file": in_file}
     return field(default=default, metadata=metadata)
 
 
@@ -81,13 +78,13 @@ def option_name(of: Field[Any]) -> str:
     return of.metadata.get("name") or of.name
 
 
-def options_of(kind: Any, *scopes: Scope) -> dict[str, Field[Any]]:
-    """Return the fields of a dataclass or of an instance by the names of their options, of these or of all scopes.
+def options_of(kind: Any, use: Use | None = None) -> dict[str, Field[Any]]:
+    """Return the fields of a dataclass or of an instance by the names of their options: all, or those of a use.
 
     They are in the order of --help: grouped by `group_of`, those of a class before those of its base classes.
     """
     known = _fields_of(kind if isinstance(kind, type) else type(kind))
-    return {option_name(f): f for f in known if not scopes or f.metadata.get("scope") in scopes}
+    return {option_name(f): f for f in known if use is None or f.metadata.get(use)}
 
 
 @functools.lru_cache
@@ -111,9 +108,9 @@ def _title(owner: type[Any]) -> str:
     return title
 
 
-def values_of(options: Any, *scopes: Scope) -> dict[str, Any]:
-    """Return the values of options by name, of these or of all scopes."""
-    return {name: getattr(options, f.name) for name, f in options_of(options, *scopes).items()}
+def values_of(options: Any, use: Use | None = None) -> dict[str, Any]:
+    """Return the values of options by name: all, or those of a use."""
+    return {name: getattr(options, f.name) for name, f in options_of(options, use).items()}
 
 
 def defaults_of(kind: type[Any]) -> dict[str, Any]:

@@ -71,73 +71,69 @@ class TrialSettings(CheckedFields):
         None,
         f"passes over the training images (default: {MIN_EPOCHS}; more for fewer than"
         f" {MIN_TRAINED_IMAGES // MIN_EPOCHS:,} images, up to {FEW_EPOCHS})",
-        scope="trial",
     )
     global_batch_size: Annotated[int, Meta(ge=1, le=1_000_000)] = option(
         None,
         f"images per training step, over all replicas of a trial (default: {MAX_BATCH_SIZE}; less for fewer than"
         f" {MIN_STEPS * MAX_BATCH_SIZE:,} images, down to {FEW_BATCH_SIZE})",
         name="batch_size",
-        scope="search",
+        varies=True,
     )
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = option(
-        None, f"optimizer: {', '.join(OPTIMIZERS)} (default: that of the model)", scope="search"
+        None, f"optimizer: {', '.join(OPTIMIZERS)} (default: that of the model)", varies=True
     )
     learning_rate: Annotated[float, Meta(ge=MIN_FLOAT32, le=MAX_FLOAT32)] = option(
         None,
         "peak learning rate (default: that of the model or the optimizer; lower for small batches of keras-resnet)",
-        scope="search",
+        varies=True,
     )
     schedule: Annotated[str, one_of(SCHEDULES)] = option(
         None,
         f"learning-rate schedule. {'; '.join(map(': '.join, SCHEDULES.items()))} (default: that of the model)",
-        scope="search",
+        varies=True,
     )
     momentum: Annotated[float, Meta(ge=0, lt=1)] = option(
-        0.0, "momentum of the optimizers sgd and rmsprop", scope="search"
+        0.0, "momentum of the optimizers sgd and rmsprop", varies=True
     )
     weight_decay: Annotated[float, Meta(ge=0, le=MAX_FLOAT32)] = option(
-        0.0, "share of each weight that a step removes at a learning rate of 1 (decoupled weight decay)", scope="search"
+        0.0, "share of each weight that a step removes at a learning rate of 1 (decoupled weight decay)", varies=True
     )
     global_clipnorm: Annotated[float, Meta(ge=MIN_FLOAT32, le=MAX_FLOAT32)] | None = option(
-        None, "maximum norm of all gradients of a step together (default: no limit)", scope="search"
+        None, "maximum norm of all gradients of a step together (default: no limit)", varies=True
     )
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = option(
-        0.0, "share of each label that is spread evenly over all classes during training", scope="search"
+        0.0, "share of each label that is spread evenly over all classes during training", varies=True
     )
     class_weights: Annotated[str, one_of(CLASS_WEIGHTS)] = option(
         "none",
         f"weight of an image in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",
-        scope="search",
+        varies=True,
     )
     freeze_epochs: Epochs | None = option(
         None,
         "number of first epochs in which only new weights are trained, which neither a file nor a version gives; then"
         " all are trained, by a new optimizer at half the learning rate (default: none)",
-        scope="search",
+        varies=True,
     )
     precision: Annotated[str, one_of(PRECISIONS)] = option(
-        "float32", f"number format of training: {', '.join(PRECISIONS)}", scope="search"
+        "float32", f"number format of training: {', '.join(PRECISIONS)}", varies=True
     )
     deterministic: bool = option(
         False,
         "train without XLA and with deterministic operations only: equal trials then have equal weights on GPUs, too;"
         " a model that uses an operation without a deterministic kernel is refused",
-        scope="trial",
     )
     validation_percent: Annotated[int, Meta(ge=0, le=50)] | None = option(
         None,
         "percentage of training images held out to select the epoch and the trial to store (default:"
         f" {VALIDATION_PERCENT}, or 0 if that is fewer than {MIN_VALIDATION} images, unless a time limit or a search"
         " needs them)",
-        scope="trial",
     )
     score: Annotated[str, one_of(SCORES)] = option(
         "accuracy",
         f"measure by which epochs, configurations and trials are compared. {'; '.join(map(': '.join, SCORES.items()))}",
-        scope="trial",
     )
-    seed: Seed = option(0, "first seed, if --seeds is a number", scope="trial")
+    seed: Seed = option(0, "first seed, if --seeds is a number")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from msgspec import Meta
 from jobs.console.options import Options
 from jobs.console.values import ExistingFolder, Folder, height_and_width
 from mnist_lib.catalog import DATASETS
-from mnist_lib.data.groups import GROUPINGS
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, Channels, DataRequest, ImageSize
 from mnist_lib.model_file import ModelFile
 from mnist_lib.settings import option
@@ -29,9 +28,9 @@ class OriginalFiles(Options):
 
     GROUP = "dataset"
 
-    data_dir: ExistingFolder | None = option(None, DATA_DIR_HELP, source="user")
+    data_dir: ExistingFolder | None = option(None, DATA_DIR_HELP)
     data_source: Folder | None = option(
-        None, "folder with the original *-ubyte.gz files of the dataset (default: download them)", source="user"
+        None, "folder with the original *-ubyte.gz files of the dataset (default: download them)"
     )
 
 
@@ -42,7 +41,7 @@ class SourceOptions(OriginalFiles):
     GROUP = "dataset"
 
     dataset: str | None = option(None, DATASET_HELP, "NAME|DIR")
-    tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py", source="command line")
+    tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py", in_file=False)
     train_split: str = option("train", "split of a TFDS dataset to train on")
     test_split: str = option("test", "split of a TFDS dataset to test on")
     group_by: str | None = option(
@@ -52,9 +51,7 @@ class SourceOptions(OriginalFiles):
         " group; any other value: a regular expression, whose first group is found in the path inside the folder"
         " (default: equal pictures are a group)",
         "folder|groups.csv|REGEX",
-        scope="run",
-        source="user",
-        known=GROUPINGS,
+        in_terms=True,
     )
 
     @functools.cached_property
@@ -79,19 +76,19 @@ class DataOptions(SourceOptions):
 
     GROUP = "dataset"
 
-    dataset: str = option("mnist-mini", DATASET_HELP, "NAME|DIR", source="user", known=DATASETS)
+    dataset: str = option("mnist-mini", DATASET_HELP, "NAME|DIR")
     image_size: Annotated[ImageSize, height_and_width, Meta(title="N|HxW")] | None = option(
         None,
         "size in pixels of the images of a folder or tfds:NAME, such as 28 or 32x48 (default: that of the dataset's"
         " champion or last run in this storage; for a new dataset, that of the pictures, or"
         f" {DEFAULT_SIDE} if they differ or are larger than {MAX_SIDE})",
-        scope="run",
+        in_terms=True,
     )
     channels: Channels | None = option(
         None,
         "channels of the images, 1: grey, 3: colour, 4: with transparency (default: those of the dataset's champion or"
         " last run in this storage; for a new dataset, as in the pictures)",
-        scope="run",
+        in_terms=True,
     )
     strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")
     dataset_name: str | None = option(
@@ -99,7 +96,7 @@ class DataOptions(SourceOptions):
         "name under which runs, versions and champions of a folder are stored; with the one that it had before, a"
         " renamed folder stays the same dataset (default: made from the name of the folder)",
         "NAME",
-        scope="run",
+        in_terms=True,
     )
 
     def data(self) -> DataRequest:

@@ -49,12 +49,12 @@ class Options(CheckedFields):
 
 @dataclass(frozen=True, kw_only=True)
 class StorageOptions(Options):
-    storage: str = option("results", STORAGE_HELP, "DIR|URL", source="user")
+    storage: str = option("results", STORAGE_HELP, "DIR|URL")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JsonOptions(Options):
-    json: bool = option(False, "print the result as one JSON document instead of text", scope="process")
+    json: bool = option(False, "print the result as one JSON document instead of text", stored=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +254,7 @@ def parse(
         values |= _read(options, {name: content[name] for name in known if content[name] is not None})
     for name, value in values.items():
         field = by_name[name]
-        if field.metadata["source"] == "command line" and name not in flags and value != field.default:
+        if not field.metadata["in_file"] and name not in flags and value != field.default:
             advice = f"since it can run any code; use {flag_of(name)}"
             raise UsageError(f"{name}: not accepted in a --config file, {advice}")
     for name, value in _read(options, flags).items():
@@ -290,22 +290,13 @@ def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
                 values[name] = tuple(read(get_args(kind)[0], word, controls=True) for word in words)
             elif base_of(kind) is Mapping and isinstance(value, list):  # given several times
                 values[name] = {key: part for word in value for key, part in read(kind, word).items()}
-            elif field.metadata["scope"] == "search" and isinstance(value, str) and "," in value:
+            elif field.metadata["varies"] and isinstance(value, str) and "," in value:
                 raise ValueError(f"expected one value, got {value!r}; to try several, use python -m jobs.search --vary")
             else:
                 values[name] = read(kind, value)
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from None
     return values
-
-
-def names_outside(options: Any, name: str) -> bool:
-    """Return whether an option, other than by its default, names something that is not taken from a storage."""
-    field = options_of(options)[name]
-    value, known = getattr(options, field.name), field.metadata["known"]
-    if field.metadata["source"] not in ("user", "command line") or value == field.default:
-        return False
-    return not all(part in known for part in (value if isinstance(value, tuple) else [value]))
 
 
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

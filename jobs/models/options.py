@@ -33,11 +33,11 @@ CHAMPION_DATASET_HELP = "dataset whose champion is meant, such as mnist or ./let
 class ModelFileOptions(Options):
     """The code from which a version of the user's own model was trained."""
 
-    model_file: UserPath | None = option(None, MODEL_FILE_HELP, "FILE.py", source="command line")
+    model_file: UserPath | None = option(None, MODEL_FILE_HELP, "FILE.py", in_file=False)
     model_arg: Mapping[str, Any] | None = option(
         None,
         "argument with which the function in --model-file built the version, such as width=64; can be repeated",
-        source="command line",
+        in_file=False,
     )
 
 
@@ -183,7 +183,7 @@ class EvaluateOptions(ComputeOptions):
     )
     report: Folder | None = option(None, "page to write about the test with --on", "FILE.html")
     trust: bool = option(
-        False, "load the model from the SavedModel or .keras file, which can run any code", source="command line"
+        False, "load the model from the SavedModel or .keras file, which can run any code", in_file=False
     )
 
 

@@ -119,7 +119,7 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
     receiver = options.notify and options.notify.strip()
     if receiver and here:
         check_receiver(receiver)
-    values, declared = values_of(options, "driver"), options_of(RetrainOptions, "driver")
+    values, declared = values_of(options, "stored"), options_of(RetrainOptions, "stored")
     changed = {name: values[name] for name, field in declared.items() if values[name] != field.default}
     own = {
         "name": options.name,

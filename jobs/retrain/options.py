@@ -79,10 +79,10 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
         "OPTIONS",
     )
     once: bool = option(
-        False, "run the due slot and exit, for use by another scheduler (default: run as a daemon)", scope="process"
+        False, "run the due slot and exit, for use by another scheduler (default: run as a daemon)", stored=False
     )
     now: bool = option(
-        False, "start one run immediately, regardless of --cron, and exit when it has ended", scope="process"
+        False, "start one run immediately, regardless of --cron, and exit when it has ended", stored=False
     )
     skip_unchanged: bool = option(
         False, "skip a slot if data, configuration and code are the same as in the last complete run"
@@ -98,7 +98,7 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
         "where to send notices as JSON: an http(s) URL, or a shell command that reads them from standard input; notices"
         " to a URL are signed if MNIST_JOBS_NOTIFY_SECRET is set (default: MNIST_JOBS_NOTIFY)",
         "URL|COMMAND",
-        scope="process",  # it can hold a secret
+        stored=False,  # it can hold a secret
     )
     notify_on: tuple[Annotated[str, one_of(EVENTS)], ...] = option(
         tuple(EVENTS),

@@ -1,21 +1,25 @@
 """What people read about a schedule: the subcommands `status` and `history`, and the notice of a journal entry."""
 
+import contextlib
 import itertools
 import re
 import shlex
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
 from jobs.retrain.options import HistoryOptions, StatusOptions
+from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
-from jobs.train.resuming import resume_command
+from jobs.train.resuming import resume_command, stored_command
 from mnist_lib.clock import moment_of
 from mnist_lib.data.listing import listed
 from mnist_lib.documents import builtins_of
+from mnist_lib.errors import MnistError
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
@@ -78,6 +82,10 @@ def show_status(options: StatusOptions) -> CommandResult:
     lines.append(table(["slot", "result", "duration", "details"], [_row(entry, zone) for entry in slots]))
     if slots and slots[0].data and slots[0].data.accept:
         lines += ["", f"To accept the change: {slots[0].data.accept}"]
+    if slots and _is_worth_resuming(slots[0]):
+        with contextlib.suppress(MnistError):  # the run, or what is stored about it, is gone or damaged
+            command = stored_command(slots[0].run, options.storage, [TrainOptions, SearchOptions])
+            lines += ["", f"To resume {slots[0].run}:", command]
     if champions:
         rows = [[_local(c.at, zone), c.name, c.dataset, c.kind, c.why] for c in reversed(champions)]
         lines += ["", table(["champion since", "version", "dataset", "by", "reason"], rows)]
@@ -152,13 +160,10 @@ def next_command(entry: Entry, schedule: str, storage: str, train: TrainOptions)
         train: as in `notice_of`.
     """
     promoted = [model for model, row in entry.results.items() if row.champion]
-    final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
-    error = ERROR_CODE.match(entry.why)
-    would_fail_again = entry.exit_code in final or (error is not None and exit_codes.is_final(error[1]))
     if entry.data is not None and entry.data.accept:
         return entry.data.accept
-    if entry.kind == "failed" and entry.run and not would_fail_again:
-        return shlex.join(resume_command(train, entry.run, storage))
+    if _is_worth_resuming(entry):
+        return shlex.join(resume_command(replace(train, storage=storage), entry.run))
     if entry.kind == "failed":
         words = ["jobs.retrain", "status", "--name", schedule]
     elif entry.kind == "done" and promoted:
@@ -166,6 +171,13 @@ def next_command(entry: Entry, schedule: str, storage: str, train: TrainOptions)
     else:
         return None
     return shlex.join(["python", "-m", *words, "--storage", storage])
+
+
+def _is_worth_resuming(entry: Entry) -> bool:
+    final = (exit_codes.exit_code_of("E-USAGE"), exit_codes.exit_code_of("E-TRAINING"))
+    error = ERROR_CODE.match(entry.why)
+    would_fail_again = entry.exit_code in final or (error is not None and exit_codes.is_final(error[1]))
+    return entry.kind == "failed" and bool(entry.run) and not would_fail_again
 
 
 def text_of_entry(entry: Entry, schedule: str) -> str:

@@ -44,7 +44,7 @@ STRATEGIES = {
     "grid": "train every combination for all epochs",
 }
 STRATEGY_TEXT = "; ".join(f"{name}: {about}" for name, about in STRATEGIES.items())
-SETTINGS = {"model": "model", **{name: field.name for name, field in options_of(TrialSettings, "search").items()}}
+SETTINGS = {"model": "model", **{name: field.name for name, field in options_of(TrialSettings, "varies").items()}}
 CONFIGURATIONS = 27  # that are tried without a time limit
 # Below so many training images, configurations are compared by folds: a tenth of them would decide by chance.
 FOLDS, MIN_WITHOUT_FOLDS = 3, 5_000
@@ -71,29 +71,28 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
         f" predicts its images (default: {FOLDS} for fewer than {MIN_WITHOUT_FOLDS:,} images, unless"
         " --validation-percent is given; otherwise no folds)",
     )
-    seed: Seed = option(0, "seed of the configurations and of their weights", scope="trial")
+    seed: Seed = option(0, "seed of the configurations and of their weights")
     vary: Mapping[str, Any] | None = option(
         None,
         "a setting and its values or its range, such as learning_rate=1e-4..1e-1:log or hidden_units=128,256; can be"
         f" repeated. Settings: {', '.join(SETTINGS)}, and the arguments of the model",
         "NAME=VALUES",
-        source="user with code",
     )
-    space: Folder | None = option(None, "YAML file of `setting: values`, as for --vary", "FILE", source="user")
+    space: Folder | None = option(None, "YAML file of `setting: values`, as for --vary", "FILE")
     trials: Annotated[int, Meta(ge=1, le=MAX_CONFIGURATIONS)] | None = option(
         None,
         "number of configurations to try, the default settings included; a grid has all combinations (default:"
         f" {CONFIGURATIONS}, or with a time limit as many as it allows)",
-        scope="run",
+        in_terms=True,
     )
     strategy: Annotated[str, one_of(STRATEGIES)] = option(
-        "halving", f"how configurations are trained. {STRATEGY_TEXT}", scope="run"
+        "halving", f"how configurations are trained. {STRATEGY_TEXT}", in_terms=True
     )
     final_seeds: Annotated[int, Meta(ge=1, le=1_000)] = option(
-        3, "number of seeds with which the winner is trained again", scope="run"
+        3, "number of seeds with which the winner is trained again", in_terms=True
     )
     max_epochs_total: Positive | None = option(
-        None, "maximum number of epochs of all trials together (default: no limit)", scope="run"
+        None, "maximum number of epochs of all trials together (default: no limit)", in_terms=True
     )
 
     def check(self) -> None:
@@ -222,7 +221,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
 
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a search depends on. `code`: the result of `code_version`."""
-        of_train, of_search = options_of(TrainOptions), values_of(self, "run")
+        of_train, of_search = options_of(TrainOptions), values_of(self, "in_terms")
         search = {name: value for name, value in of_search.items() if name not in of_train}
         search |= {"space": self.variation.document(), "folds": self.folds}
         return {**super().terms(code), "search": search}

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> CommandResult | int:
     options: SubmitOptions = parse(f"jobs.submit {name}".strip(), COMMANDS[name], own)
     kind = SearchOptions if name == "search" else TrainOptions
     job_options = _check(kind, flags)
-    run, (words, files) = job_options.run_name or job_options.resume, words_of_job(job_options, flags)
+    run, (words, files) = job_options.run_name, words_of_job(job_options, flags)
     client, entrypoint = _client(options), shlex.join(["python", "-m", kind.COMMAND, *words])
     job = (_job_in_progress(client, run, entrypoint) if run else None) or _send(client, run, entrypoint, files)
     trust(job_options.calls.values())
@@ -208,6 +208,8 @@ def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
             f"storage: expected a URL, or an absolute path on the cluster's head, got {options.storage!r}, which is"
             " deleted with the working folder of the job; add --storage URL|/PATH after --"
         )
+    if options.resume is not None:
+        raise UsageError("resume: expected none after --, since it only prints a command; submit the same job again")
     if options.address is not None:
         raise UsageError(
             "address: expected none after --, since the job runs on the cluster that it is sent to; omit --address"

@@ -3,15 +3,13 @@
 `jobs.search` shares what is around the work: check the options, begin or resume a run, print its result.
 """
 
-import json
 import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 from msgspec import structs
@@ -19,23 +17,22 @@ from msgspec import structs
 from jobs import SOURCE_FOLDERS, begin_of_command
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import flags_of, load_mapping, parse
-from jobs.console.output import CommandResult, entry_point, log_to_stderr
+from jobs.console.options import parse
+from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_result
 from jobs.console.terminal import step
 from jobs.train.options import TrainOptions
-from jobs.train.resuming import absolute, resume_command
+from jobs.train.resuming import configuration, resume_command, stored_command
 from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
-from mnist_lib.errors import DataMissingError, IntegrityError, SpecError
+from mnist_lib.errors import DataMissingError
 from mnist_lib.model_file import trust
 from mnist_lib.objects.lease import fence
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.objects.storage import check_storage, is_url, open_storage
+from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.run_documents import Summary
-from mnist_lib.settings import options_of, values_of
 from mnist_lib.store.opening import open_run, run_to_resume
-from mnist_lib.store.runs import CONFIGURATION, REPORT, RunFolder, check_writable, configuration_of
+from mnist_lib.store.runs import REPORT, RunFolder, check_writable
 from mnist_lib.store.versions import version_folder
 
 if TYPE_CHECKING:
@@ -70,7 +67,8 @@ def checked_options(kind: type[Options], arguments: Sequence[str], begin: float)
     """
     options: Options = parse(kind.COMMAND, kind, arguments)
     if options.resume is not None:
-        options = resumed_options(options, arguments)
+        print_result(stored_command(options.resume, options.storage, [kind], arguments))
+        raise UsageError("resume: nothing was run; check the printed command, its files and addresses, then paste it")
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     options.require_trusted(arguments)
     options.check()
@@ -109,7 +107,7 @@ def run_job(
         is_final=lambda error: exit_codes.is_final(getattr(error, "code", "")),
     )
     with opened as folder:
-        command = shlex.join(resume_command(options, folder.run, options.storage))
+        command = shlex.join(resume_command(options, folder.run))
         advice = f"resume with: {'the same submission' if submitted else command}"
         run, summary = Run(options, folder, code, begin, advice), folder.summary()
         if summary is None:
@@ -156,13 +154,6 @@ def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objec
     return objects
 
 
-def configuration(options: TrainOptions) -> dict[str, Any]:
-    """Return the options of the run as in a --config file, without those that concern only this process."""
-    values = values_of(absolute(options), "trial", "search", "run", "driver")
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))  # YAML has neither tuples nor paths
-    return {name: value for name, value in plain.items() if value is not None}
-
-
 def result_lines(summary: Summary, folder: RunFolder) -> list["RenderableType"]:
     from mnist_lib.report.texts import result_tables
 
@@ -192,50 +183,6 @@ def _require_success(summary: Summary) -> None:
     others = f" (1 of {len(failed)} trials that failed; see summary.json)" if len(failed) > 1 else ""
     message = f"{failed[0].id}: {failed[0].error.message}{others}"
     raise exit_codes.TrainingError(message, *(codes if len(codes) == 1 else ()))
-
-
-def resumed_options(options: Options, arguments: Sequence[str]) -> Options:
-    """Return the options of the run that `--resume` names, overridden by the flags of this command line.
-
-    Others may write to the storage, so only settings are taken from it: with a path, the report would show them any
-    picture of this machine, and a cluster sees all data and sends pickles.
-
-    Raises:
-        UsageError: the run is one of another command, or has options that this command line must repeat.
-        IntegrityError: its stored configuration is damaged.
-    """
-    assert options.resume is not None
-    if options.run_name not in (None, options.resume):
-        raise UsageError(f"run_name: expected it or --resume, which names a run, got {options.run_name}; omit one")
-    check_storage(options.storage)
-    objects = open_storage(options.storage)
-    where, content = f"{objects.where('runs')}/{options.resume}", configuration_of(objects, options.resume)
-    try:
-        stored = load_mapping(content, CONFIGURATION)
-        command = RunFolder(objects, options.resume).begun().command
-        if command == options.COMMAND:
-            for name in options_of(options, "process").keys() & stored:
-                raise UsageError(f"{name} concerns one process; it is not stored")
-            begun: Options = parse(command, type(options), [], stored)
-            outside = begun.outside
-    except (UsageError, SpecError) as error:
-        raise IntegrityError(f"{where}: {error}") from error
-    if command != options.COMMAND:
-        raise UsageError(
-            f"resume: expected a run of {options.COMMAND}, got one of {command}; use python -m {command} --resume"
-        )
-    given = options.outside
-    repeated = {*given, "vary"} if "space" in given else {*given}
-    missing = flags_of({name: value for name, value in outside.items() if name not in repeated})
-    if missing:
-        raise UsageError(
-            f"resume: expected {shlex.join(missing)} on the command line, with which {options.resume} was begun; files,"
-            " code and addresses are not taken from the storage: repeat these options if you trust them"
-        )
-    refused = (*outside, "storage", *(options.code_arguments() if "models" in given else ()))
-    settings = {name: value for name, value in stored.items() if name not in refused}
-    resumed: Options = parse(command, type(options), arguments, settings)
-    return replace(resumed, run_name=options.resume)
 
 
 def require_time_left(options: TrainOptions, now: float) -> None:

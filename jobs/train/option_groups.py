@@ -24,7 +24,7 @@ def models_option(catalog_default: Sequence[str]) -> Any:
     """Return the field of --models. `catalog_default`: the default for a dataset of the catalog."""
     known = f"{', '.join(MODELS)}, or FILE.py:FUNCTION for your own, such as ./my_models.py:small_resnet"
     by_default = f"{','.join(catalog_default)}; for a folder of pictures or tfds:NAME, {PICTURE_MODEL}"
-    return option(None, f"models to train: {known} (default: {by_default})", source="user", known=MODELS)
+    return option(None, f"models to train: {known} (default: {by_default})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +35,16 @@ class ModelOptions(Options):
 
     models: tuple[str, ...] = models_option(CATALOG_MODELS)
     model_arg: Mapping[str, Any] | None = option(
-        None,
-        "argument of the function that builds a model, such as width=64; can be repeated",
-        source="user with code",
+        None, "argument of the function that builds a model, such as width=64; can be repeated"
     )
     weights: Mapping[str, Any] | None = option(
         None,
         "file with weights; the function that builds a model gets its path as the argument NAME, such as"
         " backbone=digits.weights.h5; can be repeated",
         "NAME=FILE",
-        source="user",
     )
     hidden_units: int | None = option(
-        None,
-        "units of the hidden layer, the same as --model-arg hidden_units=N (default: that of the model)",
-        source="user with code",
+        None, "units of the hidden layer, the same as --model-arg hidden_units=N (default: that of the model)"
     )
     seeds: Seeds = option(1, "number of seeds, or a list of seeds, such as 4,8")
     folds: Folds | None = option(
@@ -64,13 +59,13 @@ class ModelOptions(Options):
         " keras@latest or keras@champion; @champion or @latest for all models, of which those without one start from"
         " random weights (default: random weights)",
         "VERSION",
-        scope="run",
+        in_terms=True,
     )
     trust: bool = option(
         False,
         "run the Python files that a --config file names; accepted on the command line only",
-        scope="process",
-        source="command line",
+        stored=False,
+        in_file=False,
     )
 
 
@@ -79,19 +74,16 @@ class LaneOptions(Options):
     GROUP = "cluster"
 
     address: str | None = option(
-        None,
-        "running Ray cluster to join (default: RAY_ADDRESS, or start one on this machine)",
-        "HOST:PORT",
-        source="user",
+        None, "running Ray cluster to join (default: RAY_ADDRESS, or start one on this machine)", "HOST:PORT"
     )
     gpus_per_trial: Annotated[GPUs, *AUTO] | None = option(
-        None, "GPUs per node of a trial (default: auto, which is 1 if any node has a GPU)", scope="run"
+        None, "GPUs per node of a trial (default: auto, which is 1 if any node has a GPU)", in_terms=True
     )
     cpus_per_trial: Annotated[CPUs, *AUTO] | None = option(
         None, "CPUs and threads per node of a trial (default: auto, which is an equal share)"
     )
     max_concurrent: Positive | None = option(None, "maximum number of concurrent trials (default: as many as fit)")
-    cpu_replicas: Replicas = option(1, "model replicas on each node of a trial that has no GPU", scope="run")
+    cpu_replicas: Replicas = option(1, "model replicas on each node of a trial that has no GPU", in_terms=True)
     allow_cpu: bool = option(False, "train on CPUs if TensorFlow does not see the GPUs that Ray granted")
     max_failures: Annotated[int, Meta(ge=0, le=1_000)] = option(
         Limits.max_failures, "maximum number of retries of a trial whose worker died"
@@ -116,32 +108,32 @@ class RunOptions(StorageOptions):
         None,
         "time limit of the run in seconds from the start of the command; only the first steps of a trial may exceed it"
         " (default: none)",
-        scope="run",
+        in_terms=True,
     )
     finish_by: Moment | None = option(
-        None, "time limit of the run as date and time, such as 2099-12-31T06:00:00Z (default: none)", scope="run"
+        None, "time limit of the run as date and time, such as 2099-12-31T06:00:00Z (default: none)", in_terms=True
     )
     report: bool = option(True, "write report.html and plots of the run, and index.html of all runs (default: on)")
     require_all: bool = option(
         False,
         "store nothing if a trial failed with an error that another attempt may avoid, such as E-OOM or E-NODE-LOST;"
         " repeat the command to train that trial again. jobs.retrain sets this for all attempts but the last",
-        scope="process",
+        stored=False,
     )
-    run_name: str | None = option(None, "name of the run (default: the time and the dataset)", scope="process")
+    run_name: str | None = option(None, "name of the run (default: the time and the dataset)", stored=False)
     resume: str | None = option(
         None,
-        "resume this unfinished run with its own settings; options that name files, code or an address are repeated",
+        "print the command that resumes this run, to check and to paste, and exit; nothing is run",
         "RUN",
-        scope="process",
+        stored=False,
     )
     lease: str | None = option(
         None,
         "lease, set by jobs.retrain; once another process holds it, nothing is stored",
         "NAME:N",
-        scope="process",
+        stored=False,
     )
-    plan: bool = option(False, "print what would run, where and why, then exit", scope="process")
+    plan: bool = option(False, "print what would run, where and why, then exit", stored=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,5 +141,5 @@ class ShownOptions(Options):
     GROUP = "output"
 
     json: bool = option(False, "print one JSON document instead of tables")
-    quiet: bool = option(False, "print warnings and errors only", short=["-q"], scope="process")
-    verbose: bool = option(False, "print every epoch, and the traceback of an error", short=["-v"], scope="process")
+    quiet: bool = option(False, "print warnings and errors only", short=["-q"], stored=False)
+    verbose: bool = option(False, "print every epoch, and the traceback of an error", short=["-v"], stored=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from cluster.deadlines import Limits
 from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import flags_of, names_outside, parse, split_config
+from jobs.console.options import flags_of, parse, split_config
 from jobs.console.values import Folder, existing_folder
 from jobs.train.option_groups import LaneOptions, ModelOptions, RunOptions, ShownOptions
 from mnist_lib.assignment import Resources
@@ -43,8 +43,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     COMMAND: ClassVar[Command] = "jobs.train"
 
     # On the node that prepares the dataset:
-    data_dir: Folder | None = option(None, DATA_DIR_HELP, source="user")
-    tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py", source="user")  # see `require_trusted`
+    data_dir: Folder | None = option(None, DATA_DIR_HELP)
+    tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py")  # see `require_trusted`
 
     def __post_init__(self) -> None:
         if vars(self)["models"] is None:  # not given
@@ -255,19 +255,6 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         arguments = {n: value for n, value in self.arguments.items() if names is None or n in names}
         return Call(file, model, arguments, self.weights_sha256.get(model, {}))
 
-    @property
-    def outside(self) -> dict[str, Any]:
-        """The options that name files, code or an address, or are passed to such code, apart from --storage."""
-        names = {name for name in options_of(self) if name != "storage" and names_outside(self, name)}
-        names |= {*self.code_arguments()} if "models" in names else set()
-        values = values_of(self)
-        return {name: values[name] for name in sorted(names) if values[name] is not None}
-
-    @classmethod
-    def code_arguments(cls) -> list[str]:
-        """Return the options whose values are passed to the code of the user's models."""
-        return [name for name, field in options_of(cls).items() if field.metadata["source"] == "user with code"]
-
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
         unresolved = self.unresolved
@@ -275,7 +262,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
             unresolved = [*unresolved, "learning_rate"]  # whose default depends on the batch size
         return {
             "trials": {trial.id: asdict(trial) | dict.fromkeys(unresolved) for trial in self.grid()},
-            **{name: getattr(self, field.name) for name, field in options_of(TrainOptions, "run").items()},
+            **{name: getattr(self, field.name) for name, field in options_of(TrainOptions, "in_terms").items()},
             "code": code["sha256"],
             "versions": package_versions(),
         }
@@ -305,8 +292,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
                 f" {self.validation_percent}; leave out one of them"
             )
         check_storage(self.storage)
-        if (run := self.run_name or self.resume) is not None:
-            check_run_name(run)
+        if self.run_name is not None:
+            check_run_name(self.run_name)
 
     def check_data_dir(self) -> None:
         """Raise UsageError if the data folder is not on this machine. Not for `jobs.submit`, which trains elsewhere."""

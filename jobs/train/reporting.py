@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
-from jobs.console.options import flags_of, load_mapping
+from jobs.console.options import load_mapping
 from jobs.train.options import TrainOptions
+from jobs.train.resuming import flags_by_default
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects
 from mnist_lib.objects.storage import is_url
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.run_documents import Summary
-from mnist_lib.settings import defaults_of
 from mnist_lib.store.runs import CONFIGURATION, INDEX, PLOTS, REPORT, RunFolder
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,12 @@ def write_report(
 
         folder.flush()
         configuration = load_mapping(folder.read(CONFIGURATION) or b"", CONFIGURATION)
-        flags, models = flags_of(configuration), kind(dataset=summary.dataset.name).models
-        defaults = flags_of({**defaults_of(kind), "models": models})
         run = ReportedRun(
             folder=folder,
             summary=summary,
             tallies=tallies,
             dataset=dataset(),
-            options=([f for f in flags if f not in defaults], [f for f in flags if f in defaults]),
+            options=flags_by_default(configuration, kind, summary.dataset.name),
             code=code,
             pictures=pictures_link(folder.where, configuration.get("dataset")),
         )

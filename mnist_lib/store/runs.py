@@ -189,12 +189,3 @@ def check_writable(objects: Objects) -> None:
     finally:
         objects.delete(name)
     model_names(objects)
-
-
-def configuration_of(objects: Objects, run: str) -> bytes:
-    """Return the stored configuration of a run, YAML. Raises SpecError if there is no such run."""
-    check_run_name(run)
-    content = objects.read(f"runs/{run}/{CONFIGURATION}")
-    if content is None:
-        raise SpecError(f"resume: expected the name of a run in {objects.where('runs')}, got {run!r}")
-    return content

@@ -100,11 +100,11 @@ class Thresholds(CheckedFields):
         TOTAL,
         "probability that chance alone replaces the champion of a model on a dataset, in all comparisons together",
         "P",
-        scope="run",
+        in_terms=True,
     )
-    min_accuracy: Share = option(0.0, "minimum test accuracy of a model's first champion, such as 0.97", scope="run")
+    min_accuracy: Share = option(0.0, "minimum test accuracy of a model's first champion, such as 0.97", in_terms=True)
     max_class_drop: Share = option(
-        0.1, "maximum loss of accuracy in any class; a larger one, if significant, prevents promotion", scope="run"
+        0.1, "maximum loss of accuracy in any class; a larger one, if significant, prevents promotion", in_terms=True
     )
 
 
@@ -118,7 +118,7 @@ class Rule(Thresholds):
         "if-better",
         f"when to make a stored model the champion. {'; '.join(map(': '.join, WHEN.items()))}",
         "WHEN",
-        scope="run",
+        in_terms=True,
     )
 
     def decide_alone(self, challenger: Predictions) -> Decision | None:

@@ -42,7 +42,7 @@ class Options(options.Options):
     report: bool = option(True, "write a report")
     epochs: Annotated[int, Meta(ge=1, le=9)] = option(5, "epochs")
     sizes: Mapping[str, Any] | None = option(None, "sizes")
-    code: str | None = option(None, "code to run", source="command line")
+    code: str | None = option(None, "code to run", in_file=False)
 
 
 @dataclass(frozen=True, kw_only=True)

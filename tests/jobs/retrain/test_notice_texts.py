@@ -119,9 +119,10 @@ def test_a_notice_of_a_changed_dataset_says_what_is_gone_once_and_gives_the_comm
     assert notice["text"].count(ACCEPT) == 1
 
 
-def test_the_command_that_resumes_a_failed_run_has_the_options_that_are_not_taken_from_the_storage() -> None:
+def test_the_notice_of_a_failed_run_has_the_command_that_resumes_it() -> None:
     failed = replace(DONE, kind="failed", exit_code=6, why="error[E-STORE] the storage does not answer", results={})
     train = SearchOptions(dataset="/srv/letters", vary={"epochs": "1,2"})
     command = notice_of(failed, "nightly", "/srv/results", train)["next_command"]  # which does not answer
-    assert command.startswith(f"python -m jobs.search --resume {DONE.run} --storage /srv/results ")
-    assert "--dataset=/srv/letters" in command
+    assert command == (
+        f"python -m jobs.search --run-name={DONE.run} --vary=epochs=1,2 --dataset=/srv/letters --storage=/srv/results"
+    )

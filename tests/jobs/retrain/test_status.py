@@ -13,6 +13,7 @@ from mnist_lib.data.request import Growth
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.retraining.journal import DataOfRun, Entry, Journal, ModelResult
+from mnist_lib.store.opening import open_run
 
 SLOT = "2026-11-21T02:00:00Z"
 RUN = "nightly-2026-11-21T02-00-00Z"
@@ -52,6 +53,21 @@ def storage(tmp_path: Path) -> Path:
     for number, entry in enumerate(ENTRIES):
         assert journal.append(number, entry)
     return tmp_path
+
+
+@pytest.mark.parametrize("error", ["error[E-STORE] no space is left", "error[E-MODEL] a mistake"])
+def test_the_status_of_a_failed_run_has_the_command_that_resumes_it_unless_it_would_fail_again(
+    error: str, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = replace(ENTRIES[-1], kind="failed", exit_code=6, why=error, results={})
+    assert Journal(LocalObjects(storage), "nightly").append(len(ENTRIES), failed)
+    command = f"python -m jobs.search \\\n  --run-name={RUN} \\\n  --vary=epochs=1..3 \\\n  --storage={storage}\n"
+    storage_of_run, vary = LocalObjects(storage), "{vary: {epochs: 1..3}}"
+    with open_run(storage_of_run, RUN, dataset="x", terms={}, configuration=vary, command="jobs.search") as folder:
+        for is_printed in ("E-STORE" in error, False):
+            assert main(["status", f"--storage={storage}"]) == 0
+            assert capsys.readouterr().out.endswith(f"\n\nTo resume {RUN}:\n{command}") == is_printed
+            folder.write("config.yaml", b"epochs: damaged")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])

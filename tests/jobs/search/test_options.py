@@ -11,8 +11,8 @@ import yaml
 from jobs.console.options import parse
 from jobs.search.__main__ import main, plan_document, plan_lines, search_lines
 from jobs.search.options import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions, is_search
-from jobs.train.__main__ import configuration
 from jobs.train.options import TrainOptions
+from jobs.train.resuming import configuration
 from mnist_lib.data.split import Dataset
 from mnist_lib.data.volume import Volume
 from mnist_lib.search.halving import Ladder

@@ -202,7 +202,7 @@ def test_a_search_over_pictures_and_a_model_file_of_this_machine_is_submitted(
         ([], "storage: expected a URL, or an absolute path on the cluster's head, got 'results'"),
         (["--storage=/s", "--address=a:1"], "address: expected none after --"),
         (["--storage=/s", "--run-name=../x"], "run_name: expected"),
-        (["--storage=/s", "--resume=a/b"], "run_name: expected"),
+        (["--storage=/s", "--resume=r"], "resume: expected none after --"),
     ],
 )
 def test_options_that_the_job_would_refuse_are_refused_before_anything_is_sent(

@@ -1,7 +1,6 @@
-"""What someone who can write to the storage cannot do with the stored configuration of a run that is resumed."""
+"""What someone who can write to the storage cannot do with the stored configuration of a run: it is only printed."""
 
-import dataclasses
-import shlex
+import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,52 +10,51 @@ import pytest
 import yaml
 
 from jobs import SOURCE_FOLDERS
-from jobs.console import values
-from jobs.console.exit_codes import UsageError
-from jobs.console.options import flags_of, parse
+from jobs.console.options import parse
+from jobs.search.__main__ import main as search
 from jobs.search.options import SearchOptions
-from jobs.train.__main__ import configuration, resumed_options
+from jobs.train.__main__ import main
 from jobs.train.options import TrainOptions
-from jobs.train.resuming import absolute
+from jobs.train.resuming import configuration, resume_command
 from mnist_lib.environment import code_version
-from mnist_lib.errors import IntegrityError, ModelError
+from mnist_lib.errors import ModelError
 from mnist_lib.model_file import trust
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.settings import options_of, types_of
+from mnist_lib.settings import options_of
 from mnist_lib.store.opening import open_run
 from tests.support.builders import builder_file
 from tests.support.job import train
 from tests.support.pictures import classes, write_folder
 
 MODEL = "def small(image_shape, num_classes, path='x', width=3): ...\n"
+NOTHING_RUN = (
+    "error[E-USAGE] resume: nothing was run; check the printed command, its files and addresses, then paste it\n"
+)
 
 
-def stored(storage: Path, content: str, kind: type[TrainOptions] = TrainOptions) -> Path:
+def stored(storage: Path, content: str, options_type: type[TrainOptions] = TrainOptions) -> Path:
     """Begin a run with this stored configuration."""
     storage.mkdir(exist_ok=True)
     opened = open_run(
-        LocalObjects(storage), "r", dataset="mnist-mini", terms={}, configuration=content, command=kind.COMMAND
+        LocalObjects(storage), "r", dataset="mnist-mini", terms={}, configuration=content, command=options_type.COMMAND
     )
     with opened:
         return storage
 
 
-def resumed(storage: Path, *arguments: str, kind: type[TrainOptions] = TrainOptions) -> TrainOptions:
-    words = ["--resume=r", f"--storage={storage}", *arguments]
-    options: TrainOptions = resumed_options(parse(kind.COMMAND, kind, words), words)
-    return options
+def printed(storage: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the lines that --resume prints, without the backslashes that end them."""
+    assert main(["--resume=r", f"--storage={storage}", *arguments]) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stderr == NOTHING_RUN
+    return stdout.removesuffix("\n").split(" \\\n  ")
 
 
-def begun(storage: Path, *arguments: str, kind: type[TrainOptions] = TrainOptions) -> TrainOptions:
-    """Store the run of a command line, and return its options."""
-    options: TrainOptions = parse(kind.COMMAND, kind, arguments)
-    terms, text = (
-        options.terms(code_version(SOURCE_FOLDERS)),
-        yaml.safe_dump(configuration(options), sort_keys=False),
-    )
-    dataset, command = options.data().name, kind.COMMAND
-    with open_run(LocalObjects(storage), "r", dataset=dataset, terms=terms, configuration=text, command=command):
-        return options
+def pasted(text: str, folder: Path) -> list[str]:
+    """Return the words that a shell makes of a command that begins with `python`."""
+    script = f"python() {{ printf '%s\\0' python \"$@\"; }}\n{text}"
+    done = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.removesuffix("\0").split("\0")
 
 
 @pytest.mark.parametrize(
@@ -65,117 +63,161 @@ def begun(storage: Path, *arguments: str, kind: type[TrainOptions] = TrainOption
         ("dataset: /home/me/private", ["--dataset=/home/me/private"]),
         ("dataset: s3://bucket/private", ["--dataset=s3://bucket/private"]),
         ("{dataset: 'tfds:x', tfds_import: /later.py}", ["--dataset=tfds:x", "--tfds-import=/later.py"]),
-        ("dataset: tfds:my_private", ["--dataset=tfds:my_private"]),
         ("data_dir: /home/me/datasets", ["--data-dir=/home/me/datasets"]),
-        ("{dataset: mnist, data_source: /home/me}", ["--data-source=/home/me"]),
+        ("{dataset: mnist, data_source: /home/me}", ["--dataset=mnist", "--data-source=/home/me"]),
         ("address: 10.0.0.9:6379", ["--address=10.0.0.9:6379"]),
         ("models: [keras, /x/evil.py:small]", ["--models=keras,/x/evil.py:small"]),
         (
-            "{models: /x/mine.py:small, model_arg: {path: /home/me/.profile}, hidden_units: 3}",
-            ["--hidden-units=3", "--model-arg=path=/home/me/.profile", "--models=/x/mine.py:small"],
+            "{models: '/x/mine.py:small', model_arg: {path: /home/me/.profile}, hidden_units: 3, epochs: 5}",
+            ["--models=/x/mine.py:small", "--model-arg=path=/home/me/.profile", "--hidden-units=3", "--epochs=5"],
         ),
+        ("{storage: /home/me/other, epochs: 5, promote: if-better}", ["--epochs=5"]),
     ],
 )
-def test_w10_what_names_files_code_or_addresses_is_not_taken_from_the_storage(
-    content: str, flags: Sequence[str], tmp_path: Path
+def test_w10_only_the_command_is_printed_with_each_file_and_address_on_a_line(
+    content: str, flags: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage = stored(tmp_path, content)
-    with pytest.raises(UsageError, match=r"^resume: expected ") as refused:
-        resumed(storage)
-    assert f" {shlex.join(flags)} on the command line, with which r was begun; " in str(refused.value)
-    assert flags_of(resumed(storage, *flags).outside) == flags
+    storage = stored(tmp_path / "results", content)
+    before = sorted(storage.rglob("*"))
+    lines = printed(storage, capsys=capsys)
+    assert lines == ["python -m jobs.train", "--run-name=r", *flags, f"--storage={storage}"]
+    assert sorted(storage.rglob("*")) == before
 
 
-def test_w10_a_search_of_a_user_model_gets_its_arguments_from_the_command_line(tmp_path: Path) -> None:
-    own, space = tmp_path / "mine.py", tmp_path / "space.yaml"
-    own.write_text(MODEL)
-    space.write_text("path: [a, b]")
-    storage = stored(tmp_path, f"models: {own}:small\nvary: {{path: [/home/me/.profile]}}", SearchOptions)
-    with pytest.raises(UsageError, match=r"expected --models=\S+ '--vary=.*/home/me/\.profile.*' on "):
-        resumed(storage, kind=SearchOptions)
-    options = resumed(storage, f"--models={own}:small", f"--space={space}", kind=SearchOptions)
-    assert isinstance(options, SearchOptions)
-    assert options.variation.document() == {"path": ["a", "b"]}
+def test_w10_no_file_is_read_that_a_stored_configuration_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is read would make the command wait for ever."""
+    fifo = tmp_path / "fifo.py"
+    subprocess.run(["mkfifo", fifo], check=True)
+    content = {"dataset": "tfds:x", "tfds_import": str(fifo), "models": f"{fifo}:f", "weights": {"a": str(fifo)}}
+    storage = stored(tmp_path / "results", yaml.safe_dump(content))
+    assert f"--tfds-import={fifo}" in printed(storage, capsys=capsys)
 
 
-def test_w10_no_stored_argument_is_passed_to_code_of_the_command_line(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(MODEL)
-    storage = stored(tmp_path, "{models: keras, model_arg: {path: /home/me/.profile}, hidden_units: 3, epochs: 7}")
-    options = resumed(storage, f"--models={tmp_path}/mine.py:small", "--model-arg=width=4")
-    assert (options.model_arg, options.hidden_units, options.epochs) == ({"width": 4}, None, 7)
+@pytest.mark.parametrize("name", sorted(options_of(TrainOptions).keys() - options_of(TrainOptions, "stored").keys()))
+def test_w10_no_option_of_a_process_is_printed(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    is_flag = isinstance(options_of(TrainOptions)[name].default, bool)
+    storage = stored(tmp_path, f"{name}: {'true' if is_flag else 'x'}")
+    if name == "trust":
+        assert main(["--resume=r", f"--storage={storage}"]) == 7
+        stdout, stderr = capsys.readouterr()
+        assert stdout == ""
+        assert "runs/r: trust: not accepted in a --config file" in stderr
+    else:
+        lines = printed(storage, "--trust", capsys=capsys)
+        assert lines == ["python -m jobs.train", "--run-name=r", f"--storage={storage}"]
 
 
-@pytest.mark.parametrize("name", [*options_of(TrainOptions, "process"), "config", "no_option"])
-def test_w10_a_stored_configuration_has_no_options_of_a_process(name: str, tmp_path: Path) -> None:
-    for content in (f"{name}: 1", f"{{epochs: 3, {name}: 1}}", f"? !!str {name}\n: 1"):
-        storage = stored(tmp_path / str(len(content)), content)
-        with pytest.raises(IntegrityError, match=f"runs/r: .*{name.replace('_', '.')}"):
-            resumed(storage)
-
-
-@pytest.mark.parametrize("content", ["epochs: [1", "epochs: x", "- 1", "\udcff", "x: &a 1\ny: *a", "[" * 90_000])
-def test_w10_a_damaged_configuration_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("epochs: [1", "epochs: x", "- 1", "\udcff", "x: &a 1\ny: *a", "[" * 90_000, "config: /x", "no_option: 1"),
+        *('data_dir: "a\\nb"', 'data_dir: "\\e[2J"', "dataset: no-such", "dataset: ~nobody-here/x"),
+    ],
+)
+def test_w10_a_damaged_configuration_is_refused_in_one_line(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     storage = stored(tmp_path, "")
     (storage / "runs/r/config.yaml").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(IntegrityError, match="runs/r: ") as refused:
-        resumed(storage)
-    assert "\n" not in str(refused.value)
+    assert main(["--resume=r", f"--storage={storage}"]) == 7
+    stdout, stderr = capsys.readouterr()
+    assert (stdout, stderr.count("\n")) == ("", 1)
+    assert stderr.startswith(f"error[E-INTEGRITY] {storage}/runs/r: ")
 
 
-def test_a_name_beside_the_run_to_resume_is_refused(tmp_path: Path) -> None:
-    begun(tmp_path, "--models=scratch")
-    assert resumed(tmp_path, "--run-name=r").run_name == "r"
-    with pytest.raises(UsageError, match="run_name: expected it or --resume, which names a run, got other; omit one"):
-        resumed(tmp_path, "--run-name=other")
+@pytest.mark.parametrize(
+    "value", ["/a b", "/$(touch canary)", "/'; touch canary; '", "/`touch canary`", "/\\", "/!x", "/*", "/#"]
+)
+def test_w10_a_shell_reads_each_value_as_one_word(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = stored(tmp_path / "results", yaml.safe_dump({"data_dir": value, "epochs": 7}))
+    words = pasted(" \\\n  ".join(printed(storage, capsys=capsys)), tmp_path)
+    flags = ["--run-name=r", "--epochs=7", f"--data-dir={value}", f"--storage={storage}"]
+    assert words == ["python", "-m", "jobs.train", *flags]
+    assert not (tmp_path / "canary").exists()
 
 
-def test_a_run_of_catalog_names_is_resumed_with_nothing_repeated(tmp_path: Path) -> None:
-    given = ("--dataset=mnist", "--models=scratch", "--seeds=4,8", "--hidden-units=7", "--storage=results")
-    options = begun(tmp_path, *given)
-    again = resumed(tmp_path)
-    assert dataclasses.replace(again, run_name=None, resume=None, storage="results") == options
+def test_w10_a_character_that_hides_others_is_printed_as_an_escape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = stored(tmp_path, yaml.safe_dump({"data_dir": "/a\u202eb"}))
+    assert "'--data-dir=/a\\u202eb'" in printed(storage, capsys=capsys)
 
 
-@pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
-def test_the_options_to_repeat_are_those_that_the_advice_prints(kind: type[TrainOptions], tmp_path: Path) -> None:
-    own, folder = tmp_path / "mine.py", write_folder(tmp_path / "letters", classes("a", "b", pictures=2))
-    own.write_text(MODEL)
-    words = [
-        f"--models=scratch,{own}:small",
-        f"--dataset={folder}",
-        f"--data-dir={tmp_path}",
-        "--address=10.0.0.1:6379",
-    ]
-    words += ["--vary=width=3,4"] if kind is SearchOptions else ["--model-arg=width=4", "--model-arg=path=a,b"]
-    options = begun(tmp_path, *words, "--epochs=7", kind=kind)
-    advice = flags_of(absolute(options).outside)
-    with pytest.raises(UsageError) as refused:
-        resumed(tmp_path, kind=kind)
-    assert f" {shlex.join(advice)} on the command line" in str(refused.value)
-    again = resumed(tmp_path, *advice, kind=kind)
-    code = code_version(SOURCE_FOLDERS)
-    assert (again.terms(code), again.address, again.epochs) == (options.terms(code), options.address, 7)
+def test_no_secret_of_a_url_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    urls = {"url": "https://me:pa-ss@host/x?sig=pa-ss", "other": "me:pa-ss@host"}
+    storage = stored(tmp_path, yaml.safe_dump({"dataset": "s3://me:pa-ss@bucket/x?sig=pa-ss", "model_arg": urls}))
+    lines = printed(storage, capsys=capsys)
+    assert "pa-ss" not in "".join(lines)
+    assert "'--dataset=s3://***@bucket/x?***'" in lines
 
 
-@pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
-def test_every_option_that_takes_a_path_is_outside(kind: type[Any]) -> None:
-    """A further option that takes text is added to one of these sets by whoever adds it."""
-    fields, kinds = options_of(kind, "trial", "search", "run", "driver"), types_of(kind)
-    bases = {name: values.base_of(kinds[field.name]) for name, field in fields.items()}
-    paths = {name for name, base in bases.items() if base is Path}
-    texts = {name for name, base in bases.items() if base in (str, tuple)}
-    outside = {name for name, field in fields.items() if field.metadata["source"] == "user"}
-    of_catalog = {"optimizer", "schedule", "precision", "class_weights", "score", "promote", "strategy"}
-    assert paths <= outside
-    assert texts - outside <= {
-        *of_catalog,
-        "train_split",
-        "test_split",
-        "finish_by",
-        "image_size",
-        "dataset_name",
-        "init_from",  # a version in the same storage, of which only numbers are read
-    }
+@pytest.mark.parametrize("options_type", [TrainOptions, SearchOptions])
+def test_the_printed_command_has_the_terms_of_the_run(
+    options_type: type[TrainOptions],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "letters", classes("a", "b", pictures=2))
+    Path("mine.py").write_text(MODEL)
+    words = ["--models=scratch,mine.py:small", "--dataset=./letters", "--data-dir=.", "--address=10.0.0.1:6379"]
+    words += ["--group-by=^a/(b[0-9]+)'s 100%", "--image-size=8x9", "--no-report", "--trust", "--learning-rate=1e-05"]
+    is_search = options_type is SearchOptions
+    words += ["--vary=width=3,4", "--vary=path=a,b"] if is_search else ["--seeds=4,", "--model-arg=path=a,b"]
+    options: TrainOptions = parse("program", options_type, [*words, "--epochs=7"])
+    terms = options.terms(code_version(SOURCE_FOLDERS))
+    content = yaml.safe_dump(configuration(options), sort_keys=False)
+    opened = open_run(
+        LocalObjects(tmp_path / "results"),
+        "r",
+        dataset="letters",
+        terms=terms,
+        configuration=content,
+        command=options.COMMAND,
+    )
+    with opened:
+        pass
+    assert (search if is_search else main)(["--resume=r"]) == 2
+    again = pasted(capsys.readouterr().out, tmp_path)
+    assert again == resume_command(options, "r")
+    assert again[:4] == ["python", "-m", options.COMMAND, "--run-name=r"]
+    assert "--trust" not in again
+    assert not any(word.startswith("--storage") for word in again)
+    monkeypatch.chdir("/")
+    given: TrainOptions = parse("program", options_type, again[3:])
+    assert (given.terms(code_version(SOURCE_FOLDERS)), given.address, given.report) == (terms, options.address, False)
+
+
+def test_options_beside_the_run_replace_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = stored(tmp_path, "address: 10.0.0.9:6379")
+    lines = printed(storage, "--address=10.0.0.1:6379", "--run-name=other", capsys=capsys)
+    assert lines == ["python -m jobs.train", "--run-name=r", "--address=10.0.0.1:6379", f"--storage={storage}"]
+
+
+def test_the_run_of_a_search_is_resumed_by_its_own_command_and_by_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = stored(tmp_path, "{vary: {epochs: [1, 2]}, trials: 2}", SearchOptions)
+    assert main(["--resume=r", f"--storage={storage}"]) == 2
+    assert "expected a run of jobs.train, got one of jobs.search; use python -m jobs.search" in capsys.readouterr().err
+    assert search(["--resume=r", f"--storage={storage}"]) == 2
+    assert (
+        "python -m jobs.search \\\n  --run-name=r \\\n  '--vary={\"epochs\": [1, 2]}' \\\n  --trials=2 "
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("run", ["no-such", "../r", "a/b", ""])
+def test_an_unknown_run_is_refused(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"--resume={run}", f"--storage={stored(tmp_path, '')}"]) == 2
+    stdout, stderr = capsys.readouterr()
+    assert (stdout, stderr.count("\n")) == ("", 1)
+    assert "expected" in stderr
 
 
 @pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
@@ -211,23 +253,12 @@ def test_m2_code_of_a_configuration_file_is_trusted_together_with_its_arguments(
 
 
 @pytest.mark.slow
-def test_w10_a_private_picture_is_in_no_report_of_a_resumed_run(tmp_path: Path) -> None:
-    private = write_folder(tmp_path / "private", classes("a", "b", pictures=10))
-    begun(tmp_path / "results", f"--dataset={private}", "--models=scratch", "--epochs=1")
-    code, stdout, stderr = train("--resume=r", "--storage", tmp_path / "results", home=tmp_path)
-    assert (code, stdout) == (2, "")
-    assert f"expected --dataset={private} on the command line" in stderr
-    assert not (tmp_path / "results/runs/r/report.html").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["resume", "config"])
-def test_w10_code_that_appears_after_the_check_is_not_run(command: str, tmp_path: Path) -> None:
+def test_w10_code_that_appears_after_the_check_is_not_run(tmp_path: Path) -> None:
     builder, canary, config = tmp_path / "later.py", tmp_path / "canary", tmp_path / "config.yaml"
     given = (f"--tfds-import={builder}", "--dataset=tfds:leaf_images", f"--data-dir={tmp_path}", "--models=scratch")
     builder_file(tmp_path, "LeafImages", fixed=True).rename(builder)
     code_of_builder = builder.read_text()
-    config.write_text(yaml.safe_dump(configuration(begun(tmp_path / "results", *given))))
+    config.write_text(yaml.safe_dump(configuration(parse("jobs.train", TrainOptions, given))))
     builder.unlink()
 
     def write_late() -> None:
@@ -235,8 +266,7 @@ def test_w10_code_that_appears_after_the_check_is_not_run(command: str, tmp_path
 
     timer = threading.Timer(3.0, write_late)
     timer.start()
-    words = ("--resume=r",) if command == "resume" else ("--config", config)
-    code, stdout, _ = train(*words, "--storage", tmp_path / "results", home=tmp_path)
+    code, stdout, _ = train("--config", config, "--storage", tmp_path / "results", home=tmp_path)
     timer.join()
     assert (code, stdout) == (2, "")
     assert not canary.exists()

@@ -15,8 +15,9 @@ from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse, parser
 from jobs.search.options import SearchOptions
-from jobs.train.__main__ import configuration, main, require_time_left, resumed_options
+from jobs.train.__main__ import main, require_time_left
 from jobs.train.options import TrainOptions
+from jobs.train.resuming import configuration
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
@@ -309,34 +310,6 @@ def test_a_flag_in_a_configuration_file_can_be_overridden(tmp_path: Path) -> Non
     (tmp_path / "config.yaml").write_text("json: true\n")
     assert options("--config", str(tmp_path / "config.yaml")).json
     assert not options("--config", str(tmp_path / "config.yaml"), "--no-json").json
-
-
-def test_a_resumed_run_connects_only_to_an_address_of_the_command_line(tmp_path: Path) -> None:
-    began = options("--address=10.0.0.9:6379", "--epochs=7", f"--storage={tmp_path}")
-    terms = began.terms(code_version(SOURCE_FOLDERS))
-    stored = yaml.safe_dump(configuration(began))
-    with open_run(
-        LocalObjects(tmp_path), "r", dataset="mnist-mini", terms=terms, command="jobs.train", configuration=stored
-    ):
-        words = ["--resume=r", f"--storage={tmp_path}"]
-        with pytest.raises(UsageError, match=r"^resume: expected --address=10\.0\.0\.9:6379 on the command line"):
-            resumed_options(options(*words), words)
-        words += ["--address=10.0.0.1:6379"]
-        resumed = resumed_options(options(*words), words)
-    assert (resumed.address, resumed.epochs) == ("10.0.0.1:6379", 7)
-
-
-def test_a_search_is_resumed_by_its_own_command_and_by_no_other(tmp_path: Path) -> None:
-    words = ["--resume=r", f"--storage={tmp_path}", "--vary=epochs=1,2"]
-    stored = "trials: 2"
-    with open_run(
-        LocalObjects(tmp_path), "r", dataset="mnist-mini", terms={}, configuration=stored, command="jobs.search"
-    ):
-        assert resumed_options(parse("jobs.search", SearchOptions, words), words).trials == 2
-        with pytest.raises(
-            UsageError, match=r"expected a run of jobs\.train, got one of jobs\.search; use python -m jobs\.search "
-        ):
-            resumed_options(options(*words[:2]), words[:2])
 
 
 def test_a_stored_configuration_lists_the_options_in_the_order_of_the_help() -> None:

@@ -89,7 +89,7 @@ def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(data_dir: Path,
     assert_at_most(5, since=begin)  # a process ends only when the file system has finished its write
     assert (code, stdout) == (130, ""), stderr
     last = stderr.splitlines()[-1]
-    assert last.startswith("interrupted; resume with: python -m jobs.train --resume r --storage ")
+    assert last.startswith("interrupted; resume with: python -m jobs.train --run-name=r ")
     assert "Traceback" not in stderr
     wait_until(lambda: not processes_of(tmp_path), "processes still run")
     arguments = shlex.split(last.partition("jobs.train ")[2])
@@ -111,7 +111,7 @@ def test_f17_two_interrupts_end_a_run_at_once_and_leave_no_process(data_dir: Pat
     code, stdout, stderr = end_of(driver)
     assert_at_most(5, since=begin)
     assert (code, stdout) == (130, ""), stderr
-    assert stderr.splitlines()[-1].startswith("interrupted; resume with: python -m jobs.train --resume r ")
+    assert stderr.splitlines()[-1].startswith("interrupted; resume with: python -m jobs.train --run-name=r ")
     assert "Traceback" not in stderr
 
 

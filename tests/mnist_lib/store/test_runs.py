@@ -17,7 +17,7 @@ from mnist_lib.results import Accuracy, EpochDone, Started
 from mnist_lib.run_documents import AttemptDied, DriverConnected
 from mnist_lib.store import opening
 from mnist_lib.store.opening import open_run, run_to_resume
-from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, configuration_of, history_line
+from mnist_lib.store.runs import CONFIGURATION, RunFolder, check_run_name, check_writable, history_line
 from tests.support.memory import peak_bytes
 from tests.support.store.summaries import small_summary, summary_of
 
@@ -79,7 +79,7 @@ def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(ob
         objects, "r", dataset="mnist", terms=corrected, command="jobs.train", configuration="epochs: 6"
     ) as folder:
         assert (folder.resumed, folder.begun().terms, [*folder.history()]) == (False, corrected, [])
-        assert configuration_of(objects, "r") == b"epochs: 6"
+        assert folder.read(CONFIGURATION) == b"epochs: 6"
         folder.require_same("fingerprint.txt", "abd", "dataset")
     with opened(objects, terms=corrected) as folder:
         assert folder.resumed

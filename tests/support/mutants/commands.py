@@ -7,7 +7,6 @@ OPTIONS, TRAIN_OPTIONS = "jobs/console/options.py", "jobs/train/options.py"
 SERVER = "jobs/review/server.py"
 LABELS, SESSION = "jobs/review/labels.py", "jobs/review/session.py"
 ANSWERS, REJECTING = "jobs/predict/answers.py", "mnist_lib/pictures/rejecting.py"
-OUTSIDE = "jobs/train/test_hostile_configurations.py"
 
 MUTANTS = (
     Mutant(
@@ -60,11 +59,11 @@ MUTANTS = (
     ),
     Mutant(
         name="names of files are taken from the storage",
-        file=OPTIONS,
-        old='not in ("user", "command line") or value == field.default:',
-        new='not in ("command line",) or value == field.default:',
-        why="Whoever can write to the storage could read any file of the user.",
-        tests=(OUTSIDE,),
+        file="jobs/train/resuming.py",
+        old='{**load_mapping(content, CONFIGURATION), "storage": storage}',
+        new='{"storage": storage, **load_mapping(content, CONFIGURATION)}',
+        why="The pasted command would store its results wherever a writer of the storage says.",
+        tests=("jobs/train/test_hostile_configurations.py",),
     ),
     Mutant(
         name="aliases in YAML are expanded",
