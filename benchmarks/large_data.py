@@ -22,6 +22,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.record import setting
+from mnist_lib.data.images import PIXELS_SUFFIX
 from mnist_lib.wording import counted
 
 SIDE, CLASSES, LANES = 224, 10, 2
@@ -129,7 +130,7 @@ def train(folder: Path, work: Path, name: str, epochs: int) -> tuple[float, floa
 
 def random_reads(data_dir: Path, seconds: float) -> float:
     """Return how many random images per second the disk reads, when none of them is in memory."""
-    files = [path for path in (data_dir / ".prepared").iterdir() if len(path.name) == 64]
+    files = [path for path in (data_dir / ".prepared").iterdir() if path.suffix == PIXELS_SUFFIX]
     for path in files:
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

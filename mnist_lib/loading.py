@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
-from mnist_lib.data.shards import ImageArray, Images
+from mnist_lib.data.images import ImageArray, Images
 from mnist_lib.data.split import Split
 from mnist_lib.documents import reading
 from mnist_lib.errors import IntegrityError, ModelError, SpecError

@@ -18,10 +18,10 @@ from cluster.tasks import call_on_node
 from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.corrections import UsedLabels
+from mnist_lib.data.images import read_part
 from mnist_lib.data.prepared.folder import on_this_node
-from mnist_lib.data.prepared.progress import ProgressFile
+from mnist_lib.data.prepared.writer import ProgressFile
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shards import read_part
 from mnist_lib.data.split import Dataset, ImageHashes
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import IntegrityError, ModelError

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.data.shards import CHUNK_BYTES, CHUNKS_AHEAD
+from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD
 from mnist_lib.data.split import Labels, Split
 
 # The maxima of a chunk. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take

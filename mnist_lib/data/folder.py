@@ -13,19 +13,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.groups import hash_of_group
+from mnist_lib.data.images import Images, blocks
 from mnist_lib.data.listing import MAX_NAMED, Listing, listed, real_folders
-from mnist_lib.data.prepared.folder import writing
-from mnist_lib.data.prepared.index import picture_keys
-from mnist_lib.data.prepared.journal import Journal
-from mnist_lib.data.prepared.writer import ShardWriter, earlier_images
+from mnist_lib.data.prepared.index import Index, known_pictures
+from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
-from mnist_lib.data.shards import Images, blocks
 from mnist_lib.data.split import (
     NO_GROUP,
     TEST,
@@ -47,16 +46,24 @@ CHANNELS = {1: "grey", 3: "colour", 4: "colour with transparency"}
 MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
 
 
-def read_folder(request: DataRequest, listing: Listing, journal: Journal, progress: Callable[[str], object]) -> Dataset:
-    """Read the pictures of a folder into shards beside its journal, without corrections.
+def read_folder(
+    request: DataRequest, listing: Listing, prepared: Path, index: Index | None, progress: Callable[[str], object]
+) -> tuple[Dataset, NDArray[np.void]]:
+    """Read the pictures of a folder into a file of pixels, and return the dataset, without corrections.
 
-    What the journal knows is not read again.
+    Args:
+        prepared: as `prepared_folder` returns it.
+        index: that of the last preparation. Pictures that it knows are not read again.
+
+    Returns:
+        the dataset, and an array of `index.PICTURE`: what has been read of each picture.
 
     Raises:
-        DataError: there is too little space for the images or, with `strict`, a picture cannot be read.
+        DataError: there is too little space for the images, or no picture can be read.
     """
-    images, hashes, errors, notices = _read(request, listing, journal, progress)
-    notices += _unreadable(request, listing, errors)
+    images, pictures, errors, notices = _read(request, listing, prepared, index, progress)
+    hashes = pictures["hash"]
+    notices += _unreadable(listing, errors)
     labels, readable = np.array([file.label for file in listing.files]), images.rows >= 0
     names, groups = _groups(listing)
     of_names = np.frombuffer(b"".join(map(hash_of_group, names)), np.uint64).reshape(-1, 2)
@@ -98,58 +105,57 @@ def read_folder(request: DataRequest, listing: Listing, journal: Journal, progre
     ).with_fingerprint()
     digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode())
     digest.update(dataset.ranks[: len(dataset.train)].tobytes())
-    return replace(dataset, version=digest.hexdigest()[:8], fingerprint=digest.hexdigest())
+    dataset = replace(dataset, version=digest.hexdigest()[:8], fingerprint=digest.hexdigest())
+    return dataset, pictures[readable]
 
 
 def _read(
-    request: DataRequest, listing: Listing, journal: Journal, progress: Callable[[str], object]
-) -> tuple[Images, ImageHashes, dict[int, ImageError], list[str]]:
-    """Return the image of each picture, its hash, the errors of those that cannot be read, and notices.
+    request: DataRequest, listing: Listing, prepared: Path, index: Index | None, progress: Callable[[str], object]
+) -> tuple[Images, NDArray[np.void], dict[int, ImageError], list[str]]:
+    """Return the image of each picture, what is known of it, the errors of those that cannot be read, and notices.
 
     The row of a picture that cannot be read is -1.
     """
-    folder, shards = request.folder, journal.path.parent
+    folder = request.folder
     assert folder is not None
     paths = [folder / file.path for file in listing.files]
-    keys, folders = picture_keys(paths), real_folders([folder])
+    pictures, folders = known_pictures(paths, index), real_folders([folder])
+    rows, hashes = pictures["row"], pictures["hash"]  # views
     with contextlib.ExitStack() as stack:
-        sizes = journal.known_sizes(keys)
-        unknown = np.flatnonzero(sizes[:, 0] == 0)
+        unknown = np.flatnonzero(rows < 0)
         sandboxes = stack.enter_context(Sandboxes(len(unknown)))
-        found: list[Shape | ImageError] = [Shape(*size) for size in sizes.tolist()]
-        measured = sandboxes.map(functools.partial(shape_of, folders=folders), [paths[index] for index in unknown])
+        found: list[Shape | ImageError] = [Shape(*shape) for shape in pictures["shape"].tolist()]
+        measured = sandboxes.map(functools.partial(shape_of, folders=folders), [paths[place] for place in unknown])
         measured = reported(measured, len(unknown), "sizes", progress)
-        for index, size in zip(unknown.tolist(), measured, strict=True):
-            found[index] = size
-            if isinstance(size, Shape):
-                journal.add_size(keys[index], size)
-            if journal.is_due:
-                with writing(shards):
-                    journal.flush()
+        for place, shape_or_error in zip(unknown.tolist(), measured, strict=True):
+            found[place] = shape_or_error
+            if isinstance(shape_or_error, Shape):
+                pictures["shape"][place] = shape_or_error
         shape, notices = _shape(request, dict(zip((file.path for file in listing.files), found, strict=True)))
-        with writing(shards):
-            earlier = earlier_images(journal, keys, shape, shards)
-        rows, hashes, errors = earlier.rows, earlier.hashes, dict[int, ImageError]()
-        unread = np.flatnonzero(~hashes.any(1))
-        writer = stack.enter_context(ShardWriter(shards, shape, len(unread) + len(earlier.copied), earlier))
-        for block in blocks(earlier.images):
-            copied = earlier.copied[block]
-            rows[copied] = len(writer) + np.arange(len(copied))
-            image_hashes = [image_hash.tobytes() for image_hash in hashes[copied]]
-            writer.add(np.asarray(earlier.images[block]), keys[copied].tolist(), image_hashes)
+        earlier = index.file if index is not None and index.file.image_shape == shape else None
+        if earlier is None:
+            rows[:] = -1
+        known, unread = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+        copied = Images(earlier, rows[known]) if earlier and 2 * len(known) < len(earlier.checksums) else None
+        count = len(unread) if copied is None else len(paths)
+        writer = stack.enter_context(PixelWriter(prepared, shape, count, earlier if copied is None else None))
+        if copied is not None:  # since less than half of the file is in use
+            for block in blocks(copied):
+                rows[known[block]] = len(writer) + np.arange(len(known[block]))
+                writer.add(np.asarray(copied[block]))
         if len(unread) > len(unknown):  # for the other pictures, the shape was another one
             sandboxes = stack.enter_context(Sandboxes(len(unread)))
         read = functools.partial(read_file, layout=Layout(shape=shape), folders=folders)
-        pictures = sandboxes.map(read, [paths[index] for index in unread])
-        pictures = reported(pictures, len(unread), "pictures", progress)
-        for index, picture in zip(unread.tolist(), pictures, strict=True):
+        results = sandboxes.map(read, [paths[place] for place in unread])
+        results = reported(results, len(unread), "pictures", progress)
+        errors = dict[int, ImageError]()
+        for place, picture in zip(unread.tolist(), results, strict=True):
             if isinstance(picture, Picture):
-                image_hash = picture.sha256[:16]
-                rows[index], hashes[index] = len(writer), np.frombuffer(image_hash, np.uint64)
-                writer.add(picture.image[None], [keys[index]], [image_hash])
+                rows[place], hashes[place] = len(writer), np.frombuffer(picture.sha256[:16], np.uint64)
+                writer.add(picture.image[None])
             else:
-                errors[index] = picture
-        return Images(writer.finish(), rows), hashes, errors, notices
+                errors[place] = picture
+        return Images(writer.finish(), rows), pictures, errors, notices
 
 
 def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -301,11 +307,17 @@ def chosen_shape(
     ]
 
 
-def _unreadable(request: DataRequest, listing: Listing, errors: dict[int, ImageError]) -> list[str]:
-    """Return a notice for the first pictures that could not be read. Raises DataError with `strict`."""
-    texts = [f"{listing.files[index].path}: {error}" for index, error in errors.items()]
-    if request.strict and (texts or listing.unreadable):
-        count, first = len(texts) + len(listing.unreadable), [*texts, *listing.unreadable][0]
-        raise DataError(f"{request.name}: {counted(count, 'picture')} cannot be read, such as {first}")
+def _unreadable(listing: Listing, errors: dict[int, ImageError]) -> list[str]:
+    """Return a notice for each of the first pictures that could not be read."""
+    texts = [f"left out: {listing.files[place].path}: {error}" for place, error in errors.items()]
     more = [f"left out, cannot be read: {len(texts) - MAX_NAMED:,} more"] if len(texts) > MAX_NAMED else []
-    return [*(f"left out: {text}" for text in texts[:MAX_NAMED]), *more]
+    return [*texts[:MAX_NAMED], *more]
+
+
+def require_all_readable(dataset: Dataset) -> None:
+    """Raise DataError if pictures of a folder cannot be read."""
+    if dataset.unreadable:
+        first = dataset.unreadable[0]
+        named = (text.removeprefix("left out: ") for text in dataset.notices if text.startswith(f"left out: {first}: "))
+        count = counted(len(dataset.unreadable), "picture")
+        raise DataError(f"{dataset.name}: {count} cannot be read, such as {next(named, first)}")

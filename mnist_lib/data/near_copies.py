@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.shards import MAX_HELD_BYTES, ImageArray
+from mnist_lib.data.images import MAX_HELD_BYTES, ImageArray
 from mnist_lib.data.split import Dataset, NearCopies
 from mnist_lib.wording import reported
 

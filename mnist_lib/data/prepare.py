@@ -1,7 +1,6 @@
 """Get a dataset, once per run: from a folder of pictures, here or in a bucket, or through TFDS."""
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,22 +12,25 @@ from mnist_lib.data.embedded import read_embedded
 from mnist_lib.data.listing import MAX_NAMED, list_folder
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
-from mnist_lib.data.prepared.folder import is_temporary, protect_images, remove_unused, shards_folder, shards_folders
+from mnist_lib.data.prepared.folder import (
+    LOCK_SUFFIX,
+    is_temporary,
+    prepared_folder,
+    protect_images,
+    remove_unused,
+)
 from mnist_lib.data.prepared.index import (
-    builder_hash,
     cached_near_copies,
-    folder_index_path,
+    index_name,
     index_path,
     lock_preparation,
     pictures_hash,
+    prepared_dataset,
     read_index,
-    source_hash,
-    states_for,
     tfds_folder,
-    tfds_index_path,
+    tfds_hash,
     write_index,
 )
-from mnist_lib.data.prepared.journal import JOURNAL_SUFFIX, Journal
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
@@ -90,7 +92,7 @@ def with_near_copies(
     if request.entry is not None:
         return dataset
     try:
-        path = index_path(shards_folder(request.data_dir), f"{request.name}-copies")
+        path = index_path(prepared_folder(request.data_dir), f"{request.name}-copies")
         found = cached_near_copies(dataset, path, progress)
     except DataFolderError:  # no folder can be written
         found = near_copies(dataset, progress)
@@ -115,38 +117,36 @@ def _read_other(request: DataRequest) -> Dataset:
 
 def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], object]) -> Dataset:
     """Return the dataset in a folder of pictures, from its index if no picture has changed."""
-    from mnist_lib.data.folder import read_folder  # imports Pillow
+    from mnist_lib.data.folder import read_folder, require_all_readable  # imports Pillow
 
     listing = list_folder(folder, group_by=request.group_by)
-    path = folder_index_path(request, folder, shards_folder(request.data_dir))
-    own = f"{path.with_suffix('')}.{os.getuid()}"  # files of this user, since others may not be able to write them
+    state = pictures_hash(listing)
 
-    def indexed() -> Dataset | None:
-        dataset = _indexed(request, path.stem, lambda asked, version: pictures_hash(listing, asked))
-        # With `strict`, reading the damaged ones again raises the error.
+    def prepared() -> Dataset | None:
+        dataset = prepared_dataset(request, state)
+        # With `strict`, the damaged ones are read again.
         return None if dataset is not None and request.strict and dataset.unreadable else dataset
 
-    dataset = indexed()
+    dataset = prepared()
     if dataset is None:
-        with lock_preparation(request.name, Path(f"{own}.lock")):
-            dataset = indexed()  # which another process may have written meanwhile
+        path = index_path(prepared_folder(request.data_dir), index_name(request))
+        with lock_preparation(request.name, path.with_suffix(LOCK_SUFFIX)):
+            dataset = prepared()  # another process may have prepared it meanwhile
             if dataset is None:
-                journal = Journal(Path(f"{own}{JOURNAL_SUFFIX}"))
-                dataset = read_folder(request, listing, journal, progress)
-                write_index(dataset, path, pictures_hash(listing, request), journal)
+                index = read_index(request.name, path)
+                dataset, pictures = read_folder(request, listing, path.parent, index, progress)
+                write_index(dataset, path, request, state, pictures)
+        if request.strict:
+            require_all_readable(dataset)
     return dataset
 
 
 def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = False) -> Dataset:
     """Return a dataset of TFDS, from its index if neither the files of TFDS nor the user's builder have changed."""
     entry, folder = request.entry, tfds_folder(request, data_dir)
-
-    def state(asked: DataRequest, version: str) -> str:
-        return source_hash(folder / version) if entry else builder_hash(asked, folder)
-
     if request.data_source is not None:
         check_source(request, request.data_source)  # even if it is prepared: it may have been from other files
-    dataset = _indexed(request, tfds_index_path(request, data_dir).stem, state)
+    dataset = prepared_dataset(request, tfds_hash(request, folder))
     if dataset is not None:
         return dataset
     # This fails before the slow import, and before a folder is created.
@@ -154,20 +154,13 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
     from mnist_lib.data.tfds_images import prepare_builder, read_prepared  # imports TensorFlow and Pillow
 
     builder = prepare_builder(request, data_dir)
-    shards = shards_folder(None if is_temporary else data_dir)
-    dataset = read_prepared(request, builder, shards)
+    prepared = prepared_folder(None if is_temporary else data_dir)
+    dataset = read_prepared(request, builder, prepared)
     if entry:
         dataset = dataclasses.replace(dataset, classes=entry.classes)
         dataset.check(entry.train, entry.test)
     if Path(builder.data_path).is_relative_to(folder):
-        write_index(dataset, tfds_index_path(request, shards), state(request, dataset.version))
+        write_index(dataset, index_path(prepared, index_name(request)), request, tfds_hash(request, folder))
     else:  # in a namespace of TFDS, whose folders are elsewhere
-        remove_unused(shards)
+        remove_unused(prepared)
     return dataset
-
-
-def _indexed(request: DataRequest, name: str, state: Callable[[DataRequest, str], str]) -> Dataset | None:
-    """Return the dataset of an index, see `states_for`, also in a folder that this process may only read."""
-    states = states_for(request, state)
-    found = (read_index(request.name, index_path(folder, name), states) for folder in shards_folders(request.data_dir))
-    return next(filter(None, found), None)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from mnist_lib.catalog import DIGITS, MAX_PROBABILITIES
 from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.groups import GroupCounts
+from mnist_lib.data.images import ImageArray, blocks, in_memory
 from mnist_lib.data.request import CountsBySplit
-from mnist_lib.data.shards import ImageArray, blocks, in_memory
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT
@@ -212,7 +212,7 @@ class Dataset:
         return replace(self, images=self.images[:0], files=self.files[:0])
 
     def in_memory(self) -> Dataset:
-        """Return the dataset with its pixels in memory, unless these are too many; see `shards.in_memory`."""
+        """Return the dataset with its pixels in memory, unless these are too many; see `images.in_memory`."""
         return replace(self, images=in_memory(self.images))
 
     @property

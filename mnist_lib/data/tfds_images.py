@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.availability import missing_data, require_obtainable
 from mnist_lib.data.folder import chosen_shape
+from mnist_lib.data.images import Images
 from mnist_lib.data.prepared.index import lock_preparation
-from mnist_lib.data.prepared.writer import ShardWriter
+from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
-from mnist_lib.data.shards import Images
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
@@ -126,8 +126,11 @@ def _line(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).split()])[:300]
 
 
-def read_prepared(request: DataRequest, builder: Any, shards: Path) -> Dataset:
-    """Read both splits of a prepared dataset into shards of a folder.
+def read_prepared(request: DataRequest, builder: Any, prepared: Path) -> Dataset:
+    """Read both splits of a dataset that TFDS has prepared into a file of pixels.
+
+    Args:
+        prepared: as `prepared_folder` returns it.
 
     Raises:
         DataError: it is not labelled images, a split does not exist, or there is too little space for the images.
@@ -152,7 +155,7 @@ def read_prepared(request: DataRequest, builder: Any, shards: Path) -> Dataset:
     shape, notices = _shape(request, image.shape)
     count = sum(builder.info.splits[split].num_examples for split in request.splits)
     labels, end = np.zeros(count, np.int64), 0
-    with ShardWriter(shards, shape, count) as writer:
+    with PixelWriter(prepared, shape, count) as writer:
         for split in request.splits:
             begin, end = end, end + builder.info.splits[split].num_examples
             _read(request, builder, split, writer, shape, labels[begin:end])
@@ -172,7 +175,7 @@ def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, 
 
 
 def _read(
-    request: DataRequest, builder: Any, split: str, writer: ShardWriter, shape: Shape, labels: NDArray[np.int64]
+    request: DataRequest, builder: Any, split: str, writer: PixelWriter, shape: Shape, labels: NDArray[np.int64]
 ) -> None:
     """Write the images of a split, in the order of the files, and read their labels into an array of their number."""
     import tensorflow as tf

@@ -6,18 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mnist_lib.data.availability import default_data_dir
+from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES
 from mnist_lib.data.listing import Listing, list_folder
-from mnist_lib.data.prepared.folder import shards_of
-from mnist_lib.data.prepared.index import (
-    folder_index_path,
-    index_path,
-    pictures_hash,
-    read_index,
-    source_hash,
-    states_for,
-)
+from mnist_lib.data.prepared.index import pictures_hash, prepared_dataset, tfds_folder, tfds_hash
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shards import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES, PREPARED
 from mnist_lib.data.split import TEST_SHARE, Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.wording import bytes_text
@@ -62,30 +54,25 @@ def volume_of(request: DataRequest) -> Volume | None:
     Raises:
         DataError: a folder cannot be listed, or none of its pictures can be read.
     """
-    try:
-        prepared = (request.data_dir or default_data_dir()) / PREPARED
-    except DataFolderError:
-        return None
     if request.folder is not None:
         listing = list_folder(request.folder, group_by=request.group_by)
-        path = folder_index_path(request, request.folder, prepared)
-        indexed = read_index(
-            request.name, path, states_for(request, lambda asked, version: pictures_hash(listing, asked))
-        )
-        return _prepared(indexed) or _expected(request, listing)
+        dataset = prepared_dataset(request, pictures_hash(listing))
+        return _expected(request, listing) if dataset is None else _exact(dataset)
     if request.entry is None or request.entry.embedded:
         return None
-    versions, path = prepared.parent / request.tfds_name, index_path(prepared, request.tfds_name)
-    return _prepared(read_index(request.name, path, lambda about: [source_hash(versions / about["version"])]))
-
-
-def _prepared(dataset: Dataset | None) -> Volume | None:
-    """Return the volume of a prepared dataset; None if there is none."""
-    shards = shards_of(dataset.images) if dataset is not None else None
-    if dataset is None or shards is None:
+    try:
+        folder = tfds_folder(request, request.data_dir or default_data_dir())
+    except DataFolderError:
         return None
-    images, train = len(dataset.labels), len(dataset.train)
-    return Volume(images=images, train=train, image_shape=dataset.image_shape, disk_bytes=shards.bytes, exact=True)
+    dataset = prepared_dataset(request, tfds_hash(request, folder))
+    return None if dataset is None else _exact(dataset)
+
+
+def _exact(dataset: Dataset) -> Volume:
+    """Return the volume of a prepared dataset."""
+    images, shape = len(dataset.labels), dataset.image_shape
+    disk_bytes = images * math.prod(shape)
+    return Volume(images=images, train=len(dataset.train), image_shape=shape, disk_bytes=disk_bytes, exact=True)
 
 
 def _expected(request: DataRequest, listing: Listing) -> Volume:

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
+from mnist_lib.data.images import blocks
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shards import blocks
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.pictures.reading import as_picture
 from mnist_lib.report.summary import near_copies_summary

@@ -24,7 +24,7 @@ from mnist_lib.data.batches import (
     evaluation_batch_size,
     order_of,
 )
-from mnist_lib.data.shards import ImageArray
+from mnist_lib.data.images import ImageArray
 from mnist_lib.data.split import Labels, Split
 from mnist_lib.errors import DivergedError, ModelError
 from mnist_lib.margins import Sums, add_margins, counted_epochs

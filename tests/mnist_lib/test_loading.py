@@ -28,7 +28,7 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
 from tests.support.bounds import at_most_processor_seconds
-from tests.support.shards import write_shards
+from tests.support.pixel_files import write_pixels
 from tests.support.store.fake_versions import DATASET, small_manifest
 from tests.support.stored import publish_untrained, small_spec
 
@@ -53,7 +53,7 @@ def test_a_loaded_version_predicts_what_the_stored_file_does(
     predict = load_stored(StoredModel.read(objects, version))
     predicted = predict(images)
     assert predicted.shape == (len(images), 10)
-    assert np.array_equal(predict(write_shards(tmp_path / "shards", images, per_shard=500)), predicted)
+    assert np.array_equal(predict(write_pixels(tmp_path / "pixels", images)), predicted)
     np.testing.assert_allclose(predicted, load_trusted(objects, version)(images), atol=1e-5)
 
 

@@ -1,1 +1,1 @@
-"""What is prepared of a dataset, in the folder `.prepared`: files of pixels, an index and a journal."""
+"""What is prepared of a dataset, in the folder `.prepared`: a file of pixels and an index."""

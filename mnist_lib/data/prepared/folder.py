@@ -1,9 +1,8 @@
-"""The folder of shards: where it is, which of its files are in use, and how a node gets those that it lacks."""
+"""The folder of prepared images: where it is, which of its files are in use, and how a node gets what it lacks."""
 
 import contextlib
 import errno
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -11,28 +10,25 @@ import stat
 import tempfile
 import time
 import uuid
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 
 from mnist_lib.data.availability import default_data_dir
-from mnist_lib.data.prepared.journal import JOURNAL_SUFFIX, Journal
-from mnist_lib.data.shards import PREPARED, ImageArray, Images, Shards
-from mnist_lib.errors import DataError, DataFolderError, DataReadError
+from mnist_lib.data.images import PREPARED, ImageArray, Images, PixelFile
+from mnist_lib.errors import DataError, DataFolderError
 
 FETCH_BYTES = 16 << 20  # size of a part of a file that a node gets from another
-UNUSED_SECONDS = 3_600.0  # minimum age of a shard that is removed: a run that has just begun does not protect it yet
-USED_SUFFIX, PART_SUFFIX = ".used", ".part"
-LOCK = ".lock"  # of a transfer
+UNUSED_SECONDS = 3_600.0  # minimum age of a file that is removed: a run that has just begun does not protect it yet
+INDEX_SUFFIX, LOCK_SUFFIX, USED_SUFFIX = ".index", ".lock", ".used"
+FETCH_LOCK = f"fetch{LOCK_SUFFIX}"
 
 log = logging.getLogger(__name__)
 
-_used: dict[Path, int] = {}  # by folder: the descriptor of the file that names the shards that this process uses
+_used: dict[Path, int] = {}  # by folder: the descriptor of the file that names the files that this process uses
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -59,7 +55,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise DataError(f"{folder}: images cannot be written ({reason}); name another --data-dir") from error
 
 
-def shards_folders(data_dir: Path | None = None) -> list[Path]:
+def prepared_folders(data_dir: Path | None = None) -> list[Path]:
     """Return the folders in which prepared images may be: in that of prepared datasets, and among the temporary files.
 
     Args:
@@ -84,13 +80,13 @@ def _is_private(folder: Path) -> bool:
     return False
 
 
-def shards_folder(data_dir: Path | None = None) -> Path:
-    """Return the first of `shards_folders` that can be written, after making it.
+def prepared_folder(data_dir: Path | None = None) -> Path:
+    """Return the first of `prepared_folders` that can be written, after making it.
 
     Raises:
         DataFolderError: none can be written.
     """
-    for folder in shards_folders(data_dir):
+    for folder in prepared_folders(data_dir):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             if folder.stat().st_uid == os.getuid():
@@ -108,60 +104,59 @@ def shards_folder(data_dir: Path | None = None) -> Path:
     )
 
 
-def shards_of(images: ImageArray) -> Shards | None:
+def pixel_file(images: ImageArray) -> PixelFile | None:
     """Return where the pixels of images are, or None if they are in memory, as those in this package."""
     source = images.source if isinstance(images, Images) else None
-    return source if isinstance(source, Shards) else None
+    return source if isinstance(source, PixelFile) else None
 
 
 def is_temporary(images: ImageArray) -> bool:
-    """Return whether the files of images are among the temporary files, since no other folder could be written."""
-    shards = shards_of(images)
-    return shards is not None and shards.folder == _temporary_folder()
+    """Return whether images are among the temporary files, since no other folder could be written."""
+    file = pixel_file(images)
+    return file is not None and file.folder == _temporary_folder()
 
 
-def protect(folder: Path, names: Sequence[str]) -> None:
-    """Keep shards of a folder from being removed until this process ends, if the folder can be written."""
+def protect(file: PixelFile) -> None:
+    """Keep a file from being removed until this process ends, if its folder can be written."""
+    folder = file.folder
     with contextlib.suppress(OSError):
         if folder not in _used:
             _names_in_use(folder)  # removes what ended processes have left
-            path = folder / f"{uuid.uuid4().hex}{PART_SUFFIX}"
+            path = folder / uuid.uuid4().hex
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # it stays open, and the kernel unlocks it when this process ends
             path.replace(path.with_suffix(USED_SUFFIX))
             _used[folder] = descriptor
-        os.write(_used[folder], "".join(f"{name}\n" for name in names).encode())
+        os.write(_used[folder], f"{file.path.name}\n".encode())
 
 
 def protect_images(images: ImageArray) -> None:
-    """Keep the files of images from being removed until this process ends, if their folder can be written."""
-    shards = shards_of(images)
-    if shards is not None:
-        protect(shards.folder, shards.names)
+    """Keep the file of images from being removed until this process ends, if its folder can be written."""
+    file = pixel_file(images)
+    if file is not None:
+        protect(file)
 
 
 def remove_unused(folder: Path) -> None:
-    """Remove old shards that no index or journal names and no process uses, and what killed processes have left."""
+    """Remove old files that no index names and no process uses, also those of earlier versions of this package."""
     try:
-        used = _names_in_use(folder) | {name for index in folder.glob("*.npz") for name in _indexed(index)}
-        used |= {shard.name for path in folder.glob(f"*{JOURNAL_SUFFIX}") for shard in Journal(path).shards}
+        used = _names_in_use(folder).union(*map(_names_in_index, folder.glob(f"*{INDEX_SUFFIX}")))
     except OSError as error:  # as of another user: what it names is not known
         log.debug("%s: %s", folder, error)
         return
     oldest = time.time() - UNUSED_SECONDS
     for path in folder.iterdir():
-        is_unfinished = path.suffix == PART_SUFFIX or (path.name.startswith(".") and path.name != LOCK)
-        if (is_unfinished or len(path.name) == 64) and path.name not in used:
+        if path.suffix not in (INDEX_SUFFIX, LOCK_SUFFIX, USED_SUFFIX) and path.name not in used:
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < oldest:
                     path.unlink()
 
 
 def _names_in_use(folder: Path) -> set[str]:
-    """Return the names of the shards that processes use, and remove what ended processes have left.
+    """Return the names of the files that processes use, and remove what ended processes have left.
 
     Raises:
-        OSError: a file that names shards cannot be read.
+        OSError: a file that names others cannot be read.
     """
     names = set[str]()
     for path in folder.glob(f"*{USED_SUFFIX}"):
@@ -178,15 +173,14 @@ def _names_in_use(folder: Path) -> set[str]:
     return names
 
 
-def _indexed(index: Path) -> list[str]:
-    """Return the names of the shards in an index, see `write_index`; none if it is damaged, or of another kind."""
-    with index.open("rb") as file, contextlib.suppress(ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return [digest.tobytes().hex() for digest in np.load(file)["shards"]]
-    return []
+def _names_in_index(path: Path) -> set[str]:
+    """Return the words of the first line of an index, one of which is the name of its file of pixels."""
+    with path.open("rb") as file:
+        return {*file.readline(1_000).decode(errors="replace").split()}
 
 
 def on_this_node(images: ImageArray, read: Callable[[Path, int, int], Any] | None) -> ImageArray:
-    """Return images whose files this node has, after getting those that it lacks, and protect these.
+    """Return images whose file this node has, after getting what it lacks of it, and protect the file.
 
     An interrupted transfer goes on where it was. If several processes of a node need a file, one of them gets it.
 
@@ -194,46 +188,27 @@ def on_this_node(images: ImageArray, read: Callable[[Path, int, int], Any] | Non
         read: calls `read_part` on the node that prepared the images; None: this node did.
 
     Raises:
-        DataError: what was received is damaged, or cannot be written.
+        DataError: the file cannot be read there, or written here.
     """
-    shards = shards_of(images)
-    if isinstance(images, Images) and shards is not None and read is not None and not shards.is_complete():
-        data_dir = shards.folder.parent
-        images = Images(_fetched(shards, shards_folder(data_dir if data_dir.is_dir() else None), read), images.rows)
+    file = pixel_file(images)
+    if isinstance(images, Images) and file is not None and read is not None and not file.is_complete():
+        data_dir = file.folder.parent
+        images = Images(_fetched(file, prepared_folder(data_dir if data_dir.is_dir() else None), read), images.rows)
     protect_images(images)
     return images
 
 
-def _fetched(shards: Shards, folder: Path, read: Callable[[Path, int, int], Any]) -> Shards:
-    here = replace(shards, folder=folder)
-    protect(folder, here.names)
-    with writing(folder):
-        here.touch()
-        with filelock.FileLock(folder / LOCK, mode=0o666):
-            remove_unused(folder)
-            missing = [*here.missing()]
-            require_space(folder, sum(size - _size(_part(here.path(name))) for name, size in missing))
-            for name, size in missing:
-                _fetch(shards.path(name), here.path(name), size, read)
+def _fetched(there: PixelFile, folder: Path, read: Callable[[Path, int, int], Any]) -> PixelFile:
+    here = replace(there, folder=folder)
+    protect(here)
+    with writing(folder), filelock.FileLock(folder / FETCH_LOCK, mode=0o666):
+        remove_unused(folder)
+        # At its offset, not at the end: on a shared disk it may be the same file, whose new size is not seen yet.
+        here.path.touch()
+        with here.path.open("r+b", buffering=0) as file:
+            offset = file.seek(0, os.SEEK_END)
+            require_space(folder, here.bytes - offset)
+            while offset < here.bytes:
+                offset += file.write(read(there.path, offset, min(FETCH_BYTES, here.bytes - offset)))
+            os.fsync(file.fileno())
     return here
-
-
-def _part(path: Path) -> Path:
-    return path.with_suffix(PART_SUFFIX)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _fetch(there: Path, path: Path, size: int, read: Callable[[Path, int, int], Any]) -> None:
-    part = _part(path)
-    with part.open("ab") as file:
-        while (offset := file.tell()) < size:
-            file.write(read(there, offset, min(FETCH_BYTES, size - offset)))
-    with part.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != path.name:
-        part.unlink()
-        raise DataReadError(f"{path}: expected the same bytes as in {there}, got others; run again")
-    part.replace(path)

@@ -1,23 +1,24 @@
-"""The index of a prepared dataset: all of its table but the pixels, which are in shards, so that later runs read a
-dataset without TensorFlow, and without decoding pictures.
+"""The index of a prepared dataset: all of its table but the pixels, which are in a file beside it, so that later runs
+read a dataset without TensorFlow, and without decoding pictures.
 
-It is used only as long as its sources have not changed: TFDS' files and version, or the pictures of a folder. Schedules
-ask here, too, whether the files of a dataset have changed.
+It is used only as long as its sources have not changed: TFDS' files and version, or the pictures of a folder, whose
+labels are elsewhere. Schedules ask here, too, whether the files of a dataset have changed.
 """
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import filelock
 import numpy as np
@@ -25,30 +26,37 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LabelsFile
+from mnist_lib.data.images import PREPARED, Images, PixelFile
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
-from mnist_lib.data.prepared.folder import remove_unused, writing
-from mnist_lib.data.prepared.journal import KEY, Journal
+from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
 from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
-from mnist_lib.data.shards import PREPARED, Images, Shards
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
-from mnist_lib.documents import Count, Text, decode, encode, reading
+from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DataError, DataFolderError, IntegrityError
-from mnist_lib.objects.archives import hash_arrays, read_npz
+from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.output_file import replacement
 
-INDEX_SCHEMA = 9
+INDEX_SCHEMA = 10
 LOCK_SECONDS = 7_200.0  # for a preparation by another process
-MAX_ARRAY_BYTES = 1 << 40  # in effect no limit, since the file is trusted
 NEAR_COPIES_SCHEMA = 1
 NEAR_COPIES = ("compared", "test", "train")
-SOURCE, ABOUT = "source", "about"  # arrays that hold text and JSON, as bytes
-# In place of the images: their rows in the shards, the sha256 of these, the number of images in each, and checksums.
-IN_SHARDS = (ROWS, SHARDS, COUNTS, CHECKSUMS) = ("rows", "shards", "counts", "checksums")
+ABOUT, ROWS, CHECKSUMS, PICTURES = "about", "rows", "checksums", "pictures"  # arrays besides the columns
 OF_TABLE = tuple(column for column in COLUMNS if column != "images")
+
+# What is known about a picture of a folder. The key changes with its path, its state and the code that reads it.
+PICTURE = np.dtype(
+    [
+        ("key", "S16"),
+        ("shape", "<i4", 3),  # height, width and channels of the picture
+        ("hash", "<u8", 2),  # as in `Dataset.hashes`
+        ("row", "<i8"),  # of its image in the file of pixels; -1 if it is not there
+    ]
+)
+NO_PICTURES = np.empty(0, PICTURE)
 
 log = logging.getLogger(__name__)
 
@@ -63,21 +71,37 @@ class _About(TypedDict):
     image_shape: tuple[Count, Count, Count]
 
 
+class Index(NamedTuple):
+    dataset: Dataset  # without corrections
+    file: PixelFile
+    pictures: NDArray[np.void]  # array of PICTURE: those whose images are in the file
+    source: str  # changes with the sources of the images
+
+    def serves(self, request: DataRequest, state: str) -> bool:
+        """Return whether the sources have not changed, and the images have the requested shape.
+
+        An index that was prepared without a requested shape also serves a request for the shape that it has.
+        """
+        unshaped = replace(request, image_size=None, channels=None)
+        served = {request, unshaped} if request == unshaped.shaped(self.dataset.image_shape) else {request}
+        return self.source in {_source(each, state) for each in served}
+
+
+def _source(request: DataRequest, state: str) -> str:
+    return f"{state} {request.image_size} {request.channels}"
+
+
 def index_path(folder: Path, name: str) -> Path:
-    """Return the path of an index. `folder`: as `shards_folder` returns it."""
-    return folder / f"{name}.npz"
+    """Return the path of an index. `folder`: as `prepared_folder` returns it."""
+    return folder / f"{name}{INDEX_SUFFIX}"
 
 
-def folder_index_path(request: DataRequest, folder: Path, prepared: Path) -> Path:
-    """Return the path of the index of a folder of pictures. `prepared`: as `shards_folder` returns it."""
-    number = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    return index_path(prepared, f"{request.name}-{number}")
-
-
-def tfds_index_path(request: DataRequest, prepared: Path) -> Path:
-    """Return the path of the index of a dataset of TFDS. `prepared`: as `shards_folder` returns it."""
-    number = hashlib.sha256(request.tfds_name.encode()).hexdigest()[:16]
-    return index_path(prepared, request.tfds_name if request.entry else f"{request.name}-{number}")
+def index_name(request: DataRequest) -> str:
+    """Return the name of the index of a dataset."""
+    if request.entry is not None:
+        return request.tfds_name
+    source = os.fsencode(request.folder.resolve()) if request.folder else request.tfds_name.encode()
+    return f"{request.name}-{hashlib.sha256(source).hexdigest()[:16]}"
 
 
 def tfds_folder(request: DataRequest, data_dir: Path) -> Path:
@@ -89,7 +113,7 @@ def lock_preparation(name: str, path: Path) -> AbstractContextManager[Any]:
     """Acquire a lock among the processes of this machine. The kernel releases it if its holder dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(path).acquire(timeout=LOCK_SECONDS)
+        return filelock.FileLock(path, mode=0o666).acquire(timeout=LOCK_SECONDS)
     except filelock.Timeout as error:
         raise DataError(f"{name}: another process has held {path} for {LOCK_SECONDS:.0f} s; stop it") from error
     except OSError as error:
@@ -97,76 +121,86 @@ def lock_preparation(name: str, path: Path) -> AbstractContextManager[Any]:
         raise DataFolderError(f"{name}: {folder}; name another folder with --data-dir") from error
 
 
-def write_index(dataset: Dataset, path: Path, source: str, journal: Journal | None = None) -> None:
-    """Write the index of a dataset without corrections, whose images are in shards beside it, and remove unused shards.
+def write_index(
+    dataset: Dataset, path: Path, request: DataRequest, state: str, pictures: NDArray[np.void] = NO_PICTURES
+) -> None:
+    """Write the index of a dataset without corrections, whose images are in a file beside it, and remove unused files.
 
     Args:
-        source: a text that changes with the sources of the images; `read_index` compares it.
-        journal: that of its preparation, which is reduced to what is used.
+        state: a text that changes with the sources of the images; `Index.serves` compares it.
+        pictures: those of a folder, an array of PICTURE.
     """
     images: Any = dataset.images
-    shards: Shards = images.source
-    columns = {column: getattr(dataset, column) for column in OF_TABLE}
-    in_shards = (images.rows, shards.digests, np.array(shards.counts), shards.checksums)
     about = encode({field: getattr(dataset, field) for field in _About.__annotations__})
-    own = {**dict(zip(IN_SHARDS, in_shards, strict=True)), ABOUT: np.frombuffer(about, np.uint8)}
+    arrays = {column: getattr(dataset, column) for column in OF_TABLE}
+    arrays |= {ROWS: images.rows, CHECKSUMS: images.source.checksums, PICTURES: pictures}
+    arrays |= {ABOUT: np.frombuffer(about, np.uint8)}
     with writing(path.parent):
-        write_arrays(path, source, {**columns, **own})
-    if journal is not None:
-        with contextlib.suppress(OSError):
-            journal.rewrite()
+        _write_arrays(path, _source(request, state), arrays, images.source.path.name)
     remove_unused(path.parent)
     if path.parent.name == PREPARED:
         shutil.rmtree(path.parent.with_name(".decoded"), ignore_errors=True)  # of earlier releases
 
 
-def write_arrays(path: Path, source: str, arrays: dict[str, Any]) -> None:
-    """Write arrays as `write_index` does. Raises OSError if they cannot be written."""
-    arrays = {**arrays, SOURCE: np.frombuffer(source.encode(), np.uint8)}
-    with replacement(path) as temporary, temporary.open("wb") as file:  # a name would get the suffix .npz
-        np.savez(file, allow_pickle=False, **arrays)
+def _write_arrays(path: Path, source: str, arrays: dict[str, Any], pixels: str = "") -> None:
+    """Write arrays after a line with their sha256, what they were made from, and the name of their file of pixels.
 
-
-def read_index(name: str, path: Path, states: Callable[[_About], Collection[str]]) -> Dataset | None:
-    """Return the prepared dataset, or None if there is none, it is stale or damaged, or a shard is missing or cut.
-
-    Args:
-        states: takes what the index says about the dataset, and returns the states of its sources that it may have.
+    Raises:
+        OSError: they cannot be written.
     """
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    header = f"{hashlib.sha256(content.getbuffer()).hexdigest()}\t{source}\t{pixels}\n"
+    with replacement(path) as temporary, temporary.open("wb") as file:
+        file.write(header.encode())
+        file.write(content.getbuffer())
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], str, str]:
+    """Return the arrays, the source and the name of the file of pixels from a file of `_write_arrays`.
+
+    Raises:
+        OSError: it cannot be read.
+        IntegrityError: it is damaged.
+    """
+    header, _, content = path.read_bytes().partition(b"\n")
+    digest, _, rest = header.decode(errors="replace").partition("\t")
+    source, _, pixels = rest.partition("\t")
+    got = hashlib.sha256(content).hexdigest()
+    if got != digest:
+        raise IntegrityError(f"{path}: expected arrays with sha256 {digest[:64]}, got {got}")
+    return dict(np.load(io.BytesIO(content), allow_pickle=False)), source, pixels
+
+
+def read_index(name: str, path: Path) -> Index | None:
+    """Return the index, or None if there is none, it is damaged, or its file of pixels is missing or cut."""
     try:
-        with reading(str(path)):
-            arrays = read_npz(path.read_bytes(), MAX_ARRAY_BYTES)
-            about: Any = decode(arrays[ABOUT].tobytes(), _About, str(path))
-            if arrays[SOURCE].tobytes().decode() not in states(about):
-                return None
-            rows, digests, counts, checksums = (arrays[name] for name in IN_SHARDS)
-            columns: dict[str, Any] = {name: arrays[name] for name in OF_TABLE}
-    except IntegrityError as error:
+        arrays, source, pixels = _read_arrays(path)
+        about: Any = decode(arrays.pop(ABOUT).tobytes(), _About, str(path))
+    except (OSError, IntegrityError) as error:
         log.debug("%s: %s", path, error)
         return None
-    names = tuple(digest.tobytes().hex() for digest in digests)
-    shards = Shards(path.parent, about.pop("image_shape"), names, tuple(counts.tolist()), checksums)
-    if not shards.is_complete():
+    rows, checksums, pictures = (arrays.pop(array) for array in (ROWS, CHECKSUMS, PICTURES))
+    file = PixelFile(path.parent, Path(pixels).stem, about.pop("image_shape"), checksums)
+    if not file.is_complete():
         return None
-    shards.touch()
-    return Dataset(name=name, **about, **columns, images=Images(shards, rows))
+    with contextlib.suppress(OSError):
+        os.utime(file.path)  # so that it is not removed before a run protects it
+    columns: dict[str, Any] = arrays
+    return Index(Dataset(name=name, **about, **columns, images=Images(file, rows)), file, pictures, source)
 
 
-def states_for(request: DataRequest, state: Callable[[DataRequest, str], str]) -> Callable[[_About], list[str]]:
-    """Return, for `read_index`, which states of the sources serve a request.
-
-    An index that was prepared without a requested shape also serves a request for the shape that it has.
+def prepared_dataset(request: DataRequest, state: str) -> Dataset | None:
+    """Return a dataset that is prepared, also in a folder that this process may only read, or None.
 
     Args:
-        state: returns the state of the sources for a request and a version of the dataset.
+        state: that of its sources, see `pictures_hash` and `tfds_hash`.
     """
-    unshaped = replace(request, image_size=None, channels=None)
-
-    def states(about: _About) -> list[str]:
-        served = {request, unshaped} if request == unshaped.shaped(about["image_shape"]) else {request}
-        return [state(each, about["version"]) for each in served]
-
-    return states
+    for folder in prepared_folders(request.data_dir):
+        index = read_index(request.name, index_path(folder, index_name(request)))
+        if index is not None and index.serves(request, state):
+            return index.dataset
+    return None
 
 
 def cached_near_copies(dataset: Dataset, path: Path, progress: Callable[[str], object]) -> NearCopies:
@@ -174,28 +208,25 @@ def cached_near_copies(dataset: Dataset, path: Path, progress: Callable[[str], o
     columns = [part.hashes for part in (dataset.train, dataset.test)]
     source = f"{NEAR_COPIES_SCHEMA} {dataset.image_shape} {hash_arrays(columns)}"
     try:
-        with reading(str(path)):
-            arrays = read_npz(path.read_bytes(), MAX_ARRAY_BYTES)
-            if arrays[SOURCE].tobytes().decode() == source:
-                return NearCopies(compared=int(arrays["compared"]), test=arrays["test"], train=arrays["train"])
-    except IntegrityError as error:
+        arrays, cached, _ = _read_arrays(path)
+        if cached == source:
+            return NearCopies(compared=int(arrays["compared"]), test=arrays["test"], train=arrays["train"])
+    except (OSError, IntegrityError) as error:
         log.debug("%s: %s", path, error)
     found = near_copies(dataset, progress)
     with contextlib.suppress(OSError):  # they are computed again
-        write_arrays(path, source, {name: np.asarray(getattr(found, name)) for name in NEAR_COPIES})
+        _write_arrays(path, source, {name: np.asarray(getattr(found, name)) for name in NEAR_COPIES})
     return found
 
 
-def pictures_hash(listing: Listing, request: DataRequest) -> str:
-    """Return the sha256 of all that the arrays of a folder depend on: its files, the options and the reading code."""
-    pillow = metadata.version("pillow")
-    shape = request.image_size, request.channels, DEFAULT_SIDE
-    parts = (INDEX_SCHEMA, pillow, listing.state, listing.notices, *shape)
+def pictures_hash(listing: Listing) -> str:
+    """Return the sha256 of all that the arrays of a folder depend on: its files and the reading code."""
+    parts = (INDEX_SCHEMA, metadata.version("pillow"), listing.state, listing.notices, DEFAULT_SIDE)
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def picture_keys(paths: Sequence[Path]) -> NDArray[np.bytes_]:
-    """Return for each picture what changes with its path, its state and the code that reads it: [paths] of `KEY`."""
+    """Return for each picture what changes with its path, its state and the code that reads it, as in PICTURE."""
     code, keys = f"{INDEX_SCHEMA} {metadata.version('pillow')}", list[bytes]()
     for path in paths:
         try:
@@ -204,22 +235,23 @@ def picture_keys(paths: Sequence[Path]) -> NDArray[np.bytes_]:
         except OSError as error:  # reading it will be an error, too
             state = str(error)
         text = os.fsencode(f"{code}\0{state}\0{path}")
-        keys.append(hashlib.blake2b(text, digest_size=KEY.itemsize).digest())
-    return np.array(keys, KEY)
+        keys.append(hashlib.blake2b(text, digest_size=PICTURE["key"].itemsize).digest())
+    return np.array(keys, PICTURE["key"])
 
 
-def source_hash(prepared: Path) -> str:
-    """Return the sha256 of all sources of the arrays: TFDS' files and version.
+def known_pictures(paths: Sequence[Path], index: Index | None) -> NDArray[np.void]:
+    """Return what an index knows about each picture, an array of PICTURE: only the key if it does not know one."""
+    pictures = np.zeros(len(paths), PICTURE)
+    pictures["key"], pictures["row"] = picture_keys(paths), -1
+    if index is not None:
+        places = {key: place for place, key in enumerate(index.pictures["key"].tolist())}
+        place = np.array([places.get(key, -1) for key in pictures["key"].tolist()])
+        pictures[place >= 0] = index.pictures[place[place >= 0]]
+    return pictures
 
-    Args:
-        prepared: TFDS' folder of a version, such as `~/tensorflow_datasets/mnist/3.0.1`.
-    """
-    versions = f"{INDEX_SCHEMA} {metadata.version('tensorflow-datasets')}\n".encode()
-    return hashlib.sha256(b"".join((versions, *_file_hashes(prepared)))).hexdigest()
 
-
-def builder_hash(request: DataRequest, folder: Path) -> str:
-    """Return the sha256 of all that a dataset of TFDS outside the catalog depends on, or "" if it has no files.
+def tfds_hash(request: DataRequest, folder: Path) -> str:
+    """Return the sha256 of all that a dataset of TFDS depends on, or "" if it has no files.
 
     Args:
         folder: as `tfds_folder` returns it. All configurations and versions count, since only TFDS knows, after a slow
@@ -227,9 +259,8 @@ def builder_hash(request: DataRequest, folder: Path) -> str:
     """
     files = [*_file_hashes(folder)]
     code = request.tfds_import and request.tfds_import.sha256
-    options = request.tfds_name, code, request.splits, request.image_size, request.channels, DEFAULT_SIDE
     versions = package_versions(), metadata.version("pillow")  # of what decodes and resizes images
-    parts = repr((INDEX_SCHEMA, versions, options)).encode()
+    parts = repr((INDEX_SCHEMA, versions, request.tfds_name, code, request.splits, DEFAULT_SIDE)).encode()
     return hashlib.sha256(b"".join((parts, *files))).hexdigest() if files else ""
 
 

@@ -57,9 +57,9 @@ def test_pictures_and_a_model_of_the_laptop_are_used_on_hosts_that_share_no_file
     summary = json.loads(stdout)
     assert sorted(summary["models"]) == ["scratch", "small_resnet"]
     assert {trial["node"].partition("/")[0] for trial in summary["trials"]} == {host.name for host in cluster}
-    (images,) = (cluster[0].folder / "tfds/.prepared").glob("?" * 64)
+    (images,) = (cluster[0].folder / "tfds/.prepared").glob("*.pixels")
     for host in cluster[1:]:  # they hold the images, but neither pictures nor results
-        (copy,) = (host.folder / "home/tensorflow_datasets/.prepared").glob("?" * 64)
+        (copy,) = (host.folder / "home/tensorflow_datasets/.prepared").glob("*.pixels")
         assert (copy.name, copy.read_bytes()) == (images.name, images.read_bytes())
         assert not [*host.folder.rglob("*.png"), *host.folder.rglob("?*.keras")]
     assert not list(laptop.folder.rglob("?*.keras"))

@@ -39,13 +39,12 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
 
 
 def path_of_index(versions: Path) -> Path:
-    return versions.parent / ".prepared/leaves.npz"
+    return versions.parent / ".prepared/leaves.index"
 
 
 def indexed(versions: Path) -> Dataset | None:
-    return index.read_index(
-        "leaves", path_of_index(versions), lambda about: [index.source_hash(versions / about["version"])]
-    )
+    request = DataRequest(dataset="leaves", data_dir=versions.parent)
+    return index.prepared_dataset(request, index.tfds_hash(request, versions))
 
 
 def test_an_indexed_dataset_equals_the_prepared_one(prepared: tuple[Dataset, Path]) -> None:

@@ -11,11 +11,11 @@ from PIL import Image
 
 from mnist_lib import wording
 from mnist_lib.data import near_copies as module
+from mnist_lib.data.images import ImageArray
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepare import prepare, with_near_copies
 from mnist_lib.data.prepared import index
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.shards import ImageArray
 from mnist_lib.data.split import Dataset, NearCopies, Split
 from tests.support.pictures import classes, noise, write_folder
 

@@ -3,50 +3,40 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mnist_lib import wording
 from mnist_lib.data import folder as reading
+from mnist_lib.data.images import NAME_BYTES, Images, read_part
 from mnist_lib.data.prepare import prepare
-from mnist_lib.data.prepared import journal, writer
-from mnist_lib.data.prepared.folder import shards_of
-from mnist_lib.data.prepared.journal import JOURNAL_SUFFIX, OPEN_SUFFIX, Journal
-from mnist_lib.data.prepared.progress import ProgressFile
+from mnist_lib.data.prepared.folder import on_this_node
+from mnist_lib.data.prepared.writer import ProgressFile
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import COLUMNS, Dataset
 from mnist_lib.errors import DataError
-from mnist_lib.pictures.sandbox import Sandbox, Sandboxes
+from mnist_lib.pictures.sandbox import Sandbox
+from tests.support.corrections import correct, correction
 from tests.support.pictures import classes, noise, read, write_folder
+from tests.support.pixel_files import file_of
 
 ROOT = Path(__file__).parents[3]
-IMAGES_PER_SHARD = 20
-
-
-class LoggingSandboxes(Sandboxes):
-    """Sandboxes that append one byte to a file when a result arrives."""
-
-    log: Path
-
-    def map(self, function: Any, items: Any) -> Iterator[Any]:
-        with self.log.open("ab", buffering=0) as file:
-            for result in super().map(function, items):
-                file.write(b"x")
-                yield result
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Callable[[], tuple[int, int]]:
-    """Make shards small, and return a function that returns how many sizes and images were read since its last call."""
+    """Return a function that returns how many sizes and images were read since its last call."""
     counts = {"shape_of": 0, "read_file": 0}
 
     def counting_map(function: Any, items: Sequence[Path]) -> list[Any]:
@@ -59,7 +49,6 @@ def reads(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Callable[[], tup
         return before
 
     monkeypatch.setattr(reading, "Sandboxes", lambda files: contextlib.nullcontext(SimpleNamespace(map=counting_map)))
-    monkeypatch.setattr(writer, "MAX_SHARD_BYTES", IMAGES_PER_SHARD * 64)
     return since
 
 
@@ -89,7 +78,7 @@ def test_images_of_a_shape_that_the_pictures_led_to_are_not_prepared_again_for_a
     prepared = 0
     read_folder = reading.read_folder
 
-    def counting_read(*arguments: Any) -> Dataset:
+    def counting_read(*arguments: Any) -> tuple[Dataset, Any]:
         nonlocal prepared
         prepared += 1
         return read_folder(*arguments)
@@ -133,21 +122,82 @@ def test_a_preparation_reads_only_what_is_new_and_equals_one_from_nothing(
     require_law(1, 1)
     require_law(1, 142 - 50, image_size=(4, 16))  # as many bytes
     require_law(1, 142 - 50)
-    known = Journal(next((tmp_path / "prepared/.prepared").glob(f"*{JOURNAL_SUFFIX}")))
-    assert sum(len(shard.images) for shard in known.shards) == 141 - 50
 
 
-def test_many_small_additions_leave_few_files(tmp_path: Path, reads: Callable[[], tuple[int, int]]) -> None:
-    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=25))
-    read(folder)
+def written_bytes() -> int:
+    """Return how many bytes this process has written so far."""
+    return int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0])
+
+
+def test_twenty_more_pictures_write_and_send_only_their_images_and_the_index(
+    tmp_path: Path, reads: Callable[[], tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"image_size": (100, 100)}
+    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=300))
+    begin = written_bytes()
+    before = read(folder, **options)
+    assert written_bytes() - begin > 600 * 10_000
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "node"))
+    sent = list[int]()
+
+    def send(dataset: Dataset) -> None:
+        assert isinstance(dataset.images, Images)
+        elsewhere = replace(file_of(dataset.images), folder=tmp_path / "elsewhere/.prepared")
+
+        def read_there(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
+            sent.append(size)
+            return read_part(tmp_path / "prepared/.prepared" / path.name, offset, size)
+
+        there = on_this_node(Images(elsewhere, dataset.images.rows), read_there)
+        assert np.array_equal(np.asarray(there), np.asarray(dataset.images))
+
+    send(before)
+    write_folder(folder, {f"a/new{number}.png": noise(7_000 + number) for number in range(20)})
+    sent.clear()
     reads()
-    for number in range(12):
-        write_folder(folder, {f"a/new{number}.png": noise(7_000 + number)})
-        dataset = read(folder)
-        assert reads() == (1, 1)
-    shards = shards_of(dataset.images)
-    assert shards is not None
-    assert len(shards.names) <= 2 * (62 // IMAGES_PER_SHARD + 1)
+    begin = written_bytes()
+    after = read(folder, **options)
+    written = written_bytes() - begin
+    assert reads() == (20, 20)
+    (index,) = (tmp_path / "prepared/.prepared").glob("*.index")
+    assert index.stat().st_size < 620 * 200
+    assert 20 * 10_000 < written < 20 * 10_000 + index.stat().st_size + 10_000
+    send(after)
+    assert sum(sent) == 20 * 10_000
+
+
+def test_a_file_of_which_less_than_half_is_used_is_written_anew(
+    tmp_path: Path, reads: Callable[[], tuple[int, int]]
+) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=30))
+    before = read(folder)
+    pixels = np.asarray(before.images)
+    for number in range(15):
+        (folder / f"a/{number}.png").unlink()
+        (folder / f"b/{number}.png").unlink()
+    half = read(folder)
+    assert file_of(half.images).path == file_of(before.images).path
+    (folder / "a/15.png").unlink()
+    write_folder(folder, {"b/new.png": noise(7_000)})
+    reads()
+    after = read(folder)
+    assert reads() == (1, 1)
+    assert file_of(after.images).path != file_of(before.images).path
+    assert file_of(after.images).path.stat().st_size == NAME_BYTES + 30 * 64
+    require_equal(after, from_nothing(folder, tmp_path / "nothing"))
+    assert np.array_equal(np.asarray(before.images), pixels)  # a run that has begun before goes on
+
+
+def test_a_corrected_label_prepares_no_image_again(tmp_path: Path, reads: Callable[[], tuple[int, int]]) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    before = read(folder)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "prepared/.prepared").glob("*.index")}
+    reads()
+    correct(folder, correction(noise(3), "b"))
+    after = read(folder)
+    assert reads() == (0, 0)
+    assert after.fingerprint != before.fingerprint
+    assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
 def test_a_dataset_knows_that_its_images_are_among_the_temporary_files(
@@ -182,83 +232,91 @@ def test_a_waiting_process_sees_how_many_pictures_are_read(tmp_path: Path, monke
     assert [text.share for text in shown if text][-2:] == [59 / 60, 1]
     file.remove()
     assert file.read() is None
-    assert not [*(tmp_path / ".prepared").glob("*.part")]
+    assert not [*(tmp_path / ".prepared").glob("tmp*")]
     assert ProgressFile(DataRequest(data_dir=tmp_path)).path is None  # a dataset of the catalog
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 70)
+    os.truncate(path, path.stat().st_size - 1)
 
 
-@pytest.mark.parametrize("damage", [Path.exists, flip, cut, Path.unlink], ids=["none", "flipped", "cut", "missing"])
-@pytest.mark.parametrize("suffix", [JOURNAL_SUFFIX, OPEN_SUFFIX])
-def test_after_a_full_disk_only_intact_images_are_used(
-    tmp_path: Path,
-    reads: Callable[[], tuple[int, int]],
-    monkeypatch: pytest.MonkeyPatch,
-    damage: Callable[[Path], object],
-    suffix: str,
+def exchange(path: Path) -> None:
+    path.write_bytes(b"0" * path.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", [cut, exchange, Path.unlink], ids=["cut", "exchanged", "missing"])
+@pytest.mark.parametrize("suffix", [".pixels", ".index"])
+def test_d10_a_damaged_preparation_is_not_used_and_prepared_again(
+    tmp_path: Path, reads: Callable[[], tuple[int, int]], damage: Callable[[Path], object], suffix: str
 ) -> None:
-    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=15))
-    with monkeypatch.context() as full:
-        full.setattr(os, "fsync", lambda descriptor: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
-        full.setattr(journal, "FLUSH_SECONDS", 0)
-        with pytest.raises(DataError, match="expected more free space for images, got none; free some"):
-            read(folder)
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    read(folder)
     reads()
     damage(next((tmp_path / "prepared/.prepared").glob(f"*{suffix}")))
-    dataset = read(folder)
-    assert reads()[1] in (range(11, 31) if damage is not Path.exists else [11])  # 19 of 20 images had been noted
-    require_equal(dataset, from_nothing(folder, tmp_path / "nothing"))
-    assert not [*(tmp_path / "prepared/.prepared").glob(f"*{OPEN_SUFFIX}")]
+    after = read(folder)
+    assert reads() == (60, 60)
+    require_equal(read(folder), after)
+    assert reads() == (0, 0)
+    require_equal(after, from_nothing(folder, tmp_path / "nothing"))
+
+
+def test_d10_after_a_full_disk_the_images_of_before_are_used(
+    tmp_path: Path, reads: Callable[[], tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    file = file_of(read(folder).images)
+    write_folder(folder, {"a/new.png": noise(7_000)})
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", lambda descriptor: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+        with pytest.raises(DataError, match="expected more free space for images, got none; free some"):
+            read(folder)
+    assert file.path.stat().st_size == file.bytes
+    reads()
+    after = read(folder)
+    assert reads() == (1, 1)
+    require_equal(after, from_nothing(folder, tmp_path / "nothing"))
 
 
 KILLED = """
-import os, random, signal, sys, time
+import os, signal, sys
 from pathlib import Path
-from mnist_lib.data import folder
-from mnist_lib.data.prepared import journal, writer
-from mnist_lib.pictures import sandbox
-from tests.mnist_lib.data.test_preparing import LoggingSandboxes
+from mnist_lib.data.prepared.writer import PixelWriter
 from tests.support.pictures import read
 
-pictures, log, kills = Path(sys.argv[1]), Path(sys.argv[2]), 0
-LoggingSandboxes.log, folder.Sandboxes, sandbox.MIN_FILES_PER_PROCESS = log, LoggingSandboxes, 10**9
-journal.FLUSH_SECONDS, writer.MAX_SHARD_BYTES = 0.02, 700 * 64
-log.touch()
-ended = False
-while not ended:
-    at = log.stat().st_size + random.randrange(2_500) if kills < 4 else 10**9
-    process = os.fork()
-    if not process:
-        read(pictures)
-        os._exit(0)
-    while not ended and log.stat().st_size < at:
-        ended = os.waitpid(process, os.WNOHANG) == (process, 0)
-        time.sleep(0.001)
-    if not ended:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        kills += 1
-print(kills)
+add, left = PixelWriter.add, int(sys.argv[2])
+
+def add_or_die(writer, images):
+    global left
+    add(writer, images)
+    left -= 1
+    if not left:
+        writer._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+PixelWriter.add = add_or_die
+read(Path(sys.argv[1]))
 """
 
 
 @pytest.mark.slow
-def test_a_killed_preparation_continues_where_it_was(tmp_path: Path, reads: Callable[[], tuple[int, int]]) -> None:
-    count, log = 3_000, tmp_path / "log"
-    folder = write_folder(tmp_path / "f", classes("a", "b", pictures=count // 2))
-    command = [sys.executable, "-c", KILLED, str(folder), str(log)]
-    kills = int(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
-    assert kills
-    again = log.stat().st_size - 2 * count
-    assert 0 <= again <= 400 * kills, (again, kills)
-    killed = read(folder)
-    assert reads() == (0, 0)
-    require_equal(killed, from_nothing(folder, tmp_path / "nothing"))
+def test_a_preparation_after_killed_ones_equals_one_from_nothing(
+    tmp_path: Path, reads: Callable[[], tuple[int, int]]
+) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+
+    def kill(images: int) -> None:
+        command = [sys.executable, "-c", KILLED, str(folder), str(images)]
+        assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
+
+    kill(40)
+    before = read(folder)
+    assert reads() == (60, 60)
+    write_folder(folder, {f"a/new{number}.png": noise(7_000 + number) for number in range(20)})
+    kill(15)
+    path = file_of(before.images).path
+    assert path.stat().st_size == NAME_BYTES + 75 * 64
+    (folder / "a/new3.png").unlink()
+    after = read(folder)
+    assert reads() == (19, 19)
+    assert file_of(after.images).path == path
+    require_equal(after, from_nothing(folder, tmp_path / "nothing"))

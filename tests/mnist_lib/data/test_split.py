@@ -7,7 +7,7 @@ import pytest
 
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DataError
-from tests.support.shards import in_shards
+from tests.support.pixel_files import in_file
 
 
 def random_split(n: int) -> Split:
@@ -96,6 +96,6 @@ def test_a_rank_that_was_rounded_up_to_1_is_in_a_fold() -> None:
 
 
 def test_the_driver_gets_at_most_forty_bytes_for_each_image(tmp_path: Path) -> None:
-    dataset = in_shards(of(random_split(5_000)), tmp_path, per_shard=1_000)
+    dataset = in_file(of(random_split(5_000)), tmp_path)
     named = replace(dataset, files=np.zeros((len(dataset.images), 30), np.uint8))
     assert len(pickle.dumps(named.without_images())) < 40 * len(named.images)

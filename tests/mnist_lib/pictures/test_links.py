@@ -18,7 +18,6 @@ from jobs.predict.options import PredictOptions
 from jobs.review.data import Viewer, read_data
 from mnist_lib.data.folder import read_folder
 from mnist_lib.data.listing import find_pictures, list_folder, real_folders
-from mnist_lib.data.prepared.journal import Journal
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import ImageError
 from mnist_lib.objects.local import LocalObjects
@@ -73,7 +72,7 @@ def test_links_inside_of_a_folder_and_to_a_folder_that_was_named_are_read(folder
 def test_w11_training_leaves_out_a_picture_that_has_become_a_link_out(folder: Path) -> None:
     request, listing = DataRequest(dataset=f"{folder}/"), list_folder(folder)
     swap(folder / "b/3.png", folder.parent / "private/b/3.png")
-    dataset = read_folder(request, listing, Journal(folder.parent / "f.pictures"), lambda text: None)
+    dataset, _ = read_folder(request, listing, folder.parent, None, lambda text: None)
     assert dataset.notices == (f"left out: b/3.png: {OUT}",)
     images = [image for split in (dataset.train, dataset.test) for image in np.asarray(split.images)[..., 0]]
     assert len(images) == 15

@@ -13,7 +13,7 @@ from msgspec import structs
 from mnist_lib import spec as spec_module
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.clock import steady_time
-from mnist_lib.data import batches, shards
+from mnist_lib.data import batches, images
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import CheckpointError
@@ -43,8 +43,8 @@ from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.bounds import assert_at_most
 from tests.support.digits import few_digits
+from tests.support.pixel_files import file_of, in_file
 from tests.support.results import epochs_in
-from tests.support.shards import in_shards, shards_of
 from tests.support.training_clock import TrainingClock
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -107,7 +107,7 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     resources: Resources,
     settings: dict[str, Any],
 ) -> None:
-    """The first run holds the images in memory, the others read those that they need from several files."""
+    """The first run holds the images in memory, the others read those that they need from a file."""
     monkeypatch.setattr(spec_module, "MIN_PARTED_BATCH", 25)
     shared: dict[str, Any] = {"schedule": "one-cycle", "global_batch_size": 25, "hidden_units": 8}
     (spec,) = trial_grid([model], [7], epochs=3, **shared, **settings)
@@ -119,8 +119,8 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     # within epochs, the totals of chunks are not added one by one.
     epochs = epochs_in(uninterrupted)
     assignments = [Assignment(spec, content, epochs=epochs) for content in checkpoints.values()]
-    monkeypatch.setattr(shards, "MAX_HELD_BYTES", 0)
-    seen = events(assignments, in_shards(few, tmp_path), EACH_EPOCH, resources)
+    monkeypatch.setattr(images, "MAX_HELD_BYTES", 0)
+    seen = events(assignments, in_file(few, tmp_path), EACH_EPOCH, resources)
     assert [event.resumed_after for event in seen if isinstance(event, Started)] == pytest.approx(positions)
     (expected,) = results(uninterrupted)
     assert len(results(seen)) == len(positions)
@@ -134,16 +134,16 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
 def test_d10_a_file_of_images_that_is_lost_during_training_ends_the_trial(
     few: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(shards, "MAX_HELD_BYTES", 0)
-    dataset = in_shards(few, tmp_path)
+    monkeypatch.setattr(images, "MAX_HELD_BYTES", 0)
+    dataset = in_file(few, tmp_path)
     (spec,) = trial_grid(["scratch"], [0], epochs=50, hidden_units=8)
-    files = shards_of(dataset.images)
+    path = file_of(dataset.images).path
     for event in run_trials([Assignment(spec)], lambda: dataset, ONE, WorkerPlace(node="here"), EACH_EPOCH):
         if isinstance(event, EpochDone):
-            files.path(files.names[1]).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
     assert isinstance(event, TrialFailure)
     assert (event.code, event.details) == ("E-DATA-READ", "")
-    assert event.message.startswith(f"{files.path(files.names[1])}: expected the images of a dataset, got No such")
+    assert event.message.startswith(f"{path}: expected the images of a dataset, got No such")
 
 
 @pytest.mark.usefixtures("compiled_once", "three_chunks")

@@ -3,7 +3,7 @@
 from tests.support.mutants.mutant import Mutant
 
 LISTING, SPLIT = "mnist_lib/data/listing.py", "mnist_lib/data/split.py"
-SHARDS, SHARD_FOLDER = "mnist_lib/data/shards.py", "mnist_lib/data/prepared/folder.py"
+IMAGES, PREPARED_FOLDER = "mnist_lib/data/images.py", "mnist_lib/data/prepared/folder.py"
 CORRECTED, CORRECTIONS = "mnist_lib/data/corrected.py", "mnist_lib/data/corrections.py"
 TESTS = "mnist_lib/data"
 
@@ -50,27 +50,54 @@ MUTANTS = (
     ),
     Mutant(
         name="images are read in the order of their files",
-        file=SHARDS,
-        old="self._read_shard(shard, rows[places], pixels, places)",
-        new="self._read_shard(shard, rows[places], pixels, np.sort(places))",
+        file=IMAGES,
+        old="buffer[places[begin] * size : (places[begin] + end - begin) * size]",
+        new="buffer[begin * size : end * size]",
         why="Each image would have the label of another.",
-        tests=(f"{TESTS}/test_shards.py::test_any_rows_are_read_in_their_order_from_files_and_from_memory",),
+        tests=(f"{TESTS}/test_pixel_files.py::test_any_rows_are_read_in_their_order_from_files_and_from_memory",),
     ),
     Mutant(
         name="a damaged image is trained on",
-        file=SHARDS,
-        old="if zlib.crc32(buffer[place * size : (place + 1) * size]) == checksum:",
-        new="if checksum:",
+        file=IMAGES,
+        old="if zlib.crc32(image.data) != checksum:",
+        new="if not checksum:",
         why="A failing disk would change the accuracy, and nobody would know.",
-        tests=(f"{TESTS}/test_shards.py::test_d10_no_wrong_pixels_are_returned",),
+        tests=(f"{TESTS}/test_pixel_files.py::test_d10_flipped_bytes_are_noticed_when_images_are_held_in_memory",),
+    ),
+    Mutant(
+        name="the images of another file are trained on",
+        file=IMAGES,
+        old="if file.read(NAME_BYTES) != self.name.encode():",
+        new="if not file.read(NAME_BYTES):",
+        why="Each image would have the label of another.",
+        tests=(f"{TESTS}/test_pixel_files.py::test_d10_a_file_that_is_cut_exchanged_or_missing_is_an_error",),
+    ),
+    Mutant(
+        name="each new picture writes all images again",
+        file="mnist_lib/data/folder.py",
+        old="2 * len(known) < len(earlier.checksums)",
+        new="2 * len(known) > len(earlier.checksums)",
+        why="Each night, 40 GB would be written and sent to each node.",
+        tests=(f"{TESTS}/test_preparing.py::test_twenty_more_pictures_write_and_send_only_their_images_and_the_index",),
+    ),
+    Mutant(
+        name="appended images replace those of before",
+        file="mnist_lib/data/prepared/writer.py",
+        old="self._file.seek(self._target.bytes)",
+        new="self._file.seek(len(self._target.name))",
+        why="A run that has begun before would train on pictures with the labels of others.",
+        tests=(
+            f"{TESTS}/test_pixel_files.py"
+            "::test_images_that_are_appended_follow_those_of_before_which_are_not_written_again",
+        ),
     ),
     Mutant(
         name="the images of a running job are removed",
-        file=SHARD_FOLDER,
+        file=PREPARED_FOLDER,
         old="names.update(file.read().split())",
         new="pass",
         why="A job that trains for days would fail when another one begins.",
-        tests=(f"{TESTS}/test_shards.py::test_only_old_shards_that_no_process_uses_are_removed",),
+        tests=(f"{TESTS}/test_pixel_files.py::test_only_old_files_that_no_process_uses_are_removed",),
     ),
     Mutant(
         name="a changed picture keeps its old pixels",

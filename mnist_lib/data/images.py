@@ -1,12 +1,11 @@
-"""Images in shards: files of pixels that never change, each named by its sha256 and read where they are needed.
+"""Images whose pixels are in a file, and are read where they are needed.
 
-Every image that is read is compared with its checksum, so that a damaged, cut or missing file is an error in place of
-wrong pixels. The files are read, not mapped: access to a mapped file that has been cut ends a process by a signal.
+A file that is cut, exchanged or missing is an error. Flipped bytes are noticed when images are held in memory, not when
+they are streamed. The file is read, not mapped: access to a mapped file that has been cut ends a process by a signal.
 """
 
 import contextlib
 import errno
-import functools
 import itertools
 import math
 import os
@@ -29,7 +28,9 @@ CHUNK_BYTES = 30_000_000
 CHUNKS_AHEAD = 2  # chunks that are read ahead, in a thread, while one is trained on
 BLOCK_BYTES = 16 << 20  # of images that are processed at a time
 ALIGNMENT = 64  # of an array, in bytes, with which TensorFlow uses it as a tensor without a copy
-PREPARED = ".prepared"  # the folder of shards and indices, in that of prepared datasets
+PREPARED = ".prepared"  # the folder of files of pixels and their indices, in that of prepared datasets
+PIXELS_SUFFIX = ".pixels"
+NAME_BYTES = 32  # of the name of a file of pixels
 
 
 class ImageArray(Protocol):
@@ -100,23 +101,17 @@ class PixelsInMemory:
 
 
 @dataclass(frozen=True, eq=False)
-class Shards:
-    """A source in files of a folder. A row counts the images of all of them, in their order."""
+class PixelFile:
+    """A source in a file: its own name, then the images of all rows. Later preparations may append images to it."""
 
     folder: Path
+    name: str  # of NAME_BYTES characters
     image_shape: tuple[int, ...]
-    names: tuple[str, ...]  # the sha256 of each file
-    counts: tuple[int, ...]  # images in each
     checksums: NDArray[np.uint32]  # [rows]: the CRC of each image
 
-    @functools.cached_property
-    def _ends(self) -> NDArray[np.int64]:
-        return np.cumsum((0, *self.counts))  # [shards + 1]: the row at which each begins, and the last one ends
-
     @property
-    def digests(self) -> NDArray[np.uint8]:
-        """The sha256 of each file, [shards, 32]."""
-        return np.frombuffer(bytes.fromhex("".join(self.names)), np.uint8).reshape(-1, 32)
+    def path(self) -> Path:
+        return self.folder / f"{self.name}{PIXELS_SUFFIX}"
 
     @property
     def image_bytes(self) -> int:
@@ -124,87 +119,69 @@ class Shards:
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
-        return sum(self.counts) * self.image_bytes
-
-    def path(self, name: str) -> Path:
-        return self.folder / name
+        """Size of the file, without images that were appended later."""
+        return NAME_BYTES + len(self.checksums) * self.image_bytes
 
     def is_complete(self) -> bool:
-        """Return whether each file is in the folder and has its size."""
-        return not any(self.missing())
-
-    def missing(self) -> Iterator[tuple[str, int]]:
-        """Yield the name and the size of each file that is not in the folder, or has another size."""
-        for name, count in zip(self.names, self.counts, strict=True):
-            size = count * self.image_bytes
-            try:
-                if self.path(name).stat().st_size == size:
-                    continue
-            except OSError:
-                pass
-            yield name, size
-
-    def touch(self) -> None:
-        """Set the time of the files to now, so that they are not removed before a run protects them."""
-        for name in self.names:
-            with contextlib.suppress(OSError):
-                os.utime(self.path(name))
+        """Return whether the file is there, and has all images."""
+        try:
+            with self._opened() as descriptor:
+                return os.fstat(descriptor).st_size >= self.bytes
+        except DataReadError:
+            return False
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the pixels of some rows, [n, height, width, channels], in their order.
 
         Raises:
-            DataReadError: a file is missing or cut, or an image is damaged. A damaged file is removed, so that the next
-                run prepares its images again.
+            DataReadError: the file is missing, cut or exchanged.
         """
-        order = np.argsort(rows, kind="stable")  # that of the files
-        pixels = _empty(len(rows), self.image_bytes)
-        bounds = np.searchsorted(rows[order], self._ends).tolist()
-        parts = [
-            (shard, order[begin:end]) for shard, (begin, end) in enumerate(itertools.pairwise(bounds)) if begin < end
-        ]
-        if len(rows) > 1:
-            for shard, places in parts:  # so that the disk reads those of all files at the same time
-                self._announce(shard, rows[places])
-        for shard, places in parts:
-            self._read_shard(shard, rows[places], pixels, places)
-        return pixels.reshape(len(rows), *self.image_shape)
+        size, pixels = self.image_bytes, _empty(len(rows), *self.image_shape)
+        buffer, order = pixels.reshape(-1).data, np.argsort(rows, kind="stable")  # that of the file
+        # Neighbours in the file that are neighbours in the array, too, are read at once.
+        breaks = np.flatnonzero((np.diff(rows[order]) != 1) | (np.diff(order) != 1)) + 1
+        ordered, places, runs = rows[order].tolist(), order.tolist(), list[tuple[int, memoryview]]()
+        for begin, end in itertools.pairwise((0, *breaks.tolist(), len(rows))):
+            if begin < end:
+                part = buffer[places[begin] * size : (places[begin] + end - begin) * size]
+                runs.append((NAME_BYTES + ordered[begin] * size, part))
+        with self._opened() as descriptor:
+            if len(runs) > 1:  # so that the disk reads all of them at the same time
+                for offset, part in runs:
+                    os.posix_fadvise(descriptor, offset, len(part), os.POSIX_FADV_WILLNEED)
+            for offset, part in runs:
+                _read_into(part, descriptor, offset)
+        return pixels
 
-    def _announce(self, shard: int, rows: NDArray[np.int64]) -> None:
-        """Tell the kernel which images of one file will be read."""
-        with contextlib.suppress(OSError), self.path(self.names[shard]).open("rb", buffering=0) as file:
-            for position in (rows - self._ends[shard]).tolist():
-                os.posix_fadvise(file.fileno(), position * self.image_bytes, self.image_bytes, os.POSIX_FADV_WILLNEED)
+    def read_checked(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the same as `read`, after comparing each image with its checksum.
 
-    def _read_shard(
-        self, shard: int, rows: NDArray[np.int64], pixels: NDArray[np.uint8], places: NDArray[np.intp]
-    ) -> None:
-        """Read images of one file, whose rows ascend, into places of an array."""
-        path, size, buffer = self.path(self.names[shard]), self.image_bytes, pixels.reshape(-1).data
-        positions = rows - self._ends[shard]
-        breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(places) != 1)) + 1
-        try:
-            with path.open("rb", buffering=0) as file:
-                # Neighbours in the file that are neighbours in the array, too, at once.
-                for begin, end in itertools.pairwise((0, *breaks.tolist(), len(rows))):
-                    part = buffer[places[begin] * size : (places[begin] + end - begin) * size]
-                    _read_into(part, file.fileno(), int(positions[begin]) * size)
-        except OSError as error:
-            raise _not_read(path, error) from error
+        Raises:
+            DataReadError: as `read`, or an image is damaged. The file is removed, so that the next run prepares the
+                images again.
+        """
+        pixels = self.read(rows)
         expected = self.checksums[rows].tolist()
-        for position, place, checksum in zip(positions.tolist(), places.tolist(), expected, strict=True):
-            if zlib.crc32(buffer[place * size : (place + 1) * size]) == checksum:
-                continue
-            # Once more, since it may be the memory that is damaged, and other processes use the file.
-            pixels[place] = read_part(path, position * size, size)
-            if zlib.crc32(pixels[place].data) != checksum:
+        for row, image, checksum in zip(rows.tolist(), pixels.reshape(len(rows), -1), expected, strict=True):
+            if zlib.crc32(image.data) != checksum:
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    self.path.unlink()
                 raise DataReadError(
-                    f"{path}: expected the images that were written, got a damaged one at {position:,}; run again, and"
+                    f"{self.path}: expected the images that were written, got a damaged one at {row:,}; run again, and"
                     " check the disk"
                 )
+        return pixels
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Yield a descriptor of the file, and turn each OSError in the block into a DataReadError."""
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                if file.read(NAME_BYTES) != self.name.encode():
+                    raise OSError(errno.EIO, "another file")
+                yield file.fileno()
+        except OSError as error:
+            raise _not_read(self.path, error) from error
 
 
 def read_part(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
@@ -249,15 +226,16 @@ def blocks(images: ImageArray) -> Iterator[slice]:
 
 
 def in_memory(images: ImageArray) -> ImageArray:
-    """Return images whose pixels a thread reads into memory, in the order of their files, while a model is compiled.
+    """Return images whose pixels a thread reads into memory, in the order of their file, while a model is compiled.
 
-    Whoever needs pixels waits for all of them, and gets the error if they cannot be read. More than MAX_HELD_BYTES of
-    images stay where they are.
+    Whoever needs pixels waits for all of them, and gets the error if they cannot be read or one is damaged. More than
+    MAX_HELD_BYTES of images stay where they are.
     """
-    if not isinstance(images, Images) or math.prod(images.shape) > MAX_HELD_BYTES:
+    source = images.source if isinstance(images, Images) else None
+    if not isinstance(images, Images) or not isinstance(source, PixelFile) or math.prod(images.shape) > MAX_HELD_BYTES:
         return images
     rows, place = np.unique(images.rows, return_inverse=True)
     executor = ThreadPoolExecutor(max_workers=1)
-    pixels = executor.submit(images.source.read, rows)
+    pixels = executor.submit(source.read_checked, rows)
     executor.shutdown(wait=False)  # it ends when they are read
-    return Images(PixelsInMemory(images.source.image_shape, pixels), place)
+    return Images(PixelsInMemory(source.image_shape, pixels), place)

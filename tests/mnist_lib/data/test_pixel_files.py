@@ -16,27 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mnist_lib.data.images import NAME_BYTES, Images, in_memory, read_part
 from mnist_lib.data.prepared import folder as module
-from mnist_lib.data.prepared.folder import on_this_node, remove_unused, shards_folder
-from mnist_lib.data.prepared.writer import ShardWriter
-from mnist_lib.data.shards import Images, in_memory, read_part
+from mnist_lib.data.prepared.folder import on_this_node, prepared_folder, remove_unused
+from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.errors import DataError, DataReadError
-from tests.support.shards import shards_of, write_shards
+from tests.support.pixel_files import file_of, write_pixels
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 2, 1), np.uint8)
 
 
-def write(folder: Path, images: NDArray[np.uint8] = IMAGES) -> Images:
-    return write_shards(folder, images, per_shard=5)
-
-
-def first_file(images: Images) -> Path:
-    return shards_of(images).path(shards_of(images).names[0])
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return write(tmp_path_factory.mktemp("shards"))
+    return write_pixels(tmp_path_factory.mktemp("pixels"), IMAGES)
 
 
 @given(rows=st.lists(st.integers(0, len(IMAGES) - 1), max_size=60), first=st.integers(0, 9))
@@ -58,47 +50,60 @@ def test_several_indices_are_refused(written: Images) -> None:
         written[..., 0]
 
 
-def test_a_shard_is_named_by_its_content_and_holds_a_limited_number_of_images(written: Images) -> None:
-    shards = shards_of(written)
-    assert shards.counts == (5, 5, 5, 5, 3)
-    assert sorted(path.name for path in shards.folder.glob("?" * 64)) == sorted(shards.names)
+def test_images_that_are_appended_follow_those_of_before_which_are_not_written_again(tmp_path: Path) -> None:
+    before = write_pixels(tmp_path, IMAGES)
+    path = file_of(before).path
+    inode = path.stat().st_ino
+    path.write_bytes(path.read_bytes() + b"\1" * 7)  # of a preparation that was killed
+    with PixelWriter(tmp_path, (3, 2, 1), 2, file_of(before)) as writer:
+        writer.add(IMAGES[:2] // 2)
+        after = Images(writer.finish(), np.arange(len(writer)))
+    assert (file_of(after).path, path.stat().st_ino) == (path, inode)
+    assert path.stat().st_size == file_of(after).bytes == NAME_BYTES + 25 * 6
+    expected = np.concatenate((IMAGES, IMAGES[:2] // 2))
+    for images in (after, before, in_memory(after), in_memory(before)):
+        assert np.array_equal(np.asarray(images), expected[: len(images)])
 
 
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[2 * 6 + 3] ^= 1  # in the third image
+    content[NAME_BYTES + 2 * 6 + 3] ^= 1  # in the third image
     path.write_bytes(content)
 
 
 def cut(path: Path) -> None:
-    os.truncate(path, 2 * 6 + 3)
+    os.truncate(path, path.stat().st_size - 1)
 
 
 def exchange(path: Path) -> None:
-    another = next(other for other in path.parent.iterdir() if other.name != path.name)
-    path.write_bytes(another.read_bytes()[: path.stat().st_size].ljust(path.stat().st_size, b"\0"))
+    path.write_bytes(file_of(write_pixels(path.parent, IMAGES[::-1])).path.read_bytes())
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [
-        (flip, "got a damaged one at 2; run"),
-        (exchange, "got a damaged one at 2"),
-        (cut, "got a shorter file"),
-        (Path.unlink, "got No such file"),
-    ],
-    ids=["flipped", "exchanged", "cut", "missing"],
+    [(exchange, "got another file"), (cut, "got a shorter file"), (Path.unlink, "got No such file")],
+    ids=["exchanged", "cut", "missing"],
 )
-def test_d10_no_wrong_pixels_are_returned(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
-    images = write(tmp_path)
-    damage(first_file(images))
-    with pytest.raises(DataReadError, match=re.escape(str(first_file(images)))):  # in memory, of any image
-        np.asarray(in_memory(images)[[22]])
-    damage(first_file(images := write(tmp_path)))
-    assert np.array_equal(np.asarray(images[5:]), IMAGES[5:])
-    with pytest.raises(DataReadError, match=message):
-        np.asarray(images[[2, 9]])
-    assert not shards_of(images).is_complete()  # so the next run prepares the images again
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_d10_a_file_that_is_cut_exchanged_or_missing_is_an_error(
+    tmp_path: Path, damage: Callable[[Path], None], message: str, is_streamed: bool
+) -> None:
+    images = write_pixels(tmp_path, IMAGES)
+    path = file_of(images).path
+    assert file_of(images).is_complete()
+    damage(path)
+    with pytest.raises(DataReadError, match=f"{re.escape(str(path))}: expected the images of a dataset, {message}"):
+        np.asarray((images if is_streamed else in_memory(images))[[2, 22]])
+    assert not file_of(images).is_complete()  # so the next run prepares the images again
+
+
+def test_d10_flipped_bytes_are_noticed_when_images_are_held_in_memory(tmp_path: Path) -> None:
+    images = write_pixels(tmp_path, IMAGES)
+    flip(file_of(images).path)
+    assert np.array_equal(np.asarray(in_memory(images[3:])), IMAGES[3:])
+    with pytest.raises(DataReadError, match="expected the images that were written, got a damaged one at 2; run"):
+        np.asarray(in_memory(images)[[22]])  # whichever image is asked for
+    assert not file_of(images).is_complete()  # so the next run prepares the images again
 
 
 READ_WITH_LITTLE_MEMORY = """
@@ -115,7 +120,7 @@ np.asarray(images)
 
 def test_images_are_read_with_less_memory_than_they_take(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1_000, 100, 100, 10), np.uint8)  # 100 MB
-    images = write_shards(tmp_path, pixels, per_shard=300)
+    images = write_pixels(tmp_path, pixels)
     command = [sys.executable, "-c", READ_WITH_LITTLE_MEMORY]
     done = subprocess.run(command, input=pickle.dumps(images), capture_output=True)
     assert done.stdout.decode().strip() == str(pixels[:, 0, 0, 0].sum(dtype=int))
@@ -124,7 +129,7 @@ def test_images_are_read_with_less_memory_than_they_take(tmp_path: Path) -> None
 
 def test_d9_too_little_disk_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected 1,000\.00 GB of free space for images, got .* GB; free some"):
-        ShardWriter(tmp_path, (1_000, 1_000, 1), 1_000_000)
+        PixelWriter(tmp_path, (1_000, 1_000, 1), 1_000_000)
     assert not [*tmp_path.iterdir()]
 
 
@@ -133,8 +138,8 @@ def test_d10_a_disk_that_becomes_full_is_one_line_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
     with pytest.raises(DataError, match="expected more free space for images, got none; free some"):
-        write(tmp_path / "shards")
-    assert not [*(tmp_path / "shards").iterdir()]
+        write_pixels(tmp_path / "pixels", IMAGES)
+    assert not [*(tmp_path / "pixels").glob("*.pixels")]
 
 
 def age(folder: Path) -> None:
@@ -147,11 +152,11 @@ def end_protection(folder: Path) -> None:
     os.close(module._used.pop(folder))
 
 
-def test_only_old_shards_that_no_process_uses_are_removed(tmp_path: Path) -> None:
-    images, other = write(tmp_path), write(tmp_path, IMAGES[::-1])
+def test_only_old_files_that_no_process_uses_are_removed(tmp_path: Path) -> None:
+    images, other = write_pixels(tmp_path, IMAGES), write_pixels(tmp_path, IMAGES[::-1])
     end_protection(tmp_path)
     remove_unused(tmp_path)
-    assert shards_of(images).is_complete()  # they are not old
+    assert file_of(images).is_complete()  # they are not old
     script = (
         "import pickle, sys; from mnist_lib.data.prepared.folder import protect_images;"
         "protect_images(pickle.load(sys.stdin.buffer)); print(flush=True); input()"
@@ -162,61 +167,66 @@ def test_only_old_shards_that_no_process_uses_are_removed(tmp_path: Path) -> Non
     pickle.dump(images, process.stdin)
     process.stdin.flush()
     process.stdout.readline()
-    (tmp_path / ".mnist.npz.0").touch()  # as a killed process leaves it
+    for name in (".mnist.index.0", "0" * 64, "f.pictures", "f.npz"):  # of a killed process, or of earlier versions
+        (tmp_path / name).touch()
     age(tmp_path)
     remove_unused(tmp_path)
-    assert (shards_of(images).is_complete(), shards_of(other).is_complete()) == (True, False)
+    assert (file_of(images).is_complete(), file_of(other).is_complete()) == (True, False)
     process.kill()
     process.communicate()
     remove_unused(tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("name", ["another.used", "another.npz", "another.pictures"])
+@pytest.mark.parametrize("name", ["another.used", "another.index"])
 def test_nothing_is_removed_if_it_is_not_known_what_another_user_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    images = write(tmp_path)
+    images = write_pixels(tmp_path, IMAGES)
     end_protection(tmp_path)
     (tmp_path / name).mkdir()  # cannot be read, also by an administrator
     age(tmp_path)
     remove_unused(tmp_path)
-    assert shards_of(images).is_complete()
+    assert file_of(images).is_complete()
     (tmp_path / name).rmdir()
-    (tmp_path / "damaged.npz").touch()
+    (tmp_path / "damaged.index").touch()
     remove_unused(tmp_path)
-    assert not shards_of(images).is_complete()
+    assert not file_of(images).is_complete()
 
 
-def test_a_node_gets_the_files_once_continues_where_it_was_and_refuses_other_bytes(
+def test_a_node_gets_a_file_once_goes_on_where_it_was_and_then_gets_only_what_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "here"))
-    monkeypatch.setattr(module, "FETCH_BYTES", 8)
-    there = write(tmp_path / "there")
-    missing = Images(replace(shards_of(there), folder=tmp_path / "nowhere/.prepared"), there.rows)
-    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(module, "FETCH_BYTES", 60)
+    there = write_pixels(tmp_path / "there", IMAGES)
+
+    def missing(images: Images) -> Images:
+        return Images(replace(file_of(images), folder=tmp_path / "nowhere/.prepared"), images.rows)
+
+    asked: list[tuple[str, int, int]] = []
 
     def read(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
-        asked.append((path.name, offset))
+        asked.append((path.name, offset, size))
         if len(asked) == 3:
             raise ConnectionError("the link is cut")
         return read_part(tmp_path / "there" / path.name, offset, size)
 
     assert on_this_node(there, read) is there
     with pytest.raises(DataError, match="the link is cut"):
-        on_this_node(missing, read)
-    fetched = on_this_node(missing, read)
-    assert np.array_equal(np.asarray(fetched), IMAGES)
-    assert asked[2] == asked[3] != asked[0]
-    count = len(asked)
-    end_protection(shards_folder())
-    age(shards_folder())
-    assert np.array_equal(np.asarray(on_this_node(missing, read)), IMAGES)  # nothing is removed in between
-    assert len(asked) == count
-    path = shards_folder() / shards_of(there).names[0]
-    path.unlink()
-    assert on_this_node(missing, None) is missing  # a node does not ask itself
-    with pytest.raises(DataError, match=r"expected the same bytes as in .*, got others; run again"):
-        on_this_node(missing, lambda path, offset, size: bytes(size))
-    assert not path.exists()
+        on_this_node(missing(there), read)
+    assert np.array_equal(np.asarray(on_this_node(missing(there), read)), IMAGES)
+    name = file_of(there).path.name
+    assert asked == [(name, 0, 60), (name, 60, 60), (name, 120, 50), (name, 120, 50)]
+    end_protection(prepared_folder())
+    age(prepared_folder())
+    assert np.array_equal(np.asarray(on_this_node(missing(there), read)), IMAGES)  # nothing is removed in between
+    assert len(asked) == 4
+    with PixelWriter(tmp_path / "there", (3, 2, 1), 1, file_of(there)) as writer:
+        writer.add(IMAGES[:1])
+        more = Images(writer.finish(), np.array([23, 1]))
+    assert np.array_equal(np.asarray(on_this_node(missing(more), read)), IMAGES[:2])
+    assert asked[4:] == [(name, NAME_BYTES + 23 * 6, 6)]
+    (prepared_folder() / name).unlink()
+    absent = missing(there)
+    assert on_this_node(absent, None) is absent  # a node does not ask itself
