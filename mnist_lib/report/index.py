@@ -17,7 +17,7 @@ from mnist_lib.run_documents import Summary
 from mnist_lib.store.champions.appointment import current_appointment, history
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.runs import INDEX, REPORT, SUMMARY, RunFolder
-from mnist_lib.store.versions import find, model_names
+from mnist_lib.store.versions import model_names
 
 MAX_ATTEMPTS = 5  # attempts to write an index that lists every complete run
 MAX_RUNS = 500  # of one dataset in its table; the plot shows all
@@ -45,7 +45,6 @@ class Change:
     """A version that became champion."""
 
     record: Champion  # that of the current champion has its accuracy on the newest hold-out
-    accuracy: float | None = None  # None if it is no longer known
     newest: Champion | None = None  # the newest record of the log, if it is one of the current champion
 
 
@@ -108,20 +107,9 @@ def _changes(objects: Objects) -> Iterator[Change | str]:
                     yield f"a champion of {model} for {dataset} ({record})"
                 elif record is current and isinstance(newest, Champion):
                     record = replace(record, test=newest.test or record.test)
-                    yield Change(record, _test_accuracy(objects, record), newest)
+                    yield Change(record, newest)
                 elif record.kind != "keep":
-                    yield Change(record, _test_accuracy(objects, record))
-
-
-def _test_accuracy(objects: Objects, record: Champion) -> float | None:
-    """Return the accuracy of a champion: on the hold-out of its record, or else its own, if that is still known."""
-    if record.test:
-        return record.test.value
-    try:
-        version = find(objects, record.model, record.version)
-        return version.facts.test.value if version else None
-    except IntegrityError:
-        return None
+                    yield Change(record)
 
 
 def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str] = ()) -> bytes:
@@ -189,7 +177,7 @@ def _plot(name: str, models: Sequence[str], rows: Sequence[Row], changes: Sequen
         dated = [(row.ended, row.accuracies[model]) for row in rows[::-1] if model in row.accuracies]
         runs = [(datetime.fromisoformat(at), accuracy) for at, accuracy in dated]
         own = [change for change in changes if change.record.model == model]
-        stars = [(datetime.fromisoformat(c.record.at), c.accuracy) for c in own if c.accuracy is not None]
+        stars = [(datetime.fromisoformat(c.record.at), c.record.test.value) for c in own if c.record.test]
         if runs:
             series[model] = number, runs, stars
     return Markup(plots.over_time(name, series).svg) if series else None

@@ -28,7 +28,9 @@ class ChallengerTestSet:
     """
 
     def __init__(self, objects: Objects, challenger: Version, predict: Predict | None) -> None:
-        self._objects, self._challenger, self._predict = objects, challenger, predict
+        self._objects = objects
+        self._challenger = challenger
+        self._predict = predict
         self.predictions = Predictions.read(objects, challenger)
         self._stored = {challenger.number: self.predictions}  # of each version
         self._probabilities = dict[int, NDArray[np.float32]]()  # of each version: [images, its classes]
@@ -47,7 +49,8 @@ class ChallengerTestSet:
             MnistError: what predicts them fails.
         """
         if version.number not in self._probabilities:
-            stored, predicted = self.stored(version), None
+            stored = self.stored(version)
+            predicted = None
             unknown = np.flatnonzero(self.is_answered(version) & (stored.rows_for(self.predictions) < 0))
             if len(unknown):
                 if self._predict is None:
@@ -73,8 +76,10 @@ class ChallengerTestSet:
 
     def compared(self, champion: Version, *, balanced: bool) -> Compared:
         """Return the comparison of the challenger with the champion, on the images that the champion can answer."""
-        classes, known = self.predictions.classes, champion.facts.dataset.classes
-        answered, shared = self.is_answered(champion), None
+        classes = self.predictions.classes
+        known = champion.facts.dataset.classes
+        answered = self.is_answered(champion)
+        shared = None
         common = [name for name in classes if name in known]
         if not {*classes} == {*common} == {*known}:
             of_common = np.isin(self.predictions.labels, [classes.index(name) for name in common])
