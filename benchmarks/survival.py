@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,12 @@ from PIL import Image
 from benchmarks.digits import parser_with_source
 from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
-from jobs.rehearse import running_workers
 from mnist_lib.assignment import CHECKPOINT_SECONDS
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.margins import MARGINS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import EpochDone, HistoryEntry, Started
-from mnist_lib.run_documents import DriverConnected
+from mnist_lib.run_documents import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
@@ -129,6 +128,17 @@ def kill_workers(
     if driver.returncode:
         raise SystemExit(stderr)
     return CompletedRun(json.loads(stdout), time.perf_counter() - begin, storage), repeated
+
+
+def running_workers(history: Iterable[HistoryEntry]) -> dict[str, int]:
+    """Return the process id of the worker of each running trial."""
+    running: dict[str, int] = {}
+    for entry in history:
+        if isinstance(entry, Started):
+            running[entry.trial] = entry.pid
+        elif isinstance(entry, TrialEnded | AttemptDied):
+            running.pop(entry.trial, None)
+    return running
 
 
 def kill_the_driver(storage: Path, source: Path | None, generator: random.Random, *more: str) -> CompletedRun:

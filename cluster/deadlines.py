@@ -52,10 +52,6 @@ MAX_FAILED_STARTS = 3  # when a bug makes this many lanes in a row fail to start
 MAX_SKIPPED = 16  # trials that are not ready when a lane asks for one
 BACK_OFF_SECONDS = (1.0, 30.0)  # first and longest pause; the pause doubles with each death
 
-# Nodes on this machine
-NODE_START_SECONDS = 60.0  # until a node has joined
-NODE_KILL_SECONDS = 20.0  # until every process of a node has ended
-
 
 class Clock(Protocol):
     """The clock of supervision: the module `time`, or a simulated one."""

@@ -5,13 +5,12 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray._raylet
-from ray._private import ray_constants, services, utils, worker
+from ray._private import services, utils, worker
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 from ray._private.authentication import authentication_token_setup
 from ray._private.grpc_utils import init_grpc_channel
@@ -26,21 +25,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 LOOPBACK = "127.0.0.1"
-LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # if "0", Ray does not replace LOOPBACK
 # Ray serves its metrics to everybody. Two of the servers cannot be disabled; with an impossible port they do not start.
 NO_METRICS = {"RAY_enable_metrics_collection": "0", "AUTOSCALER_METRIC_PORT": "-1", "DASHBOARD_METRIC_PORT": "-1"}
-# `ray start` of this environment, on loopback. The variable is set only after the imports, which read it, too: if they
-# found "0", `ray start` would refuse to join a cluster.
-START_CODE = f"""
-import os
-from ray._private import services
-from ray.scripts.scripts import main
-services.resolve_ip_for_localhost = str
-os.environ["{LOOPBACK_VARIABLE}"] = "0"
-main()
-"""
-START_COMMAND = (sys.executable, "-c", START_CODE, "start")
-STARTED = "Ray runtime started"  # printed by `ray start` when the node has joined
 NO_AGENT = "No available agent"  # in the job server's answer until the head's agent has started
 JOB_VARIABLE = RAY_JOB_CONFIG_JSON_ENV_VAR  # in the environment of a process that the job server has started
 NODE_ARGUMENT = "--node_id="  # in the command line of a node's main process, with the id of the node
@@ -123,12 +109,6 @@ def token_loader() -> Any:
 
 def enable_token_if_found() -> None:
     authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-
-
-def enable_and_create_token() -> None:
-    authentication_token_setup.logger.setLevel("ERROR")  # it warns that a token is used
-    authentication_token_setup.enable_token_auth_by_default()
-    authentication_token_setup.ensure_token_if_auth_enabled(create_token_if_missing=True)
 
 
 def this_machine_resources() -> tuple[int, int]:

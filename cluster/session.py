@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,6 @@ from cluster.errors import AuthError, ClusterError, ClusterLostError, first_line
 log = logging.getLogger(__name__)
 
 TOKEN_FILE = "~/.ray/auth_token"  # Ray looks in RAY_AUTH_TOKEN first, then in the file of RAY_AUTH_TOKEN_PATH
-UNUSED_PORTS = range(16_384, 32_768)  # Linux uses higher ports for outgoing connections
 
 _private_folders: list[str] = []  # of clusters that this process has started
 
@@ -197,15 +195,6 @@ def require_head(address: str, source: str) -> str:
     return address
 
 
-def unused_port(host: str = "") -> int:
-    """Return a port of this machine on which no process listens, and which no outgoing connection will take."""
-    while True:
-        with socket.socket() as unused, contextlib.suppress(OSError):
-            unused.bind((host, secrets.choice(UNUSED_PORTS)))
-            port: int = unused.getsockname()[1]
-            return port
-
-
 # Tokens
 
 
@@ -229,15 +218,6 @@ def token_file() -> Path | None:
     with contextlib.suppress(RuntimeError):
         return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
     return None
-
-
-def ensure_token() -> None:
-    """Create a token for a cluster that other machines may join, unless one exists where Ray looks for it."""
-    before = os.umask(0o077)  # Ray would let other users read it
-    try:
-        ray_private.enable_and_create_token()
-    finally:
-        os.umask(before)
 
 
 def ensure_private_token() -> None:

@@ -16,7 +16,6 @@ COMMANDS = {
     "predict": "predict the classes of pictures with a stored model",
     "review": "correct the labels of pictures in the browser",
     "track": "copy runs to MLflow",
-    "rehearse": "train on a local cluster while workers are killed at random",
     "doctor": "check this machine and every node for problems that would make a run fail",
     "models": "manage stored models: list, compare, promote, roll back, verify, export",
 }

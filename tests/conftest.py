@@ -109,7 +109,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 LONGEST_FIRST = (
     "test_mutants.py",
     "test_benchmarks.py",
-    "jobs/test_rehearse.py",
     "jobs/retrain/test_retrain.py",
     "jobs/submit/test_submit.py",
     "jobs/train/test_hosts.py",
@@ -220,7 +219,7 @@ def ray_address() -> Iterator[str]:
     import ray
 
     from cluster.ray_private import connect
-    from tests.support.clusters import two_nodes
+    from tests.support.local_cluster import two_nodes
 
     with two_nodes(gpus=True) as address:
         connect(address, log_to_driver=False)

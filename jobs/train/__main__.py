@@ -47,8 +47,6 @@ Options = TypeVar("Options", bound=TrainOptions)
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     begin = begin_of_command()
-    if any(word.partition("=")[0] == "--chaos" for word in arguments):
-        raise UsageError("--chaos is not an option; use instead: python -m jobs.rehearse --seed N")
     options = checked_options(TrainOptions, arguments, begin)
     if options.plan:
         with step("loading Ray", shown=not options.quiet):

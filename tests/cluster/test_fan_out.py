@@ -20,7 +20,7 @@ from cluster.fan_out import FanOut, LostAttempt
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes, lane_death
 from tests.support.bounds import wait_until
-from tests.support.clusters import every_cpu_taken
+from tests.support.local_cluster import every_cpu_taken
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]

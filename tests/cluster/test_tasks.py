@@ -12,7 +12,7 @@ import ray
 from cluster.deadlines import Limits
 from cluster.errors import ClusterError, ResourcesError
 from cluster.tasks import MAX_RETRIES, TASKS_PER_CPU, results_in_order
-from tests.support.clusters import every_cpu_taken
+from tests.support.local_cluster import every_cpu_taken
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]

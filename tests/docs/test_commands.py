@@ -17,7 +17,6 @@ from jobs.console.options import parse, split_at_dashes
 from jobs.doctor.checks import DoctorOptions
 from jobs.models.__main__ import COMMANDS as MODELS
 from jobs.predict.options import PredictOptions
-from jobs.rehearse import RehearseOptions
 from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, ScheduleOptions, check_train, train_options
 from jobs.review.options import ApplyOptions, ReviewOptions
@@ -32,7 +31,7 @@ from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, 
 
 COMMANDS = commands()
 # Options that documents mention although no command of this project has them, with the reason.
-OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused", "--chaos": "is refused"}
+OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused"}
 OTHER_OPTIONS |= dict.fromkeys(
     ("--catch-up", "--most-catch-up", "--nodes-per-trial", "--calibrate", "--propose", "--max-epochs"), "was removed"
 )
@@ -58,12 +57,6 @@ def parse_search(words: Sequence[str]) -> None:
     if words and "--space" not in words:  # else the document only mentions the command, or a file that does not exist
         options.check()
     require_not_expired(options)
-
-
-def parse_rehearse(words: Sequence[str]) -> None:
-    options: RehearseOptions = parse("jobs.rehearse", RehearseOptions, words)
-    assert options.grid()
-    options.check()
 
 
 def parse_submit(words: Sequence[str]) -> None:
@@ -116,7 +109,6 @@ def parse_show(words: Sequence[str]) -> None:
 PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {
     "jobs.train": parse_train,
     "jobs.search": parse_search,
-    "jobs.rehearse": parse_rehearse,
     "jobs.submit": parse_submit,
     "jobs.retrain": parse_retrain,
     "jobs.predict": parse_predict,
@@ -125,7 +117,6 @@ PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {
     "jobs.show": parse_show,
     "jobs.doctor": lambda words: parse("jobs.doctor", DoctorOptions, words),
     "jobs.track": lambda words: parse("jobs.track", TrackOptions, words),
-    "cluster.local": lambda words: parsers()["cluster.local"].parse_args(words),
 }
 
 
@@ -184,7 +175,7 @@ def test_the_readme_shows_make_train_and_make_test() -> None:
 
 def test_every_command_of_the_project_is_in_a_document() -> None:
     shown = {split_command(command.text)[0] for command in COMMANDS}
-    assert shown >= {f"jobs.{name}" for name in PROGRAMS} | {"cluster.local"}
+    assert shown >= {f"jobs.{name}" for name in PROGRAMS}
     subcommands = {" ".join([name, *words[:1]]) for name, words in (split_command(c.text) for c in COMMANDS)}
     assert {name for name in parsers() if " " in name} <= subcommands
 

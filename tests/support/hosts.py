@@ -17,9 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from cluster.local import HEALTH_CHECKS
-from cluster.ray_private import STARTED
 from tests.support.bounds import GROUP_SECONDS, wait_until
+from tests.support.local_cluster import HEALTH_CHECKS, STARTED
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.213.77"

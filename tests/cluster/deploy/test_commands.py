@@ -3,14 +3,12 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 from ray.scripts.scripts import cli as ray_cli
 
-from cluster import local
 from jobs.console import exit_codes
 from jobs.console.options import parse
 from jobs.doctor.checks import DoctorOptions
@@ -46,23 +44,12 @@ def parse_models(arguments: Sequence[str]) -> None:
     parse("jobs.models", kind, arguments[1:])
 
 
-def parse_local(arguments: Sequence[str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        cluster = SimpleNamespace(address="host:1", dashboard="host:2", add_nodes=lambda *_, **__: [0])
-        patch.setattr(local, "LocalCluster", lambda *_, **__: cluster)
-        patch.setattr(local, "ensure_token", lambda: None)
-        patch.setattr(local, "kill", lambda _: 0)
-        patch.setenv("RAY_AUTH_MODE", "token")
-        assert local.main(arguments) == 0
-
-
 PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "jobs.train": parse_train,
     "jobs.submit": parse_submit,
     "jobs.models": parse_models,
     "jobs.retrain": parse_retrain,
     "jobs.doctor": lambda arguments: parse("jobs.doctor", DoctorOptions, arguments),
-    "cluster.local": parse_local,
     "venv": lambda arguments: None,
 }
 

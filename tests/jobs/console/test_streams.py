@@ -47,11 +47,9 @@ COMMANDS = [
     "jobs.train --plan",
     "jobs.predict --help",
     "jobs.submit --version",
-    "jobs.rehearse --help",
     "jobs.doctor --json",
     "jobs.show --json",
     "jobs.track --help",
-    "cluster.local down --folder=absent",
 ]
 # Each command gets a new standard output, and the list of exit codes goes to the file `codes`.
 MANY_COMMANDS = """

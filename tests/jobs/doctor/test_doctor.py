@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from cluster.local import temporary_cluster
 from cluster.nodes import lost_nodes
 from jobs.doctor.__main__ import exit_code
 from jobs.doctor.checks import Finding
 from tests.jobs.train.test_waiting import OTHER_VERSION
 from tests.support.bounds import wait_until
 from tests.support.job import ROOT
-from tests.support.local_cluster import Cluster, local_cluster
+from tests.support.local_cluster import LocalCluster, served_cluster, temporary_cluster
 from tests.support.store.mounts import NAMESPACE
 
 DOCTOR = "import sys\n{prelude}\nfrom jobs.doctor.__main__ import main\nsys.exit(main(sys.argv[1:]))"
@@ -56,8 +55,8 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with local_cluster(tmp_path_factory.mktemp("guarded"), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=32 * "c") as cluster:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with served_cluster(tmp_path_factory.mktemp("guarded"), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=32 * "c") as cluster:
         yield cluster
 
 
@@ -72,7 +71,9 @@ def test_on_a_machine_without_faults_every_finding_is_ok(tmp_path: Path, home: P
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_cluster_without_faults_has_an_ok_finding_for_each_node(guarded: Cluster, tmp_path: Path, home: Path) -> None:
+def test_a_cluster_without_faults_has_an_ok_finding_for_each_node(
+    guarded: LocalCluster, tmp_path: Path, home: Path
+) -> None:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "c"}
     code, found = doctor("--storage", tmp_path / "s", "--address", guarded.address, HOME=str(home), **token)
     assert code == 0, found
@@ -86,7 +87,7 @@ def test_a_cluster_without_faults_has_an_ok_finding_for_each_node(guarded: Clust
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_token_that_the_head_refuses_is_a_fault(guarded: Cluster, tmp_path: Path, home: Path) -> None:
+def test_a_token_that_the_head_refuses_is_a_fault(guarded: LocalCluster, tmp_path: Path, home: Path) -> None:
     where = ("--storage", tmp_path / "s", "--address", guarded.address)
     code, found = doctor(*where, HOME=str(home), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="canary")
     assert code == 8

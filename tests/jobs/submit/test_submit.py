@@ -22,14 +22,14 @@ from mnist_lib.errors import IntegrityError, ModelError
 from tests.support.bounds import JOB_SECONDS, assert_at_most, wait_until
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT, TRAINING, end_of, hashes, pid_of, starts_of
-from tests.support.local_cluster import Cluster, local_cluster
+from tests.support.local_cluster import LocalCluster, served_cluster
 from tests.support.pictures import classes, noise, write_folder
 from tests.support.relay import relay_to
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with local_cluster(tmp_path_factory.mktemp("served"), nodes=1) as cluster:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    with served_cluster(tmp_path_factory.mktemp("served")) as cluster:
         yield cluster
 
 
@@ -59,7 +59,7 @@ def at(data_dir: Path, storage: Path, *more: str) -> tuple[str | Path, ...]:
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
-    cluster: Cluster, data_dir: Path, tmp_path: Path
+    cluster: LocalCluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"
     command = at(data_dir, tmp_path, "--models=scratch", "--run-name=calm")
@@ -82,7 +82,7 @@ def test_the_result_of_a_followed_job_is_on_stdout_and_its_log_on_stderr(
 @pytest.mark.long
 @pytest.mark.slow
 def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
-    cluster: Cluster, data_dir: Path, tmp_path: Path
+    cluster: LocalCluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url = f"--address={cluster.dashboard}"
     command = at(data_dir, tmp_path, "--models=scratch", "--epochs=10000", "--run-name=stopped")
@@ -109,7 +109,9 @@ def test_f18_a_stopped_job_ends_with_exit_code_143_and_resubmitting_resumes_it(
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_a_failed_job_ends_with_the_exit_code_of_its_driver(cluster: Cluster, data_dir: Path, tmp_path: Path) -> None:
+def test_a_failed_job_ends_with_the_exit_code_of_its_driver(
+    cluster: LocalCluster, data_dir: Path, tmp_path: Path
+) -> None:
     missing = ("--models=scratch", "--dataset=kmnist", "--data-source=/nowhere")
     code, stdout, stderr = submit(f"--address={cluster.dashboard}", *at(data_dir, tmp_path, *missing))
     assert code == 3, stderr
@@ -120,7 +122,7 @@ def test_a_failed_job_ends_with_the_exit_code_of_its_driver(cluster: Cluster, da
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
-    cluster: Cluster, data_dir: Path, tmp_path: Path
+    cluster: LocalCluster, data_dir: Path, tmp_path: Path
 ) -> None:
     with relay_to(cluster.dashboard) as relay:
         command = at(data_dir, tmp_path, "--models=scratch", "--epochs=100", "--run-name=cut", "--verbose")
@@ -139,7 +141,7 @@ def test_the_log_is_complete_and_without_repetition_after_a_lost_connection(
 @pytest.mark.long
 @pytest.mark.slow
 def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
-    cluster: Cluster, data_dir: Path, tmp_path: Path
+    cluster: LocalCluster, data_dir: Path, tmp_path: Path
 ) -> None:
     url, config = f"--address={cluster.dashboard}", tmp_path / "config.yaml"
     config.write_text("models: [scratch]\n")
@@ -158,7 +160,7 @@ def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_search_over_pictures_and_a_model_file_of_this_machine_is_submitted(
-    cluster: Cluster, data_dir: Path, tmp_path: Path
+    cluster: LocalCluster, data_dir: Path, tmp_path: Path
 ) -> None:
     folder = write_folder(tmp_path / "icons", classes("a", "b", pictures=40))
     correct(folder, correction(noise(1), "b"))

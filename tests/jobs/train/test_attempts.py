@@ -2,16 +2,20 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from cluster.local import temporary_cluster
+from benchmarks.survival import running_workers
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.run_documents import AttemptDied
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 from tests.support.job import (
     ROOT,
@@ -23,6 +27,7 @@ from tests.support.job import (
     starts_of,
     train,
 )
+from tests.support.local_cluster import LocalCluster, temporary_cluster
 from tests.support.store.invariants import all_verified
 from tests.support.untrained import UNTRAINED, untrained_weights
 
@@ -120,6 +125,42 @@ def test_f3_the_trial_of_a_lost_node_resumes_on_another_node(data_dir: Path, tmp
     # The worker ends with its node, and either may be noticed first.
     assert re.search(r"attempt 1 of scratch-s0 died \((node lost|worker killed)\); resuming after [1-9]", stderr)
     assert hashes(stdout) == {"scratch-s0": untrained_weights("scratch", epochs=20)}
+
+
+@pytest.mark.long
+def test_f23_trials_whose_workers_and_nodes_die_at_random_end_with_the_weights_of_an_undisturbed_run(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    with temporary_cluster(cpus=0) as cluster:
+        nodes = cluster.add_nodes(3, cpus=1)
+        options = ("--address", cluster.address, "--data-dir", data_dir, "--seeds=3", "--epochs=6", "--max-failures=9")
+        command = (*options, "--cpus-per-trial=1", "--checkpoint-seconds=0", "--run-name=r", "--json", "--no-report")
+        code, undisturbed, stderr = train(*command, "--storage", tmp_path / "undisturbed", home=tmp_path)
+        assert code == 0, stderr
+        driver = start(*command, "--storage", tmp_path / "disturbed", home=tmp_path)
+        folder = RunFolder(LocalObjects(tmp_path / "disturbed"), "r")
+        kill_at_random(folder, driver, cluster, nodes)
+        code, disturbed, stderr = end_of(driver)
+    assert code == 0, stderr
+    assert len(hashes(undisturbed)) == 6
+    assert hashes(disturbed) == hashes(undisturbed)
+    assert sum(isinstance(entry, AttemptDied) for entry in folder.history()) >= 4
+
+
+def kill_at_random(folder: RunFolder, driver: "subprocess.Popen[str]", cluster: LocalCluster, nodes: list[int]) -> None:
+    """Kill three workers and then a node, when the run's history has random numbers of entries."""
+    chance = random.Random(7)
+    moments = sorted(chance.sample(range(1, 36), 4))  # 36 epochs are trained in all
+    while moments and driver.poll() is None:
+        history = [*folder.history()]
+        running = running_workers(history)
+        if len(history) >= moments[0] and running:
+            moments.pop(0)
+            if moments:
+                os.kill(running[chance.choice(sorted(running))], signal.SIGKILL)
+            else:
+                cluster.kill(chance.choice(nodes))
+        time.sleep(0.5)  # the run notices the death meanwhile
 
 
 @pytest.mark.long

@@ -221,7 +221,6 @@ def test_i4_an_invalid_configuration_file_gives_one_error_line(
         (["--gpus-per-trial", "-1"], "gpus_per_trial: expected a whole number from 0 to 64, got -1"),
         (["--run-name", "../x"], "run_name: expected"),
         (["--lr", "0.1"], "--lr is not an option; did you mean --learning-rate?"),
-        (["--chaos", "7"], "python -m jobs.rehearse"),
         (["--data-dir", "/nowhere/tfds"], "data_dir: expected an existing folder, got /nowhere/tfds; create it"),
         (
             ["--finish-by=2020-01-01T06:00:00Z"],

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import temporary_cluster
 from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import JOB_SECONDS, assert_at_most, wait_until
-from tests.support.clusters import kill_gcs
 from tests.support.job import (
     IMPATIENT,
     TRAINING,
@@ -27,6 +25,7 @@ from tests.support.job import (
     starts_of,
     train,
 )
+from tests.support.local_cluster import temporary_cluster
 from tests.support.store.invariants import all_verified
 from tests.support.untrained import UNTRAINED, untrained_weights
 
@@ -66,7 +65,7 @@ def test_f7_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
             prelude=IMPATIENT + UNTRAINED,
         )
         pid_of("scratch-s0", tmp_path / "runs/r", epoch=5)
-        kill_gcs(cluster)
+        cluster.kill_gcs()
         begin = time.monotonic()
         code, _, stderr = end_of(driver)
         assert_at_most(40, since=begin)  # IMPATIENT waits 5 s for the head, not 30 s

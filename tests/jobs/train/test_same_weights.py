@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import survival
-from cluster.local import temporary_cluster
 from mnist_lib.margins import MARGINS
 from mnist_lib.store.contents import MANIFEST
 from tests.support.job import hashes, pid_of, start, train
+from tests.support.local_cluster import temporary_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 

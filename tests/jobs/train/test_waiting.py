@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import temporary_cluster
 from tests.support.bounds import wait_until
 from tests.support.job import (
     end_of,
@@ -14,6 +13,7 @@ from tests.support.job import (
     start,
     train,
 )
+from tests.support.local_cluster import temporary_cluster
 from tests.support.untrained import UNTRAINED, untrained_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("nothing_is_left")]
