@@ -20,7 +20,7 @@ from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started, mean_sco
 from mnist_lib.run_documents import AttemptDied, DriverConnected, SearchDocument, Summary, TrialEnded
 
 DRIVER = "driver"  # its lane
-CALIBRATION_BINS = 10
+CALIBRATION_BINS = 10  # each is a tenth of [0, 1]
 MAX_POINTS = 1_000  # of a learning curve
 MAX_PICTURES = 24  # of one kind
 MAX_CONFUSED = 3  # wrongly predicted classes that are listed for a class
@@ -53,15 +53,6 @@ def most_confident_mistakes(probabilities: NDArray[Any], labels: Labels, count: 
 
 
 @dataclass(frozen=True)
-class CalibrationBin:
-    """The images whose predicted class has a probability in one tenth of [0, 1]."""
-
-    images: int
-    mean_probability: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
 class ClassResult:
     label: int
     images: int  # in the test split
@@ -75,7 +66,6 @@ class StoredTrial:
 
     confusion: NDArray[np.int64]  # [label, predicted class]: images
     mistakes: Sequence[Mistake]  # the most confident first
-    calibration: Sequence[CalibrationBin]  # without empty ones
     calibration_error: float  # mean distance of probability and accuracy over the images (Naeini et al., 2015)
 
     @property
@@ -104,18 +94,14 @@ class StoredTrial:
         predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float64)
         confusion = np.zeros((probabilities.shape[1],) * 2, np.int64)
         np.add.at(confusion, (labels, predicted), 1)
-        calibration = _calibration(confidence, predicted == labels)
-        error = sum(b.images * abs(b.mean_probability - b.accuracy) for b in calibration) / max(1, len(labels))
-        return cls(confusion, most_confident_mistakes(probabilities, labels), calibration, error)
+        error = _calibration_error(confidence, predicted == labels)
+        return cls(confusion, most_confident_mistakes(probabilities, labels), error)
 
 
-def _calibration(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> list[CalibrationBin]:
+def _calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    return [
-        CalibrationBin(int(inside.sum()), float(confidence[inside].mean()), float(correct[inside].mean()))
-        for inside in (bins == number for number in range(CALIBRATION_BINS))
-        if inside.any()
-    ]
+    excess = np.bincount(bins, confidence - correct)  # of each bin: images * (mean probability - accuracy)
+    return float(np.abs(excess).sum()) / max(1, len(correct))
 
 
 @dataclass(frozen=True)

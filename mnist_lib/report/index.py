@@ -3,14 +3,10 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
-
-from markupsafe import Markup
 
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
-from mnist_lib.report import plots
 from mnist_lib.report.page import render
 from mnist_lib.report.summary import settings_of
 from mnist_lib.run_documents import Summary
@@ -20,7 +16,7 @@ from mnist_lib.store.runs import INDEX, REPORT, SUMMARY, RunFolder
 from mnist_lib.store.versions import model_names
 
 MAX_ATTEMPTS = 5  # attempts to write an index that lists every complete run
-MAX_RUNS = 500  # of one dataset in its table; the plot shows all
+MAX_RUNS = 500  # of one dataset in its table
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +129,6 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
                 "settings": _settings(own),
                 "differing": _differing(own),
                 "models": [name for name in models if any(name in row.accuracies for row in own)],
-                "plot": _plot(f"over-time-{dataset}", models, own, [c for c in changes if c.record.dataset == dataset]),
             }
         )
     champions = [change for change in changes if change.newest]
@@ -168,16 +163,3 @@ def _differing(rows: Sequence[Row]) -> list[str]:
         return len({row.settings.get(name, {}).get(model) for row in rows if model in row.accuracies}) > 1
 
     return [name for name in names if any(differs(name, model) for model in models)]
-
-
-def _plot(name: str, models: Sequence[str], rows: Sequence[Row], changes: Sequence[Change]) -> Markup | None:
-    """Return a plot of the accuracies on one dataset over time; None if there is nothing to plot."""
-    series = {}
-    for number, model in enumerate(models):
-        dated = [(row.ended, row.accuracies[model]) for row in rows[::-1] if model in row.accuracies]
-        runs = [(datetime.fromisoformat(at), accuracy) for at, accuracy in dated]
-        own = [change for change in changes if change.record.model == model]
-        stars = [(datetime.fromisoformat(c.record.at), c.record.test.value) for c in own if c.record.test]
-        if runs:
-            series[model] = number, runs, stars
-    return Markup(plots.over_time(name, series).svg) if series else None

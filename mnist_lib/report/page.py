@@ -78,7 +78,7 @@ def report(run: ReportedRun) -> Report:
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
     folder, dataset, near = run.folder, run.summary.dataset, run.dataset.near_copies
     search, course = ReportedSearch.of(folder.search(), run.summary), Course.of(folder.history(), run.summary)
-    drawn = [plots.accuracy_of_trials(run.summary), plots.calibration(stored)] if stored else []
+    drawn = [plots.accuracy_of_trials(run.summary)] if stored else []
     if course.curves:
         drawn.append(plots.learning_curves(run.summary, course))
     if course.attempts:

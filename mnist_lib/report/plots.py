@@ -1,4 +1,4 @@
-"""The plots of a report and of the index, each drawn once, as SVG for the page and as PNG.
+"""The plots of a report, each drawn once, as SVG for the page and as PNG.
 
 All colours are defined here. In a page each becomes a CSS variable, so that a dark page can have its own.
 """
@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 import matplotlib as mpl
@@ -18,13 +17,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from mnist_lib.report.evidence import DRIVER, Course, ReportedSearch, Span, StoredTrial
+from mnist_lib.report.evidence import DRIVER, Course, ReportedSearch, Span
 from mnist_lib.run_documents import Summary
 from mnist_lib.wording import printable, short_name
 
@@ -46,14 +44,11 @@ SETTINGS: dict[Any, Any] = {
 # paler.
 MAX_DISTINCT = 12
 MAX_LANES = 24
-MIN_MARGIN = timedelta(minutes=30)  # shown before the first run and after the last one
 # The opacity of the bars of each phase before and after training.
 PHASES = {"start": 0.75, "cluster": 0.5, "import": 0.3, "data": 0.6, "compile": 0.15, "store": 0.9}
 HEIGHT = 4.2  # inches, of the two plots that stand side by side
 MAX_SHOWN = 6  # settings with a plot of their own
 ROW_HEIGHT = 1.8  # inches
-
-Points = Sequence[tuple[datetime, float]]
 
 
 @dataclass(frozen=True)
@@ -188,23 +183,6 @@ def _add_curves(
     axes.autoscale_view()
 
 
-def calibration(stored: Mapping[str, StoredTrial]) -> Plot:
-    """Draw how often a prediction of a given probability is correct."""
-    figure, axes = new_figure(3.6)
-    axes.plot([0, 1], [0, 1], color=TEXT, linewidth=0.8, linestyle="--", label="perfect")
-    for number, (name, trial) in enumerate(stored.items()):
-        bins = trial.calibration
-        probabilities, accuracies = [b.mean_probability for b in bins], [b.accuracy for b in bins]
-        axes.plot(probabilities, accuracies, color=color_of(number), linewidth=1, label=name)
-        sizes = [8 + 60 * b.images / sum(b.images for b in bins) for b in bins]
-        axes.scatter(probabilities, accuracies, sizes, color=color_of(number), linewidth=0)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="probability of the predicted class", ylabel="share correct")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
-    legend(axes)
-    return plot("calibration", figure)
-
-
 def time_line(summary: Summary, course: Course) -> Plot:
     """Draw a row for the driver and for each process that trained, with a bar for each attempt and each phase."""
     attempts = course.attempts
@@ -233,25 +211,6 @@ def time_line(summary: Summary, course: Course) -> Plot:
     axes.grid(axis="y", visible=False)
     legend(axes)
     return plot("time-line", figure)
-
-
-def over_time(name: str, series: Mapping[str, tuple[int, Points, Points]]) -> Plot:
-    """Draw accuracies over time. series: by model, the number of its colour, its runs, and its champions."""
-    figure, axes = new_figure(3.2)
-    for model, (number, runs, champions) in series.items():
-        if runs:
-            axes.plot(*zip(*runs, strict=True), "o-", color=color_of(number), markersize=3, linewidth=0.8, label=model)
-        if champions:
-            axes.plot(*zip(*champions, strict=True), "*", color=color_of(number), markersize=11)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    times = [at for _, runs, champions in series.values() for at, _ in (*runs, *champions)]
-    margin = max((max(times) - min(times)) / 20, MIN_MARGIN)
-    axes.set_xlim(min(times) - margin, max(times) + margin)
-    locator = AutoDateLocator(maxticks=6)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    legend(axes)
-    return plot(name, figure)
 
 
 def _models(summary: Summary) -> list[str]:

@@ -189,7 +189,7 @@ def test_each_plot_of_the_page_is_also_a_picture(reported: Reported) -> None:
     run, made = reported
     assert all(content.startswith(b"\x89PNG") for content in made.plots.values())
     if run.tallies:
-        assert {"accuracy", "learning-curves", "calibration", "time-line"} <= set(made.plots)
+        assert {"accuracy", "learning-curves", "time-line"} <= set(made.plots)
 
 
 @pytest.mark.parametrize(("epochs", "ticks"), [(1, [1]), (8, [*range(1, 9)]), (100, [1, 20, 40, 60, 80, 100])])
