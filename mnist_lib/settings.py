@@ -53,15 +53,10 @@ def option(
         stored: whether a run or a scheduler stores it; otherwise, it concerns one process.
         in_file: whether a --config file may have it; otherwise, it can run any code.
     """
-    metadata: dict[str, Any] = {
-        "help": help,
-        "metavar": metavar,
-        "name": name,
-        "short": short,
-        "positional": positional,
-    }
-    metadata |= {"required": required, "in_terms": in_terms, "varies": varies, "stored": stored, "in_file": in_file}
-    return field(default=default, metadata=metadata)
+    words = {"help": help, "metavar": metavar, "name": name, "short": short}
+    facts = {"positional": positional, "required": required}
+    uses = {"in_terms": in_terms, "varies": varies, "stored": stored, "in_file": in_file}
+    return field(default=default, metadata={**words, **facts, **uses})
 
 
 def one_of(known: Mapping[str, Any] | Collection[str]) -> Meta:
@@ -111,11 +106,6 @@ def _title(owner: type[Any]) -> str:
 def values_of(options: Any, use: Use | None = None) -> dict[str, Any]:
     """Return the values of options by name: all, or those of a use."""
     return {name: getattr(options, f.name) for name, f in options_of(options, use).items()}
-
-
-def defaults_of(kind: type[Any]) -> dict[str, Any]:
-    """Return the defaults of options by name."""
-    return {name: f.default for name, f in options_of(kind).items()}
 
 
 def part_of(options: Any, kind: type[Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.model_file import with_folder
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.settings import defaults_of, values_of
+from mnist_lib.settings import values_of
 from mnist_lib.store.runs import CONFIGURATION, RunFolder, check_run_name
 from mnist_lib.wording import printable, without_secrets
 
@@ -36,23 +36,15 @@ def flags_by_default(
     configuration: Mapping[str, Any], options_type: type[TrainOptions], dataset: str
 ) -> tuple[list[str], list[str]]:
     """Return a configuration as flags: those that differ from the defaults for a dataset, and the others."""
-    defaults = flags_of({**defaults_of(options_type), "models": options_type(dataset=dataset).models})
+    defaults = flags_of({**values_of(options_type(dataset=dataset)), "dataset": options_type.dataset})
     flags = flags_of(configuration)
     return [flag for flag in flags if flag not in defaults], [flag for flag in flags if flag in defaults]
 
 
 def resume_command(options: TrainOptions, run: str) -> list[str]:
     """Return the words of the command that resumes a run with these options. Secrets in URLs are replaced."""
-    flags, _ = flags_by_default(_without_secrets(configuration(options)), type(options), options.dataset)
-    return ["python", "-m", options.COMMAND, f"--run-name={run}", *flags]
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_secrets(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [*map(_without_secrets, value)]
-    return without_secrets(value) if isinstance(value, str) else value
+    flags, _ = flags_by_default(configuration(options), type(options), options.dataset)
+    return ["python", "-m", options.COMMAND, f"--run-name={run}", *map(without_secrets, flags)]
 
 
 def stored_command(

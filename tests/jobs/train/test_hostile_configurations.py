@@ -71,7 +71,7 @@ def pasted(text: str, folder: Path) -> list[str]:
             "{models: '/x/mine.py:small', model_arg: {path: /home/me/.profile}, hidden_units: 3, epochs: 5}",
             ["--models=/x/mine.py:small", "--model-arg=path=/home/me/.profile", "--hidden-units=3", "--epochs=5"],
         ),
-        ("{storage: /home/me/other, epochs: 5, promote: if-better}", ["--epochs=5"]),
+        ("{epochs: 5, promote: if-better}", ["--epochs=5"]),
     ],
 )
 def test_w10_only_the_command_is_printed_with_each_file_and_address_on_a_line(
@@ -82,6 +82,16 @@ def test_w10_only_the_command_is_printed_with_each_file_and_address_on_a_line(
     lines = printed(storage, capsys=capsys)
     assert lines == ["python -m jobs.train", "--run-name=r", *flags, f"--storage={storage}"]
     assert sorted(storage.rglob("*")) == before
+
+
+def test_w10_the_storage_is_the_one_that_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = stored(tmp_path / "results", "storage: /home/me/other")
+    assert printed(storage, capsys=capsys)[2:] == [f"--storage={storage}"]
+    monkeypatch.chdir(tmp_path)
+    assert main(["--resume=r"]) == 2
+    assert capsys.readouterr().out == "python -m jobs.train \\\n  --run-name=r\n"
 
 
 def test_w10_no_file_is_read_that_a_stored_configuration_names(
@@ -148,8 +158,9 @@ def test_w10_a_character_that_hides_others_is_printed_as_an_escape(
 
 
 def test_no_secret_of_a_url_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    urls = {"url": "https://me:pa-ss@host/x?sig=pa-ss", "other": "me:pa-ss@host"}
-    storage = stored(tmp_path, yaml.safe_dump({"dataset": "s3://me:pa-ss@bucket/x?sig=pa-ss", "model_arg": urls}))
+    urls = {"a": "https://me:pa-ss@host/x?sig=pa-ss", "b": "https://me:pa-ss@host"}
+    content = {"dataset": "s3://me:pa-ss@bucket/x?sig=pa-ss", "model_arg": urls, "address": "me:pa-ss@host"}
+    storage = stored(tmp_path, yaml.safe_dump(content))
     lines = printed(storage, capsys=capsys)
     assert "pa-ss" not in "".join(lines)
     assert "'--dataset=s3://***@bucket/x?***'" in lines
