@@ -91,8 +91,10 @@ def main(arguments: Sequence[str]) -> CommandResult | int:
     options: SubmitOptions = parse(f"jobs.submit {name}".strip(), COMMANDS[name], own)
     kind = SearchOptions if name == "search" else TrainOptions
     job_options = _check(kind, flags)
-    run, (words, files) = job_options.run_name, words_of_job(job_options, flags)
-    client, entrypoint = _client(options), shlex.join(["python", "-m", kind.COMMAND, *words])
+    run = job_options.run_name
+    words, files = words_of_job(job_options, flags)
+    client = _client(options)
+    entrypoint = shlex.join(["python", "-m", kind.COMMAND, *words])
     job = (_job_in_progress(client, run, entrypoint) if run else None) or _send(client, run, entrypoint, files)
     trust(job_options.calls.values())
     if not options.wait:
