@@ -46,21 +46,11 @@ class ImageArray(Protocol):
     def __iter__(self) -> Iterator[NDArray[np.uint8]]: ...
 
 
-class Source(Protocol):
-    """Provides the pixels of images."""
-
-    @property
-    def image_shape(self) -> tuple[int, ...]: ...
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the pixels of some rows, [n, height, width, channels]."""
-
-
 @dataclass(frozen=True, eq=False)
 class Images:
     """Some rows of a source. Only `np.asarray`, or the number of one image, reads pixels."""
 
-    source: Source
+    source: "PixelFile | PixelsInMemory"
     rows: NDArray[np.int64]  # [n]
 
     @property

@@ -10,7 +10,7 @@ from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES
 from mnist_lib.data.listing import Listing, list_folder
 from mnist_lib.data.prepared.index import pictures_hash, prepared_dataset, tfds_folder, tfds_hash
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import TEST_SHARE, Dataset
+from mnist_lib.data.split import TEST_SHARE
 from mnist_lib.errors import DataFolderError
 from mnist_lib.wording import bytes_text
 
@@ -22,21 +22,24 @@ class Volume:
     images: int
     train: int  # those for training and validation
     image_shape: tuple[int, ...]  # height, width, channels
-    disk_bytes: int
     exact: bool  # False if the pictures of a folder are not read yet
+
+    @property
+    def disk_bytes(self) -> int:
+        return self.images * math.prod(self.image_shape)
 
     @property
     def is_held(self) -> bool:
         """Return whether each lane holds all images in its memory."""
-        return self.images * math.prod(self.image_shape) <= MAX_HELD_BYTES
+        return self.disk_bytes <= MAX_HELD_BYTES
 
     @property
     def lane_bytes(self) -> int:
         """The memory that images take in each lane, at most."""
-        return self.images * math.prod(self.image_shape) if self.is_held else (CHUNKS_AHEAD + 2) * CHUNK_BYTES
+        return self.disk_bytes if self.is_held else (CHUNKS_AHEAD + 2) * CHUNK_BYTES
 
     def document(self) -> dict[str, Any]:
-        return {**asdict(self), "lane_bytes": self.lane_bytes}
+        return {**asdict(self), "disk_bytes": self.disk_bytes, "lane_bytes": self.lane_bytes}
 
     def __str__(self) -> str:
         of, about = (" of", "") if self.exact else (", probably of", "about ")
@@ -57,22 +60,20 @@ def volume_of(request: DataRequest) -> Volume | None:
     if request.folder is not None:
         listing = list_folder(request.folder, group_by=request.group_by)
         dataset = prepared_dataset(request, pictures_hash(listing))
-        return _expected(request, listing) if dataset is None else _exact(dataset)
-    if request.entry is None or request.entry.embedded:
+        if dataset is None:
+            return _expected(request, listing)
+    elif request.entry is None or request.entry.embedded:
         return None
-    try:
-        folder = tfds_folder(request, request.data_dir or default_data_dir())
-    except DataFolderError:
-        return None
-    dataset = prepared_dataset(request, tfds_hash(request, folder))
-    return None if dataset is None else _exact(dataset)
-
-
-def _exact(dataset: Dataset) -> Volume:
-    """Return the volume of a prepared dataset."""
-    images, shape = len(dataset.labels), dataset.image_shape
-    disk_bytes = images * math.prod(shape)
-    return Volume(images=images, train=len(dataset.train), image_shape=shape, disk_bytes=disk_bytes, exact=True)
+    else:
+        try:
+            folder = tfds_folder(request, request.data_dir or default_data_dir())
+        except DataFolderError:
+            return None
+        dataset = prepared_dataset(request, tfds_hash(request, folder))
+        if dataset is None:
+            return None
+    train, shape = len(dataset.train), dataset.image_shape
+    return Volume(images=len(dataset.labels), train=train, image_shape=shape, exact=True)
 
 
 def _expected(request: DataRequest, listing: Listing) -> Volume:
@@ -82,4 +83,4 @@ def _expected(request: DataRequest, listing: Listing) -> Volume:
     images, shape = sum(map(len, listing.paths)), probable_shape(request, listing)
     splits = Counter(listing.split(path) for paths in listing.paths for path in paths)
     train = images - splits["test"] - round(TEST_SHARE * splits[""])
-    return Volume(images=images, train=train, image_shape=shape, disk_bytes=images * math.prod(shape), exact=False)
+    return Volume(images=images, train=train, image_shape=shape, exact=False)

@@ -31,7 +31,7 @@ MAX_SECONDS = 60.0  # for one file, by the clock, since its storage or the machi
 MAX_BYTES = 900_000_000  # for one file; 50 million pixels take up to 800 MB
 
 FILES_PER_CALL = 100  # that a process reads before it returns their results, which count towards its memory
-SECONDS_PER_CALL = 0.5  # that many large files may take; a caller that is killed loses the results of a few calls
+SECONDS_PER_CALL = 0.5  # that many large files may take, so that whoever waits sees how many are read
 FIRST_FILES_PER_CALL = 10  # before it is known how long they take
 MIN_FILES_PER_PROCESS = 50  # reading fewer takes less time than starting a process
 MAX_PROCESSES = 8  # more would read faster than the model predicts

@@ -116,7 +116,7 @@ def test_the_first_configuration_has_the_default_settings() -> None:
 def test_a_plan_shows_the_rungs_for_the_number_of_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = Volume(images=1_000, train=850, image_shape=(32, 32, 3), disk_bytes=10, exact=False)
+    few = Volume(images=1_000, train=850, image_shape=(32, 32, 3), exact=False)
     many = dataclasses.replace(few, train=20_000, exact=True)
     for volume, rungs, line in (
         (few, [6, 19, 58], f"defaults for about 850 training images: --folds={FOLDS} --epochs=58 --batch-size=32"),
