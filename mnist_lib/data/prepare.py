@@ -106,13 +106,13 @@ def _read_other(request: DataRequest) -> Dataset:
     """Return a dataset that is not a folder, without corrections."""
     if request.entry is not None and request.entry.embedded:
         return read_embedded(request.dataset)
-    if request.data_dir is not None:
-        return _read_tfds(request, request.data_dir)
     try:
-        return _read_tfds(request, default_data_dir())
+        return _read_tfds(request, request.data_dir or default_data_dir())
     except DataFolderError:
+        if request.data_dir is not None:
+            raise
         with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return _read_tfds(request, Path(temporary), is_temporary=True)
+            return _read_tfds(request, Path(temporary))
 
 
 def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], object]) -> Dataset:
@@ -141,7 +141,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     return dataset
 
 
-def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = False) -> Dataset:
+def _read_tfds(request: DataRequest, data_dir: Path) -> Dataset:
     """Return a dataset of TFDS, from its index if neither the files of TFDS nor the user's builder have changed."""
     entry, folder = request.entry, tfds_folder(request, data_dir)
     if request.data_source is not None:
@@ -154,7 +154,7 @@ def _read_tfds(request: DataRequest, data_dir: Path, *, is_temporary: bool = Fal
     from mnist_lib.data.tfds_images import prepare_builder, read_prepared  # imports TensorFlow and Pillow
 
     builder = prepare_builder(request, data_dir)
-    prepared = prepared_folder(None if is_temporary else data_dir)
+    prepared = prepared_folder(request.data_dir)
     dataset = read_prepared(request, builder, prepared)
     if entry:
         dataset = dataclasses.replace(dataset, classes=entry.classes)
