@@ -1,8 +1,8 @@
-"""Delivery of notices as JSON, to a web server or a command, in child processes that are killed at a deadline.
+"""Delivery of notices as JSON, to a web server or a command, in a thread.
 
 Notices to a web server are signed as in Standard Webhooks 1.0 (https://www.standardwebhooks.com), which libraries for
-many languages verify. A run never waits for a notice, and never fails because of one. `python -m jobs.retrain.notices
-ID` is the child that posts a notice once.
+many languages verify. A run never waits for a notice, and never fails because of one. A receiver that never answers
+delays only the notices that follow.
 """
 
 import contextlib
@@ -12,15 +12,13 @@ import os
 import queue
 import re
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,13 +26,11 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.values import require_no_controls
-from mnist_lib.environment import MODULE, child_variables
 from mnist_lib.wording import counted
 
 RECEIVER, SECRET = "MNIST_JOBS_NOTIFY", "MNIST_JOBS_NOTIFY_SECRET"  # variables of the environment
-POST = (*MODULE, "jobs.retrain.notices")
 DELIVERY_SECONDS = 60.0  # timeout of one notice with all attempts
-ANSWER_SECONDS = 10.0  # timeout of one attempt, from the start of its process to the answer
+ANSWER_SECONDS = 10.0  # timeout of one attempt: to connect, and between two parts of the answer
 BACK_OFF_SECONDS = 1.0  # before the second attempt; doubled for each further one
 BUSY = (408, 425, 429)  # HTTP status codes below 500 that are worth a retry
 
@@ -72,8 +68,6 @@ def _begins_with_command(receiver: str) -> bool:
     word = next((word for word in words if not re.match(r"\w+=", word)), "")
     if re.match("[$`()<>~]", word):
         return True
-    if "/" in word:
-        return shutil.which(os.path.expandvars(word)) is not None
     look_up = ["sh", "-c", 'command -v -- "$1"', "sh", word]
     return subprocess.run(look_up, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
@@ -129,86 +123,59 @@ class Notifier:
 
     def _post(self, body: bytes) -> None:
         """Post the notice until it is accepted or refused, or the deadline passes."""
-        begin, pause, answer = time.monotonic(), BACK_OFF_SECONDS, "TimeoutError"
-        command = [*POST, f"msg_{uuid.uuid4().hex}"]  # the receiver can ignore a repeated one
-        variables = child_variables(**{RECEIVER: self._receiver})
-        variables.pop(SECRET, None)
-        variables |= {} if self._secret is None else {SECRET: self._secret}
+        end, pause = time.monotonic() + self._deadline, BACK_OFF_SECONDS
+        identity = f"msg_{uuid.uuid4().hex}"  # the receiver can ignore a repeated one
         while True:
-            seconds = begin + self._deadline - time.monotonic()
-            _, output = self._run(command, body, min(seconds, ANSWER_SECONDS), variables, subprocess.PIPE)
-            answer = output or answer  # none if the attempt was killed
-            if answer.isdecimal() and int(answer) < 300:
+            answer = self._post_once(identity, body, min(end - time.monotonic(), ANSWER_SECONDS))
+            status = answer if isinstance(answer, int) else 500
+            if status < 300:
                 return
-            is_final = answer.isdecimal() and int(answer) < 500 and int(answer) not in BUSY
-            if is_final or time.monotonic() + pause > begin + self._deadline:
+            if (status < 500 and status not in BUSY) or time.monotonic() + pause > end:
                 host = urllib.parse.urlsplit(self._receiver).hostname  # the rest of the URL may be a secret
-                error = f"HTTP {answer}" if answer.isdecimal() else answer
-                log.warning("a notice to %s was abandoned after %.0f s: %s", host, time.monotonic() - begin, error)
+                seconds = self._deadline - (end - time.monotonic())
+                error = f"HTTP {answer}" if isinstance(answer, int) else answer
+                log.warning("a notice to %s was abandoned after %.0f s: %s", host, seconds, error)
                 return
             time.sleep(pause)
             pause *= 2
 
+    def _post_once(self, identity: str, body: bytes, seconds: float) -> int | str:
+        """Return the HTTP status of the answer, or the name of an error."""
+        import requests  # takes a tenth of a second, and only this thread needs it
+
+        now = datetime.now(UTC)
+        headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
+        headers["webhook-timestamp"] = str(int(now.timestamp()))
+        if self._secret is not None:
+            headers["webhook-signature"] = Webhook(self._secret).sign(identity, now, body.decode())
+        # A redirected POST becomes a GET, which delivers nothing. The body of the answer may never end.
+        settings: dict[str, Any] = {"timeout": seconds, "allow_redirects": False, "stream": True}
+        try:
+            with requests.post(self._receiver, data=body, headers=headers, **settings) as answer:
+                return int(answer.status_code)
+        except (OSError, ValueError) as error:  # all errors of requests are OSErrors
+            return type(error).__name__
+
     def _run_command(self, body: bytes) -> None:
         """Run the command. Its output is not printed, since a shell's messages repeat the command, secrets included."""
-        exit_code, _ = self._run(["sh", "-c", self._receiver], body, self._deadline, os.environ)
-        if exit_code is None:
-            log.warning("the command of --notify was ended after %.0f s", self._deadline)
-        elif exit_code:
-            log.warning("the command of --notify ended with exit code %d", exit_code)
-
-    def _run(
-        self,
-        command: Sequence[str],
-        body: bytes,
-        seconds: float,
-        variables: Mapping[str, str],
-        stdout: int = subprocess.DEVNULL,
-    ) -> tuple[int | None, str]:
-        """Return the exit code of a command, or None if it was killed at its deadline, and what it wrote to a PIPE."""
         with subprocess.Popen(
-            command,
+            ["sh", "-c", self._receiver],
             stdin=subprocess.PIPE,
-            stdout=stdout,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=variables,
             start_new_session=True,
         ) as self._child:
             try:
-                output, _ = self._child.communicate(body, timeout=max(seconds, 0.0))
+                self._child.communicate(body, timeout=self._deadline)
             except subprocess.TimeoutExpired:
                 _kill(self._child)
-                return None, ""
-        return self._child.returncode, (output or b"").decode()
+                log.warning("the command of --notify was ended after %.0f s", self._deadline)
+                return
+        if self._child.returncode:
+            log.warning("the command of --notify ended with exit code %d", self._child.returncode)
 
 
 def _kill(child: "subprocess.Popen[bytes]") -> None:
     """Kill a child with what it has started, such as the commands of a shell."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def post(identity: str) -> str:
-    """Post the notice on standard input to the receiver; return the HTTP status of the answer, or an error's name."""
-    import requests  # takes a tenth of a second, and only this process needs it
-
-    url, secret, body, now = os.environ[RECEIVER], os.environ.get(SECRET), sys.stdin.buffer.read(), datetime.now(UTC)
-    headers = {"Content-Type": "application/json", "User-Agent": "mnist-jobs", "webhook-id": identity}
-    headers["webhook-timestamp"] = str(int(now.timestamp()))
-    if secret is not None:
-        headers["webhook-signature"] = Webhook(secret).sign(identity, now, body.decode())
-    try:
-        with requests.Session() as session:
-            request = session.prepare_request(requests.Request("POST", url, data=body, headers=headers))
-            request.url = url if url.isascii() else request.url  # unchanged: it may be signed
-            # The environment names a proxy. The body of the answer is not read, since it may never end.
-            settings = session.merge_environment_settings(request.url, {}, True, None, None)
-            # A redirected POST becomes a GET, which delivers nothing.
-            answer = session.send(request, timeout=ANSWER_SECONDS, allow_redirects=False, **settings)
-            return str(answer.status_code)
-    except (OSError, ValueError) as error:  # all errors of requests are OSErrors
-        return type(error).__name__
-
-
-if __name__ == "__main__":
-    sys.stdout.write(post(sys.argv[1]))
