@@ -1,11 +1,9 @@
 """`jobs.retrain emit`: a schedule as files with which cron, systemd or Kubernetes runs `jobs.retrain --once`.
 
-Each file is an example in cluster/deploy with the values of a `Timer`: a command and its timetable. Each format
-represents every value that a `Timer` can hold, or raises UsageError. A timetable that the scheduler cannot express
-raises CronError.
+Each file is an example in cluster/deploy with the values of a `Timer`: a command and its timetable. The function of a
+format raises UsageError for a value that the format cannot hold, CronError for a timetable.
 """
 
-import hashlib
 import importlib.resources
 import os
 import re
@@ -31,11 +29,7 @@ from mnist_lib.errors import CronError
 from mnist_lib.objects.storage import check_storage, folder_of
 from mnist_lib.settings import options_of, values_of
 
-# Control characters and line ends of any kind, surrogates, which UTF-8 cannot encode, and the code points that Unicode
-# calls noncharacters, which systemd refuses.
-NO_CHARACTERS = "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
-UNWRITABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufdd0-\ufdef{NO_CHARACTERS}]")
-MAX_CRON_BYTES = 998  # of a command and of a variable; Debian's cron silently drops the rest
+MAX_CRON_BYTES = 998  # of a command; Debian's cron silently drops the rest
 EXAMPLES = importlib.resources.files("cluster") / "deploy"
 MAX_CRONJOB_NAME_LENGTH = 52  # Kubernetes appends a suffix for the name of each Job
 STORAGE = Path("/storage")  # the only folder of the container that outlives it, a volume in the manifest
@@ -44,7 +38,7 @@ DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 @dataclass(frozen=True, kw_only=True)
 class Timer:
-    """A command and when to run it. Raises UsageError for a text that no file could hold."""
+    """A command and when to run it. Raises UsageError for a text that is not printable, which no file can hold."""
 
     name: str  # of the schedule
     cron: str  # five valid fields
@@ -55,23 +49,15 @@ class Timer:
     notify: str | None = None  # MNIST_JOBS_NOTIFY of the command: not a flag, since it can hold a secret
 
     def __post_init__(self) -> None:
-        for word in self.command:
-            _require_writable("command", word)
-        _require_writable("working folder", str(self.folder))
-        _require_writable("notify", self.notify or "")
-        if not re.fullmatch(r"[ -$&-\[\]-~]*", self.about):  # it is written as it is, into comments too
-            raise UsageError(f"expected printable ASCII without % and backslashes, got {self.about!r}; change it")
+        texts = {"command": "".join(self.command), "working folder": str(self.folder), "notify": self.notify or ""}
+        for name, text in texts.items():
+            if found := next((c for c in text if not c.isprintable()), ""):
+                raise UsageError(f"{name}: expected printable characters, got {found!r} among them; change it")
 
     @property
     def about(self) -> str:
         """A description for people."""
         return f"mnist-jobs: retraining schedule {self.name}, {self.cron} in {self.zone}"
-
-
-def _require_writable(what: str, text: str) -> None:
-    """Raise UsageError if the text contains any of the characters in `UNWRITABLE`."""
-    if found := UNWRITABLE.search(text):
-        raise UsageError(f"{what}: expected UTF-8 without control characters, got {found[0]!r} in it; change it")
 
 
 def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
@@ -142,16 +128,9 @@ def _timer(options: EmitOptions, flags: Sequence[str], *, here: bool) -> Timer:
 
 def _filled(example: str, values: Mapping[str, str]) -> str:
     """Return the text of an example. `values`: the pattern of a text that occurs once -> the text in its place."""
-    pattern = "|".join(f"(?P<_{number}>{pattern})" for number, pattern in enumerate(values))
-    texts, places = [*values.values()], []
-
-    def value(match: re.Match[str]) -> str:
-        places.append(int(str(match.lastgroup)[1:]))
-        return texts[places[-1]]
-
-    text = re.sub(pattern, value, (EXAMPLES / example).read_text("utf-8"), flags=re.MULTILINE)
-    assert sorted(places) == [*range(len(texts))], example
-    return text
+    pattern, texts = "|".join(f"({pattern})" for pattern in values), [*values.values()]
+    text = (EXAMPLES / example).read_text("utf-8")
+    return re.sub(pattern, lambda match: texts[int(match.lastindex or 0) - 1], text, flags=re.MULTILINE)
 
 
 def _require_portable(cron: str, scheduler: str) -> None:
@@ -164,12 +143,19 @@ def _require_portable(cron: str, scheduler: str) -> None:
 
 
 def crontab(timer: Timer) -> str:
-    """Return lines to add with `crontab -e`. Raises UsageError for a command that is too long for some of them."""
+    """Return lines to add with `crontab -e`. Raises UsageError for a command or a receiver that they cannot hold."""
     _require_portable(timer.cron, "a crontab")
-    words = " ".join(map(_cron_word, timer.command))
-    command = _short("command", f"cd {_cron_word(str(timer.folder))} && {words}")
-    hint = "# To be notified of each run, set MNIST_JOBS_NOTIFY=URL on a line above."
-    variable = hint if timer.notify is None else f"MNIST_JOBS_NOTIFY={_short('notify', _cron_variable(timer.notify))}"
+    command = f"cd {shlex.quote(str(timer.folder))} && {shlex.join(timer.command)}"
+    length = len(command.encode())
+    if "%" in command or length > MAX_CRON_BYTES:
+        got = "one with %" if "%" in command else f"{length:,}"
+        expected = f"expected at most {MAX_CRON_BYTES} bytes without % in a crontab"
+        raise UsageError(f"command: {expected}, got {got}; use emit systemd, or shorten it")
+    variable = "# To be notified of each run, set MNIST_JOBS_NOTIFY=URL on a line above."
+    if timer.notify is not None:
+        if timer.notify.startswith(("'", '"')):  # which cron would remove
+            raise UsageError("notify: expected no quote at the beginning in a crontab, got one; use emit systemd")
+        variable = f"MNIST_JOBS_NOTIFY={timer.notify}"
     values = {
         r"^# mnist-jobs: .*": f"# {timer.about}",
         r"^# To be notified .*": variable,
@@ -180,43 +166,21 @@ def crontab(timer: Timer) -> str:
     return _filled("crontab", values)
 
 
-def _cron_word(word: str) -> str:
-    """Quote a word for the shell and for cron, which turns % into a line break.
-
-    `\\%` gives a literal %. Some versions of cron also turn two backslashes into one, so every backslash of the word
-    itself is followed by two quotes, which the shell removes.
-    """
-    return shlex.quote(word).replace("\\", "\\''").replace("%", r"\%")
-
-
-def _cron_variable(value: str) -> str:
-    """Quote the value of a variable if it begins with a quote, which cron would remove. Values have no escapes."""
-    if not value.startswith(("'", '"')):
-        return value
-    for quote in "'\"":
-        if quote not in value:
-            return f"{quote}{value}{quote}"
-    raise UsageError("notify: a crontab cannot hold a command that begins with a quote and has both kinds of quotes")
-
-
-def _short(what: str, text: str) -> str:
-    length = len(text.encode())
-    if length > MAX_CRON_BYTES:
-        expected = f"{what}: expected at most {MAX_CRON_BYTES} bytes in a crontab"
-        raise UsageError(f"{expected}, got {length:,}; use emit systemd, or shorten it")
-    return text
-
-
 # Kubernetes
 
 
 def cronjob(timer: Timer, image: str) -> str:
     """Return the CronJob with the values of the timer, after a Secret if there is a receiver."""
-    _require_writable("image", image)
-    name = _object_name(timer.name)
+    _require_portable(timer.cron, "Kubernetes")
+    if "7" in timer.cron.split()[-1]:
+        raise CronError(f"cron: Kubernetes expects Sunday as 0 or SUN, got 7 in {timer.cron!r}; write 0")
+    name = f"mnist-{timer.name}"
+    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > MAX_CRONJOB_NAME_LENGTH:
+        expected = f"at most {MAX_CRONJOB_NAME_LENGTH - len('mnist-')} lower-case letters, digits and single hyphens"
+        raise UsageError(f"name: Kubernetes expects {expected}, got {timer.name!r}; name another schedule")
     # Kubernetes replaces $(NAME) and turns $$ into $.
     words = "".join(f"                - {_yaml(word.replace('$', '$$'))}\n" for word in timer.command)
-    schedule = f"schedule: {_yaml(_kubernetes_schedule(timer.cron))}\n"
+    schedule = f"schedule: {_yaml(timer.cron)}\n"
     if timer.starting_deadline is not None:
         schedule += f"  startingDeadlineSeconds: {max(10, round(timer.starting_deadline))}\n"
     values = {
@@ -232,25 +196,6 @@ def cronjob(timer: Timer, image: str) -> str:
         values["^# Retraining .*"] += f"\n{_filled('notify-secret.yaml', of_secret)}---"
         values["name: mnist-jobs-notify, key: url, optional: true"] = f"name: {name}-notify, key: url"
     return _filled("kubernetes/cronjob.yaml", values)
-
-
-def _kubernetes_schedule(cron: str) -> str:
-    """Return the timetable with Sunday as 0, since Kubernetes does not understand 7."""
-    _require_portable(cron, "Kubernetes")
-    *others, weekdays = cron.split()
-    if "7" in weekdays:
-        days = CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)).weekdays
-        weekdays = ",".join(map(str, sorted({day % 7 for day in days if isinstance(day, int)})))
-    return " ".join([*others, weekdays])
-
-
-def _object_name(schedule: str) -> str:
-    """Return a name that Kubernetes accepts. A hash distinguishes schedules whose names would become the same."""
-    name = f"mnist-{schedule}"
-    if re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= MAX_CRONJOB_NAME_LENGTH:
-        return name
-    suffix = "-" + hashlib.sha256(schedule.encode()).hexdigest()[:6]
-    return re.sub("[^a-z0-9]+", "-", name.lower())[: MAX_CRONJOB_NAME_LENGTH - len(suffix)].strip("-") + suffix
 
 
 def _yaml(text: str) -> str:

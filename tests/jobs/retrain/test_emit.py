@@ -1,7 +1,6 @@
 """What `jobs.retrain emit` keeps, and what it refuses with one line and exit code 2 instead of writing it."""
 
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -31,7 +30,7 @@ CONFIGURATION: dict[str, Any] = {
         "models": ["scratch"],
         "seeds": [4],
         "dataset": "s3://bucket/letters",
-        "group_by": r"^(\w+)'s [^/$]+ 100%",
+        "group_by": r"^(\w+)'s [^/$]+ \\x",
     },
     "once": True,
     "starting_deadline": 600.0,
@@ -51,8 +50,7 @@ def read(scheduler: str, files: dict[str, str]) -> tuple[list[str], str]:
     """Return the words of the emitted command, and the receiver of its notices."""
     text = "\n".join(files.values())
     if scheduler == "crontab":
-        (line,) = re.findall("^@reboot (.*)", text, re.MULTILINE)
-        words = shlex.split(cron_command(line, halves_backslashes=False))
+        words = shlex.split(cron_command(text))
         return words[words.index("&&") + 1 :], cron_variable(text, "MNIST_JOBS_NOTIFY")
     if scheduler == "systemd":
         (variable,) = shlex.split(files["weekly.env"], comments=True)
@@ -117,7 +115,7 @@ def test_a_line_break_in_the_working_folder_is_refused(
     assert retrain.main(["emit", scheduler, DAILY, "--storage=/storage"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert "error[E-USAGE] working folder: expected UTF-8 without control characters, got '\\n'" in err
+    assert "error[E-USAGE] working folder: expected printable characters, got '\\n'" in err
 
 
 @pytest.mark.parametrize("storage", ["/s", "/storage/../s", "/storages", "file:///s", "~/s", "/tmp/s"])
