@@ -122,7 +122,7 @@ class TrialEvent(Document, frozen=True, kw_only=True):
 
 
 class HistoryEntry(TrialEvent, frozen=True, kw_only=True, tag_field="event"):
-    """A line of `history.jsonl`. Each subclass is a kind of lines, which are named by its tag."""
+    """A line of the history of a run. Each subclass is a kind of lines, which are named by its tag."""
 
     at: Seconds = 0.0  # Unix time; 0 until the line is written
 

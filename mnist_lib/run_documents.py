@@ -1,4 +1,4 @@
-"""The documents of a run: `summary.json`, `search.json` and the lines of `history.jsonl`.
+"""The documents of a run: `summary.json`, `search.json` and the lines of its history.
 
 `docs/reference/summary.md` is made from the fields and comments of the summary. `report.summary` makes a summary.
 """

@@ -79,7 +79,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | i
     clock, host = SystemClock(), socket.gethostname()
     seconds = options.lease_seconds / 3
     flags = [*flags, *options.more_flags]
-    work = TrainWork(objects, options.name, options.storage, flags, train, options.configuration, stop_seconds=seconds)
+    work = TrainWork(objects, options.storage, flags, train, options.configuration, stop_seconds=seconds)
     began = clock.now()
     # With --once, the first call comes when a slot is due. The schedule begins before that slot, so that it is run.
     enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began

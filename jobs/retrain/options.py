@@ -30,7 +30,7 @@ EVENTS = {
 }
 # Options of jobs.train that a schedule does not take -> what to do instead.
 REFUSED = dict.fromkeys(("storage", "json", "verbose"), "give it before --")
-REFUSED |= dict.fromkeys(("run_name", "resume", "lease", "plan"), "leave it out")
+REFUSED |= dict.fromkeys(("run_name", "resume", "plan"), "leave it out")
 INITS = {
     "scratch": "random weights",
     "champion": "the weights of the model's champion for the dataset, or random ones as long as it has none",

@@ -46,7 +46,6 @@ PARENT_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
 @dataclass(frozen=True)
 class TrainWork:
     objects: Objects
-    schedule: str
     storage: str
     flags: Sequence[str]  # the command line of jobs.train, without those of the next field
     options: TrainOptions  # all of its options, parsed
@@ -71,8 +70,8 @@ class TrainWork:
             return None
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()
 
-    def start(self, run: str, term: int, *, last: bool) -> RunAttempt:
-        own = ["--storage", self.storage, "--run-name", run, "--lease", f"{self.schedule}:{term}"]
+    def start(self, run: str, *, last: bool) -> RunAttempt:
+        own = ["--storage", self.storage, "--run-name", run]
         own += [] if last else ["--require-all"]
         try:
             file = _config_file(self.configuration) if self.configuration else None

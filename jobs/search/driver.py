@@ -125,7 +125,7 @@ class Search(Recorder):
     def _resume(self) -> None:
         """Record the scores of earlier drivers, and drop what they have dropped.
 
-        Raises IntegrityError if `history.jsonl` or `search.json` is damaged.
+        Raises IntegrityError if the history or `search.json` is damaged.
         """
         if document := self.folder.search():
             self.cut = document.cut

@@ -27,7 +27,6 @@ from mnist_lib.data.availability import check_availability
 from mnist_lib.environment import code_version
 from mnist_lib.errors import DataMissingError
 from mnist_lib.model_file import trust
-from mnist_lib.objects.lease import fence
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.run_documents import Summary
@@ -93,7 +92,7 @@ def run_job(
         from jobs.train.run import Run
     submitted = in_submitted_job()
     with step("checking the storage", shown=not options.quiet):
-        objects = _open_for_writing(options.storage, options.lease, submitted)
+        objects = _open_for_writing(options.storage, submitted)
     code = code_version(SOURCE_FOLDERS)
     opened = open_run(
         objects,
@@ -138,7 +137,7 @@ def _check_data(options: TrainOptions) -> None:
         raise DataMissingError(f"{error}{hint}") from error
 
 
-def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objects:
+def _open_for_writing(storage: str, submitted: bool) -> Objects:
     """Return the storage. Raises StoreError before anything starts if it cannot be written."""
     if submitted and not is_url(storage) and not Path(storage).is_absolute():
         raise UsageError(
@@ -146,8 +145,6 @@ def _open_for_writing(storage: str, lease: str | None, submitted: bool) -> Objec
             f", got {storage}; use --storage /PATH"
         )
     objects = open_storage(storage)
-    if lease is not None:
-        objects = fence(objects, lease)
     check_writable(objects)
     return objects
 

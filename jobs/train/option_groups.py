@@ -127,12 +127,6 @@ class RunOptions(StorageOptions):
         "RUN",
         stored=False,
     )
-    lease: str | None = option(
-        None,
-        "lease, set by jobs.retrain; once another process holds it, nothing is stored",
-        "NAME:N",
-        stored=False,
-    )
     plan: bool = option(False, "print what would run, where and why, then exit", stored=False)
 
 

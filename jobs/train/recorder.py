@@ -277,7 +277,7 @@ class Training(Recorder):
                 self.unfinished.append(spec)
                 self._trained[spec.id] = Epochs()
                 if folder.resumed:
-                    self.checkpoints.expect(spec.id)
+                    self.checkpoints.expect(spec.id, self._trained[spec.id])
         self.progress.restore(self.rows)
         self._waiting = by_cost(self.unfinished)
         if folder.resumed:

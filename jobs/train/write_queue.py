@@ -1,9 +1,10 @@
 """Threads that write to the storage and read checkpoints, so that slow storage delays no event and no deadline."""
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import partial
 from typing import NamedTuple
 
@@ -175,6 +176,7 @@ class Checkpoints:
     def __init__(self, folder: RunFolder, writes: WriteQueue) -> None:
         self._folder, self._writes, self._lock = folder, writes, threading.Lock()
         self._held: dict[str, bytes | None] = {}  # None: too large to be held, or not read yet
+        self._known: dict[str, Sized] = {}  # the known epochs of trials whose checkpoint is of an earlier driver
         self._reads: dict[str, Wait] = {}  # by trial, until its checkpoint is taken
 
     def __contains__(self, trial: str) -> bool:
@@ -192,7 +194,7 @@ class Checkpoints:
         return False
 
     def _read_now(self, trial: str) -> None:
-        content = newest_checkpoint(self._folder, trial)
+        content = self._read(trial)
         with self._lock:
             if trial in self._held and content is None:
                 del self._held[trial]
@@ -202,14 +204,24 @@ class Checkpoints:
     def get(self, trial: str) -> bytes | None:
         """Return the newest checkpoint of a trial, or None if it has none. Read it if it is not in memory."""
         held = self._held.get(trial)
-        content = newest_checkpoint(self._folder, trial) if held is None and trial in self._held else held
+        content = self._read(trial) if held is None and trial in self._held else held
         if self._reads.pop(trial, None) and content is not None:
             self._hold_no_more_than_fits(trial, content)
         return content
 
-    def expect(self, trial: str) -> None:
-        """Note that an earlier driver may have stored a checkpoint, which is read when it is needed."""
+    def _read(self, trial: str) -> bytes | None:
+        epochs = len(self._known[trial]) if trial in self._known else math.inf
+        return newest_checkpoint(self._folder, trial, epochs)
+
+    def expect(self, trial: str, epochs: Sized | None = None) -> None:
+        """Note that an earlier driver may have stored a checkpoint, which is read when it is needed.
+
+        Args:
+            epochs: those that are known, if they are needed to resume from the checkpoint.
+        """
         self._held[trial] = None
+        if epochs is not None:
+            self._known[trial] = epochs
 
     def put(self, trial: str, content: bytes) -> None:
         with self._lock:

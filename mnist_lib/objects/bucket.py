@@ -5,7 +5,6 @@ compares contents. Writers that compete for a name must write different contents
 """
 
 import contextlib
-import itertools
 import logging
 import os
 import re
@@ -28,17 +27,8 @@ from obstore.store import from_url
 
 from mnist_lib.documents import complete_lines
 from mnist_lib.errors import SpecError, StoreError, TooLargeError
-from mnist_lib.objects.lease import locked
-from mnist_lib.objects.protocol import (
-    MAX_CHECKPOINT_BYTES,
-    MAX_RECORD_BYTES,
-    Fence,
-    Objects,
-    check_name,
-    concurrently,
-    require_size,
-)
-from mnist_lib.objects.records import last_number
+from mnist_lib.objects.lease import Lease, locked
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, concurrently, require_size
 from mnist_lib.wording import MAX_REASON, without_secrets
 
 log = logging.getLogger(__name__)
@@ -47,8 +37,6 @@ T = TypeVar("T")
 
 SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
 SECONDS_BETWEEN_APPENDS = 10.0  # a bucket cannot append: the whole object is sent each time
-# An appended object continues in another part, see `_part`, so that no more than this is sent each time.
-MAX_PART_BYTES = 1 << 22
 BYTES_PER_CHUNK = 1 << 20
 MAX_ADDED_BYTES = 1 << 28
 MAX_SHARE_OF_APPENDS = 0.05  # share of the time spent on appending; large objects are sent less often
@@ -71,11 +59,11 @@ class BucketObjects:
     def __init__(self, url: str, store: Any = None) -> None:
         """`store`: an obstore store to use instead of opening the URL."""
         self._url = url.rstrip("/")
-        self._appended: dict[str, bytearray] = {}  # part -> the whole content
-        self._last_parts: dict[str, str] = {}
-        self._unsent: dict[str, Fence | None] = {}
-        self._versions: dict[str, Any] = {}  # name -> the version that this process has written or found
+        self._appended_name = ""  # the object that was appended to last
+        self._appended = bytearray()  # its whole content
+        self._is_sent = True
         self._send_at = 0.0
+        self._leases: list[Lease] = []  # of the locks that are held
         with self._store_errors(""):
             self._store = store if store is not None else _open(self._url)
 
@@ -83,19 +71,18 @@ class BucketObjects:
         return self._with_version(name, limit)[0]
 
     def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-        for part in itertools.count(1):
-            try:
-                found = self._request(name, partial(obstore.get, self._store, _part(name, part)))
-            except FileNotFoundError:
-                return
-            rest = b""
-            with self._store_errors(name):
-                for chunk in found.stream(min_chunk_size=BYTES_PER_CHUNK):
-                    *lines, rest = (rest + bytes(chunk)).split(b"\n")
-                    for line in lines:
-                        require_size(f"{self.where(name)}: a line", len(line), limit)
-                        yield line
-                    require_size(f"{self.where(name)}: a line", len(rest), limit)
+        try:
+            found = self._request(name, partial(obstore.get, self._store, name))
+        except FileNotFoundError:
+            return
+        rest = b""
+        with self._store_errors(name):
+            for chunk in found.stream(min_chunk_size=BYTES_PER_CHUNK):
+                *lines, rest = (rest + bytes(chunk)).split(b"\n")
+                for line in lines:
+                    require_size(f"{self.where(name)}: a line", len(line), limit)
+                    yield line
+                require_size(f"{self.where(name)}: a line", len(rest), limit)
 
     def _get(self, name: str, limit: int) -> tuple[bytes, Any]:
         """Return the content of an object, and the mode of a `_put` that fails if it has changed since."""
@@ -129,45 +116,16 @@ class BucketObjects:
             return False
         return True
 
-    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        """With a fence, send the version that this process has written before: the bucket compares it with its own.
+    def replace(self, name: str, content: bytes) -> None:
+        self._put(name, content, "overwrite")
 
-        Only an object that somebody else has written costs further requests. Its version is read before the fence is
-        checked, so that a later holder can only change it afterwards, and the bucket refuses the request.
-        """
-        mode = "overwrite" if fence is None else self._versions.get(name, "create")
-        while True:
-            try:
-                self._versions[name] = self._put(name, content, mode)
-                return
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-                if fence is None:
-                    raise
-            found, mode = self._with_version(name, MAX_CHECKPOINT_BYTES)
-            if found == content:  # the answer to the last request was lost
-                self._versions[name] = mode
-                return
-            fence.check()
-
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        if name not in self._last_parts:
-            part, (before, version) = name, self._with_version(name)
-            if before is not None and len(before) >= MAX_PART_BYTES:
-                part = _part(name, last_number(lambda number: self.exists(_part(name, number))))
-                before, version = self._with_version(part)
-            self._last_parts[name], self._versions[part] = part, version
-            self._appended[part] = bytearray(complete_lines(before or b""))
-            if fence is not None and before is not None:
-                fence.check()  # after the version was read
-        part = self._last_parts[name]
-        if len(self._appended[part]) >= MAX_PART_BYTES:
+    def append(self, name: str, content: bytes) -> None:
+        if name != self._appended_name:
             self.flush()
-            del self._appended[part]
-            number = int(part.removeprefix(name).removeprefix(".") or 1)
-            part = self._last_parts[name] = _part(name, number + 1)
-            self._appended[part] = bytearray()
-        self._appended[part].extend(content)
-        self._unsent[part] = fence
+            self._appended = bytearray(self.read(name, MAX_ADDED_BYTES) or b"")
+            self._appended_name = name
+        self._appended.extend(content)
+        self._is_sent = False
         if time.monotonic() > self._send_at:
             self.flush()
 
@@ -183,10 +141,11 @@ class BucketObjects:
                 return
 
     def flush(self) -> None:
+        if self._is_sent:
+            return
         begin = time.monotonic()
-        for name, fence in self._unsent.items():
-            self.replace(name, bytes(self._appended[name]), fence)
-        self._unsent.clear()
+        self.replace(self._appended_name, bytes(self._appended))
+        self._is_sent = True
         now = time.monotonic()
         self._send_at = now + max(SECONDS_BETWEEN_APPENDS, (now - begin) / MAX_SHARE_OF_APPENDS)
 
@@ -212,7 +171,7 @@ class BucketObjects:
 
     def delete(self, name: str) -> None:
         check_name(name)
-        self._versions.pop(name, None)
+        self._require_locks()
         with contextlib.suppress(FileNotFoundError):
             self._request(name, lambda: obstore.delete(self._store, name))
 
@@ -223,19 +182,29 @@ class BucketObjects:
     def delete_leftovers(self, prefix: str) -> None:
         """Do nothing: a bucket holds no temporary files."""
 
-    def lock(self, name: str) -> contextlib.AbstractContextManager[Objects]:
-        return locked(self, name)
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        with locked(self, name) as lease:
+            self._leases.append(lease)
+            try:
+                yield
+            finally:
+                self._leases.remove(lease)
+
+    def _require_locks(self) -> None:
+        """Raise BusyError if another process has taken over a lock that this process held."""
+        for lease in [*self._leases]:
+            lease.require_held()
 
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"
 
-    def _put(self, name: str, content: bytes, mode: Any) -> Any:
-        """Write an object, and return the mode of the next `_put` that fails if it has changed since."""
+    def _put(self, name: str, content: bytes, mode: Any) -> None:
+        """Write an object. `mode`: that of obstore, or that of `_with_version`."""
         check_name(name)
+        self._require_locks()
         # In one request: a multipart upload is unconditional, so the last writer would win.
-        return _version(
-            self._request(name, lambda: obstore.put(self._store, name, content, mode=mode, use_multipart=False))
-        )
+        self._request(name, lambda: obstore.put(self._store, name, content, mode=mode, use_multipart=False))
 
     def _request(self, name: str, request: Callable[[], T]) -> T:
         warning = threading.Timer(SECONDS_BEFORE_WARNING, log.warning, ("still waiting for %s", self.where(name)))
@@ -265,11 +234,6 @@ class BucketObjects:
             if isinstance(error, PermissionDeniedError | UnauthenticatedError) or reason.startswith(("401", "403")):
                 advice = "configure credentials that may read, write and list, as for the provider's own tools"
             raise StoreError(f"{self.where(name)} cannot be read or written ({reason}); {advice}") from error
-
-
-def _part(name: str, number: int) -> str:
-    """Return the name of one part of an appended object."""
-    return name if number == 1 else f"{name}.{number:06d}"
 
 
 def _version(found: Any) -> Any:

@@ -1,31 +1,30 @@
 """A lease: the right to act, held by one process at a time across machines. When the holder dies, another takes over.
 
-    <folder>/terms/<n>.json   the holder in term n; never changed; n is the fencing number
+    <folder>/terms/<n>.json   the holder in term n; created once, and never changed
     <folder>/beats/<n>.json   the heartbeat of that term, replaced regularly
 
 Clocks of different machines are not compared. A process that wants the lease watches the heartbeat by its own clock: if
 it does not change for the time to live, the holder is dead. A holder that cannot renew gives up before that. One that
-was suspended may not know that it has lost the lease: `fence` refuses its writes, since a later term has a higher
-number, even if it was suspended between a check and the request that followed.
+was suspended notices a later term with its next heartbeat. Until then it may write, so what must happen once has to be
+decided by the creation of an object.
 """
 
 import contextlib
 import json
 import logging
-import math
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 from mnist_lib.clock import Clock, SystemClock, moment_of, now_text, text_of
 from mnist_lib.documents import Moment, Text, decode
-from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError, StoreError
-from mnist_lib.objects.protocol import Fence, Objects, check_part
+from mnist_lib.errors import BusyError, IntegrityError, StoreError
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,6 @@ ENDED = b"{}"  # the heartbeat of a released lease; any other content, even dama
 QUESTIONS_PER_BEAT = 4  # how often a thread asks whether a heartbeat is due, so that none is late
 BEATS_PER_LIFE = 3  # the holder gives up after two missed beats; others take over after three
 LOCK_SECONDS = 15.0  # without a heartbeat before another process takes over a lock
-SECONDS_BETWEEN_QUESTIONS = 1.0  # between two checks whether a lease is still held
 
 
 @dataclass(frozen=True)
@@ -103,16 +101,27 @@ class Lease:
         if now - self._renewed < self.seconds_between_beats:
             return
         if not self.overdue():
-            self._objects.replace(self._beat(self.number), self._new_beat())
-        if self.overdue() or is_superseded(self._objects, self._folder, self.number):
-            number, self.number = self.number, None
-            raise LeaseLostError(f"{self._objects.where(self._folder)}: lost lease {number}; another process may act")
+            self.beat()
+        if self.overdue():
+            self.number = None
+        self.require_held()
         self._renewed = now
 
     def beat(self) -> None:
-        """Write a heartbeat even if it is late. Another process may hold the lease by now; see `FencedObjects`."""
+        """Write a heartbeat even if it is late. Raises LeaseLostError if another process has taken over."""
         assert self.number is not None
         self._objects.replace(self._beat(self.number), self._new_beat())
+        if self._objects.exists(_terms(self._objects, self._folder).name(self.number + 1)):
+            self.number = None
+        self.require_held()
+
+    def require_held(self) -> None:
+        """Raise LeaseLostError if this process is known to have lost the lease."""
+        if self.number is None:
+            raise LeaseLostError(
+                f"{self._objects.where(self._folder)}: expected to hold this lease, got one that another process may"
+                " hold; this process ends, and the other one continues its work"
+            )
 
     @contextlib.contextmanager
     def renewed(self) -> Iterator[None]:
@@ -172,109 +181,13 @@ def newest_term(objects: Objects, folder: str) -> LeaseTerm | None:
         return None
 
 
-def is_superseded(objects: Objects, folder: str, number: int) -> bool:
-    """Return whether a term after that number has begun."""
-    return objects.exists(_terms(objects, folder).name(number + 1))
-
-
 def _terms(objects: Objects, folder: str) -> RecordLog:
     return RecordLog(objects, f"{folder}/terms")
 
 
-@dataclass(frozen=True)
-class TermFence:
-    """The `protocol.Fence` of one term of a lease, within that of another lease if there is one."""
-
-    objects: Objects
-    folder: str
-    number: int
-    outer: Fence | None = None
-
-    @property
-    def lock(self) -> str:
-        return f"{self.folder}/writing"
-
-    def check(self) -> None:
-        if is_superseded(self.objects, self.folder, self.number):
-            raise ConflictError(
-                f"{self.objects.where(self.folder)}: lease {self.number} has passed to another process, which"
-                " continues this work; nothing is left to do here"
-            )
-        if self.outer is not None:
-            self.outer.check()
-
-
-class FencedObjects:
-    """A wrapper of `objects` for the holder of term `number` of the lease in `folder`.
-
-    Once a later term has begun, `create` raises ConflictError; within a second, all other methods that write do, too.
-    `create` commits versions and appoints champions; the others check rarely, since each check is a request. Meanwhile,
-    `replace` and `append` change nothing that a later holder has written: see `protocol.Objects`. No name is both
-    created and replaced, except for the record of a run that is begun anew under its lock. A deletion may come late;
-    what is deleted is not needed, or costs the repetition of a trial.
-    """
-
-    def __init__(self, objects: Objects, folder: str, number: int, clock: Clock) -> None:
-        self._objects, self._folder, self._number, self._clock = objects, folder, number, clock
-        self._fence = TermFence(objects, folder, number)
-        self._asked_at = -math.inf
-        self.read, self.lines, self.exists, self.names = objects.read, objects.lines, objects.exists, objects.names
-        self.folders, self.where = objects.folders, objects.where
-        self.max_concurrent_requests = objects.max_concurrent_requests
-
-    @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[Objects]:
-        with self._objects.lock(name) as objects:
-            yield FencedObjects(objects, self._folder, self._number, self._clock)
-
-    def create(self, name: str, content: bytes) -> bool:
-        self._asked_at = -math.inf
-        return self._writable().create(name, content)
-
-    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        self._writable().replace(name, content, self._within(fence))
-
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        self._writable().append(name, content, self._within(fence))
-
-    def add(self, name: str, content: bytes) -> None:
-        self._writable().add(name, content)
-
-    def flush(self) -> None:
-        self._writable().flush()
-
-    def delete(self, name: str) -> None:
-        self._writable().delete(name)
-
-    def delete_below(self, prefix: str) -> None:
-        self._writable().delete_below(prefix)
-
-    def delete_leftovers(self, prefix: str) -> None:
-        self._writable().delete_leftovers(prefix)
-
-    def _within(self, outer: Fence | None) -> Fence:
-        return self._fence if outer is None else replace(self._fence, outer=outer)
-
-    def _writable(self) -> Objects:
-        now = self._clock.monotonic()
-        if now - self._asked_at > SECONDS_BETWEEN_QUESTIONS:
-            self._fence.check()
-            self._asked_at = now
-        return self._objects
-
-
-def fence(objects: Objects, lease: str, clock: Clock | None = None) -> FencedObjects:
-    """Return `objects`, fenced by a lease and its term, such as "nightly:7". Raises SpecError for other text."""
-    schedule, colon, number = lease.rpartition(":")
-    if not colon or not number.isascii() or not number.isdigit():
-        raise SpecError(f"lease: expected a schedule and a number, such as nightly:7, got {lease!r}")
-    check_part("lease", schedule)
-    return FencedObjects(objects, lease_folder(schedule), int(number), clock or SystemClock())
-
-
 @contextlib.contextmanager
-def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) -> Iterator[FencedObjects]:
-    """Exclude other processes on all machines until the context ends, and provide the objects for use in it.
+def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) -> Iterator[Lease]:
+    """Exclude other processes on all machines until the context ends or the lease is lost.
 
     If the holder has died, this waits for the time to live.
 
@@ -298,7 +211,7 @@ def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) ->
     assert lease.number is not None
     try:
         with _repeated(lease.beat, lease.seconds_between_beats):
-            yield FencedObjects(objects, folder, lease.number, clock)
+            yield lease
     finally:
         with contextlib.suppress(StoreError):
             lease.release()

@@ -23,12 +23,11 @@ from mnist_lib.clock import now_text
 from mnist_lib.documents import complete_lines
 from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
 from mnist_lib.objects.output_file import sync
-from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, Fence, check_name, require_size
+from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, check_name, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
 LEFTOVER_AGE_SECONDS = 86_400
-# A lock is held while a file gets its name, or lines are appended to it.
-MAX_FENCED_SECONDS, FENCED_POLL_SECONDS = 60.0, 0.005
+MAX_LOCKED_SECONDS, LOCK_POLL_SECONDS = 60.0, 0.005  # while lines are appended to a file
 MAX_LINE_BYTES = MAX_DOCUMENT_BYTES
 
 
@@ -84,15 +83,14 @@ class LocalObjects:
             sync(path.parent)  # also if its creator may have died before this sync
             return is_new
 
-    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+    def replace(self, name: str, content: bytes) -> None:
         path = self._path(name)
         with self._store_errors(name, len(content)), self._temporary(path, content) as temporary:
-            with contextlib.nullcontext() if fence is None else self._fenced(fence):
-                temporary.replace(path)
+            temporary.replace(path)
             sync(path.parent)
 
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        self._append(name, content)  # without the fence, since this replaces nothing
+    def append(self, name: str, content: bytes) -> None:
+        self._append(name, content)
         self._unsynced.add(name)
 
     def add(self, name: str, content: bytes) -> None:
@@ -190,7 +188,7 @@ class LocalObjects:
             yield folder, files + [name for name in folders if (folder / name).is_symlink()]
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator["LocalObjects"]:
+    def lock(self, name: str) -> Iterator[None]:
         own = f"process {os.getpid()} on {socket.gethostname()} since {now_text()}"
         with self._store_errors(name):
             file = self._open_or_create(name)
@@ -206,19 +204,11 @@ class LocalObjects:
                     ) from None
                 os.ftruncate(file.fileno(), 0)
                 os.write(file.fileno(), own.encode())
-            yield self
-
-    @contextlib.contextmanager
-    def _fenced(self, fence: Fence) -> Iterator[None]:
-        """Check the fence, and keep the holders of later terms from writing until the context ends."""
-        with self._open_or_create(fence.lock) as file:
-            self._wait_for_lock(fence.lock, file.fileno())
-            fence.check()
             yield
 
     def _wait_for_lock(self, name: str, descriptor: int) -> None:
         """Lock an open file until it is closed. Raises StoreError if another process holds its lock for too long."""
-        deadline = time.monotonic() + MAX_FENCED_SECONDS
+        deadline = time.monotonic() + MAX_LOCKED_SECONDS
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,10 +216,10 @@ class LocalObjects:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise StoreError(
-                        f"{self._path(name)}: expected no lock for {MAX_FENCED_SECONDS:.0f} s or longer,"
+                        f"{self._path(name)}: expected no lock for {MAX_LOCKED_SECONDS:.0f} s or longer,"
                         " got one of a process that may be suspended; end that process"
                     ) from None
-                time.sleep(FENCED_POLL_SECONDS)
+                time.sleep(LOCK_POLL_SECONDS)
 
     def where(self, name: str) -> str:
         return str(self._path(name))

@@ -29,17 +29,6 @@ FAILPOINT_VARIABLE = "MNIST_FAILPOINT"
 FAILPOINT_EXIT_STATUS = 86
 
 
-class Fence(Protocol):
-    """The right to write of the holder of one term of a lease; see `lease`."""
-
-    @property
-    def lock(self) -> str:
-        """The name of a file that the holders of all terms lock while they replace something on a disk."""
-
-    def check(self) -> None:
-        """Raise ConflictError if a later term has begun."""
-
-
 class Objects(Protocol):
     """Named bytes below one root. A name is one or more parts joined by "/".
 
@@ -71,22 +60,18 @@ class Objects(Protocol):
         A bucket may also return True if the object has exactly this content, since a request may have been sent twice.
         """
 
-    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        """Write an object atomically and durably, whether or not it exists.
+    def replace(self, name: str, content: bytes) -> None:
+        """Write an object atomically and durably, whether or not it exists."""
 
-        With a fence, this replaces nothing that the holder of a later term has written with `replace`, at whatever
-        moment this process is suspended, and raises ConflictError instead.
-        """
+    def append(self, name: str, content: bytes) -> None:
+        """Append lines to an object that only this process writes. Those after the last `flush` may be lost."""
 
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        """Append lines, each a JSON object. Those appended after the last `flush` may be lost. `fence`: as above.
+    def add(self, name: str, content: bytes) -> None:
+        """Append lines durably and at once. If several processes write, none loses what another has added.
 
         An incomplete last line, as a killed process or a full disk may have left it, is removed first. One that lacks
         only its end, as an editor may leave it, gets its end.
         """
-
-    def add(self, name: str, content: bytes) -> None:
-        """Append durably and at once. If several processes write, none loses what another has added."""
 
     def flush(self) -> None:
         """Write appended content that is still buffered."""
@@ -106,11 +91,11 @@ class Objects(Protocol):
     def delete_leftovers(self, prefix: str) -> None:
         """Delete temporary files below `prefix + "/"` that are more than a day old."""
 
-    def lock(self, name: str) -> "AbstractContextManager[Objects]":
-        """Exclude other processes until the context or this process ends, and provide the objects for use in it.
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Exclude other processes until the context or this process ends.
 
         A disk excludes the processes of this machine. A bucket excludes those of all machines, but notices late that a
-        holder is dead.
+        holder is dead, and a holder that was suspended for long may lose the lock: its next write raises BusyError.
 
         Raises BusyError, which names the holder, if the lock is held.
         """

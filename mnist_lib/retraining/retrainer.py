@@ -74,11 +74,10 @@ class Work(Protocol):
     def fingerprint(self) -> str | None:
         """Return a hash of everything that a result depends on, as it is now; None if it is unknown."""
 
-    def start(self, run: str, term: int, *, last: bool) -> RunAttempt:
+    def start(self, run: str, *, last: bool) -> RunAttempt:
         """Start an attempt.
 
         Args:
-            term: fencing number; the attempt's writes are refused after a later term has begun.
             last: whether no other attempt follows if this one fails, so that a partial result is better than none.
         """
 
@@ -259,10 +258,9 @@ class Retrainer:
         entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
         if not self._may_act() or not self._journal.append(number, entry) or not self._may_act():
             return False
-        assert self._lease.number is not None
         self._launched = entry.run
         last = entry.failures + 1 >= self._policy.max_attempts
-        attempt = self._work.start(entry.run, self._lease.number, last=last)
+        attempt = self._work.start(entry.run, last=last)
         self._active = ActiveRun(number + 1, entry, attempt, newest_slot=moment_of(entry.at))
         log.info("slot %s: run %s, attempt %d", entry.slot, entry.run, entry.attempt)
         return True

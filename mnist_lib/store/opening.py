@@ -66,16 +66,16 @@ def open_run(
         while folder is None:
             run = next(names)
             try:
-                locked = locks.enter_context(objects.lock(_lock(run)))
+                locks.enter_context(objects.lock(_lock(run)))
             except BusyError:
                 if name:
                     raise
                 continue  # another run of this dataset was begun in the same second
-            if name and _is_begun_anew(locked, run, terms):
+            if name and _is_begun_anew(objects, run, terms):
                 log.info("beginning run %s anew with other terms, since none of its trials has begun", run)
-                _delete(RunFolder(locked, run))
-            folder = _begin(locked, BegunRun(run, now_text(), terms, command), configuration)
-            folder = folder or (_resume(locked, run, terms) if name else None)
+                _delete(RunFolder(objects, run))
+            folder = _begin(objects, BegunRun(run, now_text(), terms, command), configuration)
+            folder = folder or (_resume(objects, run, terms) if name else None)
         if not name:
             objects.replace(_pointer(terms), seal(UnfinishedRun(folder.run)))
         try:
@@ -157,7 +157,8 @@ def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack)
     if run is None:
         return None
     try:
-        folder = _resume(locks.enter_context(objects.lock(_lock(run))), run, terms)
+        locks.enter_context(objects.lock(_lock(run)))
+        folder = _resume(objects, run, terms)
         return None if folder.is_complete else folder
     except (BusyError, IntegrityError, SpecError):
         return None  # so a new run is begun

@@ -9,6 +9,7 @@ All of it is deleted when the run is complete.
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -90,9 +91,16 @@ def store_checkpoint(folder: RunFolder, trial: str, epoch: float, content: bytes
         folder.delete(name)
 
 
-def newest_checkpoint(folder: RunFolder, trial: str) -> bytes | None:
-    """Return the newest checkpoint that is intact, or None. Damaged ones are moved to `damaged/`."""
+def newest_checkpoint(folder: RunFolder, trial: str, epochs: float = math.inf) -> bytes | None:
+    """Return the newest checkpoint that is intact, or None. Damaged ones are moved to `damaged/`.
+
+    Args:
+        epochs: the number of epochs that are known. A checkpoint after more of them is left out: another driver, which
+            was suspended, has stored it since this one has read the history.
+    """
     for name in _checkpoints(folder, trial):
+        if float(name.rpartition("/")[2][:14]) >= epochs + 1:
+            continue
         try:
             content = folder.read(name, MAX_CHECKPOINT_BYTES) or b""
         except IntegrityError as error:

@@ -1,9 +1,11 @@
 """The folder of one run, `<storage>/runs/<run>/`.
 
 `run.json` is written first, with the run's terms: everything that its result depends on. `summary.json` is written
-last; when it exists, the run is complete.
+last; when it exists, the run is complete. Each driver writes the history in files of its own, `history/<n>.jsonl`, with
+numbers that it takes by creating them: a driver that was suspended cannot overwrite what another one has written since.
 """
 
+import itertools
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,11 +29,13 @@ from mnist_lib.run_documents import (
 )
 from mnist_lib.store.versions import model_names
 
-RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history.jsonl", "summary.json"
+RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history", "summary.json"
+EARLIER_HISTORY = "history.jsonl"  # that of versions of this program before 2026-12-02
 REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
 INDEX = "index.html"  # lists all runs, at the root of the storage
 
 HISTORY_LINE: Any = HistoryLine  # a union, which is no `type`
+MAX_HISTORY_BYTES = 1 << 22  # of a file, all of which is sent to a bucket each time
 
 Terms = Mapping[str, Json]
 Command = Literal["jobs.train", "jobs.search"]
@@ -56,6 +60,8 @@ class RunFolder:
 
     def __init__(self, objects: Objects, run: str, *, resumed: bool = False) -> None:
         self.objects, self.run, self.resumed = objects, run, resumed
+        self._history_file = ""  # that this process appends to
+        self._history_bytes = 0
 
     @property
     def where(self) -> str:
@@ -81,25 +87,37 @@ class RunFolder:
         self.objects.delete_below(self._name(prefix))
 
     def append_history(self, entry: HistoryEntry) -> None:
-        """Append a line to `history.jsonl`, with the Unix time."""
+        """Append a line to the history, with the Unix time."""
         self.append_lines(history_line(entry))
 
     def append_lines(self, lines: bytes) -> None:
-        """Append results of `history_line` to `history.jsonl`."""
-        self.objects.append(self._name(HISTORY), lines)
+        """Append results of `history_line` to the history."""
+        if self._history_file and self._history_bytes < MAX_HISTORY_BYTES:
+            self.objects.append(self._history_file, lines)
+            self._history_bytes += len(lines)
+        else:
+            self._history_file = self._create_history_file(lines)
+            self._history_bytes = len(lines)
+
+    def _create_history_file(self, lines: bytes) -> str:
+        """Create the next file of the history with these lines, and return its name."""
+        lines = lines.replace(b"{", b'{"token":"%b",' % uuid.uuid4().hex.encode(), 1)  # see `bucket`
+        names = (self._name(f"{HISTORY}/{number:08d}.jsonl") for number in itertools.count(1))
+        return next(name for name in names if self.objects.create(name, lines))
 
     def flush(self) -> None:
         """Write appended content that is still buffered."""
         self.objects.flush()
 
     def history(self) -> Iterator[HistoryEntry]:
-        """Yield the entries of `history.jsonl`, except for an incomplete last line.
+        """Yield the entries of the history, except for an incomplete last line of a driver.
 
-        Raises IntegrityError at the first one that is damaged. The file may have any size.
+        Raises IntegrityError at the first one that is damaged. The history may have any size.
         """
-        where = self.objects.where(self._name(HISTORY))
-        for number, line in enumerate(self.objects.lines(self._name(HISTORY)), 1):
-            yield decode(line, HISTORY_LINE, f"{where}, line {number}")
+        for name in (EARLIER_HISTORY, *self.names(HISTORY)):
+            where = self.objects.where(self._name(name))
+            for number, line in enumerate(self.objects.lines(self._name(name)), 1):
+                yield decode(line, HISTORY_LINE, f"{where}, line {number}")
 
     def seconds_worked(self) -> float:
         """Return for how long earlier commands worked on the run, each from its start to its last entry."""
@@ -162,7 +180,7 @@ class RunFolder:
 
 
 def history_line(entry: HistoryEntry) -> bytes:
-    """Return a line of `history.jsonl`: an entry with the Unix time."""
+    """Return a line of the history: an entry with the Unix time."""
     return encode(entry if entry.at else structs.replace(entry, at=round(steady_time(), 3))) + b"\n"
 
 

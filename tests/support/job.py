@@ -146,8 +146,7 @@ def describe(process: psutil.Process) -> str:
 
 def history_of(run: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a run's history so far."""
-    path = run / "history.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = [line for path in sorted(run.glob("history/*")) for line in path.read_text().splitlines(keepends=True)]
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 

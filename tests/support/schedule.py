@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.bounds import JOB_SECONDS
-from tests.support.job import MARK, ROOT
+from tests.support.job import MARK, ROOT, history_of
 from tests.support.untrained import UNTRAINED
 
 HOURLY, DAILY = "--cron=0 * * * *", "--cron=0 0 * * *"
@@ -85,8 +85,8 @@ class Schedule:
 
 def epochs_of(schedule: Schedule) -> int:
     """Return the number of epochs in the history of the newest run."""
-    files = sorted((schedule.storage / "runs").glob("*/history.jsonl"))
-    return files[-1].read_text().count('"event": "epoch"') if files else 0
+    runs = sorted((schedule.storage / "runs").glob("*"))
+    return sum(line["event"] == "epoch" for line in history_of(runs[-1])) if runs else 0
 
 
 def kill(daemon: subprocess.Popen[str]) -> None:

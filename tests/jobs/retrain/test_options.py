@@ -220,7 +220,7 @@ def test_with_init_champion_each_run_starts_from_the_champions(configured: dict[
 def test_the_fingerprint_of_data_that_are_not_prepared_is_unknown(tmp_path: Path) -> None:
     for address in (None, "10.0.0.1:6379"):
         options = TrainOptions(dataset="mnist", data_dir=tmp_path, address=address)
-        assert TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), [], options, stop_seconds=1).fingerprint() is None
+        assert TrainWork(LocalObjects(tmp_path), str(tmp_path), [], options, stop_seconds=1).fingerprint() is None
 
 
 @pytest.mark.slow

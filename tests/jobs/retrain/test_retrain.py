@@ -16,7 +16,7 @@ from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import at_most_processor_seconds, wait_until
 from tests.support.corrections import correct, correction
 from tests.support.digits import ORDER, add_digits
-from tests.support.job import processes_of
+from tests.support.job import history_of, processes_of
 from tests.support.schedule import DAILY, HOUR, HOURLY, Schedule, epochs_of, kill, terminate
 from tests.support.store.invariants import champions
 
@@ -157,7 +157,7 @@ def test_i10_a_second_start_gives_exit_code_75_a_stopped_run_is_resumed_and_ends
     kill(again)
     wait_until(lambda: processes_of(schedule.folder) == [], "the process of the run still runs")
     (run,) = (schedule.storage / "runs").iterdir()
-    starts = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines() if '"started"' in line]
+    starts = [line for line in history_of(run) if line["event"] == "started"]
     assert [start["resumed_after"] > 0 for start in starts] == [False, True]
 
 

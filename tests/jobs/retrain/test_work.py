@@ -147,9 +147,9 @@ def test_a_run_with_some_failed_trials_is_complete(folder: RunFolder) -> None:
 def test_every_attempt_but_the_last_stores_all_trials_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr("jobs.retrain.work.TrainAttempt", lambda command, *_: commands.append(command))
-    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), ["--epochs=2"], TrainOptions(), stop_seconds=1)
+    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), ["--epochs=2"], TrainOptions(), stop_seconds=1)
     for last in (False, True):
-        work.start("run", 1, last=last)
+        work.start("run", last=last)
     first, second = commands
     assert [*second, "--require-all"] == first
 
@@ -166,8 +166,8 @@ def test_an_attempt_is_given_the_options_of_the_file_with_their_types_and_flags_
     (tmp_path / "more.yaml").write_text("epochs: 2\n")
     flags = ["--config", str(tmp_path / "more.yaml")] if in_a_file else ["--epochs=2"]
     options = job_options("", flags, configuration)
-    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), flags, options, configuration, stop_seconds=1)
-    work.start("run", 1, last=True)
+    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), flags, options, configuration, stop_seconds=1)
+    work.start("run", last=True)
     assert (parsed[0].epochs, parsed[0].learning_rate) == (2, 1e-05)
     assert parsed[0].model_arg == configuration["model_arg"]
 
@@ -176,7 +176,7 @@ def test_an_attempt_is_given_the_options_of_the_file_with_their_types_and_flags_
 def test_the_fingerprint_of_a_folder_is_known_with_and_without_a_cluster(tmp_path: Path, address: str | None) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b", pictures=2))
     options = TrainOptions(dataset=f"{folder}/", address=address)
-    work = TrainWork(LocalObjects(tmp_path / "s"), "s", str(tmp_path), [], options, stop_seconds=1)
+    work = TrainWork(LocalObjects(tmp_path / "s"), str(tmp_path), [], options, stop_seconds=1)
     first = work.fingerprint()
     assert first is not None
     assert work.fingerprint() == first
@@ -190,7 +190,7 @@ def test_a_correction_in_the_storage_changes_the_fingerprint_of_a_dataset_of_the
     (tmp_path / "data/mnist/3.0.1").mkdir(parents=True)
     (tmp_path / "data/mnist/3.0.1/train.tfrecord").write_bytes(b"1")
     objects, options = LocalObjects(tmp_path / "s"), TrainOptions(dataset="mnist", data_dir=tmp_path / "data")
-    work = TrainWork(objects, "s", str(tmp_path), [], options, stop_seconds=1)
+    work = TrainWork(objects, str(tmp_path), [], options, stop_seconds=1)
     first = work.fingerprint()
     labels_file(options.data(), objects).add([correction("0" * 32, "7")])
     assert None is not work.fingerprint() != first
@@ -219,8 +219,8 @@ def test_the_journal_stores_what_is_new_in_the_data(folder: RunFolder) -> None:
 
 def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.retrain.work.MODULE", (str(tmp_path / "none"),))
-    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), [], TrainOptions(), stop_seconds=1)
-    result = work.start("run", 1, last=False).poll()
+    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), [], TrainOptions(), stop_seconds=1)
+    result = work.start("run", last=False).poll()
     assert result is not None
     assert (result.exit_code, result.complete, result.retry) == (4, False, "yes")
 
@@ -247,13 +247,13 @@ def test_a_model_file_that_has_become_wrong_since_the_daemon_began_fails_its_slo
     file = tmp_path / "mine.py"
     file.write_text("def mine(image_shape, num_classes):\n    return None\n")
     flags = [f"--models={file}:mine", "--dataset=mnist-mini", "--epochs=1"]
-    work = TrainWork(LocalObjects(tmp_path), "s", str(tmp_path), flags, job_options("", flags), stop_seconds=1)
+    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), flags, job_options("", flags), stop_seconds=1)
     if content is None:
         file.unlink()
     else:
         file.write_text(content)
     assert work.fingerprint() is None
-    attempt = work.start("run", 1, last=False)
+    attempt = work.start("run", last=False)
     wait_until(lambda: attempt.poll() is not None, "the run has not ended")
     result = attempt.poll()
     assert result is not None

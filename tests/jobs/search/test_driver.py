@@ -312,7 +312,12 @@ def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() 
 
 
 def history_lines(world: SimulatedSearch) -> list[str]:
-    return world.storage.content["runs/run/history.jsonl"].decode().splitlines()
+    return [
+        line
+        for name, content in sorted(world.storage.content.items())
+        if name.startswith("runs/run/history/")
+        for line in content.decode().splitlines()
+    ]
 
 
 def test_a_search_that_was_killed_before_its_last_decision_was_stored_stores_it_when_resumed(
@@ -334,7 +339,7 @@ def test_a_search_that_was_killed_before_its_last_decision_was_stored_stores_it_
 )
 def test_a_damaged_history_is_our_error(line: str) -> None:
     world = SimulatedSearch(options(), lanes=1)
-    world.storage.content["runs/run/history.jsonl"] = line.encode() + b"\n"
+    world.storage.content["runs/run/history/00000001.jsonl"] = line.encode() + b"\n"
     world.drivers = 1
     with pytest.raises(MnistError):
         world.drive()
@@ -343,7 +348,7 @@ def test_a_damaged_history_is_our_error(line: str) -> None:
 def test_a_score_without_images_is_none() -> None:
     world = SimulatedSearch(options(), lanes=1)
     line = {"at": 1.5, "event": "rung", "trial": "keras-c0", "epoch": 1, "validation": {"correct": 0, "total": 0}}
-    world.storage.content["runs/run/history.jsonl"] = json.dumps(line).encode() + b"\n"
+    world.storage.content["runs/run/history/00000001.jsonl"] = json.dumps(line).encode() + b"\n"
     world.drivers = 1
     assert world.drive().is_over
 
@@ -354,7 +359,9 @@ def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> 
         {"at": 1.5, "event": "rung", "trial": f"keras-c{n}", "epoch": 1, "validation": None, "status": "failed"}
         for n in range(23)
     ]
-    world.storage.content["runs/run/history.jsonl"] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    world.storage.content["runs/run/history/00000001.jsonl"] = "".join(
+        json.dumps(line) + "\n" for line in lines
+    ).encode()
     world.drivers = 1
     search = world.drive()
     assert winner(search) == winner(SimulatedSearch(options(), lanes=1).drive())

@@ -13,10 +13,10 @@ from jobs.train.recorder import Training, require_same_versions
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.objects.protocol import Fence
 from mnist_lib.results import CheckpointTaken, TrialFailure
 from mnist_lib.run_documents import FailedTrial
 from mnist_lib.spec import trial_grid
+from mnist_lib.store.resumption import store_checkpoint
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.trials import epoch_of
 
@@ -54,7 +54,8 @@ def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
     contents = {trial.id: bytes([trial.seed]) * 100 for trial in trials}
     folder = RunFolder(LocalObjects(tmp_path), "r")
     with Training(folder, trials) as training:
-        for trial, content in contents.items():
+        for spec, (trial, content) in zip(trials, contents.items(), strict=True):
+            training.record(epoch_of(spec, 1), lambda trial: 1)
             training.record(CheckpointTaken(trial=trial, epoch=1, content=content), lambda trial: 1)
     assert {trial: training.checkpoints.get(trial) for trial in contents} == contents
     with Training(RunFolder(folder.objects, "r", resumed=True), trials) as resumed:
@@ -70,11 +71,11 @@ def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path
     class Buffering(LocalObjects):
         """Like a bucket: what is appended is lost with the process unless it is flushed."""
 
-        def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        def append(self, name: str, content: bytes) -> None:
             unflushed.append(content)
 
         def flush(self) -> None:
-            super().append("runs/r/history.jsonl", b"".join(unflushed))
+            super().append("runs/r/history/00000001.jsonl", b"".join(unflushed))
             unflushed.clear()
 
     attempts = [1, 2, 3, 4], [3, 4, 5]  # the second one resumed after epoch 2
@@ -89,14 +90,31 @@ def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path
             assert [done.seconds for done in each.epochs(trial.id).first(trial.id, 5)] == [1, 1, 2, 2, 2]
 
 
+def test_u8_a_checkpoint_that_a_late_driver_has_stored_after_the_history_was_read_is_not_used(tmp_path: Path) -> None:
+    (trial,) = trials = trial_grid(("keras",), [0], dataset="mnist-mini", epochs=9)
+
+    def train(recorder: Training, epoch: int) -> None:
+        recorder.record(epoch_of(trial, epoch), lambda _: 1)
+        recorder.record(CheckpointTaken(trial=trial.id, epoch=epoch + 0.5, content=b"%d" % epoch), lambda _: 1)
+
+    with Training(RunFolder(LocalObjects(tmp_path), "r"), trials) as late:
+        for epoch in (1, 2):
+            train(late, epoch)
+    with Training(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as other:
+        store_checkpoint(late.folder, trial.id, 3.5, b"3")
+        assert other.checkpoints.get(trial.id) == b"2"
+        train(other, 3)
+        assert other.checkpoints.get(trial.id) == b"3"
+
+
 class Hung(LocalObjects):
     """A storage whose writes do not end before `may_go_on` is set."""
 
     may_go_on = threading.Event()
 
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+    def append(self, name: str, content: bytes) -> None:
         self.may_go_on.wait(60)
-        super().append(name, content, fence)
+        super().append(name, content)
 
 
 def test_w6_events_wait_when_the_history_that_is_not_stored_takes_up_too_much_memory(
@@ -111,7 +129,7 @@ def test_w6_events_wait_when_the_history_that_is_not_stored_takes_up_too_much_me
             training.record(epoch_of(trials[0], epochs), lambda trial: 1)
         objects.may_go_on.set()
     assert 200 < epochs < 1_000  # a line has about 330 bytes, and one write may have begun with a part of them
-    assert (tmp_path / "runs/r/history.jsonl").read_bytes().count(b"\n") == epochs
+    assert sum(1 for _ in training.folder.history()) == epochs
     assert not training.writes.is_full
 
 

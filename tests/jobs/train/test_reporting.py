@@ -14,7 +14,6 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.documents import encode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.objects.protocol import Fence
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.champions.log import Champion
@@ -34,7 +33,7 @@ def complete(objects: LocalObjects, summary: Summary, run: str) -> None:
 
 def test_the_index_contains_a_run_that_completes_while_it_is_written(summary: Summary, tmp_path: Path) -> None:
     class Busy(LocalObjects):
-        def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+        def replace(self, name: str, content: bytes) -> None:
             if name == "index.html" and not self.exists("runs/b/summary.json"):
                 complete(objects, summary, "b")  # by another driver, whose index is now overwritten
             super().replace(name, content)

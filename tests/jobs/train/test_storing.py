@@ -91,10 +91,11 @@ def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
     assert f"keras@1 (trial keras-s0): {s3}/models/keras/versions/1" in stdout
     objects = open_storage(s3)
     names = list(objects.names(""))
-    for name in ("config.yaml", "history.jsonl", "summary.json", "trials/keras-s0/result.json", "report.html"):
+    for name in ("config.yaml", "history/00000001.jsonl", "summary.json", "trials/keras-s0/result.json", "report.html"):
         assert f"runs/nightly/{name}" in names
     assert "index.html" in names
-    events = [json.loads(line)["event"] for line in (objects.read("runs/nightly/history.jsonl") or b"").splitlines()]
+    history = objects.lines("runs/nightly/history/00000001.jsonl")
+    events = [json.loads(line)["event"] for line in history]
     assert events == ["driver", "lanes", "started", "epoch", "epoch", "ended"]
     manifest = json.loads(objects.read("models/keras/versions/1/manifest.json") or b"")
     assert [epoch["epoch"] for epoch in manifest["history"]] == [1, 2]

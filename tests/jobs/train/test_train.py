@@ -60,7 +60,7 @@ def test_a_run_stores_its_configuration_its_history_and_a_result_for_each_trial(
     summary, home = gpu_run
     folder = home / "results/runs" / summary["run"]
     assert yaml.safe_load((folder / "config.yaml").read_text())["epochs"] == 20
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    history = history_of(folder)
     for trial in summary["trials"]:
         own = [entry["event"] for entry in history if entry["trial"] == trial["id"]]
         assert own == ["started", *["epoch"] * 20, "ended"]

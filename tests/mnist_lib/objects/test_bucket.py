@@ -12,8 +12,10 @@ from obstore.store import MemoryStore
 from mnist_lib.errors import SpecError, StoreError
 from mnist_lib.objects import bucket
 from mnist_lib.objects.bucket import BucketObjects
-from mnist_lib.objects.protocol import Fence
 from mnist_lib.objects.storage import open_storage
+from mnist_lib.run_documents import DriverConnected
+from mnist_lib.store import runs
+from mnist_lib.store.runs import RunFolder, history_line
 from tests.support.bounds import assert_at_most
 
 
@@ -94,9 +96,9 @@ def test_appended_content_is_sent_at_intervals_that_grow_with_the_time_it_takes(
         objects.append("log", b"line\n")
     assert objects.read("log") == b"line\n"
 
-    def replace_slowly(name: str, content: bytes, fence: Fence | None) -> None:
+    def replace_slowly(name: str, content: bytes) -> None:
         nonlocal now
-        BucketObjects.replace(objects, name, content, fence)
+        BucketObjects.replace(objects, name, content)
         now += 2.0
 
     now = 1_011.0
@@ -123,13 +125,13 @@ def test_a_password_in_the_url_of_the_endpoint_is_not_in_the_error(
     assert "canary" not in str(refused.value)
 
 
-def test_w7_appending_sends_no_more_when_much_has_been_appended_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_w7_a_history_sends_no_more_when_much_has_been_written_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket, "SECONDS_BETWEEN_APPENDS", -1.0)  # send at once
-    monkeypatch.setattr(bucket, "MAX_PART_BYTES", 100)
+    monkeypatch.setattr(runs, "MAX_HISTORY_BYTES", 1_000)
     sent: list[int] = []
-    lines = [b"%03d" % number for number in range(200)]
+    entries = [DriverConnected(at=float(number + 1)) for number in range(200)]
     store = MemoryStore()
-    for first in range(0, 200, 50):  # each process continues what the one before it has appended
+    for first in range(0, 200, 50):  # each process continues what the one before it has written
         objects = BucketObjects("memory://", store)
         put = objects._put
 
@@ -138,11 +140,13 @@ def test_w7_appending_sends_no_more_when_much_has_been_appended_before(monkeypat
             return put(name, content, mode)
 
         monkeypatch.setattr(objects, "_put", noted)
-        for line in lines[first : first + 50]:
-            objects.append("runs/r/history.jsonl", line + b"\n")
-        objects.flush()
-        assert [*objects.lines("runs/r/history.jsonl")] == lines[: first + 50]
-    assert max(sent) <= 100 + len(b"000\n")
+        folder = RunFolder(objects, "r")
+        for entry in entries[first : first + 50]:
+            folder.append_history(entry)
+        folder.flush()
+        assert [*folder.history()] == entries[: first + 50]
+    assert len([*objects.names("runs/r/history")]) > 4
+    assert max(sent) <= 1_000 + 2 * len(history_line(entries[-1]))  # the first line has a token
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""A lease on each kind of storage: one holder at a time; a dead one is replaced, and its late writes are refused."""
+"""A lease on each kind of storage: one holder at a time, and a dead one is replaced; locks of buckets."""
 
 import functools
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from mnist_lib.clock import SystemClock
-from mnist_lib.objects.lease import Lease, LeaseLostError, LeaseTerm, lease_folder, newest_term
+from mnist_lib.errors import BusyError
+from mnist_lib.objects.lease import Lease, LeaseLostError, LeaseTerm, lease_folder, locked, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.objects.storage import open_storage
-from tests.support.bounds import wait_until
+from tests.support.bounds import assert_at_most, wait_until
 from tests.support.simulation.memory import MemoryObjects
 from tests.support.store.faulty import Interrupted
 from tests.support.store.leases import Clock, lease_of, pass_time
@@ -122,3 +124,58 @@ def test_a_lease_that_is_lost_during_work_is_known_to_be_lost_afterwards(objects
     assert RecordLog(objects, "lease/terms").append(2, asdict(term))
     with lease.renewed():
         wait_until(lambda: lease.number is None, "the lease is not known to be lost")
+
+
+def test_u8_a_lock_excludes_others_while_its_holder_lives_and_for_its_time_to_live_after_that() -> None:
+    objects = open_storage("memory://lock")
+    with locked(objects, "a.lock", time_to_live=0.6):
+        with (
+            pytest.raises(BusyError, match=r"got one held by process [0-9]+ on ") as busy,
+            locked(objects, "a.lock", 0.6),
+        ):
+            pass
+        assert "; wait for that process, or end it" in str(busy.value)
+    begin = time.monotonic()
+    with locked(objects, "a.lock", time_to_live=100):
+        assert_at_most(10, since=begin)  # it was released
+    term = LeaseTerm("process 7", "node7", "2026-01-05T03:00:00Z")
+    dead = Lease(objects, "b.lock", term, time_to_live=1, clock=Clock())
+    assert dead.acquire()
+    begin = time.monotonic()
+    with locked(objects, "b.lock", time_to_live=0.6):
+        assert time.monotonic() - begin > 0.5
+        with pytest.raises(BusyError, match="another process may hold"):
+            dead.beat()
+
+
+@pytest.mark.parametrize("operation", ["create", "replace", "append", "add", "delete"])
+def test_u8_i11_a_process_that_has_lost_its_lock_writes_nothing_more(
+    s3: str, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_lib.objects.lease.LOCK_SECONDS", 0.3)
+    objects, later = open_storage(s3), open_storage(s3)
+    later.create("a", b"of the later holder\n")
+    arguments = ("a",) if operation == "delete" else ("a", b"late\n")
+
+    def write() -> None:
+        getattr(objects, operation)(*arguments)
+        objects.flush()
+
+    with objects.lock("run.lock"):
+        objects.replace("b", b"while it holds the lock")
+        assert RecordLog(later, "run.lock/terms").append(2, asdict(LeaseTerm("later", "there", "2026-01-05T03:00:00Z")))
+        wait_until(lambda: is_refused(lambda: objects.replace("b", b"")), "the lock is not known to be lost")
+        with pytest.raises(
+            BusyError, match=r"run\.lock: expected to hold this lease, got one that another process may"
+        ):
+            write()
+    assert objects.read("a") == b"of the later holder\n"
+    write()  # it holds no lock, so none is lost
+
+
+def is_refused(write: Callable[[], object]) -> bool:
+    try:
+        write()
+    except BusyError:
+        return True
+    return False

@@ -40,7 +40,7 @@ def test_f5_an_unfinished_run_is_resumed_and_a_complete_one_has_a_summary(object
         assert (folder.resumed, folder.summary()) == (True, None)
         folder.append_history(EPOCH)
         folder.complete(summary_of(small_summary()))
-        assert len((folder.read("history.jsonl") or b"").splitlines()) == 2
+        assert [len((folder.read(name) or b"").splitlines()) for name in folder.names("history")] == [1, 1]
     with opened(objects) as folder:
         assert folder.summary() == summary_of(small_summary())
     assert not list(objects.names("unfinished"))
@@ -221,13 +221,29 @@ def test_the_time_worked_on_a_run_leaves_out_the_time_between_two_drivers(tmp_pa
     assert RunFolder(objects, "r", resumed=True).seconds_worked() == 60 + 20 + 7
 
 
-def test_an_incomplete_line_of_the_history_is_not_read_and_cut_by_the_next_one(objects: Objects) -> None:
+def test_an_incomplete_line_of_the_history_is_not_read_and_joins_no_later_one(objects: Objects) -> None:
     with opened(objects) as folder:
-        folder.write("history.jsonl", history_line(DriverConnected(at=1)) + b'{"event": "ep')
+        folder.write("history/00000001.jsonl", history_line(DriverConnected(at=1)) + b'{"event": "ep')
     with opened(objects) as folder:
         assert [*folder.history()] == [DriverConnected(at=1)]
         folder.append_history(structs.replace(EPOCH, at=2))
         assert [*folder.history()] == [DriverConnected(at=1), structs.replace(EPOCH, at=2)]
+
+
+def test_the_history_of_an_earlier_version_is_read_and_comes_first(objects: Objects) -> None:
+    with opened(objects) as folder:
+        folder.append_history(DriverConnected(at=2))
+        folder.write("history.jsonl", history_line(DriverConnected(at=1)))
+        assert [*folder.history()] == [DriverConnected(at=1), DriverConnected(at=2)]
+
+
+def test_i11_the_lines_of_two_drivers_that_write_at_the_same_time_are_all_kept(storage: str) -> None:
+    folders = [RunFolder(open_storage(storage), "r") for _ in range(2)]
+    for at in range(1, 5):
+        for folder in folders:
+            folder.append_history(DriverConnected(at=at))
+            folder.flush()
+    assert [entry.at for entry in folders[0].history()] == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
 def test_a_damaged_run_record_is_an_integrity_error_that_names_it(tmp_path: Path) -> None:
@@ -284,7 +300,7 @@ def test_w7_a_history_of_any_length_is_read_in_little_memory(tmp_path: Path) -> 
     folder = RunFolder(LocalObjects(tmp_path), "r")
     folder.append_history(DriverConnected(at=1))
     line = history_line(AttemptDied(at=61, trial="t", attempt=1, reason="r" * 900_000))
-    with (tmp_path / "runs/r/history.jsonl").open("ab") as file:
+    with (tmp_path / "runs/r/history/00000001.jsonl").open("ab") as file:
         for _ in range(300):
             file.write(line)
     setup = f"""

@@ -1,12 +1,11 @@
 """The storage and the work of a simulated machine: a storage that fails, and runs that only take time."""
 
+import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
 from mnist_lib.errors import StoreError
-from mnist_lib.objects.lease import fence, lease_folder
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name
 from mnist_lib.retraining.retrainer import AttemptResult
 
 if TYPE_CHECKING:
@@ -38,10 +37,12 @@ class ObjectsOfMachine:
 
     def create(self, name: str, content: bytes) -> bool:
         check_name(name)
+        self._machine.world.created.add(name)
         return self._do(lambda: self._content.setdefault(name, content) is content)
 
-    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+    def replace(self, name: str, content: bytes) -> None:
         check_name(name)
+        assert name not in self._machine.world.created, f"{name} is replaced, though it was created once"
         self._do(lambda: self._content.__setitem__(name, content))
 
     def delete(self, name: str) -> None:
@@ -75,7 +76,7 @@ class ObjectsOfMachine:
     def folders(self, prefix: str) -> list[str]:
         raise NotImplementedError
 
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+    def append(self, name: str, content: bytes) -> None:
         raise NotImplementedError
 
     def add(self, name: str, content: bytes) -> None:
@@ -90,8 +91,9 @@ class ObjectsOfMachine:
     def delete_leftovers(self, prefix: str) -> None:
         raise NotImplementedError
 
-    def lock(self, name: str) -> AbstractContextManager["ObjectsOfMachine"]:
-        return nullcontext(self)
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        yield
 
 
 class FakeWork:
@@ -105,24 +107,24 @@ class FakeWork:
         self._machine.sleep(self._machine.world.settings.hashing)  # it makes no steps meanwhile
         return self._machine.world.fingerprint
 
-    def start(self, run: str, term: int, *, last: bool) -> "FakeAttempt":
+    def start(self, run: str, *, last: bool) -> "FakeAttempt":
         world = self._machine.world
         world.are_last.append(last)
         world.launched.setdefault(run, world.journal_length())
-        self._machine.attempt = FakeAttempt(self._machine, run, term)
+        self._machine.attempt = FakeAttempt(self._machine, run)
         return self._machine.attempt
 
 
 class FakeAttempt:
-    """An attempt that records its start, takes some time and records its result, all under its lease."""
+    """An attempt that records its start, takes some time and records its result."""
 
-    def __init__(self, machine: "Machine", run: str, term: int) -> None:
-        self.run, self._term = run, term
+    def __init__(self, machine: "Machine", run: str) -> None:
+        self.run = run
         world = machine.world
         others = [attempt.run for attempt in world.at_work()]
         assert not others, f"{run} starts while {others} are in progress"
         self.machine = machine
-        self._objects = fence(machine.objects, f"{SCHEDULE}:{term}", machine)
+        self._objects = machine.objects
         self._fails = world.random.random() < world.settings.failing
         self._permanently = self._fails and world.random.random() < 0.3
         self.end = world.now + world.random.uniform(5, world.settings.longest_run)
@@ -148,12 +150,8 @@ class FakeAttempt:
         if self._fails:
             permanent = AttemptResult(5, complete=False)
             return permanent if self._permanently else AttemptResult(4, complete=False, retry="yes")
-        machine, slept = self.machine, self.machine.slept
         try:
-            self._objects.create(f"runs/{self.run}/summary.json", f"by {machine.number}".encode())
-            is_lost = f"{lease_folder(SCHEDULE)}/terms/{self._term + 1:08d}.json" in machine.world.content
-            # The machine may be suspended between checking that it has the lease and writing.
-            assert not is_lost or machine.slept > slept, f"{self.run}: written by a holder that lost its lease"
-        except StoreError as error:  # the storage has failed or the lease is lost
+            self._objects.create(f"runs/{self.run}/summary.json", f"by {self.machine.number}".encode())
+        except StoreError as error:
             return AttemptResult(6, complete=False, retry="yes", why=str(error))
         return AttemptResult(0, complete=True)

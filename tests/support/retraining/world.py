@@ -37,6 +37,7 @@ class World:
         self.timetable = Timetable(settings.cron, settings.zone)
         self.now = 0.0
         self.content: dict[str, bytes] = {}
+        self.created: set[str] = set()  # names of objects that nothing may replace
         self.fingerprint = "data"
         self.machines = [Machine(self, number) for number in range(machines)]
         self.plans: list[tuple[float, Callable[[], None]]] = []
@@ -85,7 +86,6 @@ class Machine:
         self.world, self.number = world, number
         self.objects = ObjectsOfMachine(self)
         self.offset = 0.0  # seconds by which its wall clock is ahead
-        self.slept = 0.0
         self.asleep = False
         self.woken: list[datetime] = []  # when it woke up, by its own clock
         self.requests_until_fault = NEVER
@@ -131,7 +131,6 @@ class Machine:
             self.asleep = True
             self.world.advance(seconds)
             self.asleep = False
-            self.slept += seconds
             self.woken.append(self.now())
             self.next_step = self.world.now
             if self.attempt:

@@ -50,7 +50,7 @@ INVARIANTS = {
     "announcements": "a wait is logged within seconds",
     "warnings": "a warning, such as that a trial has failed, has a fault that explains it",
     "drivers": "a driver ends early only because of a fault",
-    "take-over": "a driver changes nothing after another one took over",
+    "take-over": "a driver that another one took over changes no result, and no line of the other's history",
     "bound": "the run ends within a time that follows from its trials, limits and faults",
     "nothing left": "no lane and no slot is left after the run",
 }

@@ -6,17 +6,25 @@ from collections.abc import Callable, Iterator
 
 from jobs.console.signals import MAX_CONCURRENT_WRITES
 from jobs.train.write_queue import MAX_UNWRITTEN, POLL_SECONDS, Write, WriteQueue
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, check_name
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name
 from tests.support.simulation.clock import VirtualClock
 
 
 class MemoryObjects:
-    """`mnist_lib.objects.protocol.Objects` in memory. Appended content is stored at once, so `flush` does nothing."""
+    """`mnist_lib.objects.protocol.Objects` in memory, as one process sees them.
+
+    Appended content is stored at once, so `flush` does nothing. As in a bucket, all that this process has appended to
+    an object is written each time, so that a process that appends to the object of another one overwrites it.
+
+    Args:
+        content: that of another process, to share it.
+    """
 
     max_concurrent_requests = 1
 
-    def __init__(self) -> None:
-        self.content: dict[str, bytes] = {}
+    def __init__(self, content: dict[str, bytes] | None = None) -> None:
+        self.content: dict[str, bytes] = {} if content is None else content
+        self._appended: dict[str, bytes] = {}
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         return self.content.get(name)
@@ -31,17 +39,16 @@ class MemoryObjects:
         check_name(name)
         return self.content.setdefault(name, content) is content
 
-    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+    def replace(self, name: str, content: bytes) -> None:
         check_name(name)
-        if fence is not None:
-            fence.check()
         self.content[name] = content
 
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        self.content[name] = self.content.get(name, b"") + content
+    def append(self, name: str, content: bytes) -> None:
+        self._appended[name] = self._appended.get(name, self.content.get(name, b"")) + content
+        self.content[name] = self._appended[name]
 
     def add(self, name: str, content: bytes) -> None:
-        self.append(name, content)
+        self.content[name] = self.content.get(name, b"") + content
 
     def flush(self) -> None:
         pass
@@ -64,8 +71,8 @@ class MemoryObjects:
         pass
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator["MemoryObjects"]:
-        yield self
+    def lock(self, name: str) -> Iterator[None]:
+        yield
 
     def where(self, name: str) -> str:
         return f"memory/{name}"

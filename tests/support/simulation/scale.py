@@ -13,7 +13,6 @@ from pathlib import Path
 from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
 from jobs.train.recorder import Training
-from mnist_lib.objects.protocol import Fence
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
@@ -28,10 +27,10 @@ SECONDS_PER_WRITE = 0.16  # a bucket with a latency of 40 ms, and four requests 
 class Nowhere(MemoryObjects):
     """Forgets everything, as if it were stored elsewhere."""
 
-    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+    def replace(self, name: str, content: bytes) -> None:
         pass
 
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
+    def append(self, name: str, content: bytes) -> None:
         pass
 
 

@@ -127,6 +127,7 @@ class Disk:
             elif call.kind == "unname":
                 inodes.pop(call.path, None)
                 folders.discard(call.path)
+        folders = {folder for folder in folders if {*map(str, PurePosixPath(folder).parents)} <= {".", *folders}}
         files = {path: contents.get(inode, b"") for path, inode in inodes.items()}
         return State(folders, {path: content for path, content in files.items() if _parent(path) in {".", *folders}})
 

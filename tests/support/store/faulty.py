@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from unittest import mock
 
 from mnist_lib.errors import StoreError
-from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Fence, Objects
+from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 
 
 class KilledError(BaseException):
@@ -31,9 +31,9 @@ class Faulty:
         self.where, self.max_concurrent_requests = objects.where, objects.max_concurrent_requests
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator["Faulty"]:
+    def lock(self, name: str) -> Iterator[None]:
         with self._objects.lock(name):
-            yield self
+            yield
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         return self._run("read", name, limit)
@@ -47,11 +47,11 @@ class Faulty:
     def create(self, name: str, content: bytes) -> bool:
         return self._run("create", name, content)
 
-    def replace(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        self._run("replace", name, content, fence)
+    def replace(self, name: str, content: bytes) -> None:
+        self._run("replace", name, content)
 
-    def append(self, name: str, content: bytes, fence: Fence | None = None) -> None:
-        self._run("append", name, content, fence)
+    def append(self, name: str, content: bytes) -> None:
+        self._run("append", name, content)
 
     def add(self, name: str, content: bytes) -> None:
         self._run("add", name, content)
