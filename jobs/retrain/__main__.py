@@ -131,21 +131,14 @@ def _run_once(
     timetable: Timetable,
 ) -> CommandResult | int:
     """Run the schedule until nothing is due. With --now, one slot is due: that of the request."""
-    nothing_due = not options.now  # as long as no step has found anything to do
     waits = False
     while True:
         pause = _step(retrainer, retry_idle=False)
-        entry = retrainer.last_settled
-        nothing_due = nothing_due and pause.state == "idle"
-        if nothing_due and entry is not None:
-            return _idle_result(options, timetable, entry)
-        if entry is not None and pause.state == "idle":
-            entry = retrainer.last_run or entry  # a slot that came due during the run may have been skipped since then
-            notice = notice_of(entry, options.name, options.storage, train)
-            return CommandResult(notice, [notice["text"]], entry.exit_code or exit_codes.DONE)
+        if pause.state == "idle":
+            return _result(options, train, retrainer, timetable)
         if pause.state == "busy":
             holder = _holder(options, objects)
-            if lease.heard if options.now else lease.is_fresh():
+            if lease.heard:
                 hint = "wait for it, or see: jobs.retrain status"
                 raise BusyError(f"schedule {options.name}: a run is in progress ({holder}); {hint}")
             if not waits:
@@ -160,11 +153,16 @@ def _run_once(
             return stop.exit_code
 
 
-def _idle_result(options: RetrainOptions, timetable: Timetable, newest: Entry) -> CommandResult:
-    """Return that nothing is due, when the next slot is, and how the newest one ended.
+def _result(options: RetrainOptions, train: TrainOptions, retrainer: Retrainer, timetable: Timetable) -> CommandResult:
+    """Return what this process has done or, if nothing was due, when the next slot is, and how the newest one ended.
 
     The command ends with the exit code of that slot, so that a scheduler that repeats a failed command sees no success.
     """
+    if retrainer.outcome is not None:
+        notice = notice_of(retrainer.outcome, options.name, options.storage, train)
+        return CommandResult(notice, [notice["text"]], retrainer.outcome.exit_code or exit_codes.DONE)
+    newest = retrainer.last_settled
+    assert newest is not None
     slot = timetable.next(SystemClock().now())
     ended = f"{newest.kind} (exit code {newest.exit_code})" if newest.exit_code else newest.kind
     text = f"{options.name}: nothing is due; next: {slot_text(slot.astimezone(timetable.tz))}; "

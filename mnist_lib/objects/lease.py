@@ -19,10 +19,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 
-from mnist_lib.clock import Clock, SystemClock, moment_of, now_text, text_of
-from mnist_lib.documents import Moment, Text, decode
+from mnist_lib.clock import Clock, SystemClock, now_text, text_of
+from mnist_lib.documents import Moment, Text
 from mnist_lib.errors import BusyError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
@@ -42,12 +41,6 @@ class LeaseTerm:
     holder: Text
     host: Text
     since: Moment  # UTC, ISO 8601
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    at: Moment
-    token: Text  # differs from that of every other heartbeat
 
 
 class LeaseLostError(BusyError):
@@ -141,16 +134,6 @@ class Lease:
         if self.number is not None:
             number, self.number = self.number, None
             self._objects.replace(self._beat(number), ENDED)
-
-    def is_fresh(self) -> bool:
-        """Return whether the newest holder seems alive. This compares clocks of two machines; it may be wrong."""
-        last = _terms(self._objects, self._folder).probe_last()
-        beat = self._objects.read(self._beat(last)) if last else None
-        try:
-            at = moment_of(decode(beat or b"", Heartbeat, self._beat(last)).at)
-        except IntegrityError:
-            return False
-        return abs(self._clock.now() - at) < timedelta(seconds=2 * self.seconds_between_beats)
 
     def _is_dead(self, number: int, beat: bytes | None, asked: float) -> bool:
         if self._watched != (number, beat):

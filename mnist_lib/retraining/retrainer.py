@@ -23,6 +23,7 @@ from mnist_lib.wording import counted
 
 POLL_SECONDS = 0.5  # while a run is in progress
 MAX_SLEEP_SECONDS = 30.0  # limited because the clock may be set during a sleep
+MAX_AHEAD = timedelta(hours=1)  # of the newest slot; beyond, a wrong clock has settled it
 ABANDONED_EXIT_CODE = 5  # E-TRAINING in jobs/console/exit_codes.py; a test compares them
 
 log = logging.getLogger(__name__)
@@ -127,10 +128,8 @@ class Retrainer:
         self._on_request = on_request
         self._active: ActiveRun | None = None
         self._launched: str | None = None  # the run of the newest attempt that this process started
-        self._last_now = clock.now()
-        self._floor = enroll  # when this process started, or the time to which the clock was set back
         self.last_settled: Entry | None = None  # the newest settled entry that this process has seen
-        self.last_run: Entry | None = None  # the same of the slots whose runs this process has started
+        self.outcome: Entry | None = None  # the last that it has settled itself, of its own run if there is one
 
     @property
     def is_running(self) -> bool:
@@ -152,16 +151,13 @@ class Retrainer:
         now = self._clock.now()
         if self._request_is_met():
             return self._pause_until("idle", self._timetable.next(now), now)
-        if now < self._last_now - timedelta(seconds=1):
-            log.warning("the clock was set back by %s; no slot runs twice", self._last_now - now)
-            self._floor = now
-        self._last_now = now
         number, last = self._journal.last()
-        if last is None:
-            self._journal.append(0, Entry("enrolled", text_of(self._enroll), timestamp(now), self._host))
-            return STEP_AGAIN
-        if last.is_open:
+        if last is not None and last.is_open:
             return self._step_open(number, last)
+        if last is None or last.due > now + MAX_AHEAD:
+            begin = Due(self._enroll if last is None else now, 0)
+            self._journal.append(number, self._entry("enrolled", begin, last))
+            return STEP_AGAIN
         self.last_settled = last
         due = self._due(last, now)
         if due is None:
@@ -187,9 +183,7 @@ class Retrainer:
     def _due(self, last: Entry, now: datetime) -> Due | None:
         """Return the slot to act on: the one that was requested, or else one of the timetable."""
         if not self._on_request:
-            # All slots up to this time are settled. A last slot in the future comes from a wrong clock.
-            through = last.due if last.due <= now else min(self._floor, now)
-            return self._policy.due(self._timetable, last, through, now)
+            return self._policy.due(self._timetable, last, now)
         slot = now.replace(microsecond=0)
         return None if self._request_is_met() else Due(slot, self._timetable.count(last.due, slot))
 
@@ -331,8 +325,8 @@ class Retrainer:
         log.info("slot %s: %s%s%s", entry.slot, entry.kind, f": {entry.why}" if entry.why else "", missed)
         if not entry.is_open:
             self.last_settled = entry
-            if entry.run == self._launched:
-                self.last_run = entry
+            if entry.run == self._launched or self.outcome is None:
+                self.outcome = entry
             self._notify(entry)
 
     def _kill_attempt(self, run: ActiveRun, why: str) -> Pause:

@@ -129,18 +129,18 @@ class Policy(CheckedFields):
     jitter: FiniteSeconds = option(0.0, "seconds over which starts are spread, so that schedules do not start together")
     max_attempts: Positive = option(3, "maximum number of attempts per slot; only temporary errors are retried")
 
-    def due(self, timetable: Timetable, last: Entry, through: datetime, now: datetime) -> Due | None:
-        """Return the newest slot after `through` that is due, or None; `last` is the newest entry of the journal.
+    def due(self, timetable: Timetable, last: Entry, now: datetime) -> Due | None:
+        """Return the newest slot that is due after `last`, the newest entry of the journal, or None.
 
         Earlier slots are missed: one run is enough to catch up, since it trains on the data of today.
         """
         newest = timetable.latest(now)
-        if newest <= through:
+        if newest <= last.due:
             return None
         skip = self.why_too_late(newest, now)
         if self.overlap == "skip" and _is_overlap(timetable, last, newest):
             skip = f"the run of slot {last.slot} was still in progress"
-        return Due(newest, timetable.count(through, newest) - 1, skip)
+        return Due(newest, timetable.count(last.due, newest) - 1, skip)
 
     def why_too_late(self, slot: datetime, now: datetime) -> str:
         """Return why the slot is too late to be started; "" if it is not. A delay by jitter does not count."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mnist_lib.data.prepared.index import _About
 from mnist_lib.documents import Moment, builtins_of, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SchemaError
-from mnist_lib.objects.lease import Heartbeat, LeaseTerm
+from mnist_lib.objects.lease import LeaseTerm
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.report.index import index, row_of
 from mnist_lib.results import Accuracy, EpochDone
@@ -70,7 +70,6 @@ SUMMARY = small_summary(
     models={"keras": small_model()}, trials=[small_trial(0), successful_trial(1, arguments={"width": 1})]
 )
 DOCUMENTS: dict[Any, Any] = {
-    Heartbeat: asdict(Heartbeat(AT, "token")),
     Manifest: MANIFEST,
     Summary: SUMMARY,
     SearchDocument: {

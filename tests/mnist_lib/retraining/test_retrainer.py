@@ -164,7 +164,7 @@ def test_the_starting_deadline_counts_time_in_the_queue_but_not_jitter() -> None
     late = Policy(overlap="queue", starting_deadline=60.0)
     slot = datetime(2026, 1, 5, 1, tzinfo=UTC)
     last = Entry("done", "2026-01-05T00:00:00Z", "2026-01-05T01:50:00Z", "host", begun="2026-01-05T00:00:00Z")
-    due = late.due(world.timetable, last, last.due, slot + timedelta(minutes=50))
+    due = late.due(world.timetable, last, slot + timedelta(minutes=50))
     assert due is not None
     assert due.skip == "0:50:00 late, past the starting deadline of 60 s"
 

@@ -179,8 +179,8 @@ MUTANTS = (
     Mutant(
         name="the last slot runs twice",
         file=SLOTS,
-        old="if newest <= through:",
-        new="if newest < through:",
+        old="if newest <= last.due:",
+        new="if newest < last.due:",
         why="Every run of a schedule would be followed by another one.",
         tests=("mnist_lib/retraining/test_retrainer.py",),
     ),
