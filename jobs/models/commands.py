@@ -49,7 +49,8 @@ from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.promotion import Rule, Thresholds
 from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.datasets import collect_states
-from mnist_lib.store.publishing import ABANDONED_AFTER, Collection, collect
+from mnist_lib.store.locks import collecting, promoting
+from mnist_lib.store.publishing import Collection, collect
 from mnist_lib.store.runs import INDEX, REPORT, RunFolder
 from mnist_lib.store.versions import (
     LATEST,
@@ -194,7 +195,8 @@ def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
         )
     version = find_version(objects, name)
     dataset = version.facts.dataset.name
-    decision = challenge.promote(objects, version, rule, predict_here(objects, version, options))
+    with promoting(objects):
+        decision = challenge.promote(objects, version, rule, predict_here(objects, version, options))
     current = champion(objects, version.model, dataset)
     is_champion = current is not None and current.version == version.number
     if is_champion:
@@ -229,7 +231,8 @@ def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
         if then is None:
             raise SpecError(f"to: {model} had no champion for {dataset} at {to}; see: jobs.models history {model}")
         to = then.version
-    record = appointment.rollback(objects, model, dataset, to)
+    with promoting(objects):
+        record = appointment.rollback(objects, model, dataset, to)
     text = f"{record.name} is the champion of {dataset}: {record.why}"
     return CommandResult(record, [text], afterwards=partial(_update_index, objects))
 
@@ -292,19 +295,20 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
 
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     collections, unknown = dict[str, Collection](), dict[str, IntegrityError]()
-    for model in options.models(objects):
-        try:
-            collections[model] = collect(objects, model, options.keep, dry_run=options.dry_run)
-        except IntegrityError as error:  # of its champions; nothing of this model is deleted
-            unknown[model] = error
-    gone = {name for collected in collections.values() for name in collected.deleted}
-    states = collect_states(objects, gone, dry_run=options.dry_run)
+    with contextlib.nullcontext() if options.dry_run else collecting(objects):
+        for model in options.models(objects):
+            try:
+                collections[model] = collect(objects, model, options.keep, dry_run=options.dry_run)
+            except IntegrityError as error:  # of its champions; nothing of this model is deleted
+                unknown[model] = error
+        gone = {name for collected in collections.values() for name in collected.deleted}
+        states = collect_states(objects, gone, dry_run=options.dry_run)
     would = "would be " if options.dry_run else ""
     texts = {
         "deleted": f"{would}deleted: old version",
         "swept": f"{would}deleted: leftovers of a crashed run",
         "damaged": "not changed: its record cannot be read",
-        "pending": f"not changed: a run began to store it less than {ABANDONED_AFTER.days * 24} hours ago",
+        "pending": "not changed: its run has begun to store it and is unfinished",
     }
     lines = []
     for collected in collections.values():

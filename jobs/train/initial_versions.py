@@ -11,21 +11,17 @@ from jobs.train.options import CHAMPION
 from mnist_lib.api import find_version
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import champion
-from mnist_lib.store.versions import LATEST, Version, find_all, hold, require_version
+from mnist_lib.store.versions import LATEST, Version, find_all, require_version
 
 log = logging.getLogger(__name__)
 
 
 def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -> dict[str, Version]:
-    """Return what `versions_to_start_from` does, and hold each version for an hour.
-
-    Raises:
-        ConflictError: `gc` is deleting one.
-    """
+    """Return what `versions_to_start_from` does, and log it."""
     found = versions_to_start_from(objects, names, dataset)
     for model, name in names.items():
         log.info("%s", start_text(model, name, found.get(model), dataset))
-    return {model: hold(objects, version) for model, version in found.items()}
+    return found
 
 
 def start_text(model: str, name: str, version: Version | None, dataset: str) -> str:
@@ -64,10 +60,5 @@ def versions_to_start_from(objects: Objects, names: Mapping[str, str], dataset: 
 
 
 def recorded_versions(objects: Objects, names: Sequence[str]) -> dict[str, Version]:
-    """Return the versions of these names by model, and hold them again.
-
-    Raises:
-        ConflictError: `gc` is deleting one.
-        SpecError: one was deleted, or its record is missing.
-    """
-    return {version.model: hold(objects, version) for version in (find_version(objects, name) for name in names)}
+    """Return the versions of these names by model. Raises SpecError if one was deleted, or its record is missing."""
+    return {version.model: version for version in (find_version(objects, name) for name in names)}

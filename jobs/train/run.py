@@ -22,7 +22,7 @@ from jobs.train.recorder import Recorder, Training
 from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
 from jobs.train.run_dataset import RunDataset
 from mnist_lib.clock import now_text, steady_time
-from mnist_lib.errors import ConflictError, IntegrityError
+from mnist_lib.errors import IntegrityError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
 from mnist_lib.pretrained import StoredWeights
@@ -52,7 +52,7 @@ from mnist_lib.store.publishing import publish
 from mnist_lib.store.reference import record_last_run
 from mnist_lib.store.resumption import delete_trial_state, forget_result
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import Version, hold
+from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
@@ -256,11 +256,6 @@ class Run(Generic[Options]):
         folder, model = self.folder, result.spec.model
         files, about = contents_of(result, self.data.facts(), folder.run, self.code)
         version = publish(folder.objects, model, folder.run, files, about)
-        if origin := self.options.starts.get(model):
-            try:
-                hold(folder.objects, origin)  # until `gc` finds that the new version starts from it
-            except ConflictError:
-                log.warning("%s cannot be reproduced, since gc has deleted %s meanwhile", version.name, origin.name)
         decision = self._objection() or promote(folder.objects, version, self.options.rule(), self.data.predict)
         return Stored(
             version=version.number,

@@ -27,7 +27,7 @@ from obstore.store import from_url
 
 from mnist_lib.documents import complete_lines
 from mnist_lib.errors import SpecError, StoreError, TooLargeError
-from mnist_lib.objects.lease import Lease, locked
+from mnist_lib.objects.lease import Lease, is_held, locked
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, concurrently, require_size
 from mnist_lib.wording import MAX_REASON, without_secrets
 
@@ -190,6 +190,9 @@ class BucketObjects:
                 yield
             finally:
                 self._leases.remove(lease)
+
+    def is_locked(self, name: str) -> bool:
+        return is_held(self, name)
 
     def _require_locks(self) -> None:
         """Raise BusyError if another process has taken over a lock that this process held."""

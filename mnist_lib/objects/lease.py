@@ -69,20 +69,26 @@ class Lease:
 
     def acquire(self) -> bool:
         """Take the lease, or return False if another process holds it. Only repeated calls notice a dead holder."""
-        terms = _terms(self._objects, self._folder)
-        last = self._last = terms.probe_last(known=self._last)
         asked = self._clock.monotonic()  # taken before the request, which may last long if this process is suspended
-        if last:
-            beat = self._objects.read(self._beat(last))
-            if beat != ENDED and not self._is_dead(last, beat, asked):
-                return False
-        if not terms.append(last + 1, self._term):
+        if not self.is_free():
+            return False
+        last = self._last
+        if not _terms(self._objects, self._folder).append(last + 1, self._term):
             return False  # another process was faster
         self.number, self._renewed = last + 1, asked
         self._objects.replace(self._beat(last + 1), self._new_beat())
         if last:
             self._objects.delete(self._beat(last))
         return True
+
+    def is_free(self) -> bool:
+        """Return whether no process holds the lease. Only repeated calls notice a dead holder."""
+        last = self._last = _terms(self._objects, self._folder).probe_last(known=self._last)
+        asked = self._clock.monotonic()
+        if not last:
+            return True
+        beat = self._objects.read(self._beat(last))
+        return beat == ENDED or self._is_dead(last, beat, asked)
 
     def renew(self) -> None:
         """Write a heartbeat, if a third of the time to live has passed since the last one.
@@ -177,9 +183,7 @@ def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) ->
     Raises:
         BusyError: the holder is alive.
     """
-    clock = SystemClock()
-    term = LeaseTerm(holder=f"process {os.getpid()}", host=socket.gethostname(), since=now_text())
-    lease = Lease(objects, folder, term, time_to_live=time_to_live, clock=clock)
+    lease = _lease_of_lock(objects, folder, time_to_live)
     if not lease.acquire():
         log.info(
             "%s: waiting %.0f s for a heartbeat of %s", objects.where(folder), time_to_live, _holder(objects, folder)
@@ -198,6 +202,19 @@ def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) ->
     finally:
         with contextlib.suppress(StoreError):
             lease.release()
+
+
+def is_held(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) -> bool:
+    """Return whether the holder of a lock is alive. This waits for a heartbeat, at most for the time to live."""
+    lease = _lease_of_lock(objects, folder, time_to_live)
+    while not (is_free := lease.is_free()) and not lease.heard:
+        time.sleep(lease.seconds_between_beats / 5)
+    return not is_free
+
+
+def _lease_of_lock(objects: Objects, folder: str, time_to_live: float) -> Lease:
+    term = LeaseTerm(holder=f"process {os.getpid()}", host=socket.gethostname(), since=now_text())
+    return Lease(objects, folder, term, time_to_live=time_to_live, clock=SystemClock())
 
 
 @contextlib.contextmanager

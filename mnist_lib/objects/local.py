@@ -206,6 +206,15 @@ class LocalObjects:
                 os.write(file.fileno(), own.encode())
             yield
 
+    def is_locked(self, name: str) -> bool:
+        with self._store_errors(name), self._reading(name) as file:
+            try:
+                if file is not None:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
     def _wait_for_lock(self, name: str, descriptor: int) -> None:
         """Lock an open file until it is closed. Raises StoreError if another process holds its lock for too long."""
         deadline = time.monotonic() + MAX_LOCKED_SECONDS

@@ -100,6 +100,9 @@ class Objects(Protocol):
         Raises BusyError, which names the holder, if the lock is held.
         """
 
+    def is_locked(self, name: str) -> bool:
+        """Return whether a process holds a lock. In a bucket, this waits for a heartbeat of the last holder."""
+
     def where(self, name: str) -> str:
         """Return the path or URL of an object, for messages."""
 

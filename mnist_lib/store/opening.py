@@ -18,11 +18,11 @@ from mnist_lib.errors import BusyError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record, seal
 from mnist_lib.run_documents import DriverConnected, LanesPlanned
+from mnist_lib.store.locks import UNFINISHED, lock_of_run, require_no_gc
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, RunFolder, Terms
 
 log = logging.getLogger(__name__)
 
-UNFINISHED = "unfinished"  # folder: the locks of unfinished runs, and the run to resume for each set of terms
 MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 4  # 16,000 trials; a trial's row in the summary is up to four times as long
 MAX_DIFFERENCES = 5  # in one message
 
@@ -56,7 +56,7 @@ def open_run(
 
     Raises:
         SpecError: the run of that name has other terms, and a trial of it has begun.
-        BusyError: another process of this machine is working on it.
+        BusyError: another process of this machine is working on it, or `gc` is under way.
         IntegrityError: its record is damaged.
     """
     check_part("dataset", dataset)
@@ -66,11 +66,12 @@ def open_run(
         while folder is None:
             run = next(names)
             try:
-                locks.enter_context(objects.lock(_lock(run)))
+                locks.enter_context(objects.lock(lock_of_run(run)))
             except BusyError:
                 if name:
                     raise
                 continue  # another run of this dataset was begun in the same second
+            require_no_gc(objects)
             if name and _is_begun_anew(objects, run, terms):
                 log.info("beginning run %s anew with other terms, since none of its trials has begun", run)
                 _delete(RunFolder(objects, run))
@@ -93,8 +94,8 @@ def _forget(objects: Objects, run: str, terms: Terms, afterwards: contextlib.Exi
     """Delete what makes a run one to resume: its pointer, and its lock once it has been released."""
     if _unfinished_run(objects, terms) == run:
         objects.delete(_pointer(terms))
-    afterwards.callback(objects.delete_below, _lock(run))
-    afterwards.callback(objects.delete, _lock(run))
+    afterwards.callback(objects.delete_below, lock_of_run(run))
+    afterwards.callback(objects.delete, lock_of_run(run))
 
 
 def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
@@ -157,7 +158,8 @@ def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack)
     if run is None:
         return None
     try:
-        locks.enter_context(objects.lock(_lock(run)))
+        locks.enter_context(objects.lock(lock_of_run(run)))
+        require_no_gc(objects)
         folder = _resume(objects, run, terms)
         return None if folder.is_complete else folder
     except (BusyError, IntegrityError, SpecError):
@@ -176,10 +178,6 @@ def _new_names(dataset: str) -> Iterator[str]:
     name = f"{as_file_name(now_text())}-{dataset}"
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
-
-
-def _lock(run: str) -> str:
-    return f"{UNFINISHED}/{run}.lock"
 
 
 def _pointer(terms: Terms) -> str:

@@ -6,48 +6,44 @@
     models/<model>/commits/<n>.json    the commit record: from now on, the version exists
 
 A publisher that dies before it writes `runs` leaves a number that is never used. If it dies between `runs` and
-`commits`, the next attempt of the same run completes the commit, unless `gc` has given the number up: it creates the
-commit record of a deleted version, so that the publisher cannot commit any more.
+`commits`, the next attempt of the same run completes the commit.
 
-`collect` deletes old versions, and files left by publishers that were killed.
-
-A version is deleted in three steps, and a later `gc` completes them if needed: it is condemned (see `versions`); its
-record becomes that of a deleted version; its files are deleted. The record itself remains, so that its number is not
-used again and its run does not publish another version.
+`collect` deletes old versions, and files left by publishers that were killed. It works alone, see `locks`; but who has
+lost a lock without knowing it must not undo its work. So it decides by creating objects, before it deletes any file:
+the commit record, as that of a deleted version, of a number that it gives up, which nobody can commit any more; and the
+next record in each log of champions, after which a promotion that has read the log must read it again. Then the record
+of a version becomes that of a deleted one, and its files are deleted; a later `gc` completes this if needed. The record
+remains, so that its number is not used again and its run does not publish another version.
 """
 
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mnist_lib.clock import moment_of, now_text
+from mnist_lib.clock import now_text
 from mnist_lib.documents import Moment, Name
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, check_part, failpoint, require_size
 from mnist_lib.objects.records import RecordLog, seal, unseal
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH
-from mnist_lib.store.champions.appointment import needed_versions
+from mnist_lib.store.champions.appointment import append_to_all, needed_versions, newest_records
 from mnist_lib.store.contents import WEIGHTS_FILES
 from mnist_lib.store.datasets import starts_of_unfinished_runs
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import (
     RECORD_COPY,
     StoredFile,
     Version,
     commit_record,
-    condemn,
     find,
     find_all,
     is_readable,
-    read_hold_state,
     record_of,
     version_folder,
 )
-
-# A publisher stores its files within seconds. After a day it counts as dead; if it is alive, it can no longer commit.
-ABANDONED_AFTER = timedelta(days=1)
+from mnist_lib.wording import counted
 
 MAX_EARLIER_ATTEMPTS = 1_000  # to look for; a forged record can have any number
 
@@ -66,7 +62,7 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
     Raises:
         SpecError: the name of the model, the run or a file is invalid.
         StoreError: the storage fails; no version was added.
-        ConflictError: `gc` has deleted the version of the run, or what it had stored of it after a day.
+        ConflictError: `gc` has deleted the version of the run, or what it had stored of it.
         IntegrityError: there is no file with weights, or what this run published before is damaged.
     """
     check_part("model", model)
@@ -163,7 +159,7 @@ class Collection:
     deleted: Sequence[str]
     kept: Sequence[str]
     reasons: Mapping[str, str]  # why each of these is kept
-    pending: Sequence[str]  # not committed, but the run that claimed the number may still be alive
+    pending: Sequence[str]  # not committed, but the run that claimed the number may be resumed
     swept: Sequence[str]  # never committed; the files that a dead publisher left are deleted
     damaged: Sequence[str]  # not changed, because their record or claim cannot be read
 
@@ -172,37 +168,31 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     """Delete all versions but the newest `keep`, the champions, up to `keep` former ones for each champion, and what
     any of these, or an unfinished run, starts from.
 
+    Whoever calls this holds the lock of `gc`, see `locks`.
+
     Raises:
         StoreError: the storage fails; calling it again continues the work.
         IntegrityError: the newest champion record of a dataset is damaged; nothing is deleted.
     """
-    needed = _NeededVersions(objects, model, keep)
-    needed.numbers()  # raises before anything is changed
     committed = dict(find_all(objects, model, deleted=True))
+    versions = [version for version in committed.values() if is_readable(version)]
+    existing = [version for version in versions if not version.deleted]
+    while True:
+        newest = newest_records(objects, model)  # raises before anything is changed
+        reasons = _reasons_to_keep(objects, model, keep, existing)
+        old = [version for version in existing if version.number not in reasons]
+        # Also a promotion that has lost its lock must notice that what it has read is out of date.
+        if dry_run or not old or append_to_all(objects, newest, f"gc deletes {counted(len(old), 'version')}"):
+            break
     unfinished = sorted({*claims(objects, model).numbers()} - committed.keys())
     swept, damaged, pending = _sweep(objects, model, unfinished, dry_run=dry_run)
-    versions = [version for version in committed.values() if is_readable(version)]
     damaged += [f"{model}@{number}" for number, version in committed.items() if not is_readable(version)]
-    existing = [version for version in versions if not version.deleted]
-    with_files = {*objects.folders(f"models/{model}/versions")} if versions else set()
-    newest = "the newest version" if keep == 1 else f"one of the {keep:,} newest versions"
-    reasons = {version.number: newest for version in existing[-keep:]} | needed.numbers()
     if not dry_run:
         objects.delete_leftovers(f"models/{model}")
-    starts = starts_of_unfinished_runs(objects)  # version -> a run, or a version that is kept, which starts from it
-    for version in reversed(versions):  # a version starts from an earlier one
-        if version.deleted and str(version.number) in with_files and not dry_run:
-            objects.delete_below(version_folder(model, version.number))
-        elif not version.deleted and version.number not in reasons:
-            reason = f"{starts[version.name]} starts from it" if version.name in starts else ""
-            reason = reason or _delete_unless_needed(objects, version, needed, dry_run=dry_run)
-            if reason:
-                reasons[version.number] = reason
-        if version.number in reasons and version.facts.init_from:
-            starts[version.facts.init_from] = version.name
+        _delete(objects, model, old, {str(version.number) for version in versions if version.deleted})
     kept = [version for version in existing if version.number in reasons]
     return Collection(
-        deleted=[version.name for version in existing if version.number not in reasons],
+        deleted=[version.name for version in old],
         kept=[version.name for version in kept],
         reasons={version.name: reasons[version.number] for version in kept},
         pending=pending,
@@ -211,49 +201,40 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     )
 
 
-class _NeededVersions:
-    """The champions and the versions that they could be rolled back to; read again whenever a log has grown."""
-
-    def __init__(self, objects: Objects, model: str, keep: int) -> None:
-        self._objects, self._model, self._keep = objects, model, keep
-        self._names: list[str] | None = None
-        self._numbers = dict[int, str]()
-
-    def numbers(self) -> dict[int, str]:
-        """Return why each of these versions is needed, by number."""
-        names = [*self._objects.names(f"models/{self._model}/champions")]
-        if names != self._names:
-            self._names, self._numbers = names, needed_versions(self._objects, self._model, self._keep)
-        return self._numbers
+def _reasons_to_keep(objects: Objects, model: str, keep: int, existing: Sequence[Version]) -> dict[int, str]:
+    """Return why each version that is not deleted is kept, by number."""
+    newest = "the newest version" if keep == 1 else f"one of the {keep:,} newest versions"
+    reasons = {version.number: newest for version in existing[-keep:]} | needed_versions(objects, model, keep)
+    starts = starts_of_unfinished_runs(objects)  # version -> a run, or a version that is kept, which starts from it
+    for version in reversed(existing):  # a version starts from an earlier one
+        if version.number not in reasons and version.name in starts:
+            reasons[version.number] = f"{starts[version.name]} starts from it"
+        if version.number in reasons and version.facts.init_from:
+            starts[version.facts.init_from] = version.name
+    return reasons
 
 
-def _delete_unless_needed(objects: Objects, version: Version, needed: _NeededVersions, *, dry_run: bool) -> str:
-    """Delete a version and return "". If it is held, or needed by now, keep it and return why."""
-    state = read_hold_state(objects, version.model, version.number)
-    if state.held or version.number in needed.numbers():
-        return needed.numbers().get(version.number) or state.held
-    if dry_run:
-        return ""
-    failpoint("gc.before_condemn")
-    if not condemn(objects, version, state):
-        return "a run or a promotion has just begun to use it"
-    if version.number in needed.numbers():  # it was promoted, and its hold only seemed expired because clocks differ
-        return needed.numbers()[version.number]
-    failpoint("gc.before_record")
-    objects.replace(commit_record(version.model, version.number), seal(replace(version, deleted=True)))
-    failpoint("gc.before_files")
-    objects.delete_below(version_folder(version.model, version.number))
-    return ""
+def _delete(objects: Objects, model: str, versions: Sequence[Version], deleted_before: set[str]) -> None:
+    """Delete versions, and the files that an earlier `gc`, which was killed, has left of others."""
+    for number in {*objects.folders(f"models/{model}/versions")} & {*deleted_before}:
+        objects.delete_below(version_folder(model, int(number)))
+    for version in reversed(versions):  # a version starts from an earlier one
+        failpoint("gc.before_record")
+        objects.replace(commit_record(model, version.number), seal(replace(version, deleted=True)))
+        failpoint("gc.before_files")
+        objects.delete_below(version_folder(model, version.number))
 
 
 def _sweep(
     objects: Objects, model: str, unfinished: Sequence[int], *, dry_run: bool
 ) -> tuple[list[str], list[str], list[str]]:
-    """Delete what was stored for versions that were claimed a day ago and not committed.
+    """Give up numbers that were claimed and not committed, unless their run may be resumed.
 
     Returns the names of those swept, damaged, and pending.
     """
-    swept, damaged, pending = [], [], []
+    swept: list[str] = []
+    damaged: list[str] = []
+    pending: list[str] = []
     for number in unfinished:
         name, folder = f"{model}@{number}", version_folder(model, number)
         try:
@@ -262,12 +243,12 @@ def _sweep(
         except IntegrityError:
             damaged.append(name)
             continue
-        if datetime.now(UTC) - moment_of(claim.at) < ABANDONED_AFTER:
+        if RunFolder(objects, claim.run).is_unfinished:
             pending.append(name)
             continue
         has_files = any(True for _ in objects.names(folder))
         failpoint("gc.before_sweep")
-        if dry_run or objects.create(commit_record(model, number), deleted):  # otherwise it was committed meanwhile
+        if dry_run or objects.create(commit_record(model, number), deleted):  # before its files are deleted
             swept += [name] if has_files else []
             if not dry_run:
                 objects.delete_below(folder)

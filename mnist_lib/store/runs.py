@@ -139,6 +139,11 @@ class RunFolder:
     def is_complete(self) -> bool:
         return self.has(SUMMARY)
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Return whether the run exists and is not complete."""
+        return self.has(RUN_RECORD) and not self.is_complete
+
     def summary(self) -> Summary | None:
         """Return the summary of a complete run, or None if the run is unfinished.
 

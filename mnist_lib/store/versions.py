@@ -5,23 +5,16 @@
 
 The folder alone proves nothing: it exists before the commit and for a while after a deletion. `publishing` commits
 and deletes versions.
-
-Holds keep `gc` from deleting a version that is being promoted, or from which a run starts; they form a log,
-`models/<model>/holds/<version>/`. A promotion appends "hold" and `gc` appends "condemn" before it acts, so whichever is
-second notices the other: a held version is not deleted, and a condemned one cannot be held. A hold is not a lock: it
-expires after an hour.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Literal, TypeGuard
+from typing import TypeGuard
 
 from mnist_lib.catalog import MODELS
-from mnist_lib.clock import moment_of, now_text, text_of
 from mnist_lib.data.request import ClassNames, ImageShape
 from mnist_lib.documents import (
     Count,
@@ -43,8 +36,6 @@ from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, concurrently
 from mnist_lib.objects.records import RecordLog, seal, unseal
 from mnist_lib.results import Accuracy
 
-# A promotion takes seconds; the rest of the hour allows for machines whose clocks differ.
-HOLD_DURATION = timedelta(hours=1)
 RECORD_COPY = "record.json"  # in the folder of a version
 LATEST = "latest"  # as in keras@latest: the newest version
 NUMBER = re.compile("[0-9]{1,8}", re.ASCII)  # of a version
@@ -141,6 +132,12 @@ def require_version(objects: Objects, model: str, number: int) -> Version:
     if version is None:
         raise IntegrityError(f"{model}@{number}: expected a commit record, got none; roll back to another version")
     return version
+
+
+def require_not_deleted(objects: Objects, version: Version) -> None:
+    """Raise ConflictError if `gc` has deleted a version."""
+    if find(objects, version.model, version.number) is None:
+        raise ConflictError(f"{version.name} was deleted by gc; name another version (see: jobs.models list)")
 
 
 def find_all(
@@ -263,59 +260,3 @@ def commit_record(model: str, number: int) -> str:
 
 def _prefix(version: Version) -> str:
     return f"{version_folder(version.model, version.number)}/"
-
-
-@dataclass(frozen=True)
-class Hold:
-    """A record of the log of holds."""
-
-    kind: Literal["hold", "condemn"]
-    at: Moment  # UTC, ISO 8601, by the clock of the process that appended it
-
-
-@dataclass(frozen=True)
-class HoldState:
-    """The state of a version's log of holds at one time."""
-
-    last: int  # number of its newest record
-    condemned: bool = False
-    held: str = ""  # why it is held
-
-
-def hold(objects: Objects, version: Version) -> Version:
-    """Keep `gc` from deleting a version for an hour, and return it. Raises ConflictError if it is being deleted."""
-    while True:
-        state = read_hold_state(objects, version.model, version.number)
-        if state.condemned:
-            raise ConflictError(f"{version.name} was deleted by gc; name another version (see: jobs.models list)")
-        if _append_hold(objects, version, state, "hold"):
-            return version
-
-
-def condemn(objects: Objects, version: Version, state: HoldState) -> bool:
-    """Prevent new holds on a version, or return False if its log has grown since `state` was read."""
-    return state.condemned or _append_hold(objects, version, state, "condemn")
-
-
-def read_hold_state(objects: Objects, model: str, version: int) -> HoldState:
-    """Return whether a version is held. A damaged newest record counts as a hold, so nothing is deleted by mistake."""
-    log = _holds(objects, model, version)
-    last = log.last()
-    if not last:
-        return HoldState(0)
-    try:
-        record = log.read(last, Hold)
-    except IntegrityError:
-        return HoldState(last, held="its log of holds is damaged")
-    until = moment_of(record.at) + HOLD_DURATION
-    if record.kind == "condemn" or datetime.now(UTC) >= until:
-        return HoldState(last, condemned=record.kind == "condemn")
-    return HoldState(last, held=f"held until {text_of(until)}, since a run or a promotion has just used it")
-
-
-def _append_hold(objects: Objects, version: Version, state: HoldState, kind: Literal["hold", "condemn"]) -> bool:
-    return _holds(objects, version.model, version.number).append(state.last + 1, Hold(kind, now_text()))
-
-
-def _holds(objects: Objects, model: str, version: int) -> RecordLog:
-    return RecordLog(objects, f"models/{model}/holds/{version:08d}")

@@ -27,7 +27,7 @@ from mnist_lib.store.opening import UnfinishedRun
 from mnist_lib.store.publishing import Claim
 from mnist_lib.store.resumption import EndedTrial
 from mnist_lib.store.runs import BegunRun
-from mnist_lib.store.versions import Hold, Version
+from mnist_lib.store.versions import Version
 from tests.support.job import ROOT
 from tests.support.json_documents import DEEP, HOSTILE, changed, values
 from tests.support.store.fake_versions import DATASET, about, small_manifest
@@ -59,7 +59,6 @@ RECORDS: dict[type, dict[str, Any]] = {
         )
     ),
     Claim: asdict(Claim("r", AT)),
-    Hold: asdict(Hold("hold", AT)),
     LeaseTerm: asdict(LeaseTerm("process 1", "host", AT)),
     Entry: asdict(Entry("done", AT, AT, "host", begun=AT, results=DONE, last_done=DONE_SLOT)),  # type: ignore[arg-type]
     BegunRun: asdict(BegunRun("r", AT, {"trials": {"keras-s0": SPEC}, "code": "abc"}, "jobs.train")),

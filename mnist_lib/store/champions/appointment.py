@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mnist_lib.clock import now_text
-from mnist_lib.errors import ConflictError, IntegrityError, SpecError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
 from mnist_lib.store.champions.promotion import Decision
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.versions import Version, find, find_all, hold, read_hold_state, verify
+from mnist_lib.store.versions import Version, find, find_all, verify
 
 FORMER = "a former champion, to which a rollback can return"  # why `gc` keeps it
 
@@ -104,8 +104,6 @@ def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, str]:
     champion_of, others = dict[int, list[str]](), dict[int, str]()
     for dataset in datasets_with_logs(objects, model):
         log = history(objects, model, dataset)
-        if log and isinstance(log[-1], IntegrityError):
-            raise IntegrityError(f"{log[-1]}; the champion is unknown: roll back first")
         line = rollback_line(log)[-keep - 1 :]
         for number in line[-1:]:
             champion_of.setdefault(number, []).append(dataset)
@@ -120,7 +118,6 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
 
     Raises:
         SpecError: there is no version to roll back to.
-        ConflictError: `gc` has deleted that version.
         IntegrityError: that version is damaged.
     """
     target = to
@@ -137,7 +134,6 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
         version = find(objects, model, target)
         if version is None:
             raise SpecError(f"{model}@{target}: there is no such version; see: jobs.models list {model}")
-        hold(objects, version)
         verify(objects, version)
         predictions = Predictions.read(objects, version)
         if predictions.disqualification is not None:
@@ -155,7 +151,7 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
             test=Accuracy(int(predictions.correct.sum()), len(predictions.labels)),
             test_ci95=accuracy_interval(predictions.correct, groups=predictions.groups, selected_from=selected_from),
         )
-        if append(objects, record, current):
+        if append(objects, record):
             return record
 
 
@@ -202,22 +198,40 @@ def next_record(
     )
 
 
-def append(objects: Objects, record: Champion, current: Champion | None) -> bool:
-    """Append a record, or return False if its number is taken.
-
-    If `gc` considered the hold expired and condemned the version, restore the champion and raise ConflictError.
-    """
+def append(objects: Objects, record: Champion) -> bool:
+    """Append a record, or return False if its number is taken."""
     failpoint(f"{record.kind}.before_append")
-    log = ChampionLog(objects, record.model, record.dataset)
-    if not log.append(record):
-        return False
-    if record.kind != "keep" and read_hold_state(objects, record.model, record.version).condemned:
-        why = f"{record.name} was deleted by gc at the same time"
-        if current is not None:
-            version = find(objects, current.model, current.version, deleted=True)
-            if log.last() == record.number and version is not None:
-                restored = next_record("rollback", record.dataset, record.number, record, version, Decision(True, why))
-                same = {name: getattr(current, name) for name in ("test", "test_ci95", "selected_from")}
-                log.append(replace(restored, **same))
-        raise ConflictError(f"{why}; name another version")
+    return ChampionLog(objects, record.model, record.dataset).append(record)
+
+
+def append_to_all(objects: Objects, newest: Sequence[Champion], why: str) -> bool:
+    """Append a record that changes nothing after the newest one of each log, or return False if a log has grown.
+
+    Whoever has read a log before must then read it again before a decision.
+    """
+    for current in newest:
+        record = replace(
+            current,
+            number=current.number + 1,
+            at=now_text(),
+            kind="keep",
+            why=why,
+            replaced=current.version,
+            challenger=None,
+        )
+        if not append(objects, record):
+            return False
     return True
+
+
+def newest_records(objects: Objects, model: str) -> list[Champion]:
+    """Return the newest record of each log of a model. Raises IntegrityError if one is damaged."""
+    records: list[Champion] = []
+    for dataset in datasets_with_logs(objects, model):
+        log = ChampionLog(objects, model, dataset)
+        if last := log.last():
+            record = log.read(last)
+            if isinstance(record, IntegrityError):
+                raise IntegrityError(f"{record}; the champion is unknown: roll back first")
+            records.append(record)
+    return records

@@ -15,7 +15,7 @@ from mnist_lib.store.champions.promotion import Budget, Decision, Rule, missing_
 from mnist_lib.store.champions.test_set import ChallengerTestSet, Predict
 from mnist_lib.store.contents import read_manifest
 from mnist_lib.store.datasets import read_state
-from mnist_lib.store.versions import Version, hold, require_version, verify
+from mnist_lib.store.versions import Version, require_not_deleted, require_version, verify
 
 
 def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict | None = None) -> Decision:
@@ -32,7 +32,7 @@ def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict 
         IntegrityError: the challenger is damaged.
         StoreError: the storage fails; the champion is unchanged.
     """
-    hold(objects, challenger)
+    require_not_deleted(objects, challenger)
     verify(objects, challenger)
     challenge = _Challenge(objects, challenger, rule, predict)
     while True:
@@ -67,6 +67,7 @@ class _Challenge:
         predictions = self._test_set.predictions
         last = self._log.last()
         current = self._log.read(last) if last else None
+        require_not_deleted(self._objects, challenger)  # after the log was read, to which `gc` appends first
         if isinstance(current, IntegrityError):
             raise current
         if current is not None and current.version == challenger.number:
@@ -81,7 +82,7 @@ class _Challenge:
         record = next_record("promote", self._dataset, last, current, challenger, decision)
         test, interval = self._test_set.accuracy(challenger, record.selected_from)
         record = replace(record, test=test, test_ci95=interval, total=record.total or self._rule.alpha)
-        return replace(decision, budget=record.budget) if append(self._objects, record, current) else None
+        return replace(decision, budget=record.budget) if append(self._objects, record) else None
 
     def _compare(self, last: int, current: Champion) -> Decision | None:
         """Compare the challenger with the champion, at the expense of the budget of their dataset."""
@@ -111,7 +112,7 @@ class _Challenge:
             test=test,
             test_ci95=interval,
         )
-        return replace(decision, budget=budget) if append(self._objects, record, current) else None
+        return replace(decision, budget=budget) if append(self._objects, record) else None
 
     def _decide(self, current: Champion, champion: Version) -> tuple[Decision, Budget]:
         """Return the decision, and what is left of the significance after it."""

@@ -45,7 +45,7 @@ PLACES: list[tuple[str, tuple[str, ...]]] = [
     ("commits", ("about", "dataset")),
     ("commits", ("about", "dataset", "test")),
     *(("champions/mnist", (name,)) for name in ("at", "kind", "why", "replaced", "statistics", "comparisons", "test")),
-    *((folder, ("at",)) for folder in ("claims", "holds/00000001")),
+    ("claims", ("at",)),
 ]
 SOME = [None, [], -1, 10**400, 1e308, DEEP, "$\\frac{$", "9999-12-31T23:59:59Z", "2026-01-01T00:00:00"]
 
@@ -184,7 +184,7 @@ def change_champion(request: pytest.FixtureRequest, objects: LocalObjects) -> Ca
 def test_a_record_with_any_number_as_its_name_delays_no_command(
     number: str, objects: LocalObjects, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for folder in ("champions/mnist", "commits", "claims", "holds/00000001"):
+    for folder in ("champions/mnist", "commits", "claims"):
         Path(objects.where(f"models/keras/{folder}")).joinpath(f"{number}.json").write_text("{}")
     for command in COMMANDS:
         run(command, objects, capsys)

@@ -24,7 +24,7 @@ from mnist_lib.run_documents import SuccessfulTrial, Summary
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import condemn, find, read_hold_state
+from mnist_lib.store.versions import find
 from tests.support.results import trial_result
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
@@ -32,7 +32,6 @@ from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import PROBABILITIES, Durations, epoch_of, undisturbed_weights
 from tests.support.store.faulty import FAULTS, Faulty, Interrupted, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
-from tests.support.store.scenarios import published
 
 TRIALS = [
     spec
@@ -175,23 +174,6 @@ def test_without_the_best_model_the_next_best_is_stored_and_without_any_the_run_
     assert not folder.is_complete
     folder, training = recorded(before, [ended(2, 7), failed(0), failed(1)], resumed=True)
     assert stored_trial(folder, training) == "keras-s2"
-
-
-def test_a_run_stores_its_model_although_gc_has_deleted_what_it_starts_from(caplog: pytest.LogCaptureFixture) -> None:
-    objects = MemoryObjects()
-    origin, kept = published(objects, 50), published(objects, 60)
-    folder, training = recorded(objects, [ended(0, 5)], resumed=False)
-    run = run_in(folder)
-    run.options = OPTIONS.starting_from({"keras": kept, "scratch": origin})
-    condemn(objects, origin, read_hold_state(objects, "keras", origin.number))
-    assert run.store(training).models["keras"].version == 3
-    assert read_hold_state(objects, "keras", kept.number).held
-    assert "cannot be reproduced" not in caplog.text
-    folder, training = recorded(objects, [ended(0, 5)], resumed=False)
-    run = run_in(RunFolder(objects, "s"))
-    run.options = OPTIONS.starting_from({"keras": origin})
-    assert run.store(training).models["keras"].version == 4
-    assert "keras@4 cannot be reproduced, since gc has deleted keras@1 meanwhile" in caplog.text
 
 
 @pytest.mark.slow

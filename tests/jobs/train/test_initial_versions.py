@@ -11,7 +11,7 @@ from jobs.train.planning import models_to_check
 from jobs.train.run import Run
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.split import Dataset
-from mnist_lib.errors import ConflictError, ModelError, SpecError
+from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.summary import dataset_summary
@@ -21,7 +21,6 @@ from mnist_lib.store.datasets import RunData, begin_with
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import condemn, read_hold_state, require_version
 from tests.support.simulation.memory import MemoryObjects
 from tests.support.store.fake_versions import DATASET, about, files
 from tests.support.store.scenarios import published
@@ -61,9 +60,8 @@ def starts(objects: Objects, *arguments: str) -> dict[str, str | None]:
     ("name", "version"),
     [("keras@1", 1), ("keras@latest", 3), ("keras@champion", 2), ("keras", 2), ("@champion", 2), ("@latest", 3)],
 )
-def test_a_name_stands_for_a_version_that_gc_then_keeps_for_an_hour(objects: Objects, name: str, version: int) -> None:
+def test_a_name_stands_for_a_version(objects: Objects, name: str, version: int) -> None:
     assert starts(objects, *MNIST, f"--init-from={name}") == {"keras": f"keras@{version}"}
-    assert "has just used it" in read_hold_state(objects, "keras", version).held
 
 
 @pytest.mark.parametrize(
@@ -167,9 +165,6 @@ def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(obj
     assert begin().run == folder.run
     assert [trial.init_from for trial in started(objects, *given, run=folder.run).options.grid()] == ["keras@2"]
     assert starts(objects, *given) == {"keras": "keras@4"}  # another run
-    condemn(objects, require_version(objects, "keras", 2), read_hold_state(objects, "keras", 2))
-    with pytest.raises(ConflictError, match="keras@2 was deleted by gc"):
-        started(objects, *given, run=folder.run)
     objects.delete("models/keras/commits/00000002.json")  # random weights would mix two kinds of trials in one run
     with pytest.raises(SpecError, match="there is no keras@2 in memory"):
         started(objects, *given, run=folder.run)

@@ -12,6 +12,7 @@ import pytest
 
 from mnist_lib.clock import SystemClock
 from mnist_lib.errors import BusyError
+from mnist_lib.objects import bucket
 from mnist_lib.objects.lease import Lease, LeaseLostError, LeaseTerm, lease_folder, locked, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
@@ -151,7 +152,7 @@ def test_u8_a_lock_excludes_others_while_its_holder_lives_and_for_its_time_to_li
 def test_u8_i11_a_process_that_has_lost_its_lock_writes_nothing_more(
     s3: str, operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_lib.objects.lease.LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(bucket, "locked", functools.partial(locked, time_to_live=0.3))
     objects, later = open_storage(s3), open_storage(s3)
     later.create("a", b"of the later holder\n")
     arguments = ("a",) if operation == "delete" else ("a", b"late\n")

@@ -1,27 +1,26 @@
 """What gc deletes and what it never deletes, even during a promotion or a roll-back."""
 
+import contextlib
 import re
 import shutil
-from datetime import timedelta
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.errors import ConflictError, IntegrityError, SpecError
+from mnist_lib.errors import BusyError, ConflictError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store import publishing
-from mnist_lib.store.champions.appointment import FORMER, rollback
+from mnist_lib.store.champions.appointment import FORMER, champion, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.datasets import RunData, begin_with
+from mnist_lib.store.locks import collecting, promoting
 from mnist_lib.store.publishing import collect, publish
 from mnist_lib.store.runs import SUMMARY, RunFolder
-from mnist_lib.store.versions import Version, chain, find, find_all, hold, version_folder
+from mnist_lib.store.versions import Version, chain, find, version_folder
 from tests.support.store.fake_versions import about, files
-from tests.support.store.faulty import Interrupted, KilledError
+from tests.support.store.faulty import Faulty, Interrupted, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import published
 
@@ -31,9 +30,8 @@ ALWAYS = Rule(promote="always")
 def five(objects: Objects) -> list[Version]:
     """Publish five versions, each better than the one before; promote the second and then the fourth."""
     versions = [published(objects, right) for right in (40, 80, 120, 160, 199)]
-    with mock.patch("mnist_lib.store.versions.now_text", return_value="2026-01-01T00:00:00Z"):  # recent holds stop gc
-        for version in (versions[1], versions[3]):
-            promote(objects, version, Rule())
+    for version in (versions[1], versions[3]):
+        promote(objects, version, Rule())
     return versions
 
 
@@ -60,18 +58,15 @@ def test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets(
 
 def test_gc_says_why_it_keeps_a_version_and_a_dry_run_says_the_same(objects: Objects) -> None:
     five(objects)
-    promote(objects, published(objects, 10), Rule())  # it is worse, but held for an hour since it was compared
     published(objects, 198)
     would = collect(objects, "keras", 1, dry_run=True)
     assert collect(objects, "keras", 1) == would
     assert list(would.deleted) == ["keras@1", "keras@3", "keras@5"]
-    assert list(would.kept) == list(would.reasons) == ["keras@2", "keras@4", "keras@6", "keras@7"]
-    reasons = [reason.partition(" 20")[0] for reason in would.reasons.values()]
-    assert reasons == [FORMER, "the champion of mnist", "held until", "the newest version"]
-    (log,) = objects.names("models/keras/holds/00000006")
-    objects.replace(log, b"damaged")
-    published(objects, 197)
-    assert collect(objects, "keras", 1, dry_run=True).reasons["keras@6"] == "its log of holds is damaged"
+    assert list(would.reasons.items()) == [
+        ("keras@2", FORMER),
+        ("keras@4", "the champion of mnist"),
+        ("keras@6", "the newest version"),
+    ]
 
 
 def test_gc_keeps_the_whole_chain_that_a_kept_version_starts_from_and_says_why(objects: Objects) -> None:
@@ -142,6 +137,7 @@ def killed_at(place: str, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> 
 def test_s2_a_publisher_that_died_just_before_its_commit_is_completed_by_the_next_attempt(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    objects.create("runs/run-150/run.json", b"{}")
     killed_at("publish.before_commit", objects, monkeypatch)
     assert all_verified(objects) == []
     assert collect(objects, "keras", 1).pending == ["keras@1"]
@@ -150,16 +146,14 @@ def test_s2_a_publisher_that_died_just_before_its_commit_is_completed_by_the_nex
 
 
 @pytest.mark.parametrize("place", ["publish.before_run", "publish.before_commit"])
-def test_p10_a_publisher_silent_for_a_day_loses_its_files_to_gc_and_cannot_commit(
+def test_p10_a_publisher_whose_number_gc_has_given_up_cannot_commit(
     place: str, objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached: list[str] = []
 
     def failpoint(name: str) -> None:
         if name == place and not reached:
-            reached.append(name)
-            assert collect(objects, "keras", 1).pending == ["keras@1"]  # its run may be alive
-            monkeypatch.setattr(publishing, "ABANDONED_AFTER", timedelta(0))
+            reached.append(name)  # it sleeps here, and has lost its lock
             assert collect(objects, "keras", 1, dry_run=True).swept == ["keras@1"]
             assert list(objects.names(version_folder("keras", 1)))
             assert collect(objects, "keras", 1).swept == ["keras@1"]
@@ -173,6 +167,22 @@ def test_p10_a_publisher_silent_for_a_day_loses_its_files_to_gc_and_cannot_commi
     assert all_verified(objects) == [2]
 
 
+def test_a_number_that_gc_gives_up_is_committed_as_deleted_before_its_files_are_deleted(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at("publish.before_run", objects, monkeypatch)
+    for at in range(1, 100):
+        faulty = Faulty(objects, at, KilledError, late=True)
+        with contextlib.suppress(KilledError):
+            collect(faulty, "keras", 1)
+        is_given_up = find(objects, "keras", 1, deleted=True) is not None
+        assert is_given_up or len([*objects.names(version_folder("keras", 1))]) == len(files(150)) + 1
+        if faulty.operations < at:
+            break
+    assert is_given_up
+    assert not list(objects.names(version_folder("keras", 1)))
+
+
 def test_s2_publishing_again_deletes_the_files_of_a_killed_attempt(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,41 +191,44 @@ def test_s2_publishing_again_deletes_the_files_of_a_killed_attempt(
     assert not list(objects.names(version_folder("keras", 1)))
 
 
-@pytest.mark.parametrize("hold_duration", [timedelta(hours=1), timedelta(0)], ids=["equal clocks", "gc an hour ahead"])
+def act(kind: str, objects: Objects, *, locks: bool) -> None:
+    try:
+        if kind == "gc":
+            with collecting(objects) if locks else contextlib.nullcontext():
+                collect(objects, "keras", 1)
+        else:
+            with promoting(objects) if locks else contextlib.nullcontext():
+                version = find(objects, "keras", 1)
+                if kind == "promote" and version is not None:
+                    promote(objects, version, ALWAYS)
+                elif kind == "rollback":
+                    rollback(objects, "keras", "mnist", to=1)
+    except (BusyError, ConflictError, SpecError) as error:
+        assert re.search("expected no|deleted by gc|no such version", str(error))  # noqa: PT017
+    except IntegrityError:  # gc deletes files that are being read
+        assert not locks
+
+
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("one", "other", "locks"),
     [
-        ("promote", "gc"),
+        pytest.param("promote", "gc", False, id="promotion that has lost its lock"),
+        pytest.param("rollback", "gc", False, id="roll-back that has lost its lock", marks=pytest.mark.slow),
         *(
-            pytest.param(*pair, marks=pytest.mark.slow)
-            for pair in (("gc", "promote"), ("rollback", "gc"), ("gc", "rollback"), ("gc", "gc"))
+            pytest.param(*pair, True, id=" ".join(pair), marks=pytest.mark.slow)
+            for pair in (("promote", "gc"), ("gc", "promote"), ("rollback", "gc"), ("gc", "rollback"), ("gc", "gc"))
         ),
     ],
 )
 def test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps(
-    tmp_path: Path, one: str, other: str, hold_duration: timedelta
+    tmp_path: Path, one: str, other: str, locks: bool
 ) -> None:
-    def act(kind: str, objects: Objects) -> None:
-        version = find(objects, "keras", 1)
-        try:
-            if kind == "promote" and version is not None:
-                promote(objects, version, ALWAYS)
-            elif kind == "rollback":
-                rollback(objects, "keras", "mnist", to=1)
-        except (ConflictError, SpecError) as error:
-            assert re.search("deleted by gc|no such version", str(error))  # noqa: PT017
-        except IntegrityError:  # gc deletes files that are being read
-            assert not hold_duration
-        if kind == "gc":
-            collect(objects, "keras", 1)
-
     ends = set()
     five(LocalObjects(tmp_path / "five"))
     for at in range(1, 200):
         objects = LocalObjects(Path(shutil.copytree(tmp_path / "five", tmp_path / str(at))))
-        interrupted = Interrupted(objects, at, lambda objects: act(other, objects))
-        with mock.patch("mnist_lib.store.versions.HOLD_DURATION", hold_duration):  # only gc asks for the time
-            act(one, interrupted)
+        interrupted = Interrupted(objects, at, lambda objects: act(other, objects, locks=locks))
+        act(one, interrupted, locks=locks)
         assert champion_verified(objects) in (1, 4)
         found = all_verified(objects)
         assert {4, 5} <= {*found}
@@ -223,36 +236,26 @@ def test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps(
         if interrupted.operations < at:
             break
     assert 10 < at < 199
-    if {one, other} != {"gc"}:
-        # Whoever was second noticed the other. With unequal clocks both may notice, and the next gc deletes version 1.
-        both_noticed = {(4, True)} & ends if not hold_duration else set()
-        assert ends - both_noticed == {(1, True), (4, False)}
+    if not locks:
+        assert ends - {(4, True)} == {(1, True), (4, False)}  # (4, True): the next gc deletes version 1
+    elif one != other:
+        assert ends == {(4, False) if one == "gc" else (1, True)}  # the second one was refused
 
 
-def test_gc_keeps_a_version_that_was_a_candidate_for_promotion_in_the_last_hour(objects: Objects) -> None:
-    first, *_ = five(objects)
-    promote(objects, first, Rule())  # it is not promoted, but it is held
-    assert collect(objects, "keras", 1).deleted == ["keras@3"]
-    assert 1 in dict(find_all(objects, "keras"))
-
-
-def test_gc_keeps_a_version_that_is_promoted_just_before_gc_condemns_it(
-    objects: Objects, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, *_ = five(objects)
-    hold(objects, first)  # of a promotion on a machine whose clock is an hour behind that of gc
-    monkeypatch.setattr("mnist_lib.store.versions.HOLD_DURATION", timedelta(0))
-    reached: list[str] = []
-
-    def failpoint(name: str) -> None:
-        reached.append(name)
-        if reached.count("gc.before_condemn") == 2 and champion_verified(objects) == 4:  # after version 3, version 1
-            with mock.patch("mnist_lib.store.champions.challenge.hold"):
-                promote(objects, first, ALWAYS)
-
-    monkeypatch.setattr("mnist_lib.store.publishing.failpoint", failpoint)
-    assert "keras@1" not in collect(objects, "keras", 1).deleted
-    assert champion_verified(objects) == 1
+def test_gc_appends_to_the_log_of_champions_only_if_it_deletes_a_version(objects: Objects) -> None:
+    five(objects)
+    before = champion(objects, "keras", "mnist")
+    assert before is not None
+    collect(objects, "keras", 99)
+    collect(objects, "keras", 1, dry_run=True)
+    assert champion(objects, "keras", "mnist") == before
+    collect(objects, "keras", 1)
+    after = champion(objects, "keras", "mnist")
+    assert after is not None
+    assert (after.kind, after.why, after.number) == ("keep", "gc deletes 2 versions", before.number + 1)
+    assert (after.name, after.budget, after.interval) == (before.name, before.budget, before.interval)
+    collect(objects, "keras", 1)
+    assert champion(objects, "keras", "mnist") == after
 
 
 def test_gc_of_one_model_deletes_nothing_of_another(objects: Objects) -> None:

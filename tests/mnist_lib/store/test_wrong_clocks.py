@@ -20,7 +20,6 @@ from mnist_lib.objects.storage import open_storage
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import check_writable
-from mnist_lib.store.versions import hold, require_version
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import SCENARIOS
 from tests.support.store.summaries import small_summary, summary_of
@@ -48,7 +47,6 @@ def _begin(objects: Objects) -> None:
 
 WRITERS: dict[str, Callable[[Objects], object]] = {
     **{name: scenario.act for name, scenario in SCENARIOS.items()},
-    "hold": lambda objects: hold(objects, require_version(objects, "keras", 4)),
     "label": lambda objects: Labels(LabelsFile(objects), "ada").decide(
         Decision(image="a" * 32, label="3", replaced="5", why="random")
     ),

@@ -7,6 +7,7 @@ RESUMPTION, RUNS = "mnist_lib/store/resumption.py", "mnist_lib/store/runs.py"
 APPOINTMENT, LOG = "mnist_lib/store/champions/appointment.py", "mnist_lib/store/champions/log.py"
 CHALLENGE, PROMOTION = "mnist_lib/store/champions/challenge.py", "mnist_lib/store/champions/promotion.py"
 REFERENCE, COMPARISON = "mnist_lib/store/reference.py", "mnist_lib/store/champions/comparison.py"
+LOCKS = "mnist_lib/store/locks.py"
 GC = "mnist_lib/store/test_garbage_collection.py"
 TESTS = "mnist_lib/store"
 
@@ -44,12 +45,44 @@ MUTANTS = (
         tests=(f"{TESTS}/test_publishing.py",),
     ),
     Mutant(
-        name="gc deletes the files of a publisher that is alive",
+        name="gc gives up the number of a run that may be resumed",
         file=PUBLISHING,
-        old="< ABANDONED_AFTER:",
-        new="< timedelta(0):",
-        why="A collection at night would end a training that is just storing its model.",
-        tests=(f"{GC}::test_p10_a_publisher_silent_for_a_day_loses_its_files_to_gc_and_cannot_commit",),
+        old="if RunFolder(objects, claim.run).is_unfinished:",
+        new="if False:",
+        why="A run that was killed while it stored its model could never be completed.",
+        tests=(f"{GC}::test_s2_a_publisher_that_died_just_before_its_commit_is_completed_by_the_next_attempt",),
+    ),
+    Mutant(
+        name="gc deletes versions while a run is under way",
+        file=LOCKS,
+        old="            if is_locked:",
+        new="            if False:",
+        why="A promotion could appoint a version whose files are gone.",
+        tests=(f"{TESTS}/test_locks.py",),
+    ),
+    Mutant(
+        name="a run begins while gc is under way",
+        file=LOCKS,
+        old="    if objects.is_locked(GC_LOCK):",
+        new="    if False:",
+        why="gc could delete the version from which the run starts.",
+        tests=(f"{TESTS}/test_locks.py",),
+    ),
+    Mutant(
+        name="gc does not append to the logs of champions before it deletes a version",
+        file=PUBLISHING,
+        old="if dry_run or not old or append_to_all(",
+        new="if True or append_to_all(",
+        why="A promotion that has slept through the end of its lock could appoint a version whose files are gone.",
+        tests=(f"{GC}::test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps",),
+    ),
+    Mutant(
+        name="a promotion does not look for its version after it has read the log again",
+        file=CHALLENGE,
+        old="        require_not_deleted(self._objects, challenger)  # after",
+        new="        # after",
+        why="A version that gc has deleted meanwhile would become the champion.",
+        tests=(f"{GC}::test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps",),
     ),
     Mutant(
         name="gc keeps the oldest versions",
@@ -60,33 +93,9 @@ MUTANTS = (
         tests=(f"{GC}::test_gc_keeps_the_newest_versions_the_champion_and_its_roll_back_targets",),
     ),
     Mutant(
-        name="gc deletes a version that is being compared",
-        file=PUBLISHING,
-        old="if state.held or version.number in needed.numbers():",
-        new="if version.number in needed.numbers():",
-        why="A promotion could appoint a version whose files are gone.",
-        tests=(f"{GC}::test_gc_keeps_a_version_that_was_a_candidate_for_promotion_in_the_last_hour",),
-    ),
-    Mutant(
-        name="gc does not look at the champions again after it has condemned a version",
-        file=PUBLISHING,
-        old="    if version.number in needed.numbers():  # it was promoted, and its hold",
-        new="    if False:  # it was promoted, and its hold",
-        why="With clocks an hour apart, gc could delete a version that has just become the champion.",
-        tests=(f"{GC}::test_gc_keeps_a_version_that_is_promoted_just_before_gc_condemns_it",),
-    ),
-    Mutant(
-        name="a version that gc condemned during its promotion stays champion",
-        file=APPOINTMENT,
-        old="read_hold_state(objects, record.model, record.version).condemned:",
-        new="False:",
-        why="With clocks an hour apart, the files of a champion could be deleted.",
-        tests=(f"{GC}::test_p5_the_champion_is_complete_if_gc_runs_between_any_two_steps",),
-    ),
-    Mutant(
         name="gc deletes files and leaves the record of the version as it was",
         file=PUBLISHING,
-        old="    objects.replace(commit_record(version.model, version.number), seal(replace(version, deleted=True)))\n",
+        old="        objects.replace(commit_record(model, version.number), seal(replace(version, deleted=True)))\n",
         new="",
         why="Listings would show a version that cannot be loaded.",
         tests=(f"{GC}::test_gc_deletes_files_and_keeps_the_record_so_that_the_number_is_not_reused",),
@@ -230,14 +239,6 @@ MUTANTS = (
         tests=(
             f"{TESTS}/test_versions.py::test_p4_s8_a_changed_missing_or_extra_file_is_named_with_what_was_expected",
         ),
-    ),
-    Mutant(
-        name="a hold ends at once",
-        file=VERSIONS,
-        old="HOLD_DURATION = timedelta(hours=1)",
-        new="HOLD_DURATION = timedelta(hours=0)",
-        why="gc could delete a version while it is compared.",
-        tests=(f"{GC}::test_gc_keeps_a_version_that_was_a_candidate_for_promotion_in_the_last_hour",),
     ),
     Mutant(
         name="only the newest checkpoint is kept",

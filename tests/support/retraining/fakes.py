@@ -91,6 +91,9 @@ class ObjectsOfMachine:
     def delete_leftovers(self, prefix: str) -> None:
         raise NotImplementedError
 
+    def is_locked(self, name: str) -> bool:
+        raise NotImplementedError
+
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         yield

@@ -74,6 +74,9 @@ class MemoryObjects:
     def lock(self, name: str) -> Iterator[None]:
         yield
 
+    def is_locked(self, name: str) -> bool:
+        return False
+
     def where(self, name: str) -> str:
         return f"memory/{name}"
 

@@ -14,7 +14,7 @@ class KilledError(BaseException):
     """Simulates a kill of the process: `except Exception` does not catch it."""
 
 
-READS = ("read", "lines", "exists", "names", "folders")
+READS = ("read", "lines", "exists", "names", "folders", "is_locked")
 
 
 class Faulty:
@@ -73,6 +73,9 @@ class Faulty:
 
     def delete_leftovers(self, prefix: str) -> None:
         self._run("delete_leftovers", prefix)
+
+    def is_locked(self, name: str) -> bool:
+        return self._run("is_locked", name)
 
     def _run(self, operation: str, *arguments: object):  # type: ignore[no-untyped-def]
         with self._one_at_a_time:
