@@ -295,8 +295,9 @@ def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
 
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     collections, unknown = dict[str, Collection](), dict[str, IntegrityError]()
+    models = options.models(objects)  # raises before anything is written
     with contextlib.nullcontext() if options.dry_run else collecting(objects):
-        for model in options.models(objects):
+        for model in models:
             try:
                 collections[model] = collect(objects, model, options.keep, dry_run=options.dry_run)
             except IntegrityError as error:  # of its champions; nothing of this model is deleted
