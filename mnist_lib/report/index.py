@@ -40,8 +40,8 @@ class Row:
 class Change:
     """A version that became champion."""
 
-    record: Champion  # that of the current champion has its accuracy on the newest hold-out
-    newest: Champion | None = None  # the newest record of the log, if it is one of the current champion
+    record: Champion  # that of the current champion has its accuracy and budget in the newest record
+    is_current: bool = False
 
 
 def write_index(objects: Objects) -> None:
@@ -102,8 +102,7 @@ def _changes(objects: Objects) -> Iterator[Change | str]:
                 if isinstance(record, IntegrityError):
                     yield f"a champion of {model} for {dataset} ({record})"
                 elif record is current and isinstance(newest, Champion):
-                    record = replace(record, test=newest.test or record.test)
-                    yield Change(record, newest)
+                    yield Change(replace(newest, at=record.at, kind=record.kind, why=record.why), is_current=True)
                 elif record.kind != "keep":
                     yield Change(record)
 
@@ -131,7 +130,7 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
                 "models": [name for name in models if any(name in row.accuracies for row in own)],
             }
         )
-    champions = [change for change in changes if change.newest]
+    champions = [change for change in changes if change.is_current]
     champions.sort(key=lambda change: (change.record.model, change.record.dataset))
     return render(
         "index.html",

@@ -14,6 +14,7 @@ from jobs.train.reporting import write_index
 from mnist_lib.api import choose_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.results import Accuracy
 from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
@@ -149,3 +150,13 @@ def test_the_index_shows_the_champion_of_each_data_set_with_its_interval(objects
     assert "94.00% (92.35% to 95.31%)" in current
     assert "Chance: 1.27% is left of the 2.5% that chance may decide (1 comparison so far)" in current
     assert history.count("keras@4") == 0  # a refusal changes no champion
+
+
+def test_the_index_shows_the_interval_of_a_champion_on_the_newest_hold_out(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    promote(objects, answering(objects, first(180, of=200)), Rule())
+    promote(objects, answering(objects, first(90, of=100)), Rule())  # refused
+    write_index(objects)
+    current, _, _ = Path(objects.where("index.html")).read_text().partition("Champion history")
+    low, high = Accuracy(100, 100).interval()  # keras@1 is right about these 100
+    assert f"100.00% ({100 * low:.2f}% to {100 * high:.2f}%)" in current
