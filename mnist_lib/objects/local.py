@@ -26,7 +26,6 @@ from mnist_lib.objects.output_file import sync
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, check_name, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
-LEFTOVER_AGE_SECONDS = 86_400
 MAX_LOCKED_SECONDS, LOCK_POLL_SECONDS = 60.0, 0.005  # while lines are appended to a file
 MAX_LINE_BYTES = MAX_DOCUMENT_BYTES
 
@@ -174,10 +173,8 @@ class LocalObjects:
     def delete_leftovers(self, prefix: str) -> None:
         with self._store_errors(prefix):
             for folder, files in self._walk(prefix):
-                for path in [folder / file for file in files if TEMPORARY.fullmatch(file)]:
-                    with contextlib.suppress(FileNotFoundError):
-                        if time.time() - path.lstat().st_mtime > LEFTOVER_AGE_SECONDS:
-                            path.unlink()
+                for file in filter(TEMPORARY.fullmatch, files):
+                    (folder / file).unlink(missing_ok=True)
 
     def _walk(self, prefix: str) -> Iterator[tuple[Path, list[str]]]:
         """Yield every folder below a prefix, innermost first, and the names of its files, links to folders included."""

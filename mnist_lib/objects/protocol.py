@@ -89,7 +89,7 @@ class Objects(Protocol):
         """Delete every object below `prefix + "/"`; those that another process creates meanwhile may remain."""
 
     def delete_leftovers(self, prefix: str) -> None:
-        """Delete temporary files below `prefix + "/"` that are more than a day old."""
+        """Delete the temporary files of killed processes below `prefix + "/"`, where no process may be writing."""
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Exclude other processes until the context or this process ends.

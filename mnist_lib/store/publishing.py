@@ -5,8 +5,8 @@
     models/<model>/runs/<run>.json     names the run's version: that of the attempt that creates this record first
     models/<model>/commits/<n>.json    the commit record: from now on, the version exists
 
-A publisher that dies before it writes `runs` leaves a number that is never used. If it dies between `runs` and
-`commits`, the next attempt of the same run completes the commit.
+A publisher that dies before it writes `runs` leaves a number that is never used, and files that `gc` deletes. If it
+dies between `runs` and `commits`, the next attempt of the same run completes the commit.
 
 `collect` deletes old versions, and files left by publishers that were killed. It works alone, see `locks`; but who has
 lost a lock without knowing it must not undo its work. So it decides by creating objects, before it deletes any file:
@@ -44,8 +44,6 @@ from mnist_lib.store.versions import (
     version_folder,
 )
 from mnist_lib.wording import counted
-
-MAX_EARLIER_ATTEMPTS = 1_000  # to look for; a forged record can have any number
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,6 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
             raise ConflictError(f"run {run}: its version {version.name} was deleted by gc; start another run")
         if committed != version:
             raise IntegrityError(f"{version.name}: expected the version of run {run}, got that of run {committed.run}")
-    _delete_earlier_attempts(objects, version)
     return version
 
 
@@ -139,17 +136,6 @@ def _store_files(
             objects.delete_below(folder)
         raise
     return record
-
-
-def _delete_earlier_attempts(objects: Objects, version: Version) -> None:
-    """Delete files of killed attempts of the same run. Its version is decided, so none of them can still commit."""
-    log, last = claims(objects, version.model), version.number - 1
-    for number in range(last, max(0, last - MAX_EARLIER_ATTEMPTS), -1):
-        if objects.exists(commit_record(version.model, number)):
-            return
-        with contextlib.suppress(IntegrityError):
-            if log.read(number, Claim).run == version.run:
-                objects.delete_below(version_folder(version.model, number))
 
 
 @dataclass(frozen=True)

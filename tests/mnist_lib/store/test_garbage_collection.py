@@ -183,12 +183,14 @@ def test_a_number_that_gc_gives_up_is_committed_as_deleted_before_its_files_are_
     assert not list(objects.names(version_folder("keras", 1)))
 
 
-def test_s2_publishing_again_deletes_the_files_of_a_killed_attempt(
+def test_s2_gc_deletes_the_files_of_a_killed_attempt_whose_run_has_published_since(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at("publish.before_run", objects, monkeypatch)
     assert published(objects, 150).number == 2
+    assert collect(objects, "keras", 1).swept == ["keras@1"]
     assert not list(objects.names(version_folder("keras", 1)))
+    assert all_verified(objects) == [2]
 
 
 def act(kind: str, objects: Objects, *, locks: bool) -> None:

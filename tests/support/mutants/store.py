@@ -31,10 +31,10 @@ MUTANTS = (
     Mutant(
         name="files of a killed attempt to publish stay",
         file=PUBLISHING,
-        old="    _delete_earlier_attempts(objects, version)\n    return version",
-        new="    return version",
+        old="            if not dry_run:\n                objects.delete_below(folder)\n    return swept",
+        new="    return swept",
         why="Each crash while a model is stored would leave a copy of the model behind.",
-        tests=(f"{GC}::test_s2_publishing_again_deletes_the_files_of_a_killed_attempt",),
+        tests=(f"{GC}::test_s2_gc_deletes_the_files_of_a_killed_attempt_whose_run_has_published_since",),
     ),
     Mutant(
         name="a version may have no weights",
