@@ -30,7 +30,7 @@ from mnist_lib.run_documents import (
 from mnist_lib.store.versions import model_names
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history", "summary.json"
-EARLIER_HISTORY = "history.jsonl"  # that of versions of this program before 2026-12-02
+EARLIER_HISTORY = "history.jsonl"  # that of versions of this program until 2026-12-01
 REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
 INDEX = "index.html"  # lists all runs, at the root of the storage
 

@@ -196,9 +196,12 @@ def test_p10_u8_a_driver_whose_run_another_one_completes_at_any_operation_change
 
 def complete_as_second(summaries: list[Summary], written: dict[str, bytes], objects: MemoryObjects) -> None:
     """Complete the run, and note what was written once and for all: the versions, the champions and the summary."""
+    before = {*objects.content}
     summaries.append(complete_run(MemoryObjects(objects.content)))
     lasting = ("models/", "runs/r/summary.json", "runs/r/run.json")
-    written |= {name: content for name, content in objects.content.items() if name.startswith(lasting)}
+    after = {name: content for name, content in objects.content.items() if name.startswith(lasting)}
+    # A number that the first driver has claimed is its own to give up.
+    written |= {name: content for name, content in after.items() if "/versions/" not in name or name not in before}
 
 
 def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
