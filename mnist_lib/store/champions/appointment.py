@@ -98,8 +98,6 @@ def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, str]:
     """Return the versions that `gc` must not delete, each with the reason.
 
     These are the champions, and for each champion up to `keep` former ones, to which it could be rolled back.
-
-    Raises IntegrityError if the newest record of a log is damaged.
     """
     champion_of, others = dict[int, list[str]](), dict[int, str]()
     for dataset in datasets_with_logs(objects, model):
@@ -226,12 +224,8 @@ def append_to_all(objects: Objects, newest: Sequence[Champion], why: str) -> boo
 
 def newest_records(objects: Objects, model: str) -> list[Champion]:
     """Return the newest record of each log of a model. Raises IntegrityError if one is damaged."""
-    records: list[Champion] = []
-    for dataset in datasets_with_logs(objects, model):
-        log = ChampionLog(objects, model, dataset)
-        if last := log.last():
-            record = log.read(last)
-            if isinstance(record, IntegrityError):
-                raise IntegrityError(f"{record}; the champion is unknown: roll back first")
-            records.append(record)
-    return records
+    newest = champions(objects, model).values()
+    for record in newest:
+        if isinstance(record, IntegrityError):
+            raise IntegrityError(f"{record}; the champion is unknown: roll back first")
+    return [record for record in newest if isinstance(record, Champion)]
