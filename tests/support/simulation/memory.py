@@ -96,7 +96,17 @@ class SimulatedWrites(WriteQueue):
         super().__init__(threads=0, clock=clock)
         self._clock, self._seconds, self._concurrent, self.max_unwritten = clock, seconds, concurrent, most
         self._stalled_until = 0.0
-        self._has_ended = False
+        self._has_ended = self._is_stopped = False
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Begin no write until the context ends, as if the process of the driver were stopped; begun ones end."""
+        self._is_stopped = True
+        try:
+            yield
+        finally:
+            self._is_stopped = False
+            self._begin_next()
 
     def end(self) -> None:
         """End the process of the driver, and with it the threads that write."""
@@ -119,7 +129,7 @@ class SimulatedWrites(WriteQueue):
         self._clock.sleep(POLL_SECONDS)
 
     def _begin_next(self) -> None:
-        while self._next_key() is not None and len(self._in_progress) < self._concurrent:
+        while not self._is_stopped and self._next_key() is not None and len(self._in_progress) < self._concurrent:
             key, write = self._begin()
             seconds = max(self._seconds, self._stalled_until - self._clock.now)
             if seconds > 0:

@@ -255,10 +255,11 @@ class World:
         self._fault("another driver takes over", "take-over, storage", driver=True)
         self._cluster = self._new_cluster()
         before = len(self.history)
-        self._drive(MemoryObjects(self.storage.content))
+        with first.writes.stopped():
+            self._drive(MemoryObjects(self.storage.content))
         self.note(f"the other driver has ended, {len(self.history) - before} lines later; the first one goes on")
         self._cluster, self._driver = cluster, first
-        self._left_by_other = lasting_content(self.storage)
+        self._left_by_other = self._lasting_content()
 
     # The run
 
@@ -286,9 +287,22 @@ class World:
                 break
             else:
                 must(False, "drivers", f"the run is not complete after {self.drivers} drivers")
-        now = lasting_content(self.storage)
+        now = self._lasting_content()
         for name, content in (self._left_by_other or {}).items():
             must(now.get(name, "").startswith(content), "take-over", f"the first driver has changed {name}")
+
+    def _lasting_content(self) -> dict[str, str]:
+        """Return what a late driver may not change: each line of the history, and the weights of each stored result.
+
+        With a time limit, a late driver may have had less time for a trial.
+        """
+        lasting: dict[str, str] = {}
+        for name, content in self.storage.content.items():
+            if "/history/" in name:
+                lasting[name] = content.decode()
+            elif name.endswith("/ended.json") and self.deadline == math.inf:
+                lasting[name] = unseal(content, name, EndedTrial).result.weights_sha256
+        return lasting
 
     def _drive(self, objects: Any) -> None:
         self.drivers += 1
@@ -362,16 +376,6 @@ class World:
             self._driver.announced(text.removeprefix("waiting for "))
         if not any(reason in self.faults for pattern, reason in WARNINGS.items() if re.match(pattern, text)):
             self._unexplained.append(text)
-
-
-def lasting_content(storage: MemoryObjects) -> dict[str, str]:
-    """Return what a late driver may not change: the weights of each stored result, and each line of the history."""
-    results = {
-        name: unseal(content, name, EndedTrial).result.weights_sha256
-        for name, content in storage.content.items()
-        if name.endswith("/ended.json")
-    }
-    return results | {name: text.decode() for name, text in storage.content.items() if "/history/" in name}
 
 
 def simulate(seed: int) -> World:
