@@ -193,7 +193,7 @@ def _wait_for_the_training(driver: "subprocess.Popen[Any]", storage: Path, gener
 
 
 def _history(storage: Path) -> list[HistoryEntry]:
-    return [*RunFolder(LocalObjects(storage), "r").history()]
+    return [*RunFolder(LocalObjects(storage), "r").history()] if storage.exists() else []
 
 
 def require_same(undisturbed: CompletedRun, other: CompletedRun) -> None:

@@ -279,6 +279,9 @@ class World:
                     self._drive(objects)
                 except (ClusterLostError, ResourcesError, StoreError, KilledError) as error:
                     self.note(f"driver {self.drivers} ended: {type(error).__name__}: {error}")
+                    if isinstance(error, StoreError):  # its process goes on for a moment
+                        training = [lane for lane in self._cluster.lanes if lane.assignment and not lane.cancelled]
+                        must(not training, "nothing left", f"{len(training)} lanes go on without their driver")
                     if self._left_by_other is not None:
                         break  # the other driver has completed the run
                     self._cluster.connect()
