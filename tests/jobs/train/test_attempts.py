@@ -137,8 +137,9 @@ def test_f23_trials_whose_workers_and_nodes_die_at_random_end_with_the_weights_o
         command = (*options, "--cpus-per-trial=1", "--checkpoint-seconds=0", "--run-name=r", "--json", "--no-report")
         code, undisturbed, stderr = train(*command, "--storage", tmp_path / "undisturbed", home=tmp_path)
         assert code == 0, stderr
-        driver = start(*command, "--storage", tmp_path / "disturbed", home=tmp_path)
-        folder = RunFolder(LocalObjects(tmp_path / "disturbed"), "r")
+        (storage := tmp_path / "disturbed").mkdir()
+        driver = start(*command, "--storage", storage, home=tmp_path)
+        folder = RunFolder(LocalObjects(storage), "r")
         kill_at_random(folder, driver, cluster, nodes)
         code, disturbed, stderr = end_of(driver)
     assert code == 0, stderr
