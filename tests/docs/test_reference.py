@@ -16,7 +16,7 @@ from tests.support.documents import ROOT
 
 # Paths that exist only while a run is unfinished, or that only other commands write.
 NOT_AFTER_A_RUN = (
-    "models/MODEL/counted/",  # only when pictures have arrived
+    "gc.lock",  # only after `gc`
     *("runs/RUN/trials/TRIAL/checkpoints/", "runs/RUN/trials/TRIAL/ended", "unfinished/", "schedules/"),
     "datasets/DATASET/labels.jsonl",
     "runs/RUN/search.json",  # only of a search
