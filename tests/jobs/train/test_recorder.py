@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,33 @@ def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path
         assert resumed.checkpoints.get(trial.id) == b"of epoch 5"
         for each in (training, resumed):
             assert [done.seconds for done in each.epochs(trial.id).first(trial.id, 5)] == [1, 1, 2, 2, 2]
+
+
+def test_the_epochs_before_a_checkpoint_are_stored_before_it(tmp_path: Path) -> None:
+    class Slow(LocalObjects):
+        """A storage whose histories take longer to write than its checkpoints."""
+
+        def create(self, name: str, content: bytes) -> bool:
+            time.sleep(0.2)
+            return super().create(name, content)
+
+        def append(self, name: str, content: bytes) -> None:
+            time.sleep(0.2)
+            super().append(name, content)
+
+        def replace(self, name: str, content: bytes) -> None:
+            if "/checkpoints/" in name:
+                known.append((int(content), sum(1 for _ in RunFolder(LocalObjects(tmp_path), "r").history())))
+            super().replace(name, content)
+
+    known: list[tuple[int, int]] = []  # the epoch of each checkpoint, and the number of epochs that were stored then
+    (trial,) = trials = trial_grid(("keras",), [0], dataset="mnist-mini", epochs=9)
+    with Training(RunFolder(Slow(tmp_path), "r"), trials) as training:
+        for epoch in (1, 2, 3):
+            training.record(epoch_of(trial, epoch), lambda _: 1)
+            training.record(CheckpointTaken(trial=trial.id, epoch=epoch, content=b"%d" % epoch), lambda _: 1)
+    assert known[-1][0] == 3
+    assert all(stored >= epoch for epoch, stored in known)
 
 
 def test_u8_a_checkpoint_that_a_late_driver_has_stored_after_the_history_was_read_is_not_used(tmp_path: Path) -> None:
