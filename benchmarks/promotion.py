@@ -179,7 +179,10 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
 
     trained, champion = model(PICTURES)
     tested = PICTURES  # the hold-out of the champion is among so many pictures
-    start, budget, errors, newest = champion.error, Budget(rule.alpha), [], []
+    start = champion.error
+    budget = Budget(rule.alpha)
+    errors: list[float] = []
+    newest: list[float] = []
     promoted = list[tuple[int, float]]()  # nights, and errors as a share of those of the champion before
     for night in range(1, nights + 1):
         pictures = PICTURES + growth.per_day * night
@@ -193,7 +196,9 @@ def grow(seed: int, growth: Growth, nights: int = NIGHTS, rule: Rule = RULE) -> 
             decision, budget = rule.decide(both, budget.next_alpha), budget.after_comparison()
         if decision.promote:
             promoted.append((night, challenger.error / champion.error))
-            trained, champion, tested = images_of_night, challenger, pictures
+            trained = images_of_night
+            champion = challenger
+            tested = pictures
         errors.append(champion.error)
         newest.append(challenger.error)
     mean = statistics.fmean(errors)

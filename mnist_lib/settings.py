@@ -53,10 +53,10 @@ def option(
         stored: whether a run or a scheduler stores it; otherwise, it concerns one process.
         in_file: whether a --config file may have it; otherwise, it can run any code.
     """
-    words = {"help": help, "metavar": metavar, "name": name, "short": short}
-    facts = {"positional": positional, "required": required}
-    uses = {"in_terms": in_terms, "varies": varies, "stored": stored, "in_file": in_file}
-    return field(default=default, metadata={**words, **facts, **uses})
+    metadata: dict[str, Any] = {"help": help, "metavar": metavar, "name": name, "short": short}
+    metadata |= {"positional": positional, "required": required}
+    metadata |= {"in_terms": in_terms, "varies": varies, "stored": stored, "in_file": in_file}
+    return field(default=default, metadata=metadata)
 
 
 def one_of(known: Mapping[str, Any] | Collection[str]) -> Meta:

@@ -120,7 +120,8 @@ def _read(
     assert folder is not None
     paths = [folder / file.path for file in listing.files]
     pictures, folders = known_pictures(paths, index), real_folders([folder])
-    rows, hashes = pictures["row"], pictures["hash"]  # views
+    rows = pictures["row"]  # a view, as the next one
+    hashes = pictures["hash"]
     with contextlib.ExitStack() as stack:
         unknown = np.flatnonzero(rows < 0)
         sandboxes = stack.enter_context(Sandboxes(len(unknown)))

@@ -126,11 +126,15 @@ class PixelFile:
         Raises:
             DataReadError: the file is missing, cut or exchanged.
         """
-        size, pixels = self.image_bytes, _empty(len(rows), *self.image_shape)
-        buffer, order = pixels.reshape(-1).data, np.argsort(rows, kind="stable")  # that of the file
+        size = self.image_bytes
+        pixels = _empty(len(rows), *self.image_shape)
+        buffer = pixels.reshape(-1).data
+        order = np.argsort(rows, kind="stable")  # that of the file
         # Neighbours in the file that are neighbours in the array, too, are read at once.
         breaks = np.flatnonzero((np.diff(rows[order]) != 1) | (np.diff(order) != 1)) + 1
-        ordered, places, runs = rows[order].tolist(), order.tolist(), list[tuple[int, memoryview]]()
+        ordered = rows[order].tolist()
+        places = order.tolist()
+        runs: list[tuple[int, memoryview]] = []
         for begin, end in itertools.pairwise((0, *breaks.tolist(), len(rows))):
             if begin < end:
                 part = buffer[places[begin] * size : (places[begin] + end - begin) * size]

@@ -97,7 +97,7 @@ def test_w10_the_storage_is_the_one_that_is_given(
 def test_w10_no_file_is_read_that_a_stored_configuration_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that is read would make the command wait for ever."""
+    """Each file is a pipe, so a command that reads one never ends."""
     fifo = tmp_path / "fifo.py"
     subprocess.run(["mkfifo", fifo], check=True)
     content = {"dataset": "tfds:x", "tfds_import": str(fifo), "models": f"{fifo}:f", "weights": {"a": str(fifo)}}

@@ -283,7 +283,8 @@ from pathlib import Path
 from mnist_lib.data.prepared.writer import PixelWriter
 from tests.support.pictures import read
 
-add, left = PixelWriter.add, int(sys.argv[2])
+add = PixelWriter.add
+left = int(sys.argv[2])
 
 def add_or_die(writer, images):
     global left

@@ -31,7 +31,8 @@ def test_the_folder_of_a_storage_and_folders_in_it_may_be_links(tmp_path: Path) 
 
 
 def test_nothing_is_listed_or_deleted_through_a_link_below_a_folder(tmp_path: Path) -> None:
-    store, outside = tmp_path / "store", tmp_path / "outside"
+    store = tmp_path / "store"
+    outside = tmp_path / "outside"
     for folder in (store / "a", outside):
         folder.mkdir(parents=True)
         (folder / "x").touch()
