@@ -309,6 +309,6 @@ def _settings(objects: Objects, version: Version) -> dict[str, Any]:
     """Return the fields of a version's spec that are used, and each argument of its model by its own name."""
     settings: dict[str, Any] = builtins_of(read_manifest(objects, version).spec)
     for field in ("arguments", "weights"):
-        if isinstance(values := settings.pop(field, None), Mapping):
-            settings |= {f"{field}.{name}": value for name, value in values.items()}
+        values = settings.pop(field)
+        settings |= {f"{field}.{name}": value for name, value in values.items()}
     return {name: value for name, value in settings.items() if not is_unused(name, value)}
