@@ -19,6 +19,12 @@ def lock_of_run(run: str) -> str:
     return f"{UNFINISHED}/{run}.lock"
 
 
+def delete_lock(objects: Objects, name: str) -> None:
+    """Delete a lock that has been released: the files of a lease, or the file on a disk."""
+    objects.delete_below(name)
+    objects.delete(name)
+
+
 def require_no_gc(objects: Objects) -> None:
     """Raise BusyError if `gc` is under way. Whoever calls this holds a lock in `UNFINISHED`."""
     if objects.is_locked(GC_LOCK):
@@ -36,8 +42,7 @@ def promoting(objects: Objects) -> Iterator[None]:
             require_no_gc(objects)
             yield
     finally:
-        objects.delete_below(name)
-        objects.delete(name)
+        delete_lock(objects, name)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from mnist_lib.errors import BusyError, IntegrityError, SpecError
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record, seal
 from mnist_lib.run_documents import DriverConnected, LanesPlanned
-from mnist_lib.store.locks import UNFINISHED, lock_of_run, require_no_gc
+from mnist_lib.store.locks import UNFINISHED, delete_lock, lock_of_run, require_no_gc
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, RunFolder, Terms
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,7 @@ def _forget(objects: Objects, run: str, terms: Terms, afterwards: contextlib.Exi
     """Delete what makes a run one to resume: its pointer, and its lock once it has been released."""
     if _unfinished_run(objects, terms) == run:
         objects.delete(_pointer(terms))
-    afterwards.callback(objects.delete_below, lock_of_run(run))
-    afterwards.callback(objects.delete, lock_of_run(run))
+    afterwards.callback(delete_lock, objects, lock_of_run(run))
 
 
 def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
