@@ -9,15 +9,13 @@ from jobs.console import exit_codes
 from jobs.console.options import JsonOptions, StorageOptions, parse
 from jobs.console.output import CommandResult, entry_point, print_error
 from jobs.console.terminal import step
-from jobs.track.server import CopyResult, Server, TrackingError
+from jobs.track.server import URI_VARIABLE, CopyResult, Server, TrackingError
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.settings import option
 from mnist_lib.store.runs import RUN_RECORD, RunFolder, check_run_name
 from mnist_lib.wording import counted
-
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from mnist_lib.wording import one_line
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_TAG = "mnist_jobs.run"  # of the copy of a run and of its parts
 WHOLE_TAG = "mnist_jobs.part"  # with the value WHOLE_RUN, the mark of a whole copy
 WHOLE_RUN = ""
@@ -76,6 +77,7 @@ class Server:
         self._uri = uri
         with self._errors():
             mlflow.set_tracking_uri(uri)
+        os.environ.pop(URI_VARIABLE, None)  # where MLflow puts it, with its credentials, for all child processes
 
     def copy(self, folder: RunFolder, experiment: str) -> CopyResult:
         """Copy a run, unless MLflow already has a whole copy.
