@@ -6,11 +6,22 @@
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 log = logging.getLogger(__name__)
+
+
+# Time until the next event of a lane, by its state (`lanes.LaneState`). It waits for the driver in the other states.
+SILENCE_SECONDS = {
+    "starting": 900.0,  # imports, and the transfer of the dataset
+    "assigned": 900.0,  # until it begins a trial
+    "preparing": 900.0,  # compilation, up to the first heartbeat
+    "training": 60.0,  # between heartbeats; or ten times the longest interval so far, if that is longer
+    "finishing": 900.0,  # evaluation on the test images, and the files of the model
+    "ending": 30.0,  # from the end of a lane's last trial to the end of its task
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +31,7 @@ class Limits:
     max_failures: int = 3  # retries of a trial whose attempt has died
     max_out_of_memory: int = 1  # how many of these retries may follow an out-of-memory death
     trial_seconds: float = math.inf  # for one trial in one attempt
-    # Time until the next event of an attempt, by the state of its lane (`lanes.LaneState`):
-    starting_seconds: float = 900.0  # imports, and the transfer of the dataset
-    preparing_seconds: float = 900.0  # compilation, up to the first heartbeat
-    training_seconds: float = 60.0  # between heartbeats; or ten times the longest interval so far, if that is longer
-    finishing_seconds: float = 900.0  # evaluation on the test images, and the files of the model
-    ending_seconds: float = 30.0  # from the end of a lane's last trial to the end of its task
+    silence_seconds: Mapping[str, float] = field(default_factory=lambda: SILENCE_SECONDS)
     fetch_seconds: float = 60.0  # for the transfer of one event from a worker's node
     wait_seconds: float = 600.0  # while no attempt has been given its resources
     log_interval_seconds: float = 10.0  # between two log lines about the same wait

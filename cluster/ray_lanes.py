@@ -24,7 +24,6 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.attempts import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from cluster.deadlines import (
     CONNECT_SECONDS,
     DRIVER_CHECK_SECONDS,
@@ -36,6 +35,7 @@ from cluster.deadlines import (
     Wait,
 )
 from cluster.errors import ClusterError, first_line
+from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from cluster.nodes import HeadWatch, LanePlan, Node, describe_free
 from cluster.ray_private import MAX_UNREAD_OPTION, WORKER_TITLE, free_resources, job_has_ended
 
@@ -53,7 +53,7 @@ TRIES = 10  # to start the actor on the driver's node
 
 
 class RayLanes:
-    """Lanes as streaming generator tasks: the `lanes.Cluster` of a connected Ray cluster.
+    """Lanes as streaming generator tasks: the `lanes.Pool` of a connected Ray cluster.
 
     Each task calls `function(assignments, *arguments)`, which does one assignment after the other and yields events.
     """
@@ -67,7 +67,7 @@ class RayLanes:
             num_returns="streaming",
             num_cpus=plan.cpus,
             num_gpus=plan.gpus,
-            max_retries=0,  # `FanOut` decides on retries
+            max_retries=0,  # the supervisor decides on retries
             max_calls=1,  # TensorFlow keeps its settings, and its GPU memory, until its process ends
         )(_process_then_events)
         self._mailbox = Mailbox(self.head)

@@ -122,7 +122,7 @@ LONGEST_FIRST = (
     "jobs/search/test_search.py",
     "jobs/train/test_train.py",
     "jobs/review/test_browser.py",
-    "cluster/test_fan_out.py",
+    "cluster/test_lanes_on_ray.py",
     "mnist_lib/report/test_page.py",
     "mnist_lib/training/test_loop.py",
     "mnist_lib/models/test_building.py",

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from jobs.console.exit_codes import TrainingError
 from jobs.search.options import SearchOptions
@@ -12,11 +13,10 @@ from jobs.search.time_limit import TimeLimit
 from jobs.train.display import RunProgress, State, TrialProgress
 from jobs.train.recorder import Recorder
 from jobs.train.run import Run
-from jobs.train.write_queue import WriteQueue
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
-from mnist_lib.results import Accuracy, EpochDone, RungDone, Started, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, RungDone, Started, TrialFailure
 from mnist_lib.run_documents import (
     ConfigurationFailed,
     Cut,
@@ -30,7 +30,7 @@ from mnist_lib.run_documents import (
 from mnist_lib.search.halving import DEFAULTS, Step, winner
 from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec
-from mnist_lib.store.runs import SEARCH, RunFolder
+from mnist_lib.store.runs import SEARCH
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
@@ -53,10 +53,12 @@ def search(run: Run[SearchOptions]) -> Summary:
         run.resolve_defaults()
         options = run.options
         halving = options.halving()
-        lanes = run.lanes("search", halving.configurations * halving.ladder.folds)
-        with Search(options, run.folder, lanes.plan.lanes, run.deadline) as search:
-            if not search.is_over:
-                run.drive(search, lanes)
+        pool = run.pool("search", halving.configurations * halving.ladder.folds)
+        with Recorder(run.folder) as recorder:
+            search = Search(options, recorder, pool.plan.lanes, run.deadline)
+            if not search.is_done:
+                pool.start_ahead()
+                run.drive(search, recorder, pool)
         summary = search.summary(run.data.facts())
         search.delete_checkpoints()
         return run.train_trials(options.finals(summary.settings), summary)
@@ -89,8 +91,8 @@ class SearchProgress(RunProgress):
         return parts if self.best is None else [*parts, f"best so far {percent(self.best.score)}"]
 
 
-class Search(Recorder):
-    """Records the scores and decisions of a search on a cluster, and gives lanes their next steps.
+class Search:
+    """The configurations of a search, as what the loop of its run trains: their next steps, scores and decisions.
 
     Its state follows from the scores in the history of its run, and from the recorded cut.
 
@@ -102,15 +104,14 @@ class Search(Recorder):
     def __init__(
         self,
         options: SearchOptions,
-        folder: RunFolder,
+        recorder: Recorder,
         lanes: int,
         deadline: float = math.inf,
-        writes: WriteQueue | None = None,
         wall: Callable[[], float] = steady_time,
     ) -> None:
         self._options, self.halving = options, options.halving()
-        self._shown = SearchProgress(options.planned_configurations(self.halving), self.halving.ladder.folds)
-        super().__init__(folder, self._shown, options.model_files, writes)
+        self._recorder, self._folder = recorder, recorder.folder
+        self.progress = SearchProgress(options.planned_configurations(self.halving), self.halving.ladder.folds)
         self.settings = options.proposals()
         self.cut: Cut | None = None
         # The highest score of each configuration after any epoch; with folds, on those that are known so far.
@@ -119,7 +120,7 @@ class Search(Recorder):
         self._lanes, self._time = lanes, TimeLimit(options, lanes, deadline, wall)
         self._steps: dict[str, Step] = {}  # of each trial that was submitted and has no score yet
         self._written = 0  # decisions in the stored document
-        if folder.resumed:
+        if self._folder.resumed:
             self._resume()
 
     def _resume(self) -> None:
@@ -127,10 +128,10 @@ class Search(Recorder):
 
         Raises IntegrityError if the history or `search.json` is damaged.
         """
-        if document := self.folder.search():
+        if document := self._folder.search():
             self.cut = document.cut
         scores: dict[tuple[int, int, int], Accuracy | None] = {}  # by configuration, fold and epoch
-        for entry in self.folder.history():
+        for entry in self._folder.history():
             part = part_of_search(entry.trial)
             if part is not None and isinstance(entry, RungScored):
                 score = entry.validation if entry.validation and entry.validation.total else None
@@ -152,26 +153,26 @@ class Search(Recorder):
             key = step.configuration, step.fold, self.halving.epochs_of(step)
             if key in scores:
                 self._score(step, scores[key])
-                self._shown.tried.add((step.configuration, step.fold))
+                self.progress.tried.add((step.configuration, step.fold))
             else:
                 steps.append(step)
         self.halving.put_back([*steps, *([step] if step else [])])
         for number in failed:
             self._so_far.pop(number, None)
         if best := self.halving.best():
-            self._shown.best = best[1]
+            self.progress.best = best[1]
         self._look_at_the_clock()
-        if self.is_over:
+        if self.is_done:
             self._write_decisions()  # the earlier driver may have ended before it wrote them
         log.info("resuming: %s known", counted(len(scores), "score"))
 
     @property
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         return self.halving.is_complete or (self.cut is not None and self.cut.over)
 
     @property
     def expects_more(self) -> bool:
-        return not self.is_over
+        return not self.is_done
 
     @property
     def _tried(self) -> set[int]:
@@ -239,9 +240,9 @@ class Search(Recorder):
 
     def delete_checkpoints(self) -> None:
         """Delete what is left of configurations that the search did not complete."""
-        for trial in {name.split("/")[1] for name in self.folder.names("trials")}:
+        for trial in {name.split("/")[1] for name in self._folder.names("trials")}:
             if part_of_search(trial) is not None:
-                self.folder.delete_below(f"trials/{trial}")
+                self._folder.delete_below(f"trials/{trial}")
 
     # Lanes
 
@@ -252,16 +253,17 @@ class Search(Recorder):
             spec = self.trial(step.configuration, step.fold)
             self._steps[spec.id] = step
             self.progress.add(spec, self._epochs_of(spec.id))
-            if self.folder.resumed and spec.id not in self.checkpoints:
-                self.checkpoints.expect(spec.id)
+            if self._folder.resumed and spec.id not in self._recorder.checkpoints:
+                self._recorder.checkpoints.expect(spec.id)
             trials.append(spec)
         return trials
 
-    def assignment(self, spec: TrialSpec, ends_by: float) -> Assignment | None:
-        if not self.checkpoints.is_ready(spec.id):
-            return None
-        checkpoint, until = self.checkpoints.get(spec.id), self._epochs_of(spec.id)
-        return Assignment(spec, checkpoint, self.files.get(spec.model), until=until)
+    def is_ready(self, spec: TrialSpec) -> bool:
+        return self._recorder.checkpoints.is_ready(spec.id)
+
+    def assignment(self, spec: TrialSpec, deadline: float) -> Assignment:
+        checkpoint, until = self._recorder.checkpoints.get(spec.id), self._epochs_of(spec.id)
+        return Assignment(spec, checkpoint, self._options.model_files.get(spec.model), until=until)
 
     def _epochs_of(self, trial: str) -> int:
         """Return after how many epochs the current step of a trial ends."""
@@ -283,8 +285,7 @@ class Search(Recorder):
 
     # Events
 
-    def record(self, event: object, attempts: Callable[[str], int]) -> None:
-        super().record(event, attempts)
+    def on(self, event: Any, attempt: int) -> None:
         match event:
             case Started():
                 self._time.note_start(event)
@@ -294,6 +295,8 @@ class Search(Recorder):
                     self._note(part[0], event.validation)
             case RungDone():
                 self._end_step(event.trial, event.validation, event.epoch)
+            case TrialFailure():
+                self._fail(event)
         self._look_at_the_clock()
 
     def _note(self, number: int, score: Accuracy | None) -> None:
@@ -308,54 +311,53 @@ class Search(Recorder):
             self._note(step.configuration, self.halving.score(step))
         return decision
 
-    def end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
-        assert isinstance(outcome, TrialFailure), "only the final trials are measured on the test images"
-        trial, reason = outcome.trial, f"{outcome.code} {outcome.message}"
-        if outcome.code in CODES_THAT_END_A_SEARCH:
-            raise TrainingError(f"{trial}: {outcome.message}", outcome.code)
+    def _fail(self, failure: TrialFailure) -> None:
+        trial, reason = failure.trial, f"{failure.code} {failure.message}"
+        if failure.code in CODES_THAT_END_A_SEARCH:
+            raise TrainingError(f"{trial}: {failure.message}", failure.code)
         log.warning("%s failed: %s", trial, reason)
-        log.debug("%s", outcome.details)
+        log.debug("%s", failure.details)
         self._failures.append(reason)
         self._so_far.pop(self._steps[trial].configuration, None)  # it would fail again, so it cannot win
-        self.append(ConfigurationFailed(trial=trial, reason=reason))
+        self._recorder.append(ConfigurationFailed(trial=trial, reason=reason))
         self._end_step(trial, None, self._epochs_of(trial))
 
     def _end_step(self, trial: str, score: Accuracy | None, epoch: int) -> None:
         """Record the score of a step, and the decision if it completes its rung, before any survivor continues."""
         self._time.end_step(trial)
         status = "failed" if score is None else "rung"
-        self.append(RungScored(trial=trial, epoch=epoch, validation=score, status=status))
+        self._recorder.append(RungScored(trial=trial, epoch=epoch, validation=score, status=status))
         decision = self._score(self._steps.pop(trial), score)
         if decision is not None:
             self._decided(decision)
 
     def _decided(self, decision: RungDecision) -> None:
         # A large document is not rewritten after each decision: decisions can be computed from the recorded scores.
-        if self.is_over or len(self.halving.decisions) > MIN_GROWTH * self._written:
+        if self.is_done or len(self.halving.decisions) > MIN_GROWTH * self._written:
             self._write_decisions()
         for number in decision.scores.keys() - {*decision.survivors}:
             for fold in range(self.halving.ladder.folds):
                 trial = self.trial(number, fold).id
-                self.checkpoints.forget(trial)
-                self.writes.put(partial(self._delete, trial), trial)
+                self._recorder.checkpoints.forget(trial)
+                self._recorder.writes.put(partial(self._delete, trial), trial)
         best = self.halving.best()
-        self._shown.best = best[1] if best else None
+        self.progress.best = best[1] if best else None
         trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
         go_on = f", {len(decision.survivors)} of them go on" if decision.survivors else ""
         most = "none" if best is None else f"{percent(best[1].score)} (configuration {best[0]})"
         log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
 
     def _delete(self, trial: str) -> None:
-        self.write_history()  # with the scores by which its configuration does not go on
-        self.folder.delete_below(f"trials/{trial}")
+        self._recorder.write_history()  # with the scores by which its configuration does not go on
+        self._folder.delete_below(f"trials/{trial}")
 
     def _write_decisions(self) -> None:
         document, self._written = self.document(), len(self.halving.decisions)
-        self.writes.put(partial(self._store_decisions, document), SEARCH, in_place_of="decisions")
+        self._recorder.writes.put(partial(self._store_decisions, document), SEARCH, in_place_of="decisions")
 
     def _store_decisions(self, document: SearchDocument) -> None:
-        self.write_history(flush=True)  # scores must be stored before the decisions based on them
-        self.folder.write_json(SEARCH, document)
+        self._recorder.write_history(flush=True)  # scores must be stored before the decisions based on them
+        self._folder.write_json(SEARCH, document)
 
 
 def part_of_search(trial: str) -> tuple[int, int] | None:

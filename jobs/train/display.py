@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.deadlines import Clock
-from cluster.fan_out import LostAttempt
 from cluster.nodes import makespan
+from cluster.supervisor import LostAttempt
 from jobs.console.terminal import safe_streams, terminal
 from mnist_lib.clock import steady_time
 from mnist_lib.results import EpochDone, Heartbeat, RungDone, Started, TrialFailure, TrialResult
@@ -99,15 +99,15 @@ class RunProgress:
         self._ended += 1
         trial.state, trial.end = state, self._ended
 
-    def update(self, event: object, attempts: Callable[[str], int]) -> TrialProgress | None:
-        """Apply an event; return the trial that it changed, if any."""
+    def update(self, event: object, attempt: int) -> TrialProgress | None:
+        """Apply an event of this attempt at a trial; return the trial that it changed, if any."""
         trial = self.trials.get(getattr(event, "trial", ""))
         if trial is None:
             return None
         match event:
             case Started():
                 trial.state, trial.epoch, trial.node = State.RUNNING, event.resumed_after, event.node
-                trial.attempt, trial.started = attempts(event.trial), (time.monotonic(), event.resumed_after)
+                trial.attempt, trial.started = attempt, (time.monotonic(), event.resumed_after)
             case Heartbeat():
                 trial.epoch = max(trial.epoch, event.epoch)
             case EpochDone():
@@ -127,8 +127,6 @@ class RunProgress:
                 self.end(trial, State.FAILED)
             case LostAttempt():
                 trial.state = State.RETRYING
-                if event.final:
-                    self.end(trial, State.FAILED)
             case _:
                 return None
         return trial
@@ -187,25 +185,32 @@ STYLES = {
     State.WAITING: "dim",
 }
 
-Show = Callable[[TrialProgress], None]  # to be called when a trial has changed
+Show = Callable[[object, int], None]  # to be called with an event, and the number of the attempt at its trial
 
 
 @contextlib.contextmanager
 def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -> Iterator[Show]:
     """Show the progress until the block ends."""
-    if not shown:
-        yield lambda trial: None
-    elif console := terminal():
+    console = terminal() if shown else None
+    log_if_due = _lines(progress, clock) if shown and console is None else None
+
+    def show(event: object, attempt: int) -> None:
+        trial = progress.update(event, attempt)
+        if trial is not None and log_if_due is not None:
+            log_if_due(trial)
+
+    if console is None:
+        yield show
+    else:
         # The table is erased at the end; the lines above it, and the result, stay.
         drawn = partial(drawing, progress, console)
         # Rich replaces the streams with its own, which interpret escape sequences; `safe_streams` escapes them first.
         with Live(get_renderable=drawn, console=console, refresh_per_second=4, transient=True), safe_streams():
-            yield lambda trial: None
-    else:
-        yield _lines(progress, clock)
+            yield show
 
 
-def _lines(progress: RunProgress, clock: Clock) -> Show:
+def _lines(progress: RunProgress, clock: Clock) -> Callable[[TrialProgress], None]:
+    """Return what logs a line about a trial that has changed, at intervals."""
     last_line: dict[str, float] = {}  # by trial
     last_of_any = -math.inf
     recorder_logs_epochs = log.isEnabledFor(logging.DEBUG)

@@ -10,17 +10,21 @@ from typing import Any, Generic, TypeVar
 from cluster.nodes import live_nodes, wait_for_plan
 from cluster.ray_lanes import RayLanes
 from cluster.session import end_children, end_of_node
+from cluster.supervisor import Supervisor
 from cluster.tasks import driver_node, put
 from jobs.console.exit_codes import TrainingError
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
+from jobs.train.display import display
 from jobs.train.initial_versions import initial_versions, recorded_versions
 from jobs.train.options import TrainOptions
 from jobs.train.planning import connected, plan_of
-from jobs.train.recorder import Recorder, Training
+from jobs.train.recorder import Recorder
 from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
 from jobs.train.run_dataset import RunDataset
+from jobs.train.supervision import Loop, TrialSource
+from jobs.train.trials import Trials
 from mnist_lib.clock import now_text, steady_time
 from mnist_lib.errors import IntegrityError
 from mnist_lib.model_file import Call, trust
@@ -126,38 +130,42 @@ class Run(Generic[Options]):
 
         Raises:
             DataError: the dataset is missing or damaged; nothing is trained.
-            ResourcesError, ClusterLostError: as in `FanOut.events`.
+            ResourcesError, ClusterLostError: as in `Loop.run`.
             VersionsError: the workers have different package versions.
             StoreError: the storage cannot be written, or another process took over the run.
         """
         with self.connected():
-            lanes = None
+            pool = None
             if not self.folder.resumed:  # the earlier driver may have left fewer trials
-                lanes = self.lanes("trials", len(self.options.grid()))
-                lanes.start_ahead()  # they import TensorFlow while the dataset is prepared
+                pool = self.pool("trials", len(self.options.grid()))
+                pool.start_ahead()  # they import TensorFlow while the dataset is prepared
             self.resolve_defaults()
-            return self.train_trials(self.options.grid(), lanes=lanes)
+            return self.train_trials(self.options.grid(), pool=pool)
 
     def train_trials(
-        self, trials: Sequence[TrialSpec], search: SearchSummary | None = None, lanes: RayLanes | None = None
+        self, trials: Sequence[TrialSpec], search: SearchSummary | None = None, pool: RayLanes | None = None
     ) -> Summary:
         """Do what `train` does, on the cluster that is connected.
 
         Args:
             search: what the summary says about the search that has found the settings of these trials.
-            lanes: those for the trials; by default, new ones for the trials that an earlier driver has not finished.
+            pool: the lanes for the trials; by default, new ones for those that an earlier driver has not finished.
         """
         files = self.options.model_files
         trust([Call(files[s.model], s.model, s.arguments, s.weights) for s in trials if s.model in files])
-        with Training(self.folder, trials, files) as training:
-            if training.unfinished:
-                self.drive(training, lanes or self.lanes("trials", len(training.unfinished)), self.deadline)
+        with Recorder(self.folder) as recorder:
+            results = Trials(recorder, trials, files)
+            if results.unfinished:
+                if pool is None:
+                    pool = self.pool("trials", len(results.unfinished))
+                    pool.start_ahead()
+                self.drive(results, recorder, pool, self.deadline)
         # A run of which nothing can be stored stays unfinished, so that the same command trains it again.
-        if self.options.require_all or not training.tallies:
-            _require_all(training.rows)
-        return self.store(training, search)
+        if self.options.require_all or not results.tallies:
+            _require_all(results.rows)
+        return self.store(results, search)
 
-    def lanes(self, of: PartOfRun, trials: int) -> RayLanes:
+    def pool(self, of: PartOfRun, trials: int) -> RayLanes:
         """Wait until at least one trial fits on the nodes, and return lanes for the trials, which start later."""
         options = self.options
         plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
@@ -177,16 +185,18 @@ class Run(Generic[Options]):
         self.folder.flush()  # before anything is trained
         return planned
 
-    def drive(self, recorder: Recorder, lanes: RayLanes, deadline: float = math.inf) -> None:
-        """Train what the recorder asks for. `deadline`: when the last trial should end, by `steady_time()`."""
-        options, limits = self.options, self.options.limits()
-        with recorder.fan_out(lanes, limits, lanes.plan, deadline, options.max_concurrent) as fan_out:
-            self.data.facts()
-            recorder.record_events(fan_out, shown=not options.quiet)
+    def drive(self, source: TrialSource, recorder: Recorder, pool: RayLanes, deadline: float = math.inf) -> None:
+        """Train what the source gives. `deadline`: when the last trial should end, by `steady_time()`."""
+        options = self.options
+        self.data.facts()
+        source.progress.lanes, source.progress.deadline = pool.plan.lanes, deadline
+        supervisor = Supervisor(options.limits(), pool.plan, options.max_concurrent)
+        with display(source.progress, shown=not options.quiet) as show:
+            Loop(pool, supervisor, source, recorder, show=show, deadline=deadline).run()
 
     # Results
 
-    def store(self, training: Training, search: SearchSummary | None = None) -> Summary:
+    def store(self, results: Trials, search: SearchSummary | None = None) -> Summary:
         """Store the models, the report and the summary of trained trials, and delete what only resuming needed.
 
         Args:
@@ -196,20 +206,20 @@ class Run(Generic[Options]):
             the summary.
         """
         facts, trained, shown = self.data.facts(), steady_time(), not self.options.quiet
-        for tally in training.tallies.values():
+        for tally in results.tallies.values():
             self._require_model(tally)
-        folds = folds_summary(training.of_folds, self.data.content()) if training.of_folds else None
-        errors = label_errors([tally.chosen for tally in training.tallies.values()], facts, self.data.content)
+        folds = folds_summary(results.of_folds, self.data.content()) if results.of_folds else None
+        errors = label_errors([tally.chosen for tally in results.tallies.values()], facts, self.data.content)
         store_state(self.folder.objects, facts.name, facts.fingerprint, self.data.state())  # promotions compare states
         with step("storing the models", shown=shown):
-            stored = {model: self._publish(tally.chosen) for model, tally in sorted(training.tallies.items())}
+            stored = {model: self._publish(tally.chosen) for model, tally in sorted(results.tallies.items())}
         summary = summarize(
             run=self.folder.run,
             dataset=self.data.summary(),
             facts=facts,
-            tallies=training.tallies,
+            tallies=results.tallies,
             stored=stored,
-            trials=training.rows,
+            trials=results.rows,
             timing=Timing(
                 wall_seconds=steady_time() - self.begin,
                 start_seconds=self.data.begin - self.begin,
@@ -225,7 +235,7 @@ class Run(Generic[Options]):
         )
         if self.options.report:
             with step("writing the report", shown=shown):
-                write_report(self.folder, summary, training.tallies, self.data.content, self.code, type(self.options))
+                write_report(self.folder, summary, results.tallies, self.data.content, self.code, type(self.options))
         failpoint("run.before_summary")
         self.folder.complete(summary)
         self.finish(summary)

@@ -16,8 +16,8 @@ import pytest
 import ray
 
 from cluster import ray_lanes as lanes_of_ray
-from cluster.attempts import WorkerProcess
 from cluster.deadlines import KILL_SECONDS, Limits
+from cluster.lanes import WorkerProcess
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes
 from tests.support.bounds import JOB_SECONDS, wait_until

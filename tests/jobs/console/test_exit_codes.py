@@ -9,7 +9,7 @@ import pytest
 
 import cluster
 import jobs
-from cluster.attempts import Cause
+from cluster.lanes import Cause
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cluster.attempts import Cause
 from cluster.deadlines import Limits
+from cluster.lanes import Cause
 from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
 from jobs.search.options import SearchOptions
 from jobs.search.time_limit import RESERVED_SECONDS
 from jobs.train.display import drawing
+from jobs.train.recorder import Recorder
 from mnist_lib.documents import encode
 from mnist_lib.errors import MnistError
 from mnist_lib.results import Accuracy, RungDone, Started, TrialFailure
@@ -28,10 +29,20 @@ from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, epoch_of, score_of, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
+from tests.support.supervised import run_loop
 
 
-def first(_: str) -> int:
-    return 1
+def search_of(
+    given: SearchOptions, storage: MemoryObjects | None = None, lanes: int = 1, *, resumed: bool = False
+) -> Search:
+    """Return a search that no loop drives."""
+    folder = RunFolder(storage or MemoryObjects(), "run", resumed=resumed)
+    return Search(given, Recorder(folder, SimulatedWrites(VirtualClock(), 0.0)), lanes)
+
+
+def give(search: Search, event: Any) -> None:
+    """Give a search an event, as the loop of its run does."""
+    search.on(search._recorder.record(event), attempt=1)
 
 
 BOUNDLESS = Limits(max_failures=1_000, max_out_of_memory=1_000)
@@ -65,11 +76,9 @@ class SimulatedSearch:
         folder = RunFolder(objects or self.storage, "run", resumed=self.drivers > 1)
         writes = SimulatedWrites(self.clock, seconds=0.0)
         plan = LanePlan(lanes=self.lanes, cpus=1, gpus=0)
-        search = Search(self.options, folder, self.lanes, self.deadline, writes, wall=lambda: self.clock.now)
-        with search:
-            if not search.is_over:
-                with search.fan_out(self.cluster, BOUNDLESS, plan, clock=self.clock) as fan_out:
-                    search.record_events(fan_out, shown=False)
+        with Recorder(folder, writes) as recorder:
+            search = Search(self.options, recorder, self.lanes, self.deadline, wall=lambda: self.clock.now)
+            run_loop(self.cluster, search, recorder, plan, BOUNDLESS, clock=self.clock)
         return search
 
     def drive_until_it_ends(self, faults: list[int]) -> Search:
@@ -162,7 +171,7 @@ def test_with_folds_the_winner_at_the_deadline_is_the_best_on_the_folds_that_are
     world.deadline = world.clock.now  # an interruption has used up the time
     search = world.drive()
     known = {int(number): Accuracy(**score) for number, score in world.document["unfinished"].items()}
-    assert search.is_over
+    assert search.is_done
     assert (world.document["decisions"], len(known)) == ([], 9)
     assert len({score.total for score in known.values()}) == 2  # some are known on one fold, some on two
     assert known[winner(search)].value == max(score.value for score in known.values())
@@ -198,7 +207,7 @@ def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
     deadline = chance.uniform(300, 3_000) + 60 * epoch
     world = SimulatedSearch(given, lanes, deadline, epoch=epoch)
     search = world.drive()
-    assert search.is_over
+    assert search.is_done
     winner(search)
     final = -(-given.final_seeds // lanes) * given.epochs * epoch
     assert world.clock.now + final <= deadline
@@ -247,24 +256,24 @@ def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
 def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     world = SimulatedSearch(options(), lanes=1)
-    search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
+    search = search_of(world.options, world.storage)
     while step := search.halving.next_step():
         spec = search.trial(step.configuration)
         search._steps[spec.id] = step
-        search.record(TrialFailure(trial=spec.id, code="E-NAN", message="the loss is not a finite number"), first)
-    assert search.is_over
+        give(search, TrialFailure(trial=spec.id, code="E-NAN", message="the loss is not a finite number"))
+    assert search.is_done
     with pytest.raises(TrainingError, match="no configuration could be trained"):
         winner(search)
 
 
 def test_data_that_cannot_be_read_end_the_search() -> None:
     world = SimulatedSearch(options(), lanes=1)
-    search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
+    search = search_of(world.options, world.storage)
     step = search.halving.next_step()
     assert step is not None
     search._steps["keras-c0"] = step
     with pytest.raises(TrainingError, match="keras-c0: the data are damaged"):
-        search.record(TrialFailure(trial="keras-c0", code="E-DATA", message="the data are damaged"), first)
+        give(search, TrialFailure(trial="keras-c0", code="E-DATA", message="the data are damaged"))
 
 
 @pytest.mark.parametrize(
@@ -277,9 +286,7 @@ def test_data_that_cannot_be_read_end_the_search() -> None:
 def test_the_live_table_has_the_configurations_in_progress_up_to_their_next_rung(
     folds: int | None, trials: list[str], tried: str
 ) -> None:
-    search = Search(
-        options(folds=folds), RunFolder(MemoryObjects(), "run"), 2, writes=SimulatedWrites(VirtualClock(), 0.0)
-    )
+    search = search_of(options(folds=folds), lanes=2)
     console = Console(width=100, height=24, color_system=None)
     first_two = search.next_trials(queued=0)
     assert [spec.id for spec in first_two] == trials
@@ -287,8 +294,8 @@ def test_the_live_table_has_the_configurations_in_progress_up_to_their_next_rung
         Started(trial=trials[0], pid=1, node="host", devices=(), gpus=()),
         RungDone(trial=trials[1], epoch=1, validation=Accuracy(9, 10), seconds=1.0, content=b""),
     ):
-        search.record(event, first)
-        search.progress.update(event, first)
+        give(search, event)
+        search.progress.update(event, 1)
     with console.capture() as capture:
         console.print(drawing(search.progress, console))
     _, *headings, row, totals = capture.get().splitlines()
@@ -308,7 +315,7 @@ def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() 
     with at_most_processor_seconds(10):  # the simulated cluster needs most of it
         search = world.drive()
     assert len(world.document["configurations"]) == 1_000
-    assert len(search.checkpoints._held) == len(search._time._seen) == len(search._steps) == 0
+    assert len(search._recorder.checkpoints._held) == len(search._time._seen) == len(search._steps) == 0
 
 
 def history_lines(world: SimulatedSearch) -> list[str]:
@@ -326,7 +333,7 @@ def test_a_search_that_was_killed_before_its_last_decision_was_stored_stores_it_
     world = SimulatedSearch(options(), lanes=2)
     world.drive()
     del world.storage.content["runs/run/search.json"]
-    assert world.drive().is_over
+    assert world.drive().is_done
     assert world.document == undisturbed
 
 
@@ -350,7 +357,7 @@ def test_a_score_without_images_is_none() -> None:
     line = {"at": 1.5, "event": "rung", "trial": "keras-c0", "epoch": 1, "validation": {"correct": 0, "total": 0}}
     world.storage.content["runs/run/history/00000001.jsonl"] = json.dumps(line).encode() + b"\n"
     world.drivers = 1
-    assert world.drive().is_over
+    assert world.drive().is_done
 
 
 def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> None:
@@ -368,7 +375,7 @@ def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> 
 
 
 def test_a_configuration_that_failed_on_a_later_rung_does_not_win() -> None:
-    search = Search(options(), RunFolder(MemoryObjects(), "run"), 1, writes=SimulatedWrites(VirtualClock(), 0.0))
+    search = search_of(options())
     steps = [step for _ in range(9) if (step := search.halving.next_step())]
     for step in steps:
         search.halving.record(step, Accuracy(90 - step.configuration, 100))
@@ -383,7 +390,7 @@ def test_without_a_complete_rung_the_best_so_far_wins_at_the_deadline() -> None:
     given = options(strategy="random", epochs=100)
     world = SimulatedSearch(given, 2, deadline=3_000.0, epoch=10.0)
     search = world.drive()
-    assert search.is_over
+    assert search.is_done
     assert winner(search) in (0, 1)
     assert world.document["decisions"] == []
     assert str(winner(search)) in world.document["unfinished"]
@@ -397,39 +404,38 @@ def test_nothing_is_left_of_configurations_that_a_deadline_cut() -> None:
     assert not [name for name in world.storage.content if "/checkpoints/" in name]
 
 
-def test_a_resumed_search_whose_time_is_over_trains_nothing() -> None:
+def test_a_resumed_search_whose_time_is_done_trains_nothing() -> None:
     world = SimulatedSearch(options(), 2, deadline=10_000.0, epoch=10.0)
     with pytest.raises(KilledError):
         world.drive(Faulty(world.storage, 120, KilledError, late=False))
     world.cluster.connect()
     world.clock.sleep(20_000.0)
     before = world.clock.now
-    assert world.drive().is_over
+    assert world.drive().is_done
     assert world.clock.now == before
 
 
 def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> None:
     world = SimulatedSearch(options(), lanes=1)
-    search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
+    search = search_of(world.options, world.storage)
     now = 0.0
     search._time.wall = lambda: now
     for at, epoch in ((50.0, 1), (53.0, 2)):
         now = at
-        search.record(epoch_of(search.trial(0), epoch, seconds=2.0), first)
+        give(search, epoch_of(search.trial(0), epoch, seconds=2.0))
     assert [*search._time._first_seconds, *search._time._later_seconds] == [2.0, 3.0]
 
 
 def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> None:
     world = SimulatedSearch(options(strategy="random", epochs=100), lanes=1)
-    search = Search(world.options, RunFolder(world.storage, "run"), 1, writes=SimulatedWrites(world.clock, 0.0))
+    search = search_of(world.options, world.storage)
     for number in range(2):
         step = search.halving.next_step()
         assert step is not None
         spec = search.trial(number)
         search._steps[spec.id] = step
-        search.record(epoch_of(spec, 1), first)
+        give(search, epoch_of(spec, 1))
     assert winner(search) == 0
-    search.record(TrialFailure(trial="keras-c0", code="E-NAN", message="the loss is not a finite number"), first)
+    give(search, TrialFailure(trial="keras-c0", code="E-NAN", message="the loss is not a finite number"))
     assert winner(search) == 1
-    resumed = RunFolder(world.storage, "run", resumed=True)
-    assert winner(Search(world.options, resumed, 1, writes=SimulatedWrites(world.clock, 0.0))) == 1
+    assert winner(search_of(world.options, world.storage, resumed=True)) == 1

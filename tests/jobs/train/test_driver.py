@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.train.options import TrainOptions
-from jobs.train.recorder import Training
 from jobs.train.run import Run
 from jobs.train.run_dataset import RunDataset
+from jobs.train.trials import Trials
 from jobs.train.write_queue import Write
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
@@ -25,6 +24,7 @@ from mnist_lib.spec import trial_grid
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import commit_record, find
+from tests.support.recorded import recorded
 from tests.support.results import trial_result
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
@@ -32,6 +32,7 @@ from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import PROBABILITIES, Durations, epoch_of, undisturbed_weights
 from tests.support.store.faulty import FAULTS, Faulty, Interrupted, KilledError
 from tests.support.store.invariants import all_verified, champion_verified
+from tests.support.supervised import run_loop
 
 TRIALS = [
     spec
@@ -56,11 +57,9 @@ def complete_run(objects: Objects) -> Summary:
             return summary
         clock = VirtualClock()
         cluster = SimulatedCluster(clock, {"keras": Durations(), "scratch": Durations()}, [2])
-        with Training(folder, TRIALS, writes=SimulatedWrites(clock, seconds=0.0)) as training:
-            plan = LanePlan(lanes=2, cpus=1, gpus=0)
-            with training.fan_out(cluster, Limits(), plan, clock=clock) as fan_out:
-                training.record_events(fan_out, shown=False)
-        return run.store(training)
+        with recorded(folder, TRIALS, SimulatedWrites(clock, seconds=0.0)) as trials:
+            run_loop(cluster, trials, trials.recorder, LanePlan(lanes=2, cpus=1, gpus=0), clock=clock)
+        return run.store(trials)
 
 
 class PreparedDataset(RunDataset):
@@ -119,17 +118,17 @@ def test_f6_s1_s2_an_error_or_kill_at_any_operation_of_a_run_changes_no_result(
 KERAS = trial_grid(["keras"], range(3), dataset="mnist-mini", epochs=2)
 
 
-def recorded(objects: Objects, events: list[Any], *, resumed: bool) -> tuple[RunFolder, Training]:
+def after(objects: Objects, events: list[Any], *, resumed: bool) -> tuple[RunFolder, Trials]:
     folder = RunFolder(objects, "r", resumed=resumed)
-    with Training(folder, KERAS, writes=SimulatedWrites(VirtualClock(), seconds=0.0)) as training:
+    with recorded(folder, KERAS, SimulatedWrites(VirtualClock(), seconds=0.0)) as trials:
         for event in events:
-            training.record(event, lambda _: 1)
-    return folder, training
+            trials.record(event)
+    return folder, trials
 
 
-def stored_trial(folder: RunFolder, training: Training) -> str:
+def stored_trial(folder: RunFolder, trials: Trials) -> str:
     """Store the models of a run, and return the trial whose model was stored."""
-    summary = run_in(folder).store(training)
+    summary = run_in(folder).store(trials)
     version = find(folder.objects, "keras", summary.models["keras"].version)
     assert version is not None
     assert "weights.npz" in version.files
@@ -156,24 +155,24 @@ def test_without_the_best_model_the_next_best_is_stored_and_without_any_the_run_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     objects = MemoryObjects()
-    recorded(objects, [ended(0, 5), ended(1, 9), ended(2, 7)], resumed=False)  # the model of trial 2 is not stored
+    after(objects, [ended(0, 5), ended(1, 9), ended(2, 7)], resumed=False)  # the model of trial 2 is not stored
     objects.replace("runs/r/trials/keras-s1/ended.json", b"damaged")
     before = copy.deepcopy(objects)
-    folder, training = recorded(objects, [failed(1)], resumed=True)
+    folder, trials = after(objects, [failed(1)], resumed=True)
     with caplog.at_level("WARNING", logger="jobs.train"):
-        assert stored_trial(folder, training) == "keras-s0"
+        assert stored_trial(folder, trials) == "keras-s0"
     assert "keras-s2: its model is lost with a better trial's result; storing keras-s0 instead" in caplog.text
 
     before.replace("runs/r/trials/keras-s0/ended.json", b"damaged")
-    folder, training = recorded(before, [failed(0), failed(1)], resumed=True)
+    folder, trials = after(before, [failed(0), failed(1)], resumed=True)
     with pytest.raises(
         IntegrityError, match=r"^keras-s2: expected the files of its model, got none, .* trains keras-s2 again$"
     ):
-        stored_trial(folder, training)
+        stored_trial(folder, trials)
     assert find(before, "keras", 1) is None
     assert not folder.is_complete
-    folder, training = recorded(before, [ended(2, 7), failed(0), failed(1)], resumed=True)
-    assert stored_trial(folder, training) == "keras-s2"
+    folder, trials = after(before, [ended(2, 7), failed(0), failed(1)], resumed=True)
+    assert stored_trial(folder, trials) == "keras-s2"
 
 
 @pytest.mark.slow
@@ -228,12 +227,10 @@ def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.Monke
     folder, writes = RunFolder(Storage(), "r"), Writes(clock, seconds=5.0)
     cluster = SimulatedCluster(clock, {"keras": Durations(epoch=20.0), "scratch": Durations(epoch=20.0)}, [2])
     clock.after(40.0, lambda: cluster.kill_worker(cluster.running[0]))
-    with Training(folder, TRIALS, writes=writes) as training:
-        plan = LanePlan(lanes=2, cpus=1, gpus=0)
-        with training.fan_out(cluster, Limits(), plan, clock=clock) as fan_out:
-            training.record_events(fan_out, shown=False)
+    with recorded(folder, TRIALS, writes) as trials:
+        run_loop(cluster, trials, trials.recorder, LanePlan(lanes=2, cpus=1, gpus=0), clock=clock)
     assert reads == [True]
-    assert {row.id: row.weights_sha256 for row in training.rows if isinstance(row, SuccessfulTrial)} == {
+    assert {row.id: row.weights_sha256 for row in trials.rows if isinstance(row, SuccessfulTrial)} == {
         spec.id: undisturbed_weights(spec) for spec in TRIALS
     }
 
@@ -246,14 +243,14 @@ def test_x7_a_run_whose_trials_all_failed_for_a_reason_that_may_not_recur_stays_
     objects = MemoryObjects()
     failures = [TrialFailure(trial=spec.id, code=code, message="images are missing") for spec in KERAS]
 
-    def fail(_: object, training: Training, *__: object) -> None:
+    def fail(_: object, trials: Trials, *__: object) -> None:
         for event in failures:
-            training.record(event, lambda _: 1)
+            trials.on(event, 1)
 
     monkeypatch.setattr(Run, "drive", fail)
     monkeypatch.setattr("jobs.train.recorder.WriteQueue", lambda: SimulatedWrites(VirtualClock(), seconds=0.0))
     run = run_in(RunFolder(objects, "r"))
     again = "images are missing; nothing is stored yet; the same command trains what is missing"
     with pytest.raises(TrainingError, match=again) if is_trained_again else contextlib.nullcontext():
-        run.train_trials(KERAS, lanes=object())  # type: ignore[arg-type]
+        run.train_trials(KERAS, pool=object())  # type: ignore[arg-type]
     assert run.folder.is_complete != is_trained_again

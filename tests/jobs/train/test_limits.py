@@ -7,21 +7,22 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
 from jobs.train.display import RunProgress
 from jobs.train.options import TrainOptions
-from jobs.train.recorder import Training
+from jobs.train.recorder import Recorder
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time, text_of
 from mnist_lib.results import EpochDone, TrialResult
 from mnist_lib.run_documents import DriverConnected, TrialEnded
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
+from tests.support.recorded import RecordedTrials
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, epoch_of
+from tests.support.supervised import run_loop
 
 HOUR = 3_600.0
 
@@ -39,16 +40,19 @@ class Run:
     def finish(self, deadline: float) -> None:
         writes = SimulatedWrites(self.clock, seconds=0.0)
         plan = LanePlan(lanes=self._lanes, cpus=1, gpus=0)
-        with (
-            Training(RunFolder(MemoryObjects(), "r"), self._trials, writes=writes) as training,
-            training.fan_out(self.cluster, Limits(), plan, deadline, clock=self.clock) as fan_out,
-        ):
-            for event in fan_out.events():
-                training.record(event, fan_out.attempts)
+        outer = self
+
+        class Noted(RecordedTrials):
+            def on(self, event: object, attempt: int) -> None:
+                super().on(event, attempt)
                 if isinstance(event, EpochDone):
-                    self.trained_until = self.clock.now
+                    outer.trained_until = outer.clock.now
                 if isinstance(event, TrialResult):
-                    self.epochs[event.trial] = len(event.history)
+                    outer.epochs[event.trial] = len(event.history)
+
+        with Recorder(RunFolder(MemoryObjects(), "r"), writes) as recorder:
+            source = Noted(recorder, self._trials)
+            run_loop(self.cluster, source, recorder, plan, deadline=deadline, clock=self.clock)
 
 
 def grid(*models: str, seeds: int = 1, epochs: int = 20) -> list[TrialSpec]:
@@ -80,7 +84,7 @@ def test_w5_a_wall_clock_that_is_set_during_a_run_changes_no_limit(
         (spec,) = grid("keras")
         progress = RunProgress([spec])
         progress.deadline = deadline
-        progress.update(epoch_of(spec, 1, HOUR), lambda _: 1)
+        progress.update(epoch_of(spec, 1, HOUR), 1)
         assert progress.total_seconds_left == pytest.approx(HOUR / 2, abs=10)
 
 

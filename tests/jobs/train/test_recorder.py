@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.attempts import Cause, Death
 from cluster.errors import VersionsError
-from cluster.fan_out import LostAttempt
-from jobs.train.recorder import Training, require_same_versions
+from cluster.lanes import Cause, Death
+from cluster.supervisor import LostAttempt
+from jobs.train.recorder import require_same_versions
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.objects.local import LocalObjects
@@ -19,6 +19,7 @@ from mnist_lib.run_documents import FailedTrial
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.resumption import store_checkpoint
 from mnist_lib.store.runs import RunFolder
+from tests.support.recorded import RecordedTrials, recorded
 from tests.support.simulation.trials import epoch_of
 
 
@@ -39,8 +40,8 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
     event: object, code: str, retry: bool, tmp_path: Path
 ) -> None:
     trials = trial_grid(("keras",), [0], dataset="mnist-mini")
-    with Training(RunFolder(LocalObjects(tmp_path), "r"), trials) as training:
-        training.record(event, lambda trial: 2)
+    with recorded(RunFolder(LocalObjects(tmp_path), "r"), trials) as training:
+        training.record(event, 2)
     (row,) = training.rows
     assert isinstance(row, FailedTrial)
     assert (row.attempts, row.error.code, row.error.retry) == (2, code, retry)
@@ -54,15 +55,17 @@ def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
     trials = trial_grid(("keras",), [0, 1, 2], dataset="mnist-mini")
     contents = {trial.id: bytes([trial.seed]) * 100 for trial in trials}
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    with Training(folder, trials) as training:
+    with recorded(folder, trials) as training:
         for spec, (trial, content) in zip(trials, contents.items(), strict=True):
-            training.record(epoch_of(spec, 1), lambda trial: 1)
-            training.record(CheckpointTaken(trial=trial, epoch=1, content=content), lambda trial: 1)
-    assert {trial: training.checkpoints.get(trial) for trial in contents} == contents
-    with Training(RunFolder(folder.objects, "r", resumed=True), trials) as resumed:
-        assert {trial: resumed.checkpoints.get(trial) for trial in contents} == contents
-    assert sorted(content is None for content in training.checkpoints._held.values()) == [False, False, True]
-    assert {*resumed.checkpoints._held.values()} == {None}  # those of an earlier driver are read when they are needed
+            training.record(epoch_of(spec, 1))
+            training.record(CheckpointTaken(trial=trial, epoch=1, content=content))
+    assert {trial: training.recorder.checkpoints.get(trial) for trial in contents} == contents
+    with recorded(RunFolder(folder.objects, "r", resumed=True), trials) as resumed:
+        assert {trial: resumed.recorder.checkpoints.get(trial) for trial in contents} == contents
+    assert sorted(content is None for content in training.recorder.checkpoints._held.values()) == [False, False, True]
+    assert {*resumed.recorder.checkpoints._held.values()} == {
+        None
+    }  # those of an earlier driver are read when they are needed
 
 
 def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -80,13 +83,13 @@ def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path
             unflushed.clear()
 
     attempts = [1, 2, 3, 4], [3, 4, 5]  # the second one resumed after epoch 2
-    with Training(RunFolder(Buffering(tmp_path), "r"), trials) as training:
+    with recorded(RunFolder(Buffering(tmp_path), "r"), trials) as training:
         for number, attempt in enumerate(attempts, 1):
             for epoch in attempt:
-                training.record(epoch_of(trial, epoch, seconds=number), lambda _: 1)
-        training.record(CheckpointTaken(trial=trial.id, epoch=5, content=b"of epoch 5"), lambda _: 1)
-    with Training(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
-        assert resumed.checkpoints.get(trial.id) == b"of epoch 5"
+                training.record(epoch_of(trial, epoch, seconds=number))
+        training.record(CheckpointTaken(trial=trial.id, epoch=5, content=b"of epoch 5"))
+    with recorded(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
+        assert resumed.recorder.checkpoints.get(trial.id) == b"of epoch 5"
         for each in (training, resumed):
             assert [done.seconds for done in each.epochs(trial.id).first(trial.id, 5)] == [1, 1, 2, 2, 2]
 
@@ -110,10 +113,10 @@ def test_the_epochs_before_a_checkpoint_are_stored_before_it(tmp_path: Path) -> 
 
     known: list[tuple[int, int]] = []  # the epoch of each checkpoint, and the number of epochs that were stored then
     (trial,) = trials = trial_grid(("keras",), [0], dataset="mnist-mini", epochs=9)
-    with Training(RunFolder(Slow(tmp_path), "r"), trials) as training:
+    with recorded(RunFolder(Slow(tmp_path), "r"), trials) as training:
         for epoch in (1, 2, 3):
-            training.record(epoch_of(trial, epoch), lambda _: 1)
-            training.record(CheckpointTaken(trial=trial.id, epoch=epoch, content=b"%d" % epoch), lambda _: 1)
+            training.record(epoch_of(trial, epoch))
+            training.record(CheckpointTaken(trial=trial.id, epoch=epoch, content=b"%d" % epoch))
     assert known[-1][0] == 3
     assert all(stored >= epoch for epoch, stored in known)
 
@@ -121,18 +124,18 @@ def test_the_epochs_before_a_checkpoint_are_stored_before_it(tmp_path: Path) -> 
 def test_u8_a_checkpoint_that_a_late_driver_has_stored_after_the_history_was_read_is_not_used(tmp_path: Path) -> None:
     (trial,) = trials = trial_grid(("keras",), [0], dataset="mnist-mini", epochs=9)
 
-    def train(recorder: Training, epoch: int) -> None:
-        recorder.record(epoch_of(trial, epoch), lambda _: 1)
-        recorder.record(CheckpointTaken(trial=trial.id, epoch=epoch + 0.5, content=b"%d" % epoch), lambda _: 1)
+    def train(trials: RecordedTrials, epoch: int) -> None:
+        trials.record(epoch_of(trial, epoch))
+        trials.record(CheckpointTaken(trial=trial.id, epoch=epoch + 0.5, content=b"%d" % epoch))
 
-    with Training(RunFolder(LocalObjects(tmp_path), "r"), trials) as late:
+    with recorded(RunFolder(LocalObjects(tmp_path), "r"), trials) as late:
         for epoch in (1, 2):
             train(late, epoch)
-    with Training(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as other:
-        store_checkpoint(late.folder, trial.id, 3.5, b"3")
-        assert other.checkpoints.get(trial.id) == b"2"
+    with recorded(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as other:
+        store_checkpoint(late.recorder.folder, trial.id, 3.5, b"3")
+        assert other.recorder.checkpoints.get(trial.id) == b"2"
         train(other, 3)
-        assert other.checkpoints.get(trial.id) == b"3"
+        assert other.recorder.checkpoints.get(trial.id) == b"3"
 
 
 class Hung(LocalObjects):
@@ -150,15 +153,15 @@ def test_w6_events_wait_when_the_history_that_is_not_stored_takes_up_too_much_me
 ) -> None:
     monkeypatch.setattr("jobs.train.write_queue.MAX_UNWRITTEN_BYTES", 100_000)
     trials, objects = trial_grid(("keras",), [0], dataset="mnist-mini"), Hung(tmp_path)
-    with Training(RunFolder(objects, "r"), trials) as training:
+    with recorded(RunFolder(objects, "r"), trials) as training:
         epochs = 0
-        while not training.writes.is_full and epochs < 10_000:
+        while not training.recorder.writes.is_full and epochs < 10_000:
             epochs += 1
-            training.record(epoch_of(trials[0], epochs), lambda trial: 1)
+            training.record(epoch_of(trials[0], epochs))
         objects.may_go_on.set()
     assert 200 < epochs < 1_000  # a line has about 330 bytes, and one write may have begun with a part of them
-    assert sum(1 for _ in training.folder.history()) == epochs
-    assert not training.writes.is_full
+    assert sum(1 for _ in training.recorder.folder.history()) == epochs
+    assert not training.recorder.writes.is_full
 
 
 @pytest.mark.parametrize("package", ["python", *RESULT_PACKAGES])

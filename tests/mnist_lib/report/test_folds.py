@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.train.recorder import Training
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.report.folds import folds_summary, out_of_fold
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import RunFolder
+from tests.support.recorded import recorded
 from tests.support.results import trial_result
 from tests.support.simulation.trials import epoch_of
 
@@ -86,12 +86,12 @@ def test_a_resumed_run_says_the_same_and_stores_the_trial_that_is_in_no_fold(tmp
         for spec, of_fold in [*folds.items(), (one, None)]
     ]
     trials = [*folds, one]
-    with Training(RunFolder(LocalObjects(tmp_path), "r"), trials) as training:
+    with recorded(RunFolder(LocalObjects(tmp_path), "r"), trials) as training:
         for result in results[:2] + results[3:]:
-            training.record(result, lambda trial: 1)
-    with Training(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
+            training.record(result)
+    with recorded(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
         assert [spec.id for spec in resumed.unfinished] == ["keras-s0-f2"]
-        resumed.record(results[2], lambda trial: 1)
+        resumed.record(results[2])
     assert folds_summary(resumed.of_folds, dataset) == folds_summary(folds, dataset)
     assert resumed.tallies["keras"].chosen.files == {"model.keras": b"keras-s0"}
     assert resumed.tallies["keras"].statistics.count == 1
@@ -100,7 +100,7 @@ def test_a_resumed_run_says_the_same_and_stores_the_trial_that_is_in_no_fold(tmp
 def test_without_a_trial_on_all_images_that_of_the_first_fold_is_stored(tmp_path: Path) -> None:
     """Whatever its accuracy on its fold, since each is measured on other images, and in whatever order they end."""
     specs = TrialSpec.of("keras").in_folds(FOLDS)
-    with Training(RunFolder(LocalObjects(tmp_path), "r"), specs) as training:
+    with recorded(RunFolder(LocalObjects(tmp_path), "r"), specs) as training:
         for spec in reversed(specs):
             assert spec.fold is not None
             fold = np.eye(3, dtype=np.float32)
@@ -112,6 +112,6 @@ def test_without_a_trial_on_all_images_that_of_the_first_fold_is_stored(tmp_path
                 probabilities=np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1]],
                 of_fold=fold,
             )
-            training.record(result, lambda trial: 1)
+            training.record(result)
     assert training.tallies["keras"].chosen.trial == training.tallies["keras"].best_trial == "keras-s0-f0"
     assert training.tallies["keras"].statistics.count == FOLDS

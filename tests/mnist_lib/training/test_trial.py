@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.attempts import Attempt, WorkerProcess
-from cluster.deadlines import Limits
+from cluster.deadlines import SILENCE_SECONDS, Limits
+from cluster.lanes import Lane, WorkerProcess
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Dataset, Split
@@ -197,26 +197,26 @@ def test_a_trial_leaves_no_temporary_files(digits: Dataset, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("resources", [Resources(cpus=2), TWO_REPLICAS], ids=["1 replica", "2 replicas"])
-def test_w3_an_attempt_that_validates_and_evaluates_for_minutes_is_not_silent(
+def test_w3_a_lane_that_validates_and_evaluates_for_minutes_is_not_silent(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, resources: Resources
 ) -> None:
     monkeypatch.setattr(trial, "configure_process", lambda *_: None)
     clock = TrainingClock(monkeypatch, chunk=4, batch=40)
     monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
     (spec,) = trial_grid(["keras"], [0], epochs=2, hidden_units=8, validation_percent=10)
-    attempt = Attempt(lane=1, state_since=0)
-    attempt.start(WorkerProcess(node="n", host="h", pid=1), 0)
-    attempt.assign(SimpleNamespace(id=spec.id, kind=spec.model, cost=spec.cost), 0)
+    lane = Lane(handle=1, state_since=0)
+    lane.start(WorkerProcess(node="n", host="h", pid=1), 0)
+    lane.assign(SimpleNamespace(id=spec.id, kind=spec.model, cost=spec.cost), 0)
     seen = []
     for event in run_trials([Assignment(spec)], lambda: few_digits(digits), resources, PLACE):
-        assert attempt.overdue(Limits(), clock.now) is None
-        attempt.note(event.phase, clock.now, clock.now)
+        assert lane.why_overdue(Limits(), clock.now) is None
+        lane.note(event.phase, clock.now, clock.now)
         seen.append((clock.now, event))
     batches = 3 if resources is TWO_REPLICAS else 6
     beats = [event.epoch for _, event in seen if isinstance(event, Heartbeat)]
     assert [(beat, beats.count(beat)) for beat in sorted({*beats})] == [(1, 1 + batches), (2, 1 + batches)]
     assert isinstance(seen[-1][1], TrialResult)
-    assert seen[-1][0] - next(now for now, event in seen if isinstance(event, Trained)) > Limits().finishing_seconds
+    assert seen[-1][0] - next(now for now, event in seen if isinstance(event, Trained)) > SILENCE_SECONDS["finishing"]
 
 
 @pytest.fixture

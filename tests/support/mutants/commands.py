@@ -35,7 +35,7 @@ MUTANTS = (
     ),
     Mutant(
         name="every failure of a trial is worth a retry",
-        file=RECORDER,
+        file="jobs/train/trials.py",
         old="isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)",
         new="isinstance(outcome, TrialFailure)",
         why="A schedule would train a diverging model again and again.",

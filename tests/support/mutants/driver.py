@@ -2,13 +2,14 @@
 
 from tests.support.mutants.mutant import Mutant
 
-FAN_OUT, ATTEMPTS, RECORDER = "cluster/fan_out.py", "cluster/attempts.py", "jobs/train/recorder.py"
+SUPERVISOR, LANES, QUEUE = "cluster/supervisor.py", "cluster/lanes.py", "cluster/trial_queue.py"
+LOOP, TRIALS, RECORDER = "jobs/train/supervision.py", "jobs/train/trials.py", "jobs/train/recorder.py"
 MUTANTS = (
     Mutant(
         name="a trial never resumes from its checkpoint",
-        file=RECORDER,
-        old="return Assignment(spec, checkpoint, self.files.get(spec.model), ends_by, epochs=epochs)",
-        new="return Assignment(spec, None, self.files.get(spec.model), ends_by)",
+        file=TRIALS,
+        old="return Assignment(spec, checkpoint, self._files.get(spec.model), deadline, epochs=epochs)",
+        new="return Assignment(spec, None, self._files.get(spec.model), deadline)",
         invariants=("resumption",),
         first_world=17,
     ),
@@ -21,31 +22,31 @@ MUTANTS = (
     ),
     Mutant(
         name="silence is noticed after sixty times the limit",
-        file=ATTEMPTS,
-        old="if silent > self._deadline(limits):",
-        new="if silent > 60 * self._deadline(limits):",
+        file=LANES,
+        old="if silent > allowed:",
+        new="if silent > 60 * allowed:",
         invariants=("silence",),
         first_world=24,
     ),
     Mutant(
         name="lost nodes are ignored",
-        file=FAN_OUT,
-        old="lost = self._cluster.head.dead_nodes",
-        new="lost: frozenset[str] = frozenset()",
+        file=LOOP,
+        old="overdue(self._now, self._pool.head.dead_nodes, self._has_unread)",
+        new="overdue(self._now, (), self._has_unread)",
         invariants=("lost nodes",),
         first_world=19,
     ),
     Mutant(
         name="nodes that join are not used",
-        file=FAN_OUT,
-        old="max(1, self._plan.count(head.live_nodes))",
-        new="self._plan.lanes",
+        file=SUPERVISOR,
+        old="room = max(1, self.plan.count(head.live_nodes))",
+        new="room = self.plan.lanes",
         invariants=("capacity",),
         first_world=7,
     ),
     Mutant(
         name="there is one retry too many",
-        file=ATTEMPTS,
+        file=QUEUE,
         old="deaths.total() > limits.max_failures:",
         new="deaths.total() > limits.max_failures + 1:",
         invariants=("attempts",),
@@ -53,9 +54,9 @@ MUTANTS = (
     ),
     Mutant(
         name="results are never stored",
-        file=RECORDER,
-        old="self.writes.put(lambda: self._store(event, number, with_model=chosen), event.trial, size=size)",
-        new="self.writes.put(lambda: None, event.trial, size=size)",
+        file=TRIALS,
+        old="self._recorder.writes.put(write, event.trial, size=size)",
+        new="self._recorder.writes.put(lambda: None, event.trial, size=size)",
         invariants=("storing results",),
         first_world=3,
     ),
@@ -69,49 +70,45 @@ MUTANTS = (
     ),
     Mutant(
         name="a lane is judged before its unread events",
-        file=FAN_OUT,
-        old="for _ in range(MAX_UNREAD_EVENTS):",
-        new="for _ in range(0):",
+        file=SUPERVISOR,
+        old="elif lane.events_while_overdue >= MAX_UNREAD_EVENTS or not has_unread(lane.handle):",
+        new="else:",
         invariants=("healthy lanes",),
         first_world=7,
     ),
     Mutant(
         name="an unread result is thrown away when its node is lost",
-        file=FAN_OUT,
-        old="                yield from self._abandon_if_nothing_is_unread(attempt)",
-        new=(
-            "                death = attempt.overdue(self._limits, self._now, lost)\n"
-            "                yield from self._abandon(attempt, death) if death.cause is Cause.NODE_LOST else"
-            " self._abandon_if_nothing_is_unread(attempt)"
-        ),
+        file=SUPERVISOR,
+        old="elif lane.events_while_overdue >= MAX_UNREAD_EVENTS or not has_unread(lane.handle):",
+        new="elif death.cause is Cause.NODE_LOST or not has_unread(lane.handle):",
         invariants=("arrived results",),
         first_world=128,
     ),
     Mutant(
         name="an event of another trial counts",
-        file=FAN_OUT,
-        old="elif event.trial and (attempt.trial is None or event.trial != attempt.trial.id):",
-        new="elif event.trial and attempt.trial is None:",
+        file=SUPERVISOR,
+        old="if event.trial and (lane.trial is None or event.trial != lane.trial.id):",
+        new="if event.trial and lane.trial is None:",
         invariants=("one end",),
         first_world=14,
     ),
     Mutant(
         name="an abandoned lane is still heard",
-        file=FAN_OUT,
-        old="        del self._attempts[attempt.lane]\n        self._cluster.kill(attempt.lane, attempt.worker)\n",
+        file=SUPERVISOR,
+        old="        del self._lanes[lane.handle]\n        if death.may_be_alive:\n",
         new=(
-            "        heard = Attempt(lane=attempt.lane, worker=attempt.worker, state_since=self._now)\n"
-            "        heard.close(self._now)\n"
-            "        self._attempts[attempt.lane] = heard\n"
-            "        self._cluster.kill(attempt.lane, attempt.worker)\n"
+            "        lanes = self._lanes\n"
+            "        del lanes[lane.handle]\n"
+            "        if death.may_be_alive:\n"
+            "            lanes[lane.handle] = Lane(handle=lane.handle, state_since=now, state=LaneState.ENDING)\n"
         ),
         invariants=("late events",),
     ),
     Mutant(
         name="long intervals between heartbeats are taken for silence",
-        file=ATTEMPTS,
-        old="return max(limits.training_seconds, 10 * self._longest)",
-        new="return min(limits.training_seconds, self._longest)",
+        file=LANES,
+        old="allowed = max(allowed, 10 * self._longest)",
+        new="allowed = min(allowed, self._longest)",
         invariants=("healthy lanes",),
     ),
     Mutant(
@@ -123,23 +120,23 @@ MUTANTS = (
     ),
     Mutant(
         name="lanes are not ended with the run",
-        file=FAN_OUT,
-        old="            self._cluster.kill(attempt.lane, attempt.worker if attempt.trial else None)\n",
+        file=SUPERVISOR,
+        old="            actions.append(Kill(lane.handle, lane.worker if lane.trial else None))\n",
         new="            pass\n",
         invariants=("nothing left",),
         first_world=9,
     ),
     Mutant(
         name="a trial whose lane dies before it begins is queued twice",
-        file=FAN_OUT,
-        old="self._queue.put_first([trial])",
-        new="self._queue.put_first([trial, trial])",
+        file=SUPERVISOR,
+        old="self._queue.put_first(trials)",
+        new="self._queue.put_first([*trials, *trials])",
         invariants=("recorded results",),
         first_world=9,
     ),
     Mutant(
         name="a stored result is not read back",
-        file=RECORDER,
+        file=TRIALS,
         old="ended = read_result(folder, spec) if folder.resumed else None",
         new="ended = None",
         invariants=("stored results",),
@@ -155,15 +152,15 @@ MUTANTS = (
     ),
     Mutant(
         name="a run without a time limit cuts its trials short",
-        file=RECORDER,
-        old="deadline=deadline,",
-        new="deadline=clock.monotonic() + 30,",
+        file=LOOP,
+        old="= show, deadline, clock",
+        new="= show, clock.monotonic() + 30, clock",
         invariants=("weights",),
         first_world=2,
     ),
     Mutant(
         name="an event that never arrives is awaited a hundred times too long",
-        file=ATTEMPTS,
+        file=LANES,
         old="if now - self.fetching_since > limits.fetch_seconds:",
         new="if now - self.fetching_since > 100 * limits.fetch_seconds:",
         invariants=("bound",),
@@ -172,16 +169,16 @@ MUTANTS = (
     Mutant(
         name="every lost worker is reported as a bug",
         file=RECORDER,
-        old="trial=lost.trial, code=cause.code,",
+        old="trial=lost.trial, code=code,",
         new='trial=lost.trial, code="E-BUG",',
         invariants=("warnings",),
         first_world=5,
     ),
     Mutant(
         name="pauses are a hundred times longer",
-        file=FAN_OUT,
-        old="self._start_lanes_at = self._now + back_off(self._deaths_in_a_row)",
-        new="self._start_lanes_at = self._now + 100 * back_off(self._deaths_in_a_row)",
+        file=SUPERVISOR,
+        old="self._start_lanes_at = now + back_off(self._deaths_in_a_row)",
+        new="self._start_lanes_at = now + 100 * back_off(self._deaths_in_a_row)",
         invariants=("capacity",),
         first_world=14,
     ),

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any
 
 from cluster import nodes
-from cluster.attempts import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError
+from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
 from mnist_lib.results import CheckpointTaken, LaneStarted, RungDone, TrialEvent, TrialResult
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.lanes import Node, SimulatedLane, Watch

@@ -6,15 +6,15 @@ Each check names its invariant first, as in "silence: ...", so that a mutant of 
 import json
 import math
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
-from cluster.attempts import Cause, Death, Message
-from cluster.deadlines import Clock, Limits
-from cluster.fan_out import FanOut, LostAttempt
-from jobs.train.recorder import Training
+from cluster.deadlines import Limits
+from cluster.lanes import Cause, Death, Message
+from cluster.nodes import HeadWatch, LanePlan
+from cluster.supervisor import Action, Assign, LostAttempt, Source, Supervisor
+from jobs.train.recorder import Recorder
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -91,7 +91,7 @@ class Invariants(Watch):
         writes: SimulatedWrites,
     ) -> None:
         self._clock, self._cluster, self._limits, self._storage, self.writes = clock, cluster, limits, storage, writes
-        self.fan_out: FanOut | None = None
+        self.supervisor: Supervisor | None = None
         self.is_driving = True  # until the driver kills what still runs
         self.results: set[str] = set()  # trials whose result this driver has recorded
         self._finals: set[str] = set()
@@ -118,6 +118,10 @@ class Invariants(Watch):
         if not self._is_disturbed:
             must(self._clock.now >= self._pause_until - 0.01, "back-off", "a lane starts right after a death")
 
+    def on_decision(self, trial: str) -> None:
+        """Check that a trial may be assigned to a lane."""
+        must(trial not in self.results, "recorded results", f"{trial} is trained again, though its result was recorded")
+
     def on_assign(self, lane: SimulatedLane) -> None:
         self._assigned_at[lane] = self._running
 
@@ -128,7 +132,6 @@ class Invariants(Watch):
         must(
             trial not in self._ended_before, "stored results", f"{trial} is trained again, though its result is stored"
         )
-        must(trial not in self.results, "recorded results", f"{trial} is trained again, though its result was recorded")
         early = self._due_at.get(trial, 0.0) - self._clock.now
         must(self._is_disturbed or early < 0.51, "back-off", f"{trial} is tried again {early:.1f} s too early")
         epoch = json.loads(bytes(assignment.checkpoint))[0] if assignment.checkpoint else 0
@@ -156,7 +159,7 @@ class Invariants(Watch):
             self._pause_until = now + pause_after(1)
         self._abandoned_at = now
 
-    def on_event(self, event: object, attempts: Callable[[str], int]) -> None:
+    def on_event(self, event: object) -> None:
         """Check an event just before the recorder gets it."""
         match event:
             case TrialResult() | TrialFailure():
@@ -228,11 +231,11 @@ class Invariants(Watch):
     def _deadline(self, lane: SimulatedLane) -> float:
         limits = self._limits
         if lane.closed and not lane.payloads and lane.assignment is None:
-            return limits.ending_seconds
+            return limits.silence_seconds["ending"]
         assignment, event = lane.assignment, lane.last_event
         if assignment is None or event is None or event.trial != assignment.spec.id or event.phase != "training":
-            return max(limits.starting_seconds, limits.preparing_seconds, limits.finishing_seconds)
-        return max(limits.training_seconds, 10 * lane.longest)
+            return max(limits.silence_seconds.values())
+        return max(limits.silence_seconds["training"], 10 * lane.longest)
 
     def _as_running(self, moment: float) -> float:
         return self._running - (self._clock.now - moment)
@@ -251,11 +254,11 @@ class Invariants(Watch):
             )
 
     def _check_capacity(self, lanes: Collection[SimulatedLane]) -> None:
-        assert self.fan_out is not None
+        assert self.supervisor is not None
         now = self._clock.now
         active = [lane for lane in lanes if not lane.closed]
         at_work = [lane for lane in active if lane in self._taken_at]  # the others wait, as far as the driver knows
-        wanted = min(len(at_work) + self.fan_out.queued, max(1, known_capacity(self._cluster)))
+        wanted = min(len(at_work) + self.supervisor.queued, max(1, known_capacity(self._cluster)))
         pausing = now - self._abandoned_at < MAX_PAUSE_SECONDS + 1
         if len(active) >= wanted or pausing:
             self._unused_since = None
@@ -277,26 +280,37 @@ class Invariants(Watch):
                 must(kept >= known, "storing checkpoints", f"{spec.id}: epoch {known} was recorded, {kept} is stored")
 
 
-class WatchedTraining(Training):
-    """The training of a run whose events a world notes and checks."""
+class WatchedRecorder(Recorder):
+    """The recorder of a run whose events a world notes and checks."""
 
-    def __init__(
-        self, folder: RunFolder, trials: list[TrialSpec], invariants: Invariants, note: Callable[[str], Any]
-    ) -> None:
-        super().__init__(folder, trials, writes=invariants.writes)
+    def __init__(self, folder: RunFolder, invariants: Invariants, note: Callable[[str], Any]) -> None:
+        super().__init__(folder, invariants.writes)
         self._invariants, self._note = invariants, note
 
-    def record(self, event: object, attempts: Callable[[str], int]) -> None:
+    def record(self, event: Any) -> Any:
         if isinstance(event, LostAttempt):
             self._note(f"{event.trial}: attempt {event.attempt} died: {event.death}, final: {event.final}")
-        self._invariants.on_event(event, attempts)
-        super().record(event, attempts)
+        self._invariants.on_event(event)
+        return super().record(event)
 
-    def record_events(self, fan_out: FanOut, *, shown: bool = True, clock: Clock = time) -> None:
-        try:
-            super().record_events(fan_out, shown=shown, clock=clock)
-        finally:
-            self._invariants.is_driving = False
+
+class WatchedSupervisor(Supervisor):
+    """A supervisor whose decisions a world checks."""
+
+    def __init__(self, limits: Limits, plan: LanePlan, invariants: Invariants) -> None:
+        super().__init__(limits, plan)
+        self._invariants = invariants
+
+    def tick(self, now: float, source: Source, head: HeadWatch, seconds_left: float = math.inf) -> list[Action]:
+        actions = super().tick(now, source, head, seconds_left)
+        for action in actions:
+            if isinstance(action, Assign):
+                self._invariants.on_decision(action.trial.id)
+        return actions
+
+    def end(self) -> list[Action]:
+        self._invariants.is_driving = False
+        return super().end()
 
 
 def known_capacity(cluster: SimulatedCluster) -> int:

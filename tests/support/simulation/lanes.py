@@ -6,7 +6,7 @@ from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.attempts import Death, Message
+from cluster.lanes import Death, Message
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import TrialEvent
 

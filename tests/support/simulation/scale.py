@@ -7,12 +7,16 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
-from jobs.train.recorder import Training
+from cluster.supervisor import Supervisor
+from jobs.train.display import display
+from jobs.train.recorder import Recorder
+from jobs.train.supervision import Loop
+from jobs.train.trials import Trials
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
@@ -34,15 +38,15 @@ class Nowhere(MemoryObjects):
         pass
 
 
-class CountingTraining(Training):
+class CountingRecorder(Recorder):
     """Counts the events, and those that come while too many writes wait for the storage."""
 
     events = events_at_full_storage = 0
 
-    def record(self, event: object, attempts: Callable[[str], int]) -> None:
+    def record(self, event: Any) -> Any:
         self.events += 1
-        self.events_at_full_storage += self.writes.is_full
-        super().record(event, attempts)
+        self.events_at_full_storage += self.is_full
+        return super().record(event)
 
 
 class Lines(logging.Handler):
@@ -60,7 +64,7 @@ class Lines(logging.Handler):
 
 
 def main() -> int:
-    nodes, trials, deaths_per_minute = map(int, sys.argv[1:])
+    nodes, num_trials, deaths_per_minute = map(int, sys.argv[1:])
     clock, draw = VirtualClock(), random.Random(0)
     lines = Lines(clock)
     for name in ("cluster", "jobs"):
@@ -74,26 +78,25 @@ def main() -> int:
         clock.after(60 / deaths_per_minute, kill_one)
 
     clock.after(60.0, kill_one)
-    specs = trial_grid(("scratch",), range(trials), dataset="mnist-mini", epochs=4)
+    specs = trial_grid(("scratch",), range(num_trials), dataset="mnist-mini", epochs=4)
     writes = SimulatedWrites(clock, SECONDS_PER_WRITE)
     limits, plan = Limits(max_failures=100), LanePlan(lanes=nodes, cpus=1, gpus=0)
     begin = time.process_time()
-    with (
-        CountingTraining(RunFolder(Nowhere(), "run"), specs, writes=writes) as training,
-        training.fan_out(cluster, limits, plan, clock=clock) as fan_out,
-    ):
-        training.record_events(fan_out, clock=clock)
-    events = training.events
+    with CountingRecorder(RunFolder(Nowhere(), "run"), writes) as recorder:
+        trials = Trials(recorder, specs)
+        with display(trials.progress, clock=clock) as show:
+            Loop(cluster, Supervisor(limits, plan), trials, recorder, show=show, clock=clock).run()
+    events = recorder.events
     found = {
-        "ok": sum(row.status == "ok" for row in training.rows),
-        "attempts": sum(row.attempts for row in training.rows),
+        "ok": sum(row.status == "ok" for row in trials.rows),
+        "attempts": sum(row.attempts for row in trials.rows),
         "events": events,
         "virtual_seconds": clock.now,
         "milliseconds_per_event": 1_000 * (time.process_time() - begin) / events,  # with the simulation's own share
         "megabytes": int(PEAK.findall(Path("/proc/self/status").read_text())[0]) / 1_024,
         "longest_line": lines.longest,
         "most_progress_lines_in_a_second": max(lines.progress.values(), default=0),
-        "events_at_full_storage": training.events_at_full_storage,
+        "events_at_full_storage": recorder.events_at_full_storage,
     }
     print(json.dumps(found, indent=2))
     return 0

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cluster.attempts import Cause
 from cluster.deadlines import BACK_OFF_SECONDS, Limits
 from cluster.errors import ClusterLostError, ResourcesError
+from cluster.lanes import Cause
 from cluster.nodes import LanePlan
+from jobs.train.display import display
+from jobs.train.supervision import Loop
+from jobs.train.trials import Trials
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.records import unseal
 from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
@@ -23,7 +26,14 @@ from mnist_lib.store.resumption import EndedTrial
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import NODE_LOST_SECONDS, SimulatedCluster
-from tests.support.simulation.invariants import WARNINGS, Invariants, WatchedTraining, known_capacity, must
+from tests.support.simulation.invariants import (
+    WARNINGS,
+    Invariants,
+    WatchedRecorder,
+    WatchedSupervisor,
+    known_capacity,
+    must,
+)
 from tests.support.simulation.lanes import SimulatedLane, Watch
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, undisturbed_weights
@@ -315,11 +325,17 @@ class World:
         self._driver = cluster.watch = watch
         is_stored = True
         try:
-            with WatchedTraining(folder, self.trials, watch, self.note) as training:
-                if training.unfinished:
-                    plan = LanePlan(lanes=max(1, known_capacity(cluster)), cpus=1, gpus=0)
-                    with training.fan_out(cluster, limits, plan, self.deadline, clock=clock) as watch.fan_out:
-                        training.record_events(watch.fan_out, shown=False)
+            with WatchedRecorder(folder, watch, self.note) as recorder:
+                trials = Trials(recorder, self.trials)
+                plan = LanePlan(lanes=max(1, known_capacity(cluster)), cpus=1, gpus=0)
+                watch.supervisor = WatchedSupervisor(limits, plan, watch)
+                with display(trials.progress, shown=False) as show:
+                    Loop(
+                        *(cluster, watch.supervisor, trials, recorder),
+                        show=show,
+                        deadline=self.deadline,
+                        clock=clock,
+                    ).run()
         except (StoreError, KilledError):
             is_stored = False
             raise
@@ -328,8 +344,8 @@ class World:
                 watch.check_storage(self.trials)
             watch.writes.end()
             self._driver, cluster.watch = None, Watch()  # what comes now concerns no driver
-        self.rows = {row.id: row for row in training.rows}
-        must(len(training.rows) == len(self.rows), "one end", "a trial has two results")
+        self.rows = {row.id: row for row in trials.rows}
+        must(len(trials.rows) == len(self.rows), "one end", "a trial has two results")
 
     def check(self) -> None:
         """Raise AssertionError if anything that must hold at the end does not."""

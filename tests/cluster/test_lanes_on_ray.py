@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.attempts import Cause, WorkerProcess
-from cluster.deadlines import Limits
+from cluster.deadlines import SILENCE_SECONDS, Limits
 from cluster.errors import ResourcesError
-from cluster.fan_out import FanOut, LostAttempt
+from cluster.lanes import Cause, WorkerProcess
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes, lane_death
+from cluster.supervisor import LostAttempt, Supervisor
 from tests.support.bounds import wait_until
 from tests.support.local_cluster import every_cpu_taken
+from tests.support.supervised import Items, run_loop
 
 # Workers cannot import a test module.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
@@ -71,27 +72,23 @@ def is_among_the_first(times: int, folder: Path) -> bool:
 
 
 NO_CPUS = LanePlan(lanes=1, cpus=0, gpus=0)  # never has to wait
-QUICK = Limits(starting_seconds=4, preparing_seconds=4, training_seconds=4, wait_seconds=30)
+SILENCE = {**SILENCE_SECONDS, "starting": 4, "assigned": 4, "preparing": 4, "training": 4}
+QUICK = Limits(silence_seconds=SILENCE, wait_seconds=30)
 
-Start = Callable[[Limits, LanePlan], FanOut]
+Start = Callable[[Limits, LanePlan], RayLanes]
 
 
 def start_with(function: Any, *arguments: object) -> Start:
-    """Return a function that makes a `FanOut` whose lanes run `function(*arguments, items)`."""
-
-    def start(limits: Limits, plan: LanePlan) -> FanOut:
-        lanes = RayLanes(lambda items: function(*arguments, items), plan, limits)
-        return FanOut(lanes, limits, plan, lambda item, deadline: item)
-
-    return start
+    """Return a function that makes a pool whose lanes run `function(*arguments, items)`."""
+    return lambda limits, plan: RayLanes(lambda items: function(*arguments, items), plan, limits)
 
 
 def run(
     start: Start, items: Sequence[Item], limits: Limits = QUICK, plan: LanePlan = NO_CPUS
-) -> tuple[list[Event | LostAttempt], FanOut]:
-    with start(limits, plan) as fan_out:
-        fan_out.submit(items)
-        return list(fan_out.events()), fan_out  # type: ignore[arg-type]
+) -> tuple[list[Event | LostAttempt], Supervisor]:
+    source = Items(items)
+    supervisor = run_loop(start(limits, plan), source, source, plan, limits)
+    return source.events, supervisor
 
 
 def ended(events: Sequence[Event | LostAttempt]) -> list[str]:
@@ -111,12 +108,12 @@ def test_the_events_of_every_item_arrive_in_order_and_lanes_share_one_queue() ->
 
 def test_after_a_kill_the_running_item_is_retried_and_ended_ones_are_not(tmp_path: Path) -> None:
     begin = time.monotonic()
-    events, fan_out = run(start_with(dies_in, "b", 2, tmp_path), ITEMS)
+    events, supervisor = run(start_with(dies_in, "b", 2, tmp_path), ITEMS)
     assert time.monotonic() - begin > 1 + 2  # the back-off
     assert ended(events) == ["a", "b", "c"]
     begun = [event.trial for event in events if isinstance(event, Event) and not event.final]
     assert sorted(begun) == [*"abbbc"]  # c may be done while b waits for its next attempt
-    assert [fan_out.attempts(item.id) for item in ITEMS] == [1, 3, 1]
+    assert [supervisor.attempts(item.id) for item in ITEMS] == [1, 3, 1]
     assert deaths(events) == [("b", 1, Cause.KILLED, False), ("b", 2, Cause.KILLED, False)]
 
 
@@ -141,14 +138,18 @@ def test_w1_a_result_that_waits_to_be_read_survives_the_death_of_its_worker(tmp_
     """Ray loses what is left in the stream of a worker when the worker dies."""
     ending, dying, limits = tmp_path / "ending", tmp_path / "dying", Limits(max_failures=0)
 
-    def is_full() -> bool:
-        return ending.exists() and not (dying.exists() and time.time() - dying.stat().st_mtime > 3)
+    class Stalled(Items):
+        @property
+        def is_full(self) -> bool:
+            return ending.exists() and not (dying.exists() and time.time() - dying.stat().st_mtime > 3)
+
+        @is_full.setter
+        def is_full(self, value: bool) -> None: ...
 
     lanes = RayLanes(lambda items: dies_after_its_result(tmp_path, items), NO_CPUS, limits)
-    stalled = FanOut(lanes, limits, NO_CPUS, lambda item, rounds: item, is_full=is_full)
-    with stalled:
-        stalled.submit(ITEMS[:1])
-        events: list[Any] = list(stalled.events())
+    items = Stalled(ITEMS[:1])
+    run_loop(lanes, items, items, NO_CPUS, limits)
+    events = items.events
     assert (ended(events), deaths(events)) == (["a"], [])
 
 
@@ -201,12 +202,14 @@ def sleeps(seconds: float, items: Iterable[Item]) -> Iterator[Event]:
         yield Event(item.id, "ends", final=True)
 
 
-def test_leaving_the_context_ends_what_still_runs() -> None:
-    with start_with(sleeps, 600)(QUICK, NO_CPUS) as fan_out:
-        fan_out.submit(ITEMS)
-        event = next(fan_out.events())
-    assert isinstance(event, Event)
-    wait_until(lambda: not Path(f"/proc/{event.text}").exists(), "the worker is still there")
+def test_an_error_in_the_loop_ends_what_still_runs() -> None:
+    def fail(event: Event) -> None:
+        raise InterruptedError(event.text)
+
+    items = Items(ITEMS, on_event=fail)
+    with pytest.raises(InterruptedError) as error:
+        run_loop(start_with(sleeps, 600)(QUICK, NO_CPUS), items, items, NO_CPUS, QUICK)
+    wait_until(lambda: not Path(f"/proc/{error.value}").exists(), "the worker is still there")
 
 
 ONE_CPU = LanePlan(lanes=1, cpus=1, gpus=0)

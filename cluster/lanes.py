@@ -1,27 +1,24 @@
-"""Attempts at trials: what the driver needs from a cluster, and what it knows about lanes and trials without one.
+"""Lanes: what the driver needs of a cluster to run them, and what it knows of each.
 
-`Cluster` is the protocol that Ray (`ray_lanes`) and simulations implement. An `Attempt` judges whether a lane is late,
-and a `TrialQueue` whether a trial is tried again.
+`Pool` is the protocol that Ray (`ray_lanes`) and simulations implement. A `Lane` says whether it is late.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from cluster.deadlines import Limits, back_off
+from cluster.deadlines import Limits
 from cluster.nodes import HeadWatch
 
 MAX_UNREAD_EVENTS = 16  # of a lane; then the lane waits
 
 
 class Cause(Enum):
-    """What ended an attempt: the error code and the words for it."""
+    """What ended a lane: the error code and the words for it."""
 
     KILLED = "E-CRASH", "worker killed"
     NODE_LOST = "E-NODE-LOST", "node lost"
@@ -46,6 +43,11 @@ class Death:
 
     def __str__(self) -> str:
         return f"{self.cause.text} {self.details}".rstrip()
+
+    @property
+    def may_be_alive(self) -> bool:
+        """Whether the process of the lane may still run: perhaps only its event was lost."""
+        return self.cause not in (Cause.ENDED_EARLY, Cause.BUG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,32 +97,32 @@ class Message:
     sent_at: float  # seconds on the lane's clock; comparable only within the lane
 
 
-Lane = Any  # hashable; its type depends on the cluster
+Handle = Any  # of a lane: hashable; its type depends on the pool
 
 
-class Cluster(Protocol):
+class Pool(Protocol):
     """Lanes on a cluster. No method waits, except `wait` and `finish_kills`."""
 
     @property
     def head(self) -> HeadWatch:
         """What is known about the head and the nodes. While the head does not answer, `start` would block."""
 
-    def start(self) -> Lane:
+    def start(self) -> Handle:
         """Ask for a lane. It begins when its resources are free, and its first event is its `WorkerProcess`."""
 
-    def assign(self, lane: Lane, payload: Any) -> None:
+    def assign(self, lane: Handle, payload: Any) -> None:
         """Give a lane its next trial, or None if there are no more, so that its task returns."""
 
-    def wait(self, lanes: Collection[Lane], seconds: float) -> Sequence[Lane]:
+    def wait(self, lanes: Collection[Handle], seconds: float) -> Sequence[Handle]:
         """Wait until `take` may have something for one of the lanes, and return all such lanes.
 
         What has arrived by then is not lost if the process of the lane dies.
         """
 
-    def take(self, lane: Lane) -> Message | Death | None:
+    def take(self, lane: Handle) -> Message | Death | None:
         """Return the next event of a lane, or its end; None while the content of the event is on the way."""
 
-    def kill(self, lane: Lane, worker: WorkerProcess | None) -> None:
+    def kill(self, lane: Handle, worker: WorkerProcess | None) -> None:
         """End a lane by force, and give back what it holds.
 
         Args:
@@ -134,36 +136,35 @@ class Cluster(Protocol):
         """Return what is free on each node."""
 
 
-# What the driver knows
-
-
 class LaneState(Enum):
     """The state of a lane. It depends on the type of the last event, not on how many events have come.
 
-    `Limits` has a field <state>_seconds for each state with a deadline.
+    `Limits.silence_seconds` has the deadline of each state that has one.
     """
 
-    WAITING = "waiting"  # waits for resources; `FanOut` ends the run if all lanes do so for too long
-    STARTING = "starting"  # imports, and fetches what all trials need
+    WAITING = "waiting"  # waits for resources; the run ends if all lanes do so for too long
+    STARTING = "starting"  # imports, and fetches what all trials need; may have a trial already
     IDLE = "idle"  # has no trial; waits for the driver, so it has no deadline
-    PREPARING = "preparing"  # has a trial and compiles
-    TRAINING = "training"  # has a trial and sends heartbeats
-    FINISHING = "finishing"  # has a trial and evaluates
+    ASSIGNED = "assigned"  # was given a trial, and has not reported that it has begun it
+    PREPARING = "preparing"  # compiles its trial
+    TRAINING = "training"  # trains it and sends heartbeats
+    FINISHING = "finishing"  # evaluates it
     ENDING = "ending"  # has no trial and will get none
 
 
 @dataclass(kw_only=True)
-class Attempt:
+class Lane:
     """A lane, and the trial that it has."""
 
-    lane: Lane
+    handle: Handle
     state_since: float  # when the state began, or its last event came
     state: LaneState = LaneState.WAITING
     worker: WorkerProcess | None = None  # None while it waits for resources
     trial: Trial | None = None
     kind: str = ""  # of its trial or, if it has none, of its last one
-    deadline: float = math.inf  # when the trial should end by its own share of the time of the run
+    ends_at: float = math.inf  # when the trial should end by its own share of the time of the run
     fetching_since: float | None = None  # while the content of an event is on the way
+    events_while_overdue: int = 0
     _trial_since: float = math.inf  # when the lane reported that it has begun the trial
     _sent_at: float = math.inf  # when the trial's last event was sent, on the lane's clock
     _longest: float = 0.0  # seconds between two events while the trial is in training
@@ -172,11 +173,11 @@ class Attempt:
         self.worker = worker
         self._enter(LaneState.STARTING, now)
 
-    def assign(self, trial: Trial, now: float, deadline: float = math.inf) -> None:
+    def assign(self, trial: Trial, now: float, ends_at: float = math.inf) -> None:
         """Note that the lane has been given a trial."""
-        self.trial, self.kind, self.deadline = trial, trial.kind, deadline
+        self.trial, self.kind, self.ends_at = trial, trial.kind, ends_at
         self._trial_since, self._sent_at, self._longest = math.inf, math.inf, 0.0
-        self._enter(LaneState.STARTING if self.state is LaneState.STARTING else LaneState.PREPARING, now)
+        self._enter(LaneState.STARTING if self.state is LaneState.STARTING else LaneState.ASSIGNED, now)
 
     def note(self, phase: str, now: float, sent_at: float) -> None:
         """Note an event. From then on, the trial is in this phase.
@@ -194,11 +195,6 @@ class Attempt:
         self._sent_at = sent_at
         self._enter(state, now)
 
-    @property
-    def has_begun(self) -> bool:
-        """Return whether the lane has reported that it has begun its trial."""
-        return self._trial_since < math.inf
-
     def end_trial(self, now: float) -> None:
         self.trial, self._trial_since = None, math.inf
         self._enter(LaneState.IDLE, now)
@@ -206,8 +202,12 @@ class Attempt:
     def close(self, now: float) -> None:
         self._enter(LaneState.ENDING, now)
 
-    def overdue(self, limits: Limits, now: float, lost_nodes: Collection[str] = ()) -> Death | None:
-        """Return why the attempt is to be abandoned once nothing of it is unread; None while it meets its deadlines."""
+    @property
+    def wants_trial(self) -> bool:
+        return self.trial is None and self.state in (LaneState.STARTING, LaneState.IDLE)
+
+    def why_overdue(self, limits: Limits, now: float, lost_nodes: Collection[str] = ()) -> Death | None:
+        """Return why the lane is to be abandoned once nothing of it is unread; None while it meets its deadlines."""
         if self.worker and self.worker.node in lost_nodes:
             return Death(cause=Cause.NODE_LOST, details=f"on {self.worker}")
         if self.fetching_since is not None:
@@ -216,91 +216,12 @@ class Attempt:
             return None
         if now - self._trial_since > limits.trial_seconds:
             return Death(cause=Cause.OVERTIME, details=f"after {limits.trial_seconds:g} s")
-        silent = now - self.state_since
-        if silent > self._deadline(limits):
+        silent, allowed = now - self.state_since, limits.silence_seconds.get(self.state.value, math.inf)
+        if self.state is LaneState.TRAINING:
+            allowed = max(allowed, 10 * self._longest)
+        if silent > allowed:
             return Death(cause=Cause.SILENT, details=f"for {silent:.0f} s while {self.state.value}, on {self.worker}")
         return None
 
-    def _deadline(self, limits: Limits) -> float:
-        if self.state is LaneState.TRAINING:
-            return max(limits.training_seconds, 10 * self._longest)
-        seconds: float = getattr(limits, f"{self.state.value}_seconds", math.inf)
-        return seconds
-
     def _enter(self, state: LaneState, now: float) -> None:
         self.state, self.state_since, self.fetching_since = state, now, None
-
-
-class TrialQueue:
-    """The trials without a lane: those in the queue, and those that back off after a death.
-
-    Args:
-        limits: how often a trial is tried again.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._queue: deque[Trial] = deque()
-        self._backing_off: list[tuple[float, Trial]] = []  # when to queue them again
-        self._deaths: dict[str, Counter[Cause]] = defaultdict(Counter)
-
-    def __len__(self) -> int:
-        """Return the number of trials that a lane can take now."""
-        return len(self._queue)
-
-    @property
-    def backing_off(self) -> int:
-        return len(self._backing_off)
-
-    @property
-    def costs(self) -> list[float]:
-        """The costs of all trials without a lane."""
-        return [trial.cost for trial in (*self._queue, *(trial for _, trial in self._backing_off))]
-
-    def attempts(self, trial: str) -> int:
-        """Return the number of attempts at a trial so far, including the running one."""
-        return self._deaths[trial].total() + 1
-
-    def put(self, trials: Iterable[Trial]) -> None:
-        """Add trials to the end of the queue."""
-        self._queue.extend(trials)
-
-    def put_first(self, trials: Sequence[Trial]) -> None:
-        """Add trials to the front of the queue."""
-        self._queue.extendleft(reversed(trials))
-
-    def put_due(self, now: float) -> None:
-        """Move the trials whose pause is over to the front of the queue."""
-        self.put_first([trial for at, trial in self._backing_off if at <= now])
-        self._backing_off = [(at, trial) for at, trial in self._backing_off if at > now]
-
-    def pop(self, count: int = 1) -> list[Trial]:
-        """Take the first trials, as many as there are, up to a number."""
-        return [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
-
-    def pop_for(self, kind: str, other_kinds: Collection[str]) -> Trial:
-        """Take the first trial, or a later one of the same cost that saves preparations.
-
-        Args:
-            kind: the kind of the lane's last trial, which is preferred.
-            other_kinds: the kinds of the trials in other lanes; any kind that is not among them comes second.
-        """
-
-        def first(is_wanted: Callable[[Trial], bool]) -> Trial | None:
-            equals = itertools.takewhile(lambda trial: trial.cost == self._queue[0].cost, self._queue)
-            return next(filter(is_wanted, equals), None)
-
-        trial = first(lambda trial: trial.kind == kind) or first(lambda trial: trial.kind not in other_kinds)
-        trial = trial or self._queue[0]
-        self._queue.remove(trial)
-        return trial
-
-    def retry(self, trial: Trial, cause: Cause, now: float) -> bool:
-        """Queue a trial again, after a pause, because an attempt died. Return False if it gets no further attempt."""
-        deaths, limits = self._deaths[trial.id], self._limits
-        deaths[cause] += 1
-        out_of_memory = cause is Cause.OUT_OF_MEMORY and deaths[cause] > limits.max_out_of_memory
-        if cause is Cause.OVERTIME or out_of_memory or deaths.total() > limits.max_failures:
-            return False
-        self._backing_off.append((now + back_off(deaths.total()), trial))
-        return True

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from cluster.attempts import Cause
 from cluster.deadlines import Limits
 from cluster.errors import ResourcesError
-from cluster.fan_out import LostAttempt
+from cluster.lanes import Cause
+from cluster.supervisor import LostAttempt
 from mnist_lib.assignment import Assignment
 from mnist_lib.results import LaneStarted, TrialResult
 from mnist_lib.spec import trial_grid
-from tests.support.simulation.fan_out import Run, trials
 from tests.support.simulation.lanes import SimulatedLane
+from tests.support.supervised import Run, trials
 
 
 def test_u1_the_second_trial_of_a_lane_may_have_longer_epochs_than_the_silence_deadline() -> None:
@@ -67,12 +67,15 @@ def test_u2_a_worker_that_stops_after_the_last_result_does_not_delay_the_end_of_
 def test_u2_a_lane_that_does_not_end_gives_its_resources_back_while_others_go_on() -> None:
     run = Run(trials(2), slots=2, epoch=40.0)
     stop_instead_of_ending(run)
-    run.cluster.stop_worker(run.cluster.running[0], 59.0)  # the other lane ends first
+    # The other lane ends first.
+    run.clock.after(0.5, lambda: run.cluster.stop_worker(run.cluster.running[0], 58.5))
     free_at_the_end: list[int] = []
-    with run.fan_out:
-        for event in run.fan_out.events():
-            if isinstance(event, TrialResult):
-                free_at_the_end.append(run.cluster.nodes[0].free)
+
+    def note(event: Any) -> None:
+        if isinstance(event, TrialResult):
+            free_at_the_end.append(run.cluster.nodes[0].free)
+
+    run.finish(note)
     assert free_at_the_end == [0, 1]
 
 
@@ -88,19 +91,15 @@ def test_u5_an_event_that_cannot_be_fetched_ends_its_lane_and_does_not_delay_oth
     run = Run(trials(4), slots=2, epoch=1.0)
     run.clock.after(8.0, lambda: run.cluster.delay_content(run.cluster.running[0], math.inf))
     ends: list[float] = []
-    with run.fan_out:
-        for event in run.fan_out.events():
-            run.events.append(event)  # type: ignore[arg-type]
-            if isinstance(event, TrialResult):
-                ends.append(run.clock.now)
+    run.finish(lambda event: ends.append(run.clock.now) if isinstance(event, TrialResult) else None)
     assert [kind for _, kind in run.deaths] == [Cause.NODE_LOST]
     assert len(run.ended) == 4
     assert ends[1] < 30  # the other lane has done two trials meanwhile
 
 
 def stall_storage(run: Run, begin: float, end: float) -> None:
-    run.clock.after(begin, lambda: setattr(run, "full", True))
-    run.clock.after(end, lambda: setattr(run, "full", False))
+    run.clock.after(begin, lambda: setattr(run.items, "is_full", True))
+    run.clock.after(end, lambda: setattr(run.items, "is_full", False))
 
 
 def test_w1_a_result_that_waits_for_the_storage_beyond_the_timeout_counts() -> None:
@@ -151,7 +150,7 @@ def test_u6_a_node_that_joins_gets_a_lane() -> None:
     run = Run(trials(8), slots=1, epoch=10.0)
     run.clock.after(20.0, lambda: run.cluster.add_node(1))
     run.finish()
-    hosts = {event.host for event in run.events if isinstance(event, LaneStarted)}
+    hosts = {event.host for event in run.items.events if isinstance(event, LaneStarted)}
     assert len(hosts) == 2
     assert run.clock.now < 8 * 31 * 0.7  # one lane alone needs 8 * 31 s
 
@@ -209,11 +208,8 @@ def test_no_lane_starts_during_the_pause_after_a_death_even_if_a_node_is_lost() 
 
     for moment in (30.0, 31.0, 32.0, 33.0, 34.5):  # the head reports the loss after 34.8 s
         run.clock.after(moment, kill)
-    deaths = []
-    with run.fan_out:
-        for event in run.fan_out.events():
-            if isinstance(event, LostAttempt):
-                deaths.append(run.clock.now)
+    deaths: list[float] = []
+    run.finish(lambda event: deaths.append(run.clock.now) if isinstance(event, LostAttempt) else None)
     assert len(deaths) >= 3
     assert not [at for at in started for death in deaths if death <= at < death + 0.9]
 
@@ -223,13 +219,14 @@ def test_items_that_are_submitted_while_the_head_does_not_answer_wait_for_a_lane
     submitted = False
     run.clock.after(8.0, lambda: setattr(run.cluster, "head_answers", False))
     run.clock.after(20.0, run.cluster.answer_again)
-    with run.fan_out:
-        for event in run.fan_out.events():
-            if not submitted and not run.cluster.head.answers:
-                run.fan_out.submit(trials(3)[1:])
-                submitted = True
-            if isinstance(event, TrialResult):
-                run.events.append(event)
+
+    def submit(event: Any) -> None:
+        nonlocal submitted
+        if not submitted and not run.cluster.head.answers:
+            run.items.submit(trials(3)[1:])
+            submitted = True
+
+    run.finish(submit)
     assert submitted
     assert run.ended == ["keras-s0", "keras-s1", "keras-s2"]
 
@@ -259,7 +256,7 @@ def test_the_most_expensive_trials_start_first_and_free_lanes_take_the_next_one(
     grid = trial_grid(["keras", "keras-cnn"], range(3), dataset="mnist-mini", epochs=2)
     run = Run(grid, slots=2)
     run.finish()
-    assert run.started[:3] == ["keras-cnn-s0", "keras-cnn-s1", "keras-cnn-s2"]
+    assert run.items.started[:3] == ["keras-cnn-s0", "keras-cnn-s1", "keras-cnn-s2"]
 
 
 def test_a_lane_that_never_starts_ends_the_run_with_an_error_after_the_wait() -> None:
