@@ -29,6 +29,7 @@ from jobs.retrain.options import (
 from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
 from jobs.search.options import require_after_dashes
+from jobs.search.plan import plan_of
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import SystemClock, text_of, timestamp
 from mnist_lib.errors import BusyError, StoreError
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> CommandResult | int:
     options = parse(f"jobs.retrain {name}".strip(), kind, own)
     options.check()
     if isinstance(options, RetrainOptions):
-        train_options(options, after_dashes).require_trusted(after_dashes)
+        plan_of(train_options(options, after_dashes)).require_trusted(after_dashes)
     run = COMMANDS[name][1] if name else _retrain
     result = run(options, after_dashes)
     return result if isinstance(result, int) else replace(result, json=options.json)

@@ -24,6 +24,7 @@ from jobs.console.terminal import Drawn
 from jobs.retrain.notices import check_receiver
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
 from jobs.search.options import SearchOptions
+from jobs.search.plan import plan_of
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import CronError
 from mnist_lib.objects.storage import check_storage, folder_of
@@ -77,9 +78,10 @@ def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
 
 def _require_in_container(train: TrainOptions) -> None:
     """Raise UsageError if the run needs a file of this machine, which a container does not have."""
+    plan = plan_of(train)
     own: dict[str, Sequence[object]] = {
-        "models": [*train.model_files],
-        "weights": [name for files in train.weights_files.values() for name in files],
+        "models": [*plan.files],
+        "weights": [name for files in plan.weights.values() for name in files],
         "dataset": [folder] if (folder := train.data().folder) else [],
         "tfds_import": [train.tfds_import] if train.tfds_import else [],
         "data_source": [train.data_source] if train.data_source else [],

@@ -10,6 +10,7 @@ from msgspec import Meta
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
 from jobs.search.options import SearchOptions, job_options
+from jobs.search.plan import plan_of
 from jobs.train.options import CHAMPION, TrainOptions
 from mnist_lib.objects.protocol import check_part
 from mnist_lib.retraining.slots import Policy, Timetable
@@ -174,5 +175,5 @@ def check_train(given: TrainOptions) -> TrainOptions:
     for name, hint in REFUSED.items():
         if getattr(given, name) != TrainOptions.__dataclass_fields__[name].default:
             raise UsageError(f"{name}: not allowed among the options of jobs.train in a schedule; {hint}")
-    given.check()
+    plan_of(given).check()
     return given

@@ -22,6 +22,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import print_stderr
 from jobs.retrain.notices import RECEIVER, SECRET
+from jobs.search.plan import plan_of
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.prepared.index import fingerprint_of_files
@@ -57,7 +58,7 @@ class TrainWork:
         return self.objects.exists(f"runs/{run}/{RUN_RECORD}")
 
     def fingerprint(self) -> str | None:
-        options = replace(self.options)  # a copy, which reads the model files again
+        options = replace(self.options)  # a copy, which reads the file of --tfds-import again
         data, request = None, options.data()
         # Even with --address, the data are on this machine or in a bucket: they are prepared where the driver runs.
         with contextlib.suppress(MnistError, OSError):
@@ -65,7 +66,7 @@ class TrainWork:
         if data is None:  # not prepared yet
             return None
         try:
-            terms = options.terms(code_version(SOURCE_FOLDERS))
+            terms = plan_of(options).terms(code_version(SOURCE_FOLDERS))
         except MnistError:  # the file of a model is damaged; the run will say so
             return None
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from jobs import begin_of_command
 from jobs.console.output import CommandResult, entry_point
 from jobs.search.options import SearchOptions
-from jobs.train.__main__ import checked_options, run_job
+from jobs.search.plan import SearchPlan
+from jobs.train.__main__ import checked_plan, run_job
 from mnist_lib.data.volume import volume_of
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import mean_score
@@ -28,30 +29,31 @@ MAX_PLANNED = 3  # configurations that a plan shows
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     begin = begin_of_command()
-    options = checked_options(SearchOptions, arguments, begin).with_inline_space()
+    plan = checked_plan(SearchPlan, SearchOptions, arguments, begin).with_inline_space()
+    options = plan.options
     if options.plan:
         volume = volume_of(with_reference_shape(options.data(), open_storage(options.storage)))
         by_images = BY_IMAGES_TEXT if options.data().entry is None else ""
         if volume:
-            options, by_images = options.resolve_defaults_by(volume)
+            plan, by_images = plan.resolve_defaults_by(volume)
         else:  # if the catalog does not know the number of images, those of many
-            options = options.resolve_defaults(lambda: math.inf)
-        document = {**plan_document(options), "images": volume.document() if volume else None}
-        lines = [*plan_lines(options), by_images, f"images: {volume}" if volume else ""]
+            plan = plan.resolve_defaults(lambda: math.inf)
+        document = {**plan_document(plan), "images": volume.document() if volume else None}
+        lines = [*plan_lines(plan), by_images, f"images: {volume}" if volume else ""]
         return CommandResult(document, [*filter(None, lines)], json=options.json)
-    return run_job(options, begin, _search, search_lines)
+    return run_job(plan, begin, _search, search_lines)
 
 
-def _search(run: "Run[SearchOptions]") -> Summary:
+def _search(run: "Run[SearchPlan]") -> Summary:
     from jobs.search.driver import search
 
     return search(run)
 
 
-def plan_document(options: SearchOptions) -> dict[str, Any]:
+def plan_document(plan: SearchPlan) -> dict[str, Any]:
     """Return the rungs of a search, and how many configurations and epochs it has; None if the time decides."""
-    halving = options.halving()
-    count = options.planned_configurations(halving)
+    options, halving = plan.options, plan.halving()
+    count = plan.planned_configurations(halving)
     return {
         "configurations": count,
         "brackets": count and halving.brackets,
@@ -61,11 +63,11 @@ def plan_document(options: SearchOptions) -> dict[str, Any]:
     }
 
 
-def plan_lines(options: SearchOptions) -> list[str]:
+def plan_lines(plan: SearchPlan) -> list[str]:
     """Return how many configurations are trained for how long, and the settings of the first ones."""
-    halving = options.halving()
+    options, halving = plan.options, plan.halving()
     ladder = halving.ladder
-    count = options.planned_configurations(halving)
+    count = plan.planned_configurations(halving)
     brackets, total = f"as many brackets of {counted(ladder.bracket, 'configuration')} as the time allows", ""
     if count is not None:
         brackets = f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"
@@ -77,7 +79,7 @@ def plan_lines(options: SearchOptions) -> list[str]:
         lines.append(f"  {left} of the first bracket: up to epoch {rung}")
         left = ladder.survivors(left, has_defaults=True)
     lines.append(f"then the best one with {counted(options.final_seeds, 'fresh seed')}{total}")
-    propose = options.proposals()
+    propose = plan.proposals()
     lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(first, MAX_PLANNED))]
     return lines
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from jobs.console.exit_codes import TrainingError
-from jobs.search.options import SearchOptions
+from jobs.search.plan import SearchPlan
 from jobs.search.time_limit import TimeLimit
 from jobs.train.display import RunProgress, State, TrialProgress
 from jobs.train.recorder import Recorder
@@ -40,7 +40,7 @@ MIN_GROWTH = 1.05  # `search.json` is written again when there are this many tim
 CODES_THAT_END_A_SEARCH = ("E-DATA",)
 
 
-def search(run: Run[SearchOptions]) -> Summary:
+def search(run: Run[SearchPlan]) -> Summary:
     """Search, train the winner with fresh seeds, store the results, and return the summary.
 
     What earlier drivers of the search have decided and trained is not repeated.
@@ -51,17 +51,16 @@ def search(run: Run[SearchOptions]) -> Summary:
     """
     with run.connected():
         run.resolve_defaults()
-        options = run.options
-        halving = options.halving()
+        plan, halving = run.plan, run.plan.halving()
         pool = run.pool("search", halving.configurations * halving.ladder.folds)
         with Recorder(run.folder) as recorder:
-            search = Search(options, recorder, pool.plan.lanes, run.deadline)
+            search = Search(plan, recorder, pool.plan.lanes, run.deadline)
             if not search.is_done:
                 pool.start_ahead()
                 run.drive(search, recorder, pool)
         summary = search.summary(run.data.facts())
         search.delete_checkpoints()
-        return run.train_trials(options.finals(summary.settings), summary)
+        return run.train_trials(plan.finals(summary.settings), summary)
 
 
 class SearchProgress(RunProgress):
@@ -103,21 +102,21 @@ class Search:
 
     def __init__(
         self,
-        options: SearchOptions,
+        plan: SearchPlan,
         recorder: Recorder,
         lanes: int,
         deadline: float = math.inf,
         wall: Callable[[], float] = steady_time,
     ) -> None:
-        self._options, self.halving = options, options.halving()
+        self._plan, self.halving = plan, plan.halving()
         self._recorder, self._folder = recorder, recorder.folder
-        self.progress = SearchProgress(options.planned_configurations(self.halving), self.halving.ladder.folds)
-        self.settings = options.proposals()
+        self.progress = SearchProgress(plan.planned_configurations(self.halving), self.halving.ladder.folds)
+        self.settings = plan.proposals()
         self.cut: Cut | None = None
         # The highest score of each configuration after any epoch; with folds, on those that are known so far.
         self._so_far: dict[int, Accuracy] = {}
         self._failures: list[str] = []
-        self._lanes, self._time = lanes, TimeLimit(options, lanes, deadline, wall)
+        self._lanes, self._time = lanes, TimeLimit(plan.options, lanes, deadline, wall)
         self._steps: dict[str, Step] = {}  # of each trial that was submitted and has no score yet
         self._written = 0  # decisions in the stored document
         if self._folder.resumed:
@@ -181,7 +180,7 @@ class Search:
 
     def trial(self, number: int, fold: int = 0) -> TrialSpec:
         """Return the trial of a configuration or, with folds, that of one of its folds."""
-        spec, folds = self._options.trial(self.settings(number), number), self._options.folds
+        spec, folds = self._plan.trial(self.settings(number), number), self._plan.options.folds
         return spec if folds is None else spec.in_folds(folds)[fold]
 
     def best(self) -> tuple[int, Accuracy] | None:
@@ -198,7 +197,7 @@ class Search:
     # Results
 
     def summary(self, dataset: Dataset | None = None) -> SearchSummary:
-        """Return what the summary of the run says about the search. `dataset`: see `SearchOptions.train_flags`.
+        """Return what the summary of the run says about the search. `dataset`: see `SearchPlan.train_flags`.
 
         Raises TrainingError if there is no winner.
         """
@@ -210,7 +209,7 @@ class Search:
             raise TrainingError(message, *(codes if len(codes) == 1 else ()))
         number, score = best
         settings = self.settings(number)
-        measure = f"{'validation' if self._options.folds is None else 'out-of-fold'} {score.score_name}"
+        measure = f"{'validation' if self._plan.options.folds is None else 'out-of-fold'} {score.score_name}"
         log.info("the best of the search: %s, with %s %s", settings_text(settings), percent(score.score), measure)
         return SearchSummary(
             settings=dict(settings),
@@ -218,8 +217,8 @@ class Search:
             epochs=self.halving.epochs,
             validation=score,
             defaults=self.halving.highest_scores().get(DEFAULTS) or self._so_far.get(DEFAULTS),
-            train=tuple(self._options.train_flags(settings, dataset)),
-            folds=self._options.folds,
+            train=tuple(self._plan.train_flags(settings, dataset)),
+            folds=self._plan.options.folds,
         )
 
     def document(self) -> SearchDocument:
@@ -228,8 +227,8 @@ class Search:
         unfinished = {number: score for number, score in self._so_far.items() if number not in compared}
         best = self.best()
         return SearchDocument(
-            space=self._options.variation.document(),
-            strategy=self._options.strategy,
+            space=self._plan.variation.document(),
+            strategy=self._plan.options.strategy,
             rungs=self.halving.ladder.rungs,
             configurations={number: dict(self.settings(number)) for number in sorted(compared | unfinished.keys())},
             decisions=list(self.halving.decisions),
@@ -263,7 +262,7 @@ class Search:
 
     def assignment(self, spec: TrialSpec, deadline: float) -> Assignment:
         checkpoint, until = self._recorder.checkpoints.get(spec.id), self._epochs_of(spec.id)
-        return Assignment(spec, checkpoint, self._options.model_files.get(spec.model), until=until)
+        return Assignment(spec, checkpoint, self._plan.files.get(spec.model), until=until)
 
     def _epochs_of(self, trial: str) -> int:
         """Return after how many epochs the current step of a trial ends."""

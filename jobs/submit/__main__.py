@@ -15,7 +15,9 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import Options, parse, split_at_dashes, split_config, split_subcommand
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, CommandResult, entry_point, print_result, print_stderr
 from jobs.search.options import SearchOptions, is_search, require_after_dashes
+from jobs.search.plan import plan_of
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.groups import BY_FILE
 from mnist_lib.data.listing import list_folder
@@ -90,13 +92,13 @@ def main(arguments: Sequence[str]) -> CommandResult | int:
     require_after_dashes(own, SubmitOptions)
     options: SubmitOptions = parse(f"jobs.submit {name}".strip(), COMMANDS[name], own)
     kind = SearchOptions if name == "search" else TrainOptions
-    job_options = _check(kind, flags)
-    run = job_options.run_name
-    words, files = words_of_job(job_options, flags)
+    plan = _check(kind, flags)
+    run = plan.options.run_name
+    words, files = words_of_job(plan, flags)
     client = _client(options)
     entrypoint = shlex.join(["python", "-m", kind.COMMAND, *words])
     job = (_job_in_progress(client, run, entrypoint) if run else None) or _send(client, run, entrypoint, files)
-    trust(job_options.calls.values())
+    trust(plan.calls.values())
     if not options.wait:
         return CommandResult({"job": job}, [job], json=options.json)
     return follow(client, job)
@@ -144,36 +146,36 @@ def _send(client: "JobClient", run: str | None, entrypoint: str, own: Mapping[st
     return job
 
 
-def words_of_job(options: TrainOptions, train: Sequence[str]) -> tuple[list[str], dict[str, Path | bytes]]:
+def words_of_job(plan: Plan, train: Sequence[str]) -> tuple[list[str], dict[str, Path | bytes]]:
     """Return the command line of the job, and the files of this machine that it needs, by their paths in the job."""
-    flags, own = _own_files(options)
+    flags, own = _own_files(plan)
     files, words = split_config(train)
     contents = [Path(file).read_bytes() for file in files]
     configs = {f"{SENT}/{sha256(content).hexdigest()[:12]}.yaml": content for content in contents}
-    flags += ["--trust"] if options.calls else []  # it was checked here, with the arguments in these files
+    flags += ["--trust"] if plan.calls else []  # it was checked here, with the arguments in these files
     return [*(f"--config={name}" for name in configs), *words, *flags], own | configs  # the last value counts
 
 
-def _own_files(options: TrainOptions) -> tuple[list[str], dict[str, Path | bytes]]:
+def _own_files(plan: Plan) -> tuple[list[str], dict[str, Path | bytes]]:
     """Return the files that the job needs from this machine, by their paths in the job, and the flags for them.
 
     A folder of pictures is on this machine if its path is relative; otherwise it is on the cluster's head.
     """
-    flags, own = [], dict[str, Path | bytes]()
+    options, flags, own = plan.options, [], dict[str, Path | bytes]()
     if options.builder_file is not None:
         own[f"{SENT}/{options.builder_file.name}"] = options.builder_file.content
         flags.append(f"--tfds-import={SENT}/{options.builder_file.name}")
     if isinstance(options, SearchOptions) and options.space is not None:
         own[f"{SENT}/{options.space.name}"] = options.space
         flags.append(f"--space={SENT}/{options.space.name}")
-    if options.model_files:
-        for file in {file.path: file for file in options.model_files.values()}.values():
+    if plan.files:
+        for file in {file.path: file for file in plan.files.values()}.values():
             if f"{SENT}/{file.name}" in own:
                 raise UsageError(f"models: expected files with different names to send, got two named {file.name}")
             own[f"{SENT}/{file.name}"] = file.content
         flags.append("--models=" + ",".join(with_folder(model, SENT) for model in options.models))
     sent: dict[str, WeightsFile] = {}
-    for files in options.weights_files.values():
+    for files in plan.weights.values():
         sent |= files
     for name, weights in sent.items():
         own[f"{SENT}/{name}{weights.suffix}"] = weights.content
@@ -198,13 +200,14 @@ def _size_of(own: Mapping[str, Path | bytes]) -> int:
     return sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in own.values())
 
 
-def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
-    """Return the options of the job. Refuse those that the job itself would refuse, and code that is not trusted."""
+def _check(kind: type[TrainOptions], flags: Sequence[str]) -> Plan:
+    """Return the plan of the job. Refuse those that the job itself would refuse, and code that is not trusted."""
     if kind is TrainOptions and is_search(flags):
         raise UsageError("--vary and --space are options of a search; use: python -m jobs.submit search -- ...")
     options: TrainOptions = parse("jobs.submit --", kind, flags)
-    options.require_trusted(flags)
-    options.check()
+    plan = plan_of(options)
+    plan.require_trusted(flags)
+    plan.check()
     if not is_url(options.storage) and not Path(options.storage).is_absolute():
         raise UsageError(
             f"storage: expected a URL, or an absolute path on the cluster's head, got {options.storage!r}, which is"
@@ -216,7 +219,7 @@ def _check(kind: type[TrainOptions], flags: Sequence[str]) -> TrainOptions:
         raise UsageError(
             "address: expected none after --, since the job runs on the cluster that it is sent to; omit --address"
         )
-    return options
+    return plan
 
 
 def follow(client: "JobClient", job: str) -> int:

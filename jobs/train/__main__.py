@@ -21,6 +21,7 @@ from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_result
 from jobs.console.terminal import step
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.resuming import configuration, resume_command, stored_command
 from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.data.availability import check_availability
@@ -40,53 +41,56 @@ if TYPE_CHECKING:
     from jobs.train.run import Run
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
 
-Options = TypeVar("Options", bound=TrainOptions)
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     begin = begin_of_command()
-    options = checked_options(TrainOptions, arguments, begin)
+    plan = checked_plan(Plan, TrainOptions, arguments, begin)
+    options = plan.options
     if options.plan:
         with step("loading Ray", shown=not options.quiet):
             from cluster.session import in_submitted_job
             from jobs.train.planning import forecast
-        plan = forecast(options)
-        return CommandResult(plan.document(), plan.lines(), json=options.json, marked=in_submitted_job())
-    return run_job(options, begin, lambda run: run.train())
+        expected = forecast(plan)
+        return CommandResult(expected.document(), expected.lines(), json=options.json, marked=in_submitted_job())
+    return run_job(plan, begin, lambda run: run.train())
 
 
-def checked_options(kind: type[Options], arguments: Sequence[str], begin: float) -> Options:
-    """Return the options of a command line, checked without importing anything slow.
+def checked_plan(plan_type: type[AnyPlan], kind: type[TrainOptions], arguments: Sequence[str], begin: float) -> AnyPlan:
+    """Return the plan of a command line, checked without importing anything slow.
 
     Args:
         begin: the value of `steady_time()` when the command began.
     """
-    options: Options = parse(kind.COMMAND, kind, arguments)
+    options: TrainOptions = parse(kind.COMMAND, kind, arguments)
     if options.resume is not None:
         print_result(stored_command(options.resume, options.storage, [kind], arguments))
         raise UsageError("resume: nothing was run; check the printed command, its files and addresses, then paste it")
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
-    options.require_trusted(arguments)
-    options.check()
+    plan = plan_type.of(options)
+    plan.require_trusted(arguments)
+    plan.check()
     options.check_data_dir()
-    require_time_left(options, begin)
-    return options
+    require_time_left(plan, begin)
+    return plan
 
 
 def run_job(
-    options: Options,
+    plan: AnyPlan,
     begin: float,
-    work: "Callable[[Run[Options]], Summary]",
+    work: "Callable[[Run[AnyPlan]], Summary]",
     more_lines: Callable[[Summary], Sequence[str]] = lambda summary: (),
 ) -> CommandResult:
     """Begin or resume the run, do the work unless it is done, and return the result.
 
     Args:
-        begin: as in `checked_options`.
+        begin: as in `checked_plan`.
         work: trains, and returns the summary.
         more_lines: returns what follows on the lines about models in the result for people.
     """
+    options = plan.options
     with step("loading Ray", shown=not options.quiet):
         from cluster.session import in_submitted_job
         from jobs.train.run import Run
@@ -98,7 +102,7 @@ def run_job(
         objects,
         options.run_name,
         dataset=options.data().name,
-        terms=options.terms(code),
+        terms=plan.terms(code),
         configuration=yaml.safe_dump(configuration(options), sort_keys=False),
         command=options.COMMAND,
         is_final=lambda error: exit_codes.is_final(getattr(error, "code", "")),
@@ -106,10 +110,10 @@ def run_job(
     with opened as folder:
         command = shlex.join(resume_command(options, folder.run))
         advice = f"resume with: {'the same submission' if submitted else command}"
-        run, summary = Run(options, folder, code, begin, advice), folder.summary()
+        run, summary = Run(plan, folder, code, begin, advice), folder.summary()
         if summary is None:
             _check_data(options)
-            trust(options.calls.values())
+            trust(plan.calls.values())
             summary = work(run)
             seconds = steady_time() - begin  # with the report and Ray's end
             shown = structs.replace(summary, timing=structs.replace(summary.timing, wall_seconds=seconds))
@@ -180,15 +184,16 @@ def _require_success(summary: Summary) -> None:
     raise exit_codes.TrainingError(message, *(codes if len(codes) == 1 else ()))
 
 
-def require_time_left(options: TrainOptions, now: float) -> None:
+def require_time_left(plan: Plan, now: float) -> None:
     """Raise UsageError if --finish-by has passed, unless there is a run to resume, which then ends early.
 
     Args:
         now: Unix time.
     """
+    options = plan.options
     if options.finish_by is None or moment_of(options.finish_by).timestamp() > now:
         return
-    terms = options.terms(code_version(SOURCE_FOLDERS))
+    terms = plan.terms(code_version(SOURCE_FOLDERS))
     if run_to_resume(open_storage(options.storage), options.run_name, terms) is None:
         raise UsageError(f"finish_by: expected a time in the future, got {options.finish_by}; it is {now_text()} now")
 

@@ -12,6 +12,7 @@ from jobs import SOURCE_FOLDERS
 from jobs.console.terminal import step
 from jobs.train.initial_versions import start_text, versions_to_start_from
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from mnist_lib.catalog import PICTURE_MODEL
 from mnist_lib.data.request import DEFAULT_SIDE, DataRequest
 from mnist_lib.data.volume import Volume, volume_of
@@ -44,10 +45,9 @@ PICTURE_MODEL_TEXT = (
 class Forecast:
     """What would run where."""
 
-    options: TrainOptions
-    trials: Sequence[TrialSpec]
+    plan: Plan
     nodes: Sequence[Node]
-    plan: LanePlan
+    lanes: LanePlan
     volume: Volume | None
     by_images: str = ""  # the settings that follow from the number of training images
     init_from: Mapping[str, str] = field(default_factory=dict)  # as `names_to_start_from` returns it
@@ -55,100 +55,89 @@ class Forecast:
     @property
     def order(self) -> list[str]:
         """The trials in the order in which they start; each free lane takes the next one."""
-        return [trial.id for trial in by_cost(self.trials)]
+        return [trial.id for trial in by_cost(self.plan.trials)]
 
     @property
     def why(self) -> str:
-        count, fitting = len(self.trials), self.plan.lanes
+        count, fitting = len(self.plan.trials), self.lanes.lanes
         if fitting < count:
-            reason = "--max-concurrent" if fitting == self.options.max_concurrent else "as many as fit"
-            text = f"{fitting} at a time ({reason}), {self.plan.lane_resources} each"
+            reason = "--max-concurrent" if fitting == self.plan.options.max_concurrent else "as many as fit"
+            text = f"{fitting} at a time ({reason}), {self.lanes.lane_resources} each"
         else:
-            text = f"all at the same time, {self.plan.lane_resources} each" if count > 1 else self.plan.lane_resources
-        if self.plan.gpus and self.options.gpus_per_trial is None:
+            text = f"all at the same time, {self.lanes.lane_resources} each" if count > 1 else self.lanes.lane_resources
+        if self.lanes.gpus and self.plan.options.gpus_per_trial is None:
             text += "; 1 GPU per trial, because a small model gains little from a second GPU"
         return text
 
     @property
     def is_exact(self) -> bool:
-        return is_exact(["GPU"] * self.plan.gpus, self.options.deterministic)
+        return is_exact(["GPU"] * self.lanes.gpus, self.plan.options.deterministic)
 
     def document(self) -> dict[str, Any]:
-        files = self.options.model_files
+        files = self.plan.files
         return {
-            "lanes": self.plan.lanes,
+            "lanes": self.lanes.lanes,
             "order": self.order,
             "models": {model: {"file": file.name, "sha256": file.sha256} for model, file in files.items()},
-            "cpus": self.plan.cpus,
-            "gpus": self.plan.gpus,
+            "cpus": self.lanes.cpus,
+            "gpus": self.lanes.gpus,
             "why": self.why,
             "exact": self.is_exact,
             "nodes": [asdict(node) for node in self.nodes],
             "images": self.volume.document() if self.volume else None,
-            "init_from": {model: version.name for model, version in self.options.starts.items()},
+            "init_from": {model: version.name for model, version in self.plan.starts.items()},
         }
 
     def lines(self) -> list[str]:
         """Return the plan as text."""
-        files, resources = self.options.model_files, self.options.resources(self.plan.cpus, self.plan.gpus)
+        files, resources = self.plan.files, self.plan.options.resources(self.lanes.cpus, self.lanes.gpus)
         replicas = counted(resources.gpus or resources.cpu_replicas, "replica")
-        has_own_pictures = self.options.data().entry is None
+        has_own_pictures = self.plan.options.data().entry is None
         return [
-            f"{counted(len(self.trials), 'trial')} on {self.options.dataset}: {self.why}",
-            *([PICTURE_MODEL_TEXT] if has_own_pictures and self.options.models == (PICTURE_MODEL,) else []),
-            f"each trial: {replicas}, {counted(self.plan.cpus, 'thread')}",
+            f"{counted(len(self.plan.trials), 'trial')} on {self.plan.options.dataset}: {self.why}",
+            *([PICTURE_MODEL_TEXT] if has_own_pictures and self.plan.options.models == (PICTURE_MODEL,) else []),
+            f"each trial: {replicas}, {counted(self.lanes.cpus, 'thread')}",
             f"weights: {'the same, bit for bit, if trained again' if self.is_exact else INEXACT_TEXT}",
             *(f"node {n.host}: {counted(n.cpus, 'CPU')}, {counted(n.gpus, 'GPU')}" for n in self.nodes),
             *([f"images: {self.volume}"] if self.volume else []),
             f"order: {', '.join(self.order)}",
-            *([BY_IMAGES_TEXT] if self.options.unresolved else []),
+            *([BY_IMAGES_TEXT] if self.plan.options.unresolved else []),
             *([self.by_images] if self.by_images else []),
-            *([] if self.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
+            *([] if self.plan.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
-            *self.options.weights_texts(),
+            *self.plan.weights_texts(),
             *(
-                start_text(model, name, self.options.starts.get(model), self.options.data().name)
+                start_text(model, name, self.plan.starts.get(model), self.plan.options.data().name)
                 for model, name in self.init_from.items()
             ),
         ]
 
 
-def forecast(options: TrainOptions) -> Forecast:
+def forecast(plan: Plan) -> Forecast:
     """Return what would run where.
 
     Raises:
         ResourcesError: not even one trial fits on the nodes.
         DataError: a folder cannot be listed, or none of its pictures can be read.
     """
-    options = options.resolve_defaults()
+    plan, options = plan.resolve_defaults(), plan.options
     names = options.names_to_start_from()
     if names:
-        options = options.starting_from(
-            versions_to_start_from(open_storage(options.storage), names, options.data().name)
-        )
-    options.grid()
+        versions = versions_to_start_from(open_storage(options.storage), names, options.data().name)
+        plan = plan.starting_from(versions)
     with step(f"looking at {options.dataset}", shown=not options.quiet):
         volume = volume_of(data_of_run(options))
     by_images = ""
     if volume:
-        options, by_images = options.resolve_defaults_by(volume)
-    trials = options.grid()
+        plan, by_images = plan.resolve_defaults_by(volume)
     if address_of(options.address) is None:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
-        plan = plan_of(options, len(trials), nodes)
+        lanes = lanes_for(options, len(plan.trials), nodes)
     else:
         with connected(options):
             nodes = live_nodes()
-            plan = plan_of(options, len(trials), nodes)
-    return Forecast(
-        options=options,
-        trials=trials,
-        nodes=nodes,
-        plan=plan,
-        volume=volume,
-        by_images=by_images,
-        init_from=names,
-    )
+            lanes = lanes_for(options, len(plan.trials), nodes)
+    return Forecast(plan=plan, nodes=nodes, lanes=lanes, volume=volume, by_images=by_images, init_from=names)
 
 
 def data_of_run(options: TrainOptions) -> DataRequest:
@@ -156,7 +145,7 @@ def data_of_run(options: TrainOptions) -> DataRequest:
     return with_reference_shape(options.data(), open_storage(options.storage))
 
 
-def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePlan:
+def lanes_for(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePlan:
     return plan_lanes(
         trials,
         nodes,
@@ -166,10 +155,10 @@ def plan_of(options: TrainOptions, trials: int, nodes: Sequence[Node]) -> LanePl
     )
 
 
-def models_to_check(options: TrainOptions, trials: Sequence[TrialSpec]) -> dict[TrialSpec, ModelFile | None]:
+def models_to_check(plan: Plan) -> dict[TrialSpec, ModelFile | None]:
     """Return a trial of each model, with the file that defines it if it is the user's own."""
-    one_of_each = {trial.model: trial for trial in trials}
-    return {trial: options.model_files.get(model) for model, trial in one_of_each.items()}
+    one_of_each = {trial.model: trial for trial in plan.trials}
+    return {trial: plan.files.get(model) for model, trial in one_of_each.items()}
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from jobs.train import worker
 from jobs.train.display import display
 from jobs.train.initial_versions import initial_versions, recorded_versions
 from jobs.train.options import TrainOptions
-from jobs.train.planning import connected, plan_of
+from jobs.train.plan import Plan
+from jobs.train.planning import connected, lanes_for
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
 from jobs.train.run_dataset import RunDataset
@@ -61,12 +62,12 @@ from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
 
-Options = TypeVar("Options", bound=TrainOptions)
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 STORE_SECONDS = 5.0  # of a time limit, reserved for what follows on training: the store, the report, the end of Ray
 
 
-class Run(Generic[Options]):
+class Run(Generic[AnyPlan]):
     """A run of `jobs.train` or `jobs.search`. What its earlier drivers have finished is not repeated.
 
     Args:
@@ -80,22 +81,26 @@ class Run(Generic[Options]):
     deadline = math.inf  # the value of `steady_time()` at which the last trial should end; from `connected` on
 
     def __init__(
-        self, options: Options, folder: RunFolder, code: Mapping[str, Any], begin: float, advice: str = ""
+        self, plan: AnyPlan, folder: RunFolder, code: Mapping[str, Any], begin: float, advice: str = ""
     ) -> None:
-        self.options, self.folder, self.code, self.begin, self._advice = options, folder, code, begin, advice
+        self.plan, self.folder, self.code, self.begin, self._advice = plan, folder, code, begin, advice
+
+    @property
+    def options(self) -> TrainOptions:
+        return self.plan.options
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
         """Join or start the cluster, and begin to prepare the dataset there."""
         if self.options.report:
             load_in_background()
-        for text in self.options.weights_texts():
+        for text in self.plan.weights_texts():
             log.info("%s", text)
         versions = self._start_from_versions()
         self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked()) - STORE_SECONDS
         with connected(self.options) as cluster_seconds, stoppable(self._advice, end_children, end_of_node()):
-            self.pretrained = put(replace(self.options.pretrained, versions=versions))
-            self.data = RunDataset(self.folder, self.options, self.pretrained)
+            self.pretrained = put(replace(self.plan.pretrained, versions=versions))
+            self.data = RunDataset(self.folder, self.plan, self.pretrained)
             start = steady_time() - self.begin - cluster_seconds
             phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
             self.folder.append_history(DriverConnected(phases=phases))
@@ -110,19 +115,19 @@ class Run(Generic[Options]):
         if not self.options.init_from:
             return {}
         objects, begun = self.folder.objects, begun_with(self.folder)
-        self.options = self.options.starting_from(
+        self.plan = self.plan.starting_from(
             recorded_versions(objects, begun.init_from)
             if begun
             else initial_versions(objects, self.options.names_to_start_from(), self.options.data().name)
         )
-        versions = self.options.starts.values()
+        versions = self.plan.starts.values()
         return {version.facts.weights_sha256: stored_weights(objects, version) for version in versions}
 
     def resolve_defaults(self) -> None:
-        """If the number of images decides defaults that were not given, wait for it, and set them in `options`."""
+        """If the number of images decides defaults that were not given, wait for it, and set them in `plan`."""
         unresolved = self.options.unresolved
-        self.options = self.options.resolve_defaults(lambda: len(self.data.facts().train))
-        if flags := " ".join(self.options.flags_of_defaults(unresolved)):
+        self.plan = self.plan.resolve_defaults(lambda: len(self.data.facts().train))
+        if flags := " ".join(self.plan.flags_of_defaults(unresolved)):
             log.info("%s: default for its number of images: %s", self.options.data().name, flags)
 
     def train(self) -> Summary:
@@ -137,10 +142,10 @@ class Run(Generic[Options]):
         with self.connected():
             pool = None
             if not self.folder.resumed:  # the earlier driver may have left fewer trials
-                pool = self.pool("trials", len(self.options.grid()))
+                pool = self.pool("trials", len(self.plan.trials))
                 pool.start_ahead()  # they import TensorFlow while the dataset is prepared
             self.resolve_defaults()
-            return self.train_trials(self.options.grid(), pool=pool)
+            return self.train_trials(self.plan.trials, pool=pool)
 
     def train_trials(
         self, trials: Sequence[TrialSpec], search: SearchSummary | None = None, pool: RayLanes | None = None
@@ -151,7 +156,7 @@ class Run(Generic[Options]):
             search: what the summary says about the search that has found the settings of these trials.
             pool: the lanes for the trials; by default, new ones for those that an earlier driver has not finished.
         """
-        files = self.options.model_files
+        files = self.plan.files
         trust([Call(files[s.model], s.model, s.arguments, s.weights) for s in trials if s.model in files])
         with Recorder(self.folder) as recorder:
             results = Trials(recorder, trials, files)
@@ -168,7 +173,7 @@ class Run(Generic[Options]):
     def pool(self, of: PartOfRun, trials: int) -> RayLanes:
         """Wait until at least one trial fits on the nodes, and return lanes for the trials, which start later."""
         options = self.options
-        plan = wait_for_plan(lambda: plan_of(options, trials, live_nodes()), options.wait_for_resources or 0.0)
+        plan = wait_for_plan(lambda: lanes_for(options, trials, live_nodes()), options.wait_for_resources or 0.0)
         log.info("starting %s for %s on %s", plan, counted(trials, "trial") if of == "trials" else of, options.dataset)
         resources = options.resources(self._first_planned_cpus(of, plan.cpus), plan.gpus)
         inputs = [self.data.images, self.pretrained, driver_node()]

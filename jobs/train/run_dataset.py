@@ -13,7 +13,7 @@ from cluster.errors import ClusterError, ClusterLostError
 from cluster.tasks import result_of, start_beside_driver
 from jobs.console.terminal import is_capable, step
 from jobs.train import worker
-from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.planning import models_to_check
 from mnist_lib.catalog import DATASETS
 from mnist_lib.clock import steady_time
@@ -62,9 +62,10 @@ class RunDataset:
     others have been corrected or added.
     """
 
-    def __init__(self, folder: RunFolder, options: TrainOptions, pretrained: Any) -> None:
-        self._folder, self._options = folder, options
+    def __init__(self, folder: RunFolder, plan: Plan, pretrained: Any) -> None:
+        self._folder, self._plan = folder, plan
         objects, self._begun = folder.objects, begun_with(folder)
+        options = plan.options
         asked = options.data()
         request = asked.shaped(self._begun.image_shape) if self._begun else with_reference_shape(asked, objects)
         self._has_known_shape = request != asked
@@ -73,13 +74,13 @@ class RunDataset:
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
         self._facts: Dataset | None = None
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
-        files = [sha256 for of_model in options.weights_sha256.values() for sha256 in of_model.values()]
+        files = [sha256 for of_model in plan.weights_sha256.values() for sha256 in of_model.values()]
         self._trained = trained_images(objects, origins(objects, options.init_from or (), files))
         self._progress = ProgressFile(request)
         self.images, self._info, self._state = start_beside_driver(
             worker.prepare_dataset,
             request,
-            models_to_check(options, options.grid()),
+            models_to_check(plan),
             pretrained,
             labels_in_storage(request, objects),
             self._begun.labels if self._begun else None,
@@ -99,7 +100,8 @@ class RunDataset:
         folder = self._folder
         facts = self._prepared()
         self._facts, self.prepared = facts, steady_time()
-        options = self._options = self._options.resolve_defaults(lambda: len(facts.train))
+        self._plan = self._plan.resolve_defaults(lambda: len(facts.train))
+        options = self._plan.options
         protect_images(facts.images)
         log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
         for text in groups_texts(facts.group_counts):
@@ -157,8 +159,8 @@ class RunDataset:
 
     def _prepared(self) -> Dataset:
         """Wait for the dataset, and show how much of a folder is read: on a terminal as a bar, or else in the log."""
-        shown = not self._options.quiet
-        with step(f"importing TensorFlow and preparing {self._options.dataset}", shown=shown) as show:
+        shown = not self._plan.options.quiet
+        with step(f"importing TensorFlow and preparing {self._plan.options.dataset}", shown=shown) as show:
 
             def progress() -> str:
                 if (so_far := self._progress.read()) is not None:
@@ -174,17 +176,17 @@ class RunDataset:
 
     def _other_folders(self) -> list[str]:
         """Return the names of other folders for which the models of this run have champions; none without a folder."""
-        request = self._options.data()
+        request = self._plan.options.data()
         if request.entry or request.tfds or request.dataset_name:
             return []
-        objects, models = self._folder.objects, {spec.model for spec in self._options.grid()}
+        objects, models = self._folder.objects, {spec.model for spec in self._plan.trials}
         names = {name for model in models for name in datasets_with_logs(objects, model)}
         return sorted(names - {*DATASETS, request.name})
 
     def summary(self) -> DatasetSummary:
         """Return what the summary of the run says about the prepared dataset."""
         return structs.replace(
-            dataset_summary(self.facts(), self._options.percent_for_validation),
+            dataset_summary(self.facts(), self._plan.options.percent_for_validation),
             changes=self._changes(),
             objections=self._objections,
             accept=shlex.join(self._accept_command) if self._objections else None,
@@ -223,7 +225,7 @@ class RunDataset:
     def _accept_command(self) -> list[str]:
         state = self.facts().fingerprint[:12]
         words = ["python", "-m", "jobs.models", "accept", self.facts().name, "--state", state]
-        return [*words, "--storage", self._options.storage]
+        return [*words, "--storage", self._plan.options.storage]
 
     @functools.cached_property
     def _known_unreadable(self) -> frozenset[str]:

@@ -21,6 +21,7 @@ from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, ScheduleOptions, check_train, train_options
 from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.search.options import SearchOptions
+from jobs.search.plan import plan_of
 from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.track.__main__ import TrackOptions
@@ -48,15 +49,14 @@ def require_not_expired(options: TrainOptions) -> None:
 
 def parse_train(words: Sequence[str]) -> None:
     options: TrainOptions = parse("jobs.train", TrainOptions, words)
-    assert options.grid()
-    options.check()
+    plan_of(options).check()
     require_not_expired(options)
 
 
 def parse_search(words: Sequence[str]) -> None:
     options: SearchOptions = parse("jobs.search", SearchOptions, words)
     if words and "--space" not in words:  # else the document only mentions the command, or a file that does not exist
-        options.check()
+        plan_of(options).check()
     require_not_expired(options)
 
 
@@ -68,8 +68,7 @@ def parse_submit(words: Sequence[str]) -> None:
         parse_search(flags)
     elif name != "logs":
         options: TrainOptions = parse("jobs.submit --", TrainOptions, flags)
-        assert options.grid()
-        options.check()
+        plan_of(options).check()
 
 
 def parse_retrain(words: Sequence[str]) -> None:
@@ -82,7 +81,7 @@ def parse_retrain(words: Sequence[str]) -> None:
     options.check()
     if isinstance(options, RetrainOptions):
         assert options.timetable()
-        assert check_train(train_options(options, train)).grid()
+        check_train(train_options(options, train))
 
 
 def parse_predict(words: Sequence[str]) -> None:

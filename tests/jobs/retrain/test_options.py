@@ -17,6 +17,7 @@ from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, check_train, train_options
 from jobs.retrain.work import TrainWork
 from jobs.search.options import SearchOptions
+from jobs.search.plan import SearchPlan
 from jobs.train.options import TrainOptions
 from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import at_most_processor_seconds
@@ -193,7 +194,7 @@ def test_a_schedule_searches_if_its_configuration_says_so(tmp_path: Path) -> Non
     given = check_train(train_options(options, ["--trials=12"]))
     assert isinstance(given, SearchOptions)
     assert (given.COMMAND, given.trials, given.epochs) == ("jobs.search", 12, 3)
-    assert given.variation.document() == {"learning_rate": "0.0001..0.1:log", "hidden_units": [16, 32]}
+    assert SearchPlan.of(given).variation.document() == {"learning_rate": "0.0001..0.1:log", "hidden_units": [16, 32]}
     assert type(train_options(RetrainOptions(cron="0 3 * * *"), ["--epochs=3"])) is TrainOptions
     for both, message in (
         ({"search": search, "train": {"epochs": 2}}, "train, search: expected one of them, got both"),

@@ -16,6 +16,7 @@ from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.search.driver import Search
 from jobs.search.options import SearchOptions
+from jobs.search.plan import SearchPlan
 from jobs.search.time_limit import RESERVED_SECONDS
 from jobs.train.display import drawing
 from jobs.train.recorder import Recorder
@@ -33,7 +34,7 @@ from tests.support.supervised import run_loop
 
 
 def search_of(
-    given: SearchOptions, storage: MemoryObjects | None = None, lanes: int = 1, *, resumed: bool = False
+    given: SearchPlan, storage: MemoryObjects | None = None, lanes: int = 1, *, resumed: bool = False
 ) -> Search:
     """Return a search that no loop drives."""
     folder = RunFolder(storage or MemoryObjects(), "run", resumed=resumed)
@@ -55,9 +56,9 @@ def winner(search: Search) -> int:
     return best[0]
 
 
-def options(**more: Any) -> SearchOptions:
+def plan(**more: Any) -> SearchPlan:
     space = {"learning_rate": "1e-4..1e-1:log", "hidden_units": "16,32"}
-    found = SearchOptions(**{"vary": space, "trials": 23, "epochs": 9, **more})
+    found = SearchPlan.of(SearchOptions(**{"vary": space, "trials": 23, "epochs": 9, **more}))
     found.check()
     return found
 
@@ -65,8 +66,8 @@ def options(**more: Any) -> SearchOptions:
 class SimulatedSearch:
     """A search on a cluster with a virtual clock, whose driver can be started again."""
 
-    def __init__(self, given: SearchOptions, lanes: int, deadline: float = float("inf"), **durations: float) -> None:
-        self.options, self.lanes, self.deadline = given, lanes, deadline
+    def __init__(self, given: SearchPlan, lanes: int, deadline: float = float("inf"), **durations: float) -> None:
+        self.plan, self.lanes, self.deadline = given, lanes, deadline
         self.clock, self.storage = VirtualClock(), MemoryObjects()
         self.cluster = SimulatedCluster(self.clock, {"keras": Durations(**durations)}, [lanes])  # type: ignore[arg-type]
         self.drivers = 0
@@ -75,10 +76,10 @@ class SimulatedSearch:
         self.drivers += 1
         folder = RunFolder(objects or self.storage, "run", resumed=self.drivers > 1)
         writes = SimulatedWrites(self.clock, seconds=0.0)
-        plan = LanePlan(lanes=self.lanes, cpus=1, gpus=0)
+        lanes = LanePlan(lanes=self.lanes, cpus=1, gpus=0)
         with Recorder(folder, writes) as recorder:
-            search = Search(self.options, recorder, self.lanes, self.deadline, wall=lambda: self.clock.now)
-            run_loop(self.cluster, search, recorder, plan, BOUNDLESS, clock=self.clock)
+            search = Search(self.plan, recorder, self.lanes, self.deadline, wall=lambda: self.clock.now)
+            run_loop(self.cluster, search, recorder, lanes, BOUNDLESS, clock=self.clock)
         return search
 
     def drive_until_it_ends(self, faults: list[int]) -> Search:
@@ -103,7 +104,7 @@ class SimulatedSearch:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, Any]:
-    world = SimulatedSearch(options(), lanes=1)
+    world = SimulatedSearch(plan(), lanes=1)
     world.drive()
     return world.document
 
@@ -123,7 +124,7 @@ def test_the_decisions_of_a_search_are_stored_without_times_and_host_names(undis
 
 @pytest.mark.parametrize("lanes", [2, 8])
 def test_the_number_of_lanes_changes_nothing(undisturbed: dict[str, Any], lanes: int) -> None:
-    world = SimulatedSearch(options(), lanes=lanes)
+    world = SimulatedSearch(plan(), lanes=lanes)
     world.drive()
     assert world.document == undisturbed
 
@@ -132,7 +133,7 @@ def test_the_number_of_lanes_changes_nothing(undisturbed: dict[str, Any], lanes:
 def test_kills_of_workers_nodes_and_drivers_change_nothing(undisturbed: dict[str, Any], seed: int) -> None:
     chance = random.Random(seed)
     lanes = chance.choice([1, 2, 8])
-    world = SimulatedSearch(options(checkpoint_seconds=0), lanes, epoch=chance.choice([0.5, 5.0]))
+    world = SimulatedSearch(plan(checkpoint_seconds=0), lanes, epoch=chance.choice([0.5, 5.0]))
 
     def kill() -> None:
         if running := world.cluster.running:
@@ -149,7 +150,7 @@ def test_kills_of_workers_nodes_and_drivers_change_nothing(undisturbed: dict[str
 
 
 def test_with_folds_neither_lanes_nor_kills_change_the_scores_which_are_sums_over_the_folds() -> None:
-    given = options(folds=3, checkpoint_seconds=0)
+    given = plan(folds=3, checkpoint_seconds=0)
     worlds = [SimulatedSearch(given, lanes) for lanes in (1, 2, 8)]
     for world, faults in zip(worlds, ([], [40, 150], [25, 60, 90]), strict=True):
         world.drive_until_it_ends([*faults])
@@ -164,7 +165,7 @@ def test_with_folds_neither_lanes_nor_kills_change_the_scores_which_are_sums_ove
 
 
 def test_with_folds_the_winner_at_the_deadline_is_the_best_on_the_folds_that_are_known() -> None:
-    world = SimulatedSearch(options(folds=3, epochs=27), 2, epoch=10.0)
+    world = SimulatedSearch(plan(folds=3, epochs=27), 2, epoch=10.0)
     with pytest.raises(KilledError):
         world.drive(Faulty(world.storage, 200, KilledError, late=False))
     world.cluster.connect()
@@ -180,13 +181,13 @@ def test_with_folds_the_winner_at_the_deadline_is_the_best_on_the_folds_that_are
 
 
 def test_checkpoints_of_configurations_that_do_not_go_on_are_deleted() -> None:
-    world = SimulatedSearch(options(), lanes=2)
+    world = SimulatedSearch(plan(), lanes=2)
     world.drive()
     assert not [name for name in world.storage.content if "/checkpoints/" in name]
 
 
 def test_lanes_stay_warm_between_rungs() -> None:
-    world = SimulatedSearch(options(), lanes=3)
+    world = SimulatedSearch(plan(), lanes=3)
     starts: list[int] = []
     start = world.cluster.start
 
@@ -203,13 +204,13 @@ def test_lanes_stay_warm_between_rungs() -> None:
 def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
     chance = random.Random(seed)
     epoch, lanes = chance.choice([1.0, 5.0, 20.0]), chance.choice([1, 2, 4])
-    given = options(final_seeds=3)
+    given = plan(final_seeds=3)
     deadline = chance.uniform(300, 3_000) + 60 * epoch
     world = SimulatedSearch(given, lanes, deadline, epoch=epoch)
     search = world.drive()
     assert search.is_done
     winner(search)
-    final = -(-given.final_seeds // lanes) * given.epochs * epoch
+    final = -(-given.options.final_seeds // lanes) * given.options.epochs * epoch
     assert world.clock.now + final <= deadline
     assert world.document == json.loads(encode(search.document()))
 
@@ -221,11 +222,11 @@ def test_a_search_ends_in_time_for_its_final_trials(seed: int) -> None:
 def test_with_a_time_limit_alone_brackets_follow_until_the_time_is_used(
     folds: int | None, deadline: float, importing: float, least: int
 ) -> None:
-    given = options(trials=None, max_seconds=deadline, folds=folds, final_seeds=1)
+    given = plan(trials=None, max_seconds=deadline, folds=folds, final_seeds=1)
     world = SimulatedSearch(given, 1, deadline, epoch=5.0, importing=importing)
     search = world.drive()
     cut = world.document["cut"]
-    final = given.epochs * 5.0
+    final = given.options.epochs * 5.0
     assert not cut["over"]  # all that has begun was completed
     assert cut["configurations"] == len(world.document["configurations"]) >= least
     start = importing + Durations().compiling  # of the lane of the final trial, slow on a busy machine
@@ -235,15 +236,15 @@ def test_with_a_time_limit_alone_brackets_follow_until_the_time_is_used(
 
 
 def test_a_search_that_a_time_limit_ends_equals_one_of_as_many_configurations() -> None:
-    world = SimulatedSearch(options(trials=None, max_seconds=700.0), 2, 700.0, epoch=5.0)
+    world = SimulatedSearch(plan(trials=None, max_seconds=700.0), 2, 700.0, epoch=5.0)
     document = world.drive_until_it_ends([40, 60]).document()
     assert document.cut is not None
-    again = SimulatedSearch(options(trials=document.cut.configurations), 1)
+    again = SimulatedSearch(plan(trials=document.cut.configurations), 1)
     assert again.drive().document().decisions[: len(document.decisions)] == document.decisions
 
 
 def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
-    world = SimulatedSearch(options(), 2, deadline=400.0, epoch=10.0)
+    world = SimulatedSearch(plan(), 2, deadline=400.0, epoch=10.0)
     cut = world.drive().document()
     assert cut.cut is not None
     world.clock.sleep(10.0)
@@ -255,8 +256,8 @@ def test_a_search_that_was_cut_is_not_continued_when_it_is_resumed() -> None:
 
 def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    world = SimulatedSearch(options(), lanes=1)
-    search = search_of(world.options, world.storage)
+    world = SimulatedSearch(plan(), lanes=1)
+    search = search_of(world.plan, world.storage)
     while step := search.halving.next_step():
         spec = search.trial(step.configuration)
         search._steps[spec.id] = step
@@ -267,8 +268,8 @@ def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptur
 
 
 def test_data_that_cannot_be_read_end_the_search() -> None:
-    world = SimulatedSearch(options(), lanes=1)
-    search = search_of(world.options, world.storage)
+    world = SimulatedSearch(plan(), lanes=1)
+    search = search_of(world.plan, world.storage)
     step = search.halving.next_step()
     assert step is not None
     search._steps["keras-c0"] = step
@@ -286,7 +287,7 @@ def test_data_that_cannot_be_read_end_the_search() -> None:
 def test_the_live_table_has_the_configurations_in_progress_up_to_their_next_rung(
     folds: int | None, trials: list[str], tried: str
 ) -> None:
-    search = search_of(options(folds=folds), lanes=2)
+    search = search_of(plan(folds=folds), lanes=2)
     console = Console(width=100, height=24, color_system=None)
     first_two = search.next_trials(queued=0)
     assert [spec.id for spec in first_two] == trials
@@ -310,7 +311,7 @@ def test_the_documentation_names_the_file_of_decisions() -> None:
 
 @pytest.mark.slow
 def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() -> None:
-    given = SearchOptions(vary={"learning_rate": "1e-4..1e-1:log"}, trials=1_000, epochs=9)
+    given = plan(vary={"learning_rate": "1e-4..1e-1:log"}, trials=1_000)
     world = SimulatedSearch(given, lanes=8)
     with at_most_processor_seconds(10):  # the simulated cluster needs most of it
         search = world.drive()
@@ -330,7 +331,7 @@ def history_lines(world: SimulatedSearch) -> list[str]:
 def test_a_search_that_was_killed_before_its_last_decision_was_stored_stores_it_when_resumed(
     undisturbed: dict[str, Any],
 ) -> None:
-    world = SimulatedSearch(options(), lanes=2)
+    world = SimulatedSearch(plan(), lanes=2)
     world.drive()
     del world.storage.content["runs/run/search.json"]
     assert world.drive().is_done
@@ -345,7 +346,7 @@ def test_a_search_that_was_killed_before_its_last_decision_was_stored_stores_it_
     ],
 )
 def test_a_damaged_history_is_our_error(line: str) -> None:
-    world = SimulatedSearch(options(), lanes=1)
+    world = SimulatedSearch(plan(), lanes=1)
     world.storage.content["runs/run/history/00000001.jsonl"] = line.encode() + b"\n"
     world.drivers = 1
     with pytest.raises(MnistError):
@@ -353,7 +354,7 @@ def test_a_damaged_history_is_our_error(line: str) -> None:
 
 
 def test_a_score_without_images_is_none() -> None:
-    world = SimulatedSearch(options(), lanes=1)
+    world = SimulatedSearch(plan(), lanes=1)
     line = {"at": 1.5, "event": "rung", "trial": "keras-c0", "epoch": 1, "validation": {"correct": 0, "total": 0}}
     world.storage.content["runs/run/history/00000001.jsonl"] = json.dumps(line).encode() + b"\n"
     world.drivers = 1
@@ -361,7 +362,7 @@ def test_a_score_without_images_is_none() -> None:
 
 
 def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> None:
-    world = SimulatedSearch(options(), lanes=1)
+    world = SimulatedSearch(plan(), lanes=1)
     lines = [
         {"at": 1.5, "event": "rung", "trial": f"keras-c{n}", "epoch": 1, "validation": None, "status": "failed"}
         for n in range(23)
@@ -371,11 +372,11 @@ def test_configurations_that_all_failed_are_tried_again_by_the_next_driver() -> 
     ).encode()
     world.drivers = 1
     search = world.drive()
-    assert winner(search) == winner(SimulatedSearch(options(), lanes=1).drive())
+    assert winner(search) == winner(SimulatedSearch(plan(), lanes=1).drive())
 
 
 def test_a_configuration_that_failed_on_a_later_rung_does_not_win() -> None:
-    search = search_of(options())
+    search = search_of(plan())
     steps = [step for _ in range(9) if (step := search.halving.next_step())]
     for step in steps:
         search.halving.record(step, Accuracy(90 - step.configuration, 100))
@@ -387,7 +388,7 @@ def test_a_configuration_that_failed_on_a_later_rung_does_not_win() -> None:
 
 
 def test_without_a_complete_rung_the_best_so_far_wins_at_the_deadline() -> None:
-    given = options(strategy="random", epochs=100)
+    given = plan(strategy="random", epochs=100)
     world = SimulatedSearch(given, 2, deadline=3_000.0, epoch=10.0)
     search = world.drive()
     assert search.is_done
@@ -399,13 +400,13 @@ def test_without_a_complete_rung_the_best_so_far_wins_at_the_deadline() -> None:
 
 
 def test_nothing_is_left_of_configurations_that_a_deadline_cut() -> None:
-    world = SimulatedSearch(options(checkpoint_seconds=0), 2, deadline=450.0, epoch=10.0)
+    world = SimulatedSearch(plan(checkpoint_seconds=0), 2, deadline=450.0, epoch=10.0)
     world.drive().delete_checkpoints()
     assert not [name for name in world.storage.content if "/checkpoints/" in name]
 
 
 def test_a_resumed_search_whose_time_is_done_trains_nothing() -> None:
-    world = SimulatedSearch(options(), 2, deadline=10_000.0, epoch=10.0)
+    world = SimulatedSearch(plan(), 2, deadline=10_000.0, epoch=10.0)
     with pytest.raises(KilledError):
         world.drive(Faulty(world.storage, 120, KilledError, late=False))
     world.cluster.connect()
@@ -416,8 +417,8 @@ def test_a_resumed_search_whose_time_is_done_trains_nothing() -> None:
 
 
 def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> None:
-    world = SimulatedSearch(options(), lanes=1)
-    search = search_of(world.options, world.storage)
+    world = SimulatedSearch(plan(), lanes=1)
+    search = search_of(world.plan, world.storage)
     now = 0.0
     search._time.wall = lambda: now
     for at, epoch in ((50.0, 1), (53.0, 2)):
@@ -427,8 +428,8 @@ def test_the_speed_of_a_first_epoch_is_measured_without_the_wait_before_it() -> 
 
 
 def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> None:
-    world = SimulatedSearch(options(strategy="random", epochs=100), lanes=1)
-    search = search_of(world.options, world.storage)
+    world = SimulatedSearch(plan(strategy="random", epochs=100), lanes=1)
+    search = search_of(world.plan, world.storage)
     for number in range(2):
         step = search.halving.next_step()
         assert step is not None
@@ -438,4 +439,4 @@ def test_a_configuration_that_diverged_before_its_first_rung_does_not_win() -> N
     assert winner(search) == 0
     give(search, TrialFailure(trial="keras-c0", code="E-NAN", message="the loss is not a finite number"))
     assert winner(search) == 1
-    assert winner(search_of(world.options, world.storage, resumed=True)) == 1
+    assert winner(search_of(world.plan, world.storage, resumed=True)) == 1

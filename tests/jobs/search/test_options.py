@@ -11,7 +11,9 @@ import yaml
 from jobs.console.options import parse
 from jobs.search.__main__ import main, plan_document, plan_lines, search_lines
 from jobs.search.options import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions, is_search
+from jobs.search.plan import SearchPlan
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.resuming import configuration
 from mnist_lib.data.split import Dataset
 from mnist_lib.data.volume import Volume
@@ -25,14 +27,14 @@ from tests.support.store.summaries import small_summary, small_trial, successful
 RATE = "--vary=learning_rate=1e-4..1e-1:log"
 
 
-def options(*arguments: str) -> SearchOptions:
-    found: SearchOptions = parse("jobs.search", SearchOptions, arguments)
+def plan(*arguments: str) -> SearchPlan:
+    found = SearchPlan.of(parse("jobs.search", SearchOptions, arguments))
     found.check()
     return found
 
 
 def test_a_configuration_is_a_trial_with_its_settings() -> None:
-    given = options(RATE, "--vary=hidden_units=16,32", "--vary=batch_size=32..256:log", "--vary=optimizer=sgd,adam")
+    given = plan(RATE, "--vary=hidden_units=16,32", "--vary=batch_size=32..256:log", "--vary=optimizer=sgd,adam")
     settings = given.variation.configuration(5, seed=0)
     spec = given.trial(settings, 5)
     assert (spec.id, spec.configuration, spec.seed, spec.epochs) == ("keras-c5", 5, 0, 5)
@@ -71,15 +73,15 @@ def test_the_result_of_folds_says_that_its_score_is_out_of_fold() -> None:
 
 def test_trials_of_a_search_start_from_the_version_that_was_found_and_so_does_its_command() -> None:
     version = published(MemoryObjects(), 150)
-    given = options(RATE, "--init-from=keras@champion").starting_from({"keras": version})
+    given = plan(RATE, "--init-from=keras@champion").starting_from({"keras": version})
     settings = given.variation.configuration(3, seed=4)
-    for spec in (given.trial(settings, 3), *given.finals(settings), *given.grid()):
+    for spec in (given.trial(settings, 3), *given.finals(settings), *given.trials):
         assert (spec.init_from, spec.init_sha256) == ("keras@1", "0" * 64)
     assert "--init-from=keras@1" in given.train_flags(settings)
 
 
 def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
-    given = options(RATE, "--seed=4", "--final-seeds=2")
+    given = plan(RATE, "--seed=4", "--final-seeds=2")
     settings = given.variation.configuration(3, seed=4)
     finals = given.finals(settings)
     assert [spec.id for spec in finals] == ["keras-s5", "keras-s6"]
@@ -88,27 +90,29 @@ def test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds() -> None:
 
 
 def test_epochs_batch_size_and_folds_follow_from_the_number_of_images() -> None:
-    given = options(RATE, "--dataset=./letters")
-    few, many = given.resolve_defaults(lambda: 890), given.resolve_defaults(lambda: 60_000)
+    given = plan(RATE, "--dataset=./letters")
+    few_plan = given.resolve_defaults(lambda: 890)
+    few, many = few_plan.options, given.resolve_defaults(lambda: 60_000).options
     assert (few.epochs, few.global_batch_size, few.folds, few.percent_for_validation) == (56, 32, FOLDS, 0)
     assert (many.epochs, many.global_batch_size, many.folds, many.percent_for_validation) == (5, 128, None, 10)
-    assert few.halving().ladder == Ladder((6, 19, 56), 9, folds=FOLDS)
-    assert given.resolve_defaults(lambda: MIN_WITHOUT_FOLDS - 1).folds == FOLDS
-    assert given.resolve_defaults(lambda: MIN_WITHOUT_FOLDS).folds is None
-    chosen = options(RATE, "--dataset=./letters", "--validation-percent=20", "--epochs=9").resolve_defaults(lambda: 890)
+    assert few_plan.halving().ladder == Ladder((6, 19, 56), 9, folds=FOLDS)
+    assert given.resolve_defaults(lambda: MIN_WITHOUT_FOLDS - 1).options.folds == FOLDS
+    assert given.resolve_defaults(lambda: MIN_WITHOUT_FOLDS).options.folds is None
+    chosen_plan = plan(RATE, "--dataset=./letters", "--validation-percent=20", "--epochs=9")
+    chosen = chosen_plan.resolve_defaults(lambda: 890).options
     assert (chosen.epochs, chosen.global_batch_size, chosen.folds, chosen.percent_for_validation) == (9, 32, None, 20)
-    assert options(RATE, "--dataset=./letters", "--folds=3").resolve_defaults(lambda: 60_000).folds == 3
-    varied = options("--vary=batch_size=32,64").resolve_defaults()
+    assert plan(RATE, "--dataset=./letters", "--folds=3").resolve_defaults(lambda: 60_000).options.folds == 3
+    varied = plan("--vary=batch_size=32,64").resolve_defaults()
     assert varied.trial({}, 0).global_batch_size == 128  # that of the defaults
 
 
 def test_the_first_configuration_has_the_default_settings() -> None:
-    given = options("--models=keras,keras-cnn", RATE, "--epochs=9")
+    given = plan("--models=keras,keras-cnn", RATE, "--epochs=9")
     assert given.proposals()(0) == {"model": "keras"}
-    smoothing = options("--vary=label_smoothing=0,0.1", "--vary=hidden_units=16,32").resolve_defaults()
+    smoothing = plan("--vary=label_smoothing=0,0.1", "--vary=hidden_units=16,32").resolve_defaults()
     propose = smoothing.proposals()
     assert (smoothing.halving().configurations, propose(0)) == (5, {})  # no combination has 512 units
-    both = options("--vary=label_smoothing=0,0.1", "--strategy=grid").resolve_defaults()
+    both = plan("--vary=label_smoothing=0,0.1", "--strategy=grid").resolve_defaults()
     assert [both.proposals()(number) for number in range(2)] == [{}, {"label_smoothing": 0.1}]
     assert both.halving().configurations == 2  # smoothing of 0 is the default
 
@@ -136,17 +140,17 @@ def test_a_plan_shows_the_rungs_for_the_number_of_pictures(
 @pytest.mark.parametrize("strategy", ["grid", "halving"])
 def test_a_small_space_has_each_combination_once(strategy: str) -> None:
     space = "--vary=hidden_units=16,32,64", "--vary=optimizer=sgd,rmsprop", f"--strategy={strategy}"
-    given = options(*space, "--epochs=9", "--trials=7")
+    given = plan(*space, "--epochs=9", "--trials=7")
     halving = given.halving()
     found = [given.proposals()(number) for number in range(halving.configurations)]
     assert (found[1:] == given.variation.grid()) == (strategy == "grid")
     assert sorted(map(str, found)) == sorted(map(str, [{}, *given.variation.grid()]))
-    fewer = options(*space, "--epochs=9", "--trials=6").halving().configurations
+    fewer = plan(*space, "--epochs=9", "--trials=6").halving().configurations
     assert fewer == (7 if strategy == "grid" else 6)
 
 
 def test_a_command_does_not_repeat_the_defaults_for_the_number_of_images(digits: Dataset) -> None:
-    given = options(RATE, "--vary=label_smoothing=0,0.1", "--dataset=./letters")
+    given = plan(RATE, "--vary=label_smoothing=0,0.1", "--dataset=./letters")
     letters = Dataset.of("letters", "1", digits.train.take(np.arange(890)), digits.test)
     few = given.resolve_defaults(lambda: 890)
     rest = ["--dataset=./letters", "--models=keras-resnet"]
@@ -154,13 +158,13 @@ def test_a_command_does_not_repeat_the_defaults_for_the_number_of_images(digits:
     assert few.train_flags({"label_smoothing": 0.1}, letters) == [rest[0], "--label-smoothing=0.1", rest[1]]
     assert "--validation-percent=0" in few.train_flags({}, digits)  # where training holds out a tenth by default
     for epochs, flags in ((55, ["--epochs=55"]), (56, [])):
-        chosen = options(RATE, "--dataset=./letters", f"--epochs={epochs}").resolve_defaults(lambda: 890)
+        chosen = plan(RATE, "--dataset=./letters", f"--epochs={epochs}").resolve_defaults(lambda: 890)
         assert chosen.train_flags({}, letters) == [rest[0], *flags, rest[1]]
 
 
 def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() -> None:
-    assert options(RATE).resolve_defaults().halving().configurations == 27
-    limited = options(RATE, "--max-seconds=60").resolve_defaults()
+    assert plan(RATE).resolve_defaults().halving().configurations == 27
+    limited = plan(RATE, "--max-seconds=60").resolve_defaults()
     assert limited.planned_configurations(limited.halving()) is None
     assert plan_lines(limited)[0] == (
         f"as many brackets of 9 configurations as the time allows, each trained without each of {FOLDS} folds"
@@ -168,25 +172,25 @@ def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() 
     document = plan_document(limited)
     assert (document["configurations"], document["brackets"], document["epochs"]["search"]) == (None, None, None)
     for fixed in ("--trials=100", "--max-epochs-total=1000"):
-        given = options(RATE, "--max-seconds=60", fixed, "--epochs=9")
+        given = plan(RATE, "--max-seconds=60", fixed, "--epochs=9")
         assert given.planned_configurations(given.halving()) is not None
-    finite = options("--vary=hidden_units=16,32", "--max-seconds=60").resolve_defaults()
+    finite = plan("--vary=hidden_units=16,32", "--max-seconds=60").resolve_defaults()
     assert finite.planned_configurations(finite.halving()) == 3
 
 
 def test_jobs_train_trains_with_the_settings_that_a_search_has_found() -> None:
     vary = ("--vary=learning_rate=1e-4..1e-1:log", "--vary=width=8,16", "--vary=momentum=0.1..0.9")
     models = "--models=keras,keras-resnet"
-    given = options(models, *vary, "--optimizer=sgd", "--model-arg=blocks=1", "--dataset=sklearn-digits")
+    given = plan(models, *vary, "--optimizer=sgd", "--model-arg=blocks=1", "--dataset=sklearn-digits")
     for number in range(10):
         settings = given.variation.configuration(number, seed=0)
-        trained = parse("jobs.train", TrainOptions, [*given.train_flags(settings), "--seeds=1,"])
-        assert trained.grid() == given.finals(settings)[:1]
+        trained = Plan.of(parse("jobs.train", TrainOptions, [*given.train_flags(settings), "--seeds=1,"]))
+        assert trained.trials == given.finals(settings)[:1]
 
 
 def test_an_argument_of_the_users_model_may_have_the_name_of_another_option(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def net(image_shape, num_classes, channels=8):\n    return []\n")
-    given = options(f"--models={tmp_path}/mine.py:net", "--vary=channels=16,32")
+    given = plan(f"--models={tmp_path}/mine.py:net", "--vary=channels=16,32")
     model = f"--models={tmp_path}/mine.py:net"
     assert given.train_flags({"channels": 32}) == [
         "--validation-percent=10",
@@ -196,7 +200,7 @@ def test_an_argument_of_the_users_model_may_have_the_name_of_another_option(tmp_
 
 
 def test_models_vary_and_have_their_own_arguments() -> None:
-    given = options("--models=keras,keras-resnet", "--vary=width=8,16", "--vary=hidden_units=16,32", "--trials=30")
+    given = plan("--models=keras,keras-resnet", "--vary=width=8,16", "--vary=hidden_units=16,32", "--trials=30")
     specs = [given.trial(given.variation.configuration(number, 0), number) for number in range(30)]
     assert {spec.model for spec in specs} == {"keras", "keras-resnet"}
     assert {tuple(spec.arguments) for spec in specs if spec.model == "keras"} == {("hidden_units",)}
@@ -207,27 +211,27 @@ def test_models_vary_and_have_their_own_arguments() -> None:
 
 @pytest.mark.parametrize("value", [0, 0.1])
 def test_label_smoothing_varies(value: float) -> None:
-    given = options("--vary=label_smoothing=0,0.1")
+    given = plan("--vary=label_smoothing=0,0.1")
     assert given.trial({"label_smoothing": value}, 0).label_smoothing == value
     assert ("--label-smoothing=0.1" in given.train_flags({"label_smoothing": value})) == bool(value)
 
 
 def test_momentum_varies_where_the_optimizer_has_it() -> None:
-    given = options("--vary=momentum=0.5..0.9", "--vary=optimizer=sgd,adam")
+    given = plan("--vary=momentum=0.5..0.9", "--vary=optimizer=sgd,adam")
     specs = [given.trial(given.variation.configuration(number, 0), number) for number in range(20)]
     assert {spec.optimizer for spec in specs if spec.momentum} == {"sgd"}
     assert {spec.optimizer for spec in specs if not spec.momentum} == {"adam"}
 
 
 def test_a_limit_on_all_epochs_lowers_the_number_of_configurations() -> None:
-    assert options(RATE).resolve_defaults().halving().configurations == 27
-    assert options("--vary=hidden_units=8,16,32").resolve_defaults().halving().configurations == 4  # with the defaults
-    limited = options(RATE, "--epochs=9", "--folds=2", "--max-epochs-total=81")
+    assert plan(RATE).resolve_defaults().halving().configurations == 27
+    assert plan("--vary=hidden_units=8,16,32").resolve_defaults().halving().configurations == 4  # with the defaults
+    limited = plan(RATE, "--epochs=9", "--folds=2", "--max-epochs-total=81")
     assert limited.halving().configurations == 9  # twice 27, and 27 of the final trials
 
 
 def test_a_plan_says_how_long_configurations_are_trained() -> None:
-    given = options(RATE, "--trials=18", "--epochs=9")
+    given = plan(RATE, "--trials=18", "--epochs=9")
     rates = [given.variation.configuration(number, seed=0)["learning_rate"] for number in range(3)]
     assert plan_lines(given) == [
         "18 configurations in 2 brackets",
@@ -242,21 +246,21 @@ def test_a_plan_says_how_long_configurations_are_trained() -> None:
 
 
 def test_with_folds_each_configuration_is_trained_without_each_fold_and_the_winner_on_all_images() -> None:
-    given = options(RATE, "--trials=18", "--folds=5", "--epochs=9")
+    given = plan(RATE, "--trials=18", "--folds=5", "--epochs=9")
     lines = plan_lines(given)
     assert lines[0] == "18 configurations in 2 brackets, each trained without each of 5 folds"
     assert lines[4] == "then the best one with 3 fresh seeds; 267 epochs in total"  # 5 times 48, and 27
     assert plan_document(given)["epochs"] == {"search": 240, "final": 27}
     settings = given.variation.configuration(0, seed=0)
     assert {(spec.fold, spec.validation_percent) for spec in given.finals(settings)} == {(None, 0)}
-    trained = parse("jobs.train", TrainOptions, [*given.train_flags(settings), "--seeds=1,"])
-    assert trained.grid() == given.finals(settings)[:1]
-    assert given.terms({"sha256": "x"}) != options(RATE, "--trials=18", "--folds=4").terms({"sha256": "x"})
+    trained = Plan.of(parse("jobs.train", TrainOptions, [*given.train_flags(settings), "--seeds=1,"]))
+    assert trained.trials == given.finals(settings)[:1]
+    assert given.terms({"sha256": "x"}) != plan(RATE, "--trials=18", "--folds=4").terms({"sha256": "x"})
 
 
 def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("learning_rate: 1e-4..1e-1:log\nhidden_units: [16, 32]\n")
-    given = options(f"--space={tmp_path}/space.yaml", "--vary=hidden_units=64,128")
+    given = plan(f"--space={tmp_path}/space.yaml", "--vary=hidden_units=64,128")
     assert given.variation.document() == {"learning_rate": "0.0001..0.1:log", "hidden_units": [64, 128]}
 
 
@@ -312,17 +316,17 @@ def test_an_invalid_search_is_reported_in_one_line_within_two_seconds(
 def test_the_terms_of_a_search_have_every_model(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def f(shape, classes, width=3): ...\n")
     arguments = ("--models", f"keras,{tmp_path}/own.py:f", RATE)
-    before = options(*arguments).terms({"sha256": "x"})
+    before = plan(*arguments).terms({"sha256": "x"})
     assert [*before["trials"]] == ["keras-s0", "f-s0"]
     (tmp_path / "own.py").write_text("def f(shape, classes, width=4): ...\n")
-    assert options(*arguments).terms({"sha256": "x"}) != before
+    assert plan(*arguments).terms({"sha256": "x"}) != before
 
 
 def test_the_stored_configuration_has_the_space_itself(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("learning_rate: 1e-4..1e-1:log\n")
-    given = options(f"--space={tmp_path}/space.yaml").with_inline_space()
-    assert (given.space, given.vary) == (None, {"learning_rate": "0.0001..0.1:log"})
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given)))
-    again: SearchOptions = parse("jobs.search", SearchOptions, [f"--config={tmp_path}/config.yaml"])
+    given = plan(f"--space={tmp_path}/space.yaml").with_inline_space()
+    assert (given.options.space, given.options.vary) == (None, {"learning_rate": "0.0001..0.1:log"})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given.options)))
+    again = SearchPlan.of(parse("jobs.search", SearchOptions, [f"--config={tmp_path}/config.yaml"]))
     assert again.variation == given.variation
-    assert is_search([], configuration(given))
+    assert is_search([], configuration(given.options))

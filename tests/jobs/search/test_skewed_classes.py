@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from jobs.search.options import SearchOptions
+from jobs.search.plan import SearchPlan
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.split import Dataset, Split
@@ -34,16 +35,18 @@ def skewed() -> Dataset:
     return Dataset.of("skewed", "1", train, test, ["four", "nine"])
 
 
-OPTIONS = SearchOptions(
-    vary={"class_weights": "none,balanced"},
-    strategy="grid",
-    models=("keras",),
-    hidden_units=16,
-    epochs=2,
-    global_batch_size=32,
-    optimizer="adam",
-    validation_percent=50,
-    score="balanced-accuracy",
+PLAN = SearchPlan.of(
+    SearchOptions(
+        vary={"class_weights": "none,balanced"},
+        strategy="grid",
+        models=("keras",),
+        hidden_units=16,
+        epochs=2,
+        global_batch_size=32,
+        optimizer="adam",
+        validation_percent=50,
+        score="balanced-accuracy",
+    )
 )
 
 
@@ -57,7 +60,7 @@ def run(assignments: Iterable[Assignment], dataset: Dataset) -> list[Any]:
 @pytest.fixture(scope="module")
 def ended(skewed: Dataset, tensorflow: None) -> tuple[list[Accuracy], list[TrialResult]]:
     """Return the scores of both configurations, and the results of a final trial of each."""
-    search = [OPTIONS.trial(OPTIONS.proposals()(number), number) for number in range(2)]
+    search = [PLAN.trial(PLAN.proposals()(number), number) for number in range(2)]
     finals = [replace(spec, configuration=None, seed=1) for spec in search]
     assignments = [*(Assignment(spec, until=2) for spec in search), *map(Assignment, finals)]
     first, second, *results = run(assignments, skewed)
@@ -65,12 +68,12 @@ def ended(skewed: Dataset, tensorflow: None) -> tuple[list[Accuracy], list[Trial
 
 
 def winner(scores: list[Accuracy]) -> dict[str, Any]:
-    halving = OPTIONS.halving()
+    halving = PLAN.halving()
     while (step := halving.next_step()) is not None:
         halving.record(step, scores[step.configuration])
     best = halving.best()
     assert best is not None
-    return dict(OPTIONS.proposals()(best[0]))
+    return dict(PLAN.proposals()(best[0]))
 
 
 def summary_of(result: TrialResult, dataset: Dataset) -> Summary:

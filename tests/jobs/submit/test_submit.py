@@ -18,6 +18,7 @@ from jobs.console.options import parse
 from jobs.search.options import SearchOptions
 from jobs.submit.__main__ import SENT, _check, _own_files, main, words_of_job
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from mnist_lib.errors import IntegrityError, ModelError
 from tests.support.bounds import JOB_SECONDS, assert_at_most, wait_until
 from tests.support.corrections import correct, correction
@@ -242,7 +243,7 @@ def test_a_configuration_is_sent_as_a_file_whose_values_keep_their_types_and_fla
     config = tmp_path / "config.yaml"
     config.write_text("seeds: [4]\nepochs: 3\nmodel_arg: {code: '007', text: 'a,b=c', sizes: [16, 32]}\n")
     train = ["--epochs=2", "--storage=/s", "--config", str(config), "--model-arg=text=d"]
-    given: TrainOptions = parse("jobs.submit --", TrainOptions, train)
+    given = Plan.of(parse("jobs.submit --", TrainOptions, train))
     words, own = words_of_job(given, train)
     (name,) = own
     assert words == [f"--config={name}", "--epochs=2", "--storage=/s", "--model-arg=text=d"]
@@ -251,7 +252,7 @@ def test_a_configuration_is_sent_as_a_file_whose_values_keep_their_types_and_fla
     shutil.copy(config, tmp_path / "job" / name)
     monkeypatch.chdir(tmp_path / "job")
     sent: TrainOptions = parse("jobs.train", TrainOptions, words)
-    assert (sent.seeds, sent.epochs) == (given.seeds, given.epochs) == ((4,), 2)
+    assert (sent.seeds, sent.epochs) == (given.options.seeds, given.options.epochs) == ((4,), 2)
     assert sent.model_arg == {"code": "007", "text": "d", "sizes": [16, 32]}
     config.write_text("epochs: 4")
     assert [*words_of_job(given, [f"--config={config}"])[1]] != [name]  # it is not the same job
@@ -292,8 +293,7 @@ def test_w10_the_code_that_was_checked_is_sent_and_trusted_with_its_arguments_by
     (tmp_path / "job" / SENT / "mine.py").write_bytes(checked)
     shutil.copy(config, tmp_path / "job" / words[0].removeprefix("--config="))
     monkeypatch.chdir(tmp_path / "job")
-    sent: TrainOptions = parse("jobs.train", TrainOptions, words)
-    sent.require_trusted(words)
+    Plan.of(parse("jobs.train", TrainOptions, words)).require_trusted(words)
 
 
 def test_weights_are_sent_if_all_files_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.run import Run
 from jobs.train.run_dataset import RunDataset
 from jobs.train.trials import Trials
@@ -42,7 +43,7 @@ TRIALS = [
 LABELS = PROBABILITIES.argmax(axis=1).astype(np.uint8)
 DATA = Split(np.zeros((len(LABELS), 28, 28, 1), np.uint8), LABELS)
 FACTS = Dataset.of("mnist-mini", "1.0.0", DATA, DATA).without_images()
-OPTIONS = TrainOptions(report=False, quiet=True)
+PLAN = Plan.of(TrainOptions(report=False, quiet=True))
 MAX_OPERATIONS = 500
 
 
@@ -68,7 +69,7 @@ class PreparedDataset(RunDataset):
     begin = prepared = 0.0
 
     def __init__(self) -> None:
-        self._facts, self._since, self._reference, self._options = FACTS, None, None, OPTIONS
+        self._facts, self._since, self._reference, self._plan = FACTS, None, None, PLAN
 
     def content(self) -> Dataset:
         raise AssertionError("only a report needs the dataset")
@@ -77,8 +78,8 @@ class PreparedDataset(RunDataset):
         return b"state"
 
 
-def run_in(folder: RunFolder) -> Run[TrainOptions]:
-    run = Run(OPTIONS, folder, {"sha256": "0" * 64}, begin=0.0)
+def run_in(folder: RunFolder) -> Run[Plan]:
+    run = Run(PLAN, folder, {"sha256": "0" * 64}, begin=0.0)
     run.data = PreparedDataset()
     return run
 

@@ -13,8 +13,10 @@ from jobs import SOURCE_FOLDERS
 from jobs.console.options import parse
 from jobs.search.__main__ import main as search
 from jobs.search.options import SearchOptions
+from jobs.search.plan import plan_of
 from jobs.train.__main__ import main
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.resuming import configuration, resume_command
 from mnist_lib.environment import code_version
 from mnist_lib.errors import ModelError
@@ -181,7 +183,7 @@ def test_the_printed_command_has_the_terms_of_the_run(
     is_search = options_type is SearchOptions
     words += ["--vary=width=3,4", "--vary=path=a,b"] if is_search else ["--seeds=4,", "--model-arg=path=a,b"]
     options: TrainOptions = parse("program", options_type, [*words, "--epochs=7"])
-    terms = options.terms(code_version(SOURCE_FOLDERS))
+    terms = plan_of(options).terms(code_version(SOURCE_FOLDERS))
     content = yaml.safe_dump(configuration(options), sort_keys=False)
     opened = open_run(
         LocalObjects(tmp_path / "results"),
@@ -201,7 +203,11 @@ def test_the_printed_command_has_the_terms_of_the_run(
     assert not any(word.startswith("--storage") for word in again)
     monkeypatch.chdir("/")
     given: TrainOptions = parse("program", options_type, again[3:])
-    assert (given.terms(code_version(SOURCE_FOLDERS)), given.address, given.report) == (terms, options.address, False)
+    assert (plan_of(given).terms(code_version(SOURCE_FOLDERS)), given.address, given.report) == (
+        terms,
+        options.address,
+        False,
+    )
 
 
 def test_options_beside_the_run_replace_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,12 +246,12 @@ def test_m2_code_of_a_configuration_file_is_trusted_together_with_its_arguments(
     own.write_text(MODEL)
     vary = {"vary": {"width": [3, 4], "learning_rate": "0.1,0.2"}} if kind is SearchOptions else {}
 
-    def require_trusted(given: Mapping[str, Any], *flags: str) -> TrainOptions:
+    def require_trusted(given: Mapping[str, Any], *flags: str) -> Plan:
         config.write_text(yaml.safe_dump({**vary, **given}))
         words = ["--config", str(config), *flags]
-        options: TrainOptions = parse(kind.COMMAND, kind, words)
-        options.require_trusted(words)
-        return options
+        plan = plan_of(parse(kind.COMMAND, kind, words))
+        plan.require_trusted(words)
+        return plan
 
     trusted: dict[str, Any] = {"models": [f"{own}:small"], "model_arg": {"path": "a"}}
     refused: dict[str, Any] = {"models": [f"{own}:small"], "model_arg": {"path": "/home/me/.profile"}}

@@ -7,6 +7,7 @@ import pytest
 from jobs.console.options import parse
 from jobs.train import worker
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.planning import models_to_check
 from jobs.train.run import Run
 from mnist_lib.data.corrections import UsedLabels
@@ -39,21 +40,21 @@ def objects() -> Objects:
     return objects
 
 
-def options(*arguments: str) -> TrainOptions:
-    parsed: TrainOptions = parse("jobs.train", TrainOptions, arguments)
+def plan(*arguments: str) -> Plan:
+    parsed = Plan.of(parse("jobs.train", TrainOptions, arguments))
     parsed.check()
     return parsed
 
 
-def started(objects: Objects, *arguments: str, run: str = "r") -> Run[TrainOptions]:
+def started(objects: Objects, *arguments: str, run: str = "r") -> Run[Plan]:
     """Return a run that has found the versions from which it starts."""
-    run_of = Run(options(*arguments), RunFolder(objects, run), {}, begin=0.0)
+    run_of = Run(plan(*arguments), RunFolder(objects, run), {}, begin=0.0)
     run_of._start_from_versions()
     return run_of
 
 
 def starts(objects: Objects, *arguments: str) -> dict[str, str | None]:
-    return {trial.model: trial.init_from for trial in started(objects, *arguments).options.grid()}
+    return {trial.model: trial.init_from for trial in started(objects, *arguments).plan.trials}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_a_name_stands_for_a_version(objects: Objects, name: str, version: int) 
 def test_the_default_learning_rate_is_lower_from_a_version_of_the_same_dataset(
     objects: Objects, arguments: list[str], rate: float
 ) -> None:
-    (trial,) = started(objects, "--models=keras", "--init-from=keras@2", "--seeds=1", *arguments).options.grid()
+    (trial,) = started(objects, "--models=keras", "--init-from=keras@2", "--seeds=1", *arguments).plan.trials
     assert trial.learning_rate == pytest.approx(rate)
 
 
@@ -113,7 +114,7 @@ def test_only_a_model_that_is_named_starts_from_the_champion_of_another_dataset(
 )
 def test_a_name_that_cannot_be_one_is_refused_without_the_storage(name: str, expected: str) -> None:
     with pytest.raises(SpecError) as error:
-        options("--models=keras", f"--init-from={name}")
+        plan("--models=keras", f"--init-from={name}")
     assert str(error.value) == expected
 
 
@@ -135,10 +136,10 @@ def test_before_any_trial_a_version_has_to_fit_and_known_test_images_are_left_ou
 
     def prepared(units: int) -> Dataset:
         run = Run(
-            options("--models=keras", "--init-from=keras@1", f"--hidden-units={units}"), RunFolder(objects, "r"), {}, 0
+            plan("--models=keras", "--init-from=keras@1", f"--hidden-units={units}"), RunFolder(objects, "r"), {}, 0
         )
         pretrained = Pretrained(versions=run._start_from_versions())
-        checked = models_to_check(run.options, run.options.grid())
+        checked = models_to_check(run.plan)
         trained = {"keras@1": digits.test.hashes[:3]}
         return worker.prepare_dataset(run.options.data(), checked, pretrained, trained=trained)[1]
 
@@ -152,7 +153,7 @@ def test_before_any_trial_a_version_has_to_fit_and_known_test_images_are_left_ou
 
 def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(objects: Objects) -> None:
     given = (*MNIST, "--init-from=keras@champion")
-    terms, version = options(*given).terms({"sha256": "0"}), published(objects, 199)
+    terms, version = plan(*given).terms({"sha256": "0"}), published(objects, 199)
 
     def begin() -> RunFolder:
         with open_run(objects, None, dataset="mnist", terms=terms, configuration="", command="jobs.train") as folder:
@@ -163,7 +164,7 @@ def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(obj
     begin_with(folder, RunData(UsedLabels.of(b""), None, run.options.init_from or ()))
     promote(objects, version, Rule(promote="always"))
     assert begin().run == folder.run
-    assert [trial.init_from for trial in started(objects, *given, run=folder.run).options.grid()] == ["keras@2"]
+    assert [trial.init_from for trial in started(objects, *given, run=folder.run).plan.trials] == ["keras@2"]
     assert starts(objects, *given) == {"keras": "keras@4"}  # another run
     objects.delete("models/keras/commits/00000002.json")  # random weights would mix two kinds of trials in one run
     with pytest.raises(SpecError, match="there is no keras@2 in memory"):

@@ -17,6 +17,7 @@ from jobs.console.options import flags_of, parse, parser
 from jobs.search.options import SearchOptions
 from jobs.train.__main__ import main, require_time_left
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.resuming import configuration
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
@@ -36,8 +37,12 @@ def options(*arguments: str) -> TrainOptions:
     return parsed
 
 
+def plan(*arguments: str) -> Plan:
+    return Plan.of(options(*arguments))
+
+
 def test_without_arguments_keras_and_scratch_train_on_mnist_mini() -> None:
-    assert [trial.id for trial in options().grid()] == ["keras-s0", "scratch-s0"]
+    assert [trial.id for trial in plan().trials] == ["keras-s0", "scratch-s0"]
     assert options() == TrainOptions()
 
 
@@ -62,7 +67,7 @@ def test_pictures_of_the_user_are_trained_on_with_one_network_that_suits_them(
     ],
 )
 def test_seeds_are_a_count_or_a_list(arguments: list[str], seeds: list[int]) -> None:
-    assert [trial.seed for trial in options("--models=keras", *arguments).grid()] == seeds
+    assert [trial.seed for trial in plan("--models=keras", *arguments).trials] == seeds
 
 
 @pytest.mark.parametrize(
@@ -75,15 +80,15 @@ def test_seeds_are_a_count_or_a_list(arguments: list[str], seeds: list[int]) -> 
     ],
 )
 def test_each_trial_has_the_threads_of_its_own_model(arguments: list[str], threads: list[int]) -> None:
-    given = options("--seeds=1", *arguments)
-    resources = given.resources(cpus=4, gpus=0)
-    assert [resources.threads_for(spec) for spec in given.grid()] == threads
+    given = plan("--seeds=1", *arguments)
+    resources = given.options.resources(cpus=4, gpus=0)
+    assert [resources.threads_for(spec) for spec in given.trials] == threads
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "100001", "2,2"])
 def test_impossible_seeds_are_refused(seeds: str) -> None:
     with pytest.raises(SpecError, match="seeds"):
-        options(f"--seeds={seeds}").grid()
+        plan(f"--seeds={seeds}").check()
 
 
 @pytest.mark.parametrize(
@@ -96,40 +101,40 @@ def test_impossible_seeds_are_refused(seeds: str) -> None:
 def test_few_images_are_trained_on_for_more_epochs_in_smaller_batches(
     images: int, epochs: int, batch_size: int
 ) -> None:
-    resolved = options("--dataset=./pictures").resolve_defaults(lambda: images)
-    assert (resolved.epochs, resolved.global_batch_size) == (epochs, batch_size)
-    assert {(trial.epochs, trial.global_batch_size) for trial in resolved.grid()} == {(epochs, batch_size)}
+    resolved = plan("--dataset=./pictures").resolve_defaults(lambda: images)
+    assert (resolved.options.epochs, resolved.options.global_batch_size) == (epochs, batch_size)
+    assert {(trial.epochs, trial.global_batch_size) for trial in resolved.trials} == {(epochs, batch_size)}
 
 
 def test_epochs_and_batch_size_that_are_given_are_kept_for_any_number_of_images() -> None:
-    resolved = options("--dataset=./pictures", "--batch-size=64").resolve_defaults(lambda: 300)
-    assert (resolved.epochs, resolved.global_batch_size) == (80, 64)
-    given = options("--dataset=./pictures", "--batch-size=64", "--epochs=7")
+    resolved = plan("--dataset=./pictures", "--batch-size=64").resolve_defaults(lambda: 300)
+    assert (resolved.options.epochs, resolved.options.global_batch_size) == (80, 64)
+    given = plan("--dataset=./pictures", "--batch-size=64", "--epochs=7")
     not_counted = partial(pytest.fail, "the images were counted, though nothing depends on them")
     assert given.resolve_defaults(not_counted) == given
 
 
 def test_a_learning_rate_that_follows_from_the_images_is_not_one_that_was_given() -> None:
     code, folder = {"sha256": "0" * 64}, "--dataset=./pictures"
-    assert options(folder).terms(code) != options(folder, "--learning-rate=0.01").terms(code)
-    assert options(folder, "--batch-size=16").grid()[0].learning_rate == 0.005
+    assert plan(folder).terms(code) != plan(folder, "--learning-rate=0.01").terms(code)
+    assert plan(folder, "--batch-size=16").trials[0].learning_rate == 0.005
 
 
 def test_the_catalog_knows_its_numbers_of_images_and_a_folder_is_counted() -> None:
-    digits = options("--dataset=sklearn-digits").resolve_defaults()
-    assert (digits.epochs, digits.global_batch_size) == (40, 64)
-    assert options("--dataset=./pictures").resolve_defaults().unresolved == ["epochs", "global_batch_size"]
+    digits = plan("--dataset=sklearn-digits").resolve_defaults()
+    assert (digits.options.epochs, digits.options.global_batch_size) == (40, 64)
+    assert plan("--dataset=./pictures").resolve_defaults().options.unresolved == ["epochs", "global_batch_size"]
 
 
 def test_a_run_whose_epochs_follow_from_its_images_is_not_one_with_as_many_that_were_given() -> None:
     code, folder = {"sha256": "0" * 64}, "--dataset=./pictures"
-    assert options(folder).terms(code) != options(folder, "--epochs=5", "--batch-size=128").terms(code)
+    assert plan(folder).terms(code) != plan(folder, "--epochs=5", "--batch-size=128").terms(code)
 
 
 def test_folds_are_trials_and_a_refit_is_one_more_for_each_model_and_seed() -> None:
-    trials = options("--models=keras", "--seeds=2", "--folds=3").grid()
+    trials = plan("--models=keras", "--seeds=2", "--folds=3").trials
     assert [trial.id for trial in trials] == [f"keras-s{seed}-f{fold}" for seed in (0, 1) for fold in (0, 1, 2)]
-    refit = options("--models=keras", "--seeds=2", "--folds=3", "--refit").grid()
+    refit = plan("--models=keras", "--seeds=2", "--folds=3", "--refit").trials
     assert (refit[:6], [trial.id for trial in refit[6:]]) == (trials, ["keras-s0", "keras-s1"])
     assert {trial.validation_percent for trial in refit} == {0}
 
@@ -147,7 +152,7 @@ def test_folds_are_trials_and_a_refit_is_one_more_for_each_model_and_seed() -> N
 )
 def test_folds_that_are_impossible_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        options(*arguments).check()
+        plan(*arguments).check()
 
 
 def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) -> None:
@@ -252,9 +257,7 @@ def test_i2_an_invalid_option_is_refused_within_2_seconds_without_loading_ray(ar
 
 @pytest.mark.parametrize("name", [None, "nightly"])
 def test_a_run_that_began_before_the_time_in_finish_by_is_resumed_after_it(tmp_path: Path, name: str | None) -> None:
-    given = options(
-        "--finish-by=2020-01-01T06:00:00Z", f"--storage={tmp_path}", *([f"--run-name={name}"] if name else [])
-    )
+    given = plan("--finish-by=2020-01-01T06:00:00Z", f"--storage={tmp_path}", *([f"--run-name={name}"] if name else []))
     with pytest.raises(UsageError, match="finish_by"):
         require_time_left(given, time.time())
     terms = given.terms(code_version(SOURCE_FOLDERS))
@@ -268,7 +271,7 @@ def test_a_run_that_began_before_the_time_in_finish_by_is_resumed_after_it(tmp_p
 def test_resuming_with_another_dataset_names_both(tmp_path: Path) -> None:
     code, objects = code_version(SOURCE_FOLDERS), LocalObjects(tmp_path / "results")
     write_folder(tmp_path / "letters", classes("a", "b"))
-    began, other = (options(f"--dataset={name}", "--models=keras") for name in (f"{tmp_path}/letters", "mnist-mini"))
+    began, other = (plan(f"--dataset={name}", "--models=keras") for name in (f"{tmp_path}/letters", "mnist-mini"))
     terms = began.terms(code)
     with open_run(objects, "r", dataset="letters", terms=terms, command="jobs.train", configuration="") as folder:
         folder.append_history(Started(trial="keras-s0", pid=1, node="n", devices=(), gpus=()))

@@ -9,6 +9,7 @@ import pytest
 
 from cluster.nodes import LanePlan
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.planning import Forecast, forecast
 from mnist_lib.data.prepare import prepare
 from mnist_lib.objects.local import LocalObjects
@@ -29,8 +30,8 @@ from tests.support.store.fake_versions import about, files
 def test_the_plan_says_whether_training_again_gives_the_same_weights(
     gpus: int, deterministic: bool, expected: str
 ) -> None:
-    options, plan = TrainOptions(deterministic=deterministic), LanePlan(lanes=1, cpus=1, gpus=gpus)
-    forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, volume=None)
+    plan, lanes = Plan.of(TrainOptions(deterministic=deterministic)), LanePlan(lanes=1, cpus=1, gpus=gpus)
+    forecast = Forecast(plan=plan, nodes=[], lanes=lanes, volume=None)
     assert expected in forecast.lines()
     assert forecast.document()["exact"] == ("bit for bit" in expected)
 
@@ -41,8 +42,9 @@ def test_the_plan_says_whether_training_again_gives_the_same_weights(
 def test_the_plan_says_why_pictures_are_trained_on_with_that_network(
     models: tuple[str, ...] | None, says_why: bool
 ) -> None:
-    options, plan = TrainOptions(dataset="./letters", models=models), LanePlan(lanes=1, cpus=1, gpus=0)  # type: ignore[arg-type]  # None: not given
-    forecast = Forecast(options=options, trials=[], nodes=[], plan=plan, volume=None)
+    options = TrainOptions(dataset="./letters", models=models)  # type: ignore[arg-type]  # None: not given
+    lanes = LanePlan(lanes=1, cpus=1, gpus=0)
+    forecast = Forecast(plan=Plan.of(options), nodes=[], lanes=lanes, volume=None)
     assert (
         any(line.startswith("model: keras-resnet, the default for your own") for line in forecast.lines()) == says_why
     )
@@ -55,13 +57,13 @@ def test_the_plan_counts_the_pictures_and_names_the_version(tmp_path: Path) -> N
     options = TrainOptions(
         dataset=f"{pictures}/", models=("keras-cnn",), storage=str(tmp_path), data_dir=tmp_path, init_from=("@latest",)
     )
-    plan = forecast(options)
-    assert "defaults for about 68 training images: --epochs=80 --batch-size=16" in plan.lines()
-    assert "keras-cnn starts from the weights of keras-cnn@1, trained on mnist" in plan.lines()
-    assert (plan.trials[0].epochs, plan.trials[0].init_from) == (80, "keras-cnn@1")
-    assert plan.document()["init_from"] == {"keras-cnn": "keras-cnn@1"}
+    expected = forecast(Plan.of(options))
+    assert "defaults for about 68 training images: --epochs=80 --batch-size=16" in expected.lines()
+    assert "keras-cnn starts from the weights of keras-cnn@1, trained on mnist" in expected.lines()
+    assert (expected.plan.trials[0].epochs, expected.plan.trials[0].init_from) == (80, "keras-cnn@1")
+    assert expected.document()["init_from"] == {"keras-cnn": "keras-cnn@1"}
     prepared = prepare(options.data())
-    (text,) = (line for line in forecast(options).lines() if line.startswith("defaults for"))
+    (text,) = (line for line in forecast(Plan.of(options)).lines() if line.startswith("defaults for"))
     assert text == f"defaults for {len(prepared.train)} training images: --epochs=80 --batch-size=16"
 
 

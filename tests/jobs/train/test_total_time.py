@@ -11,6 +11,7 @@ import jobs
 from jobs import MAX_IMPORT_SECONDS, begin_of_command
 from jobs.train.__main__ import run_job
 from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
 from jobs.train.run import Run
 from mnist_lib.clock import steady_time
 from mnist_lib.run_documents import Summary
@@ -33,10 +34,10 @@ def test_the_printed_total_ends_with_the_last_line_and_is_the_sum_of_its_parts(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     begin = steady_time() - 50  # which the start, the cluster and the report took
 
-    def work(run: Run[TrainOptions]) -> Summary:
+    def work(run: Run[Plan]) -> Summary:
         return small_summary([0, 1, 2, 3])  # 36 s until the models were stored
 
-    result = run_job(TrainOptions(storage=str(tmp_path / "s"), quiet=True), begin, work)
+    result = run_job(Plan.of(TrainOptions(storage=str(tmp_path / "s"), quiet=True)), begin, work)
     took = steady_time() - begin
     (line,) = [line for line in result.lines if isinstance(line, str) and line.startswith("Time: ")]
     total, *parts = map(float, re.findall(r"([\d.]+) s ", line))

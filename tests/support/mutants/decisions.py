@@ -138,9 +138,9 @@ MUTANTS = (
     ),
     Mutant(
         name="the winner is trained again with the seed of the search",
-        file="jobs/search/options.py",
-        old="seed=self.seed + 1 + number",
-        new="seed=self.seed + number",
+        file="jobs/search/plan.py",
+        old="seed=self.options.seed + 1 + number",
+        new="seed=self.options.seed + number",
         why="The result would contain the luck by which the configuration has won.",
         tests=("jobs/search/test_options.py::test_final_trials_have_the_settings_of_the_winner_and_fresh_seeds",),
     ),

@@ -1,0 +1,239 @@
+"""What a search trains: the space of its settings, its configurations, and its final trials."""
+
+import functools
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+
+from jobs.console.datasets import DataOptions
+from jobs.console.exit_codes import UsageError
+from jobs.console.options import flags_of, load_yaml
+from jobs.search.options import CONFIGURATIONS, MAX_CONFIGURATIONS, SETTINGS, SearchOptions
+from jobs.train.options import TrainOptions
+from jobs.train.plan import Plan
+from mnist_lib.errors import SpecError
+from mnist_lib.model_file import Call, ModelFile, name_of
+from mnist_lib.search.halving import DEFAULTS, Halving, Ladder
+from mnist_lib.search.space import Space, Value
+from mnist_lib.settings import options_of, values_of
+from mnist_lib.spec import MIN_EPOCHS, WITH_MOMENTUM, TrialSettings, TrialSpec, defaults_for, entry_of
+from mnist_lib.wording import one_line
+
+if TYPE_CHECKING:
+    from mnist_lib.data.split import Dataset
+
+BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
+MAX_SPACE_BYTES = 100_000
+
+Propose = Callable[[int], Mapping[str, Value]]  # from the number of a configuration to its settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan(Plan):
+    """The plan of a search."""
+
+    options: SearchOptions
+    given: Mapping[str, Any]  # the settings that vary, as they are given
+    variation: Space  # the same, parsed
+
+    @classmethod
+    def of(cls, options: TrainOptions) -> Self:
+        """Do what `Plan.of` does. Raises SpecError for an invalid space, UsageError for a file that cannot be read."""
+        assert isinstance(options, SearchOptions)
+        plan = Plan.of(options)
+        given = {**_settings_of(options.space), **(options.vary or {})}
+        variation = _variation(options, given, {name: plan.arguments_of(name) for name in map(name_of, options.models)})
+        return cls(options=options, files=plan.files, weights=plan.weights, given=given, variation=variation)
+
+    def check(self) -> None:
+        """Do what `Plan.check` does, and refuse a space in which a configuration is invalid."""
+        super().check()
+        options, known = self.options, [self.arguments_of(name_of(model)) for model in self.options.models]
+        for name in options.arguments:
+            if not any(names is None or name in names for names in known):
+                raise SpecError(f"model_arg: expected an argument of {', '.join(options.models)}, got {name}")
+        # The smallest search that is possible. It is first, since it refuses a grid of too many configurations.
+        smallest = self.resolve_defaults()
+        if "epochs" in smallest.options.unresolved:
+            smallest = smallest.with_options(epochs=MIN_EPOCHS)
+        smallest.halving()
+        for example in self.variation.examples():
+            self.trial(example, 0)
+
+    def planned_configurations(self, halving: Halving) -> int | None:
+        """Return the number of configurations of a search; None if only the time decides it."""
+        is_open = self.options.trials is None and halving.configurations == MAX_CONFIGURATIONS
+        return None if is_open else halving.configurations
+
+    def halving(self) -> Halving:
+        """Return a search without any scores yet. Raises SpecError if --max-epochs-total allows no configuration."""
+        ladder = (
+            Ladder.halving(self.options.epochs)
+            if self.options.strategy == "halving"
+            else Ladder((self.options.epochs,), BRACKET_WITHOUT_HALVING)  # all epochs at once
+        )
+        ladder = replace(ladder, folds=self.options.folds or 1)
+        others = self._combinations()
+        count = self._max_configurations if others is None else 1 + len(others)
+        if self.options.max_epochs_total is not None:
+            left = self.options.max_epochs_total - self.options.final_seeds * self.options.epochs
+            fitting = ladder.fitting(left, count)
+            if not fitting:
+                least = ladder.epochs_of(1) + self.options.final_seeds * self.options.epochs
+                raise SpecError(f"max_epochs_total: expected at least {least}, got {self.options.max_epochs_total}")
+            count = fitting
+        return Halving(count, ladder)
+
+    def proposals(self) -> Propose:
+        """Return the function from a configuration's number to its settings."""
+        defaults = self.default_settings
+        others = self._combinations()
+        if others is not None:
+            if self.options.strategy != "grid":
+                random.Random(self.options.seed).shuffle(others)
+            return [defaults, *others].__getitem__
+        return lambda number: (
+            defaults if number == DEFAULTS else self.variation.configuration(number, seed=self.options.seed)
+        )
+
+    @property
+    def default_settings(self) -> dict[str, Value]:
+        """What the first configuration sets: the first model if models vary, and otherwise nothing."""
+        models = self.variation.dimensions.get("model")
+        return {"model": models.ends[0]} if models else {}
+
+    @property
+    def _max_configurations(self) -> int:
+        return self.options.trials or (MAX_CONFIGURATIONS if self.options.has_time_limit else CONFIGURATIONS)
+
+    def _combinations(self) -> list[dict[str, Value]] | None:
+        """Return all combinations but that of the defaults; None if they are too many to try each of them."""
+        if self.options.strategy != "grid" and self.variation.combinations() > self._max_configurations:
+            return None
+        spec = self.trial(self.default_settings, None)
+        defaults = {
+            name: getattr(spec, SETTINGS[name]) if name in SETTINGS else spec.arguments.get(name)
+            for name in self.variation.dimensions
+        }
+        others = [combination for combination in self.variation.grid() if combination != defaults]
+        return others if self.options.strategy == "grid" or len(others) < self._max_configurations else None
+
+    def finals(self, settings: Mapping[str, Value]) -> list[TrialSpec]:
+        """Return trials with these settings, and with seeds that the search has not used."""
+        spec = self.trial(settings, None)
+        return [replace(spec, seed=self.options.seed + 1 + number) for number in range(self.options.final_seeds)]
+
+    def call(self, model: str, file: ModelFile) -> Call:
+        """Return one call that stands for all calls of the search, and differs from that of each stored version.
+
+        It has the values to try in a mapping named "--vary", which is never an argument of a stored version.
+        """
+        call, names = super().call(model, file), file.arguments_of(model)
+        varied = Space.parse(self.given, None).document() if self.given else {}
+        varied = {n: v for n, v in varied.items() if n not in SETTINGS and (names is None or n in names)}
+        return call._replace(arguments={**call.arguments, "--vary": varied}) if varied else call
+
+    def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
+        """Return everything that the result of a search depends on. `code`: the result of `code_version`."""
+        of_train, of_search = options_of(TrainOptions), values_of(self.options, "in_terms")
+        search = {name: value for name, value in of_search.items() if name not in of_train}
+        search |= {"space": self.variation.document(), "folds": self.options.folds}
+        return {**super().terms(code), "search": search}
+
+    @functools.cached_property
+    def trials(self) -> list[TrialSpec]:
+        """A trial of each model that the space has."""
+        found: dict[str, TrialSpec] = {}
+        for settings in (self.default_settings, *self.variation.examples()):
+            spec = self.trial(settings, None)
+            found.setdefault(spec.model, spec)
+        return [*found.values()]
+
+    def with_inline_space(self) -> Self:
+        """Return the same plan without a file that may change or be missing elsewhere."""
+        return self.with_options(space=None, vary=self.variation.document())
+
+    def train_flags(self, settings: Mapping[str, Value], dataset: "Dataset | None" = None) -> list[str]:
+        """Return the options of `jobs.train` for these settings, on the same data.
+
+        Args:
+            dataset: options that only repeat a default for its number of images are left out.
+        """
+        spec = self.trial(settings, None)
+        given = values_of(self.options)
+        given = {name: given[name] for name in (*options_of(DataOptions), *options_of(TrialSettings), "storage")}
+        given |= {name: value for name, value in settings.items() if name in SETTINGS}
+        given["momentum"] = spec.momentum  # 0 for an optimizer that has none
+        given["validation_percent"] = spec.validation_percent  # as in the search, also for few images
+        arguments = {**self.options.arguments, **settings}
+        given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
+        given["init_from"] = spec.init_from
+        given["models"] = [model for model in self.options.models if name_of(model) == spec.model]
+        given["weights"] = {
+            name: path for name, path in (self.options.weights or {}).items() if name in spec.weights
+        } or None
+        for name in ("seed", "model"):
+            given.pop(name, None)
+        by_images = {}
+        if dataset:
+            by_images = dict(defaults_for(len(dataset.train)))
+            by_images["validation_percent"] = dataset.percent_for_validation(None)
+        defaults = {name: by_images.get(field.name, field.default) for name, field in options_of(TrainOptions).items()}
+        return flags_of({name: value for name, value in given.items() if value != defaults.get(name)})
+
+    def trial(self, settings: Mapping[str, Value], number: int | None) -> TrialSpec:
+        """Return the trial of a configuration. `number`: None for one outside the search."""
+        model = str(settings.get("model", name_of(self.options.models[0])))
+        changes = {SETTINGS[name]: value for name, value in settings.items() if name in SETTINGS}
+        changes.pop("model", None)
+        optimizer = changes.get("optimizer") or self.options.optimizer or entry_of(model).optimizer
+        if "momentum" in settings and optimizer not in WITH_MOMENTUM:
+            changes["momentum"] = 0.0  # momentum varies, but this optimizer has none
+        given = self.options.arguments | {name: value for name, value in settings.items() if name not in SETTINGS}
+        accepted = self.arguments_of(model)
+        arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
+        (spec,) = self.specs([model], [self.options.seed], **changes, arguments=arguments)
+        return replace(spec, configuration=number)
+
+
+def plan_of(options: TrainOptions) -> Plan:
+    """Return the plan of a run of `jobs.train` or `jobs.search`."""
+    return (SearchPlan if isinstance(options, SearchOptions) else Plan).of(options)
+
+
+def _variation(options: SearchOptions, given: Mapping[str, Any], known: Mapping[str, list[str] | None]) -> Space:
+    """Return the space of the settings that vary. `known`: the arguments of each model; None if it accepts any."""
+    for name in given:
+        field = SETTINGS.get(name, "")
+        if name in options.arguments or getattr(options, field, None) != getattr(type(options), field, None):
+            raise SpecError(f"space: {name}: expected values to try or a fixed value, got both; omit one of them")
+    models = {} if "model" in given or len(known) == 1 else {"model": [*known]}
+    names = None if None in known.values() else [*SETTINGS, *{n for names in known.values() for n in names or ()}]
+    space = Space.parse({**given, **models}, names)
+    for value in space.dimensions["model"].ends if "model" in space.dimensions else ():
+        if value not in known:
+            raise SpecError(f"space: model: expected one of --models {', '.join(options.models)}, got {value!r}")
+    return space
+
+
+def _settings_of(path: Path | None) -> dict[str, Any]:
+    """Return the content of the YAML file of --space. Raises UsageError if it is not a mapping."""
+    if path is None:
+        return {}
+    try:
+        if not path.is_file():
+            raise UsageError(f"space: {path}: expected a YAML file of `setting: values`, got none")
+        with path.open("rb") as file:
+            content = file.read(MAX_SPACE_BYTES + 1)
+        if len(content) > MAX_SPACE_BYTES:
+            raise UsageError(f"space: expected a file of at most {MAX_SPACE_BYTES:,} bytes, got a larger one")
+        given = load_yaml(content.decode())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"space: {path}: expected a YAML file of `setting: values` ({one_line(error)})") from None
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise UsageError(f"space: {path}: expected `setting: values` on each line, got something else")
+    return dict(given)

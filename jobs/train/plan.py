@@ -1,0 +1,197 @@
+"""What a run trains: its trials, code and weights, from its options and what is known of its dataset and versions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from jobs.console.options import flags_of, parse, split_config
+from jobs.train.options import TrainOptions
+from mnist_lib.environment import package_versions
+from mnist_lib.errors import ModelError
+from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
+from mnist_lib.settings import options_of, part_of, values_of
+from mnist_lib.spec import KNOWN_WEIGHTS_RATE, TrialSettings, TrialSpec, entry_of, trial_grid
+from mnist_lib.store.versions import Version
+from mnist_lib.wording import counted
+
+if TYPE_CHECKING:
+    from mnist_lib.data.volume import Volume
+    from mnist_lib.pretrained import Pretrained, WeightsFile
+
+BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of --tfds-import
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The plan of a run of `jobs.train`. `Plan.of` makes it from options; other methods return a more definite one."""
+
+    options: TrainOptions
+    files: Mapping[str, ModelFile]  # that define models which are not in the catalog, by model
+    weights: Mapping[str, Mapping[str, WeightsFile]]  # of the user's models, by model and argument
+    starts: Mapping[str, Version] = field(default_factory=dict)  # from which trials start, by model, once known
+
+    @classmethod
+    def of(cls, options: TrainOptions) -> Self:
+        """Return the plan of options, and read the files that they name. Raises ModelError for a bad one."""
+        files = files_of(options.models)
+        weights: Mapping[str, Mapping[str, WeightsFile]] = {}
+        if options.weights:
+            from mnist_lib.pretrained import files_by_model  # imports NumPy
+
+            weights = files_by_model(files, {name: Path(str(path)) for name, path in options.weights.items()})
+        return cls(options=options, files=files, weights=weights)
+
+    def check(self) -> None:
+        """Raise SpecError or ModelError for what every run would refuse."""
+        self.options.check()
+        self.trials  # noqa: B018
+
+    # Trials
+
+    @functools.cached_property
+    def trials(self) -> list[TrialSpec]:
+        """A trial for each model and seed, and for each fold. Raises SpecError for an invalid value, ModelError.
+
+        With folds, a trial that is in none of them is trained on all images, if there is to be one.
+        """
+        options = self.options
+        trials = self.specs(map(name_of, options.models), options.seed_numbers())
+        if options.folds is None:
+            return trials
+        folds = [fold for trial in trials for fold in trial.in_folds(options.folds)]
+        return [*folds, *(trials if options.refit else ())]
+
+    def specs(self, models: Iterable[str], seeds: Sequence[int], **changes: Any) -> list[TrialSpec]:
+        """Return a trial of each model and seed. `changes`: settings and `arguments` that replace those of the options.
+
+        One that starts from a version trained on the same dataset has a lower default learning rate: with the usual
+        one, the first epochs forget what the weights know.
+        """
+        options = self.options
+        shared = {**part_of(options, TrialSettings), "arguments": options.arguments, **changes}
+        del shared["seed"]
+        shared |= {"dataset": options.data().name, "validation_percent": options.percent_for_validation}
+        trials = trial_grid(models, seeds, sources=self.files, weights=self.weights_sha256, **shared)
+        return [self._started(trial, default_rate=shared["learning_rate"] is None) for trial in trials]
+
+    def _started(self, spec: TrialSpec, *, default_rate: bool) -> TrialSpec:
+        """Return a trial that starts from the version of its model, if there is one."""
+        version = self.starts.get(spec.model)
+        if version is None:
+            return spec
+        is_known = default_rate and version.facts.dataset.name == spec.dataset
+        rate = spec.learning_rate * (KNOWN_WEIGHTS_RATE if is_known else 1)
+        return replace(spec, init_from=version.name, init_sha256=version.facts.weights_sha256, learning_rate=rate)
+
+    def starting_from(self, versions: Mapping[str, Version]) -> Self:
+        """Return a plan whose trials start from the weights of these versions, by model."""
+        names = tuple(version.name for version in versions.values()) or None
+        return replace(self.with_options(init_from=names), starts=versions)
+
+    def with_options(self, **values: Any) -> Self:
+        """Return a plan with other values of some options, none of which names a file; files are not read again."""
+        options = replace(self.options, **values)
+        vars(options)["builder_file"] = self.options.builder_file
+        return replace(self, options=options)
+
+    # Defaults that follow from the number of training images
+
+    def resolve_defaults(self, images: Callable[[], float] | None = None) -> Self:
+        """Return a plan in which the defaults are set that depend on the number of training images.
+
+        Args:
+            images: returns that number, if the catalog does not know it; by default, nothing is resolved in this case.
+        """
+        unresolved, entry = self.options.unresolved, self.options.data().entry
+        known = images if entry is None else lambda: entry.train
+        if not unresolved or known is None:
+            return self
+        defaults = self.options.defaults_for(known())
+        return self.with_options(**{name: defaults[name] for name in unresolved})
+
+    def resolve_defaults_by(self, volume: Volume) -> tuple[Self, str]:
+        """Return a plan like `resolve_defaults`, and a line about the defaults that it has set, if there are any."""
+        plan = self.resolve_defaults(lambda: volume.train)
+        flags = " ".join(plan.flags_of_defaults(self.options.unresolved))
+        about = "" if volume.exact else "about "
+        return plan, flags and f"defaults for {about}{counted(volume.train, 'training image')}: {flags}"
+
+    def flags_of_defaults(self, names: Sequence[str]) -> list[str]:
+        """Return settings that `resolve_defaults` has set as the flags that would set them."""
+        fields = options_of(self.options)
+        return flags_of({name: value for name, value in values_of(self.options).items() if fields[name].name in names})
+
+    # Code and weights
+
+    @property
+    def weights_sha256(self) -> dict[str, dict[str, str]]:
+        """The sha256 of the weights files, by model and argument."""
+        return {model: {name: file.sha256 for name, file in files.items()} for model, files in self.weights.items()}
+
+    def weights_texts(self) -> list[str]:
+        """Return a line for each weights file of a model."""
+        return [
+            f"model {model}: weights {name} from {(self.options.weights or {})[name]}, sha256 {file.sha256}"
+            for model, files in self.weights.items()
+            for name, file in files.items()
+        ]
+
+    @property
+    def pretrained(self) -> Pretrained:
+        """What the trials start from."""
+        from mnist_lib.pretrained import Pretrained
+
+        return Pretrained({file.sha256: file for files in self.weights.values() for file in files.values()})
+
+    @property
+    def calls(self) -> dict[str, Call]:
+        """What a run executes of the user's code, by the names that messages use for it."""
+        calls = {f"models: {model}": self.call(model, file) for model, file in self.files.items()}
+        if self.options.builder_file is not None:
+            arguments = {"dataset": self.options.dataset}
+            calls["tfds_import: the builder"] = Call(self.options.builder_file, BUILDER, arguments)
+        return calls
+
+    def call(self, model: str, file: ModelFile) -> Call:
+        """Return the call that builds a user's model, with those of the arguments that its function accepts."""
+        names = self.arguments_of(model)
+        arguments = {n: value for n, value in self.options.arguments.items() if names is None or n in names}
+        return Call(file, model, arguments, self.weights_sha256.get(model, {}))
+
+    def arguments_of(self, model: str) -> list[str] | None:
+        """Return the names of the arguments of a model, or None if it accepts any."""
+        return self.files[model].arguments_of(model) if model in self.files else [*entry_of(model).arguments]
+
+    def require_trusted(self, arguments: Sequence[str]) -> None:
+        """Raise ModelError if a configuration file names Python files that the user has not asked to run.
+
+        Args:
+            arguments: the command line.
+        """
+        _, words = split_config(arguments)
+        if "--trust" in words:
+            return
+        typed = self.of(parse("jobs.train", type(self.options), words))
+        for name, call in self.calls.items():
+            if typed.calls.get(name) != call and not is_trusted(call):
+                raise ModelError(
+                    f"{name} is code in {call.file.name}, sha256 {call.file.sha256}, run as {call}, which a"
+                    " configuration file names; to run it, add --trust to the command line"
+                )
+
+    def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
+        """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
+        options = self.options
+        unresolved = options.unresolved
+        if "global_batch_size" in unresolved and vars(options)["learning_rate"] is None:
+            unresolved = [*unresolved, "learning_rate"]  # whose default depends on the batch size
+        return {
+            "trials": {trial.id: asdict(trial) | dict.fromkeys(unresolved) for trial in self.trials},
+            **{name: getattr(options, field.name) for name, field in options_of(TrainOptions, "in_terms").items()},
+            "code": code["sha256"],
+            "versions": package_versions(),
+        }
