@@ -49,18 +49,17 @@ def search(run: Run[SearchPlan]) -> Summary:
         TrainingError: no configuration could be trained.
         Also raises what `Run.train` raises.
     """
-    with run.connected():
-        run.resolve_defaults()
-        plan, halving = run.plan, run.plan.halving()
-        pool = run.pool("search", halving.configurations * halving.ladder.folds)
-        with Recorder(run.folder) as recorder:
-            search = Search(plan, recorder, pool.plan.lanes, run.deadline)
-            if not search.is_done:
-                pool.start_ahead()
-                run.drive(search, recorder, pool)
-        summary = search.summary(run.data.facts())
-        search.delete_checkpoints()
-        return run.train_trials(plan.finals(summary.settings), summary)
+    run = run.with_defaults()
+    plan, halving = run.plan, run.plan.halving()
+    pool = run.pool("search", halving.configurations * halving.ladder.folds)
+    with Recorder(run.folder) as recorder:
+        search = Search(plan, recorder, pool.plan.lanes, run.deadline)
+        if not search.is_done:
+            pool.start_ahead()
+            run.drive(search, recorder, pool)
+    summary = search.summary(run.data.info)
+    search.delete_checkpoints()
+    return run.train_trials(plan.finals(summary.settings), summary)
 
 
 class SearchProgress(RunProgress):

@@ -93,7 +93,7 @@ def run_job(
     options = plan.options
     with step("loading Ray", shown=not options.quiet):
         from cluster.session import in_submitted_job
-        from jobs.train.run import Run
+        from jobs.train.run import finish, run_on_cluster
     submitted = in_submitted_job()
     with step("checking the storage", shown=not options.quiet):
         objects = _open_for_writing(options.storage, submitted)
@@ -110,16 +110,17 @@ def run_job(
     with opened as folder:
         command = shlex.join(resume_command(options, folder.run))
         advice = f"resume with: {'the same submission' if submitted else command}"
-        run, summary = Run(plan, folder, code, begin, advice), folder.summary()
+        summary = folder.summary()
         if summary is None:
             _check_data(options)
             trust(plan.calls.values())
-            summary = work(run)
+            with run_on_cluster(plan, folder, code, begin, advice) as run:
+                summary = work(run)
             seconds = steady_time() - begin  # with the report and Ray's end
             shown = structs.replace(summary, timing=structs.replace(summary.timing, wall_seconds=seconds))
         else:
             log.info("run %s is complete; for another run, use another --run-name", folder.run)
-            run.finish(summary)
+            finish(folder, summary, report=options.report)
             shown = summary
     return CommandResult(
         summary,

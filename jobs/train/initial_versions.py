@@ -6,22 +6,37 @@ The terms of the run have the names as they were given.
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from jobs.train.options import CHAMPION
+from jobs.train.plan import Plan
 from mnist_lib.api import find_version
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import champion
+from mnist_lib.store.datasets import begun_with
+from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import LATEST, Version, find_all, require_version
 
 log = logging.getLogger(__name__)
 
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
-def initial_versions(objects: Objects, names: Mapping[str, str], dataset: str) -> dict[str, Version]:
-    """Return what `versions_to_start_from` does, and log it."""
-    found = versions_to_start_from(objects, names, dataset)
+
+def with_versions(plan: AnyPlan, folder: RunFolder) -> AnyPlan:
+    """Return the plan of a run whose trials start from the versions of --init-from.
+
+    They are found when the run begins; an earlier driver of the run has recorded them.
+    """
+    if not plan.options.init_from:
+        return plan
+    objects, begun = folder.objects, begun_with(folder)
+    if begun:
+        return plan.starting_from(recorded_versions(objects, begun.init_from))
+    names, dataset = plan.options.names_to_start_from(), plan.options.data().name
+    versions = versions_to_start_from(objects, names, dataset)
     for model, name in names.items():
-        log.info("%s", start_text(model, name, found.get(model), dataset))
-    return found
+        log.info("%s", start_text(model, name, versions.get(model), dataset))
+    return plan.starting_from(versions)
 
 
 def start_text(model: str, name: str, version: Version | None, dataset: str) -> str:

@@ -134,7 +134,7 @@ def forecast(plan: Plan) -> Forecast:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
         lanes = lanes_for(options, len(plan.trials), nodes)
     else:
-        with connected(options):
+        with cluster_session(options):
             nodes = live_nodes()
             lanes = lanes_for(options, len(plan.trials), nodes)
     return Forecast(plan=plan, nodes=nodes, lanes=lanes, volume=volume, by_images=by_images, init_from=names)
@@ -162,7 +162,7 @@ def models_to_check(plan: Plan) -> dict[TrialSpec, ModelFile | None]:
 
 
 @contextmanager
-def connected(options: TrainOptions) -> Iterator[float]:
+def cluster_session(options: TrainOptions) -> Iterator[float]:
     """Join the cluster of --address, or start one, and yield how many seconds that took."""
     begin = time.monotonic()
     with ExitStack() as stack:

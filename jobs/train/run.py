@@ -4,8 +4,8 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Self, TypeVar
 
 from cluster.nodes import live_nodes, wait_for_plan
 from cluster.ray_lanes import RayLanes
@@ -17,10 +17,10 @@ from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
 from jobs.train.display import display
-from jobs.train.initial_versions import initial_versions, recorded_versions
+from jobs.train.initial_versions import with_versions
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
-from jobs.train.planning import connected, lanes_for
+from jobs.train.planning import cluster_session, lanes_for
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
 from jobs.train.run_dataset import RunDataset
@@ -30,7 +30,6 @@ from mnist_lib.clock import now_text, steady_time
 from mnist_lib.errors import IntegrityError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
-from mnist_lib.pretrained import StoredWeights
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.label_errors import label_errors
@@ -52,7 +51,7 @@ from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Decision
 from mnist_lib.store.contents import contents_of, stored_weights
-from mnist_lib.store.datasets import begun_with, store_state
+from mnist_lib.store.datasets import store_state
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.reference import record_last_run
 from mnist_lib.store.resumption import delete_trial_state, forget_result
@@ -67,71 +66,57 @@ AnyPlan = TypeVar("AnyPlan", bound=Plan)
 STORE_SECONDS = 5.0  # of a time limit, reserved for what follows on training: the store, the report, the end of Ray
 
 
-class Run(Generic[AnyPlan]):
-    """A run of `jobs.train` or `jobs.search`. What its earlier drivers have finished is not repeated.
+@contextlib.contextmanager
+def run_on_cluster(
+    plan: AnyPlan, folder: RunFolder, code: Mapping[str, Any], begin: float, advice: str = ""
+) -> Iterator["Run[AnyPlan]"]:
+    """Join or start the cluster, begin to prepare the dataset there, and yield the run.
 
     Args:
-        code: the result of `code_version`.
-        begin: the value of `steady_time()` when the command began.
         advice: what to print when the user interrupts the run.
     """
+    options, objects = plan.options, folder.objects
+    if options.report:
+        load_in_background()
+    for text in plan.weights_texts():
+        log.info("%s", text)
+    plan = with_versions(plan, folder)
+    weights = {version.facts.weights_sha256: stored_weights(objects, version) for version in plan.starts.values()}
+    deadline = options.deadline(begin - folder.seconds_worked()) - STORE_SECONDS
+    with cluster_session(options) as cluster_seconds, stoppable(advice, end_children, end_of_node()):
+        pretrained = put(replace(plan.pretrained, versions=weights))
+        data = RunDataset(folder, plan, pretrained)
+        start = steady_time() - begin - cluster_seconds
+        phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
+        folder.append_history(DriverConnected(phases=phases))
+        yield Run(plan=plan, folder=folder, code=code, begin=begin, deadline=deadline, data=data, pretrained=pretrained)
 
-    data: RunDataset  # from `connected` on
-    pretrained: Any  # Ray's reference to what trials start from; from `connected` on
-    deadline = math.inf  # the value of `steady_time()` at which the last trial should end; from `connected` on
 
-    def __init__(
-        self, plan: AnyPlan, folder: RunFolder, code: Mapping[str, Any], begin: float, advice: str = ""
-    ) -> None:
-        self.plan, self.folder, self.code, self.begin, self._advice = plan, folder, code, begin, advice
+@dataclass(frozen=True, kw_only=True)
+class Run(Generic[AnyPlan]):
+    """A run of `jobs.train` or `jobs.search` on a cluster. What its earlier drivers have finished is not repeated."""
+
+    plan: AnyPlan
+    folder: RunFolder
+    code: Mapping[str, Any]  # the result of `code_version`
+    begin: float  # the value of `steady_time()` when the command began
+    deadline: float = math.inf  # the value of `steady_time()` at which the last trial should end
+    data: RunDataset
+    pretrained: Any = None  # Ray's reference to what trials start from
 
     @property
     def options(self) -> TrainOptions:
         return self.plan.options
 
-    @contextlib.contextmanager
-    def connected(self) -> Iterator[None]:
-        """Join or start the cluster, and begin to prepare the dataset there."""
-        if self.options.report:
-            load_in_background()
-        for text in self.plan.weights_texts():
-            log.info("%s", text)
-        versions = self._start_from_versions()
-        self.deadline = self.options.deadline(self.begin - self.folder.seconds_worked()) - STORE_SECONDS
-        with connected(self.options) as cluster_seconds, stoppable(self._advice, end_children, end_of_node()):
-            self.pretrained = put(replace(self.plan.pretrained, versions=versions))
-            self.data = RunDataset(self.folder, self.plan, self.pretrained)
-            start = steady_time() - self.begin - cluster_seconds
-            phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
-            self.folder.append_history(DriverConnected(phases=phases))
-            yield
-
-    def _start_from_versions(self) -> dict[str, StoredWeights]:
-        """Find the versions of --init-from, or those that an earlier driver of the run has recorded.
-
-        Returns:
-            their weights, by sha256.
-        """
-        if not self.options.init_from:
-            return {}
-        objects, begun = self.folder.objects, begun_with(self.folder)
-        self.plan = self.plan.starting_from(
-            recorded_versions(objects, begun.init_from)
-            if begun
-            else initial_versions(objects, self.options.names_to_start_from(), self.options.data().name)
-        )
-        versions = self.plan.starts.values()
-        return {version.facts.weights_sha256: stored_weights(objects, version) for version in versions}
-
-    def resolve_defaults(self) -> None:
-        """If the number of images decides defaults that were not given, wait for it, and set them in `plan`."""
-        unresolved = self.options.unresolved
-        self.plan = self.plan.resolve_defaults(lambda: len(self.data.facts().train))
-        if flags := " ".join(self.plan.flags_of_defaults(unresolved)):
-            log.info("%s: default for its number of images: %s", self.options.data().name, flags)
+    def with_defaults(self) -> Self:
+        """Return the run with the defaults that the number of images decides, for which it waits if it has to."""
+        plan = self.plan.resolve_defaults(lambda: len(self.data.info.train))
+        if flags := " ".join(plan.flags_of_defaults(self.options.unresolved)):
+            log.info("%s: default for its number of images: %s", self.data.name, flags)
+        return replace(self, plan=plan)
 
     def train(self) -> Summary:
-        """Train all trials of the options on a cluster, store the results, and return the summary.
+        """Train all trials of the plan, store the results, and return the summary.
 
         Raises:
             DataError: the dataset is missing or damaged; nothing is trained.
@@ -139,13 +124,12 @@ class Run(Generic[AnyPlan]):
             VersionsError: the workers have different package versions.
             StoreError: the storage cannot be written, or another process took over the run.
         """
-        with self.connected():
-            pool = None
-            if not self.folder.resumed:  # the earlier driver may have left fewer trials
-                pool = self.pool("trials", len(self.plan.trials))
-                pool.start_ahead()  # they import TensorFlow while the dataset is prepared
-            self.resolve_defaults()
-            return self.train_trials(self.plan.trials, pool=pool)
+        pool = None
+        if not self.folder.resumed:  # the earlier driver may have left fewer trials
+            pool = self.pool("trials", len(self.plan.trials))
+            pool.start_ahead()  # they import TensorFlow while the dataset is prepared
+        run = self.with_defaults()
+        return run.train_trials(run.plan.trials, pool=pool)
 
     def train_trials(
         self, trials: Sequence[TrialSpec], search: SearchSummary | None = None, pool: RayLanes | None = None
@@ -193,7 +177,7 @@ class Run(Generic[AnyPlan]):
     def drive(self, source: TrialSource, recorder: Recorder, pool: RayLanes, deadline: float = math.inf) -> None:
         """Train what the source gives. `deadline`: when the last trial should end, by `steady_time()`."""
         options = self.options
-        self.data.facts()
+        self.data.wait()
         source.progress.lanes, source.progress.deadline = pool.plan.lanes, deadline
         supervisor = Supervisor(options.limits(), pool.plan, options.max_concurrent)
         with display(source.progress, shown=not options.quiet) as show:
@@ -210,7 +194,7 @@ class Run(Generic[AnyPlan]):
         Returns:
             the summary.
         """
-        facts, trained, shown = self.data.facts(), steady_time(), not self.options.quiet
+        facts, trained, shown = self.data.info, steady_time(), not self.options.quiet
         for tally in results.tallies.values():
             self._require_model(tally)
         folds = folds_summary(results.of_folds, self.data.content()) if results.of_folds else None
@@ -243,16 +227,8 @@ class Run(Generic[AnyPlan]):
                 write_report(self.folder, summary, results.tallies, self.data.content, self.code, type(self.options))
         failpoint("run.before_summary")
         self.folder.complete(summary)
-        self.finish(summary)
+        finish(self.folder, summary, report=self.options.report)
         return summary
-
-    def finish(self, summary: Summary) -> None:
-        """Do what follows on the summary, also for a driver that was killed before or meanwhile."""
-        record_last_run(self.folder, summary)
-        failpoint("run.before_forget")
-        delete_trial_state(self.folder, [trial.id for trial in summary.trials])
-        if self.options.report and not is_in_index(self.folder.objects, self.folder.run):
-            write_index(self.folder.objects)
 
     def _require_model(self, tally: Tally) -> None:
         """Raise IntegrityError if no result of a model has its files. Warn if those of a better trial are lost."""
@@ -269,7 +245,7 @@ class Run(Generic[AnyPlan]):
     def _publish(self, result: TrialResult) -> Stored:
         """Publish the chosen trial of a model as a version, and promote it if the rule allows it."""
         folder, model = self.folder, result.spec.model
-        files, about = contents_of(result, self.data.facts(), folder.run, self.code)
+        files, about = contents_of(result, self.data.info, folder.run, self.code)
         version = publish(folder.objects, model, folder.run, files, about)
         decision = self._objection() or promote(folder.objects, version, self.options.rule(), self.data.predict)
         return Stored(
@@ -288,10 +264,19 @@ class Run(Generic[AnyPlan]):
 
     def _is_champion(self, version: Version) -> bool:
         try:
-            newest = champion(self.folder.objects, version.model, self.data.facts().name)
+            newest = champion(self.folder.objects, version.model, self.data.info.name)
         except IntegrityError:  # the log of champions is damaged
             return False
         return newest is not None and newest.version == version.number
+
+
+def finish(folder: RunFolder, summary: Summary, *, report: bool) -> None:
+    """Do what follows on the summary of a run, also for a driver that was killed before or meanwhile."""
+    record_last_run(folder, summary)
+    failpoint("run.before_forget")
+    delete_trial_state(folder, [trial.id for trial in summary.trials])
+    if report and not is_in_index(folder.objects, folder.run):
+        write_index(folder.objects)
 
 
 def _require_all(trials: Sequence[SuccessfulTrial | FailedTrial]) -> None:

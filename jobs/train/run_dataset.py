@@ -13,6 +13,7 @@ from cluster.errors import ClusterError, ClusterLostError
 from cluster.tasks import result_of, start_beside_driver
 from jobs.console.terminal import is_capable, step
 from jobs.train import worker
+from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.planning import models_to_check
 from mnist_lib.catalog import DATASETS
@@ -69,10 +70,11 @@ class RunDataset:
         asked = options.data()
         request = asked.shaped(self._begun.image_shape) if self._begun else with_reference_shape(asked, objects)
         self._has_known_shape = request != asked
+        self.name = request.name
         self._since = self._begun.since if self._begun else last_run(objects, request.name)
         self._reference = None if request.entry else reference_of(objects, request.name)
         self.begin = self.prepared = steady_time()  # when the run began, and when the dataset was prepared
-        self._facts: Dataset | None = None
+        self._known: Dataset | None = None
         before = read_state(objects, request.name, self._since.fingerprint) if self._since else None
         files = [sha256 for of_model in plan.weights_sha256.values() for sha256 in of_model.values()]
         self._trained = trained_images(objects, origins(objects, options.init_from or (), files))
@@ -90,72 +92,81 @@ class RunDataset:
             num_returns=3,
         )
 
-    def facts(self) -> Dataset:
-        """Return what the driver needs to know about the dataset.
+    @property
+    def info(self) -> Dataset:
+        """What the driver needs to know about the dataset, for which it waits."""
+        return self._known or self.wait()
 
-        The first call waits until it is prepared, checks it, records it as that of the run, and logs what is unusual.
-        """
-        if self._facts is not None:
-            return self._facts
-        folder = self._folder
-        facts = self._prepared()
-        self._facts, self.prepared = facts, steady_time()
-        self._plan = self._plan.resolve_defaults(lambda: len(facts.train))
-        options = self._plan.options
-        protect_images(facts.images)
-        log.info("%s: %s training images, %s test images", facts.name, f"{len(facts.train):,}", f"{len(facts.test):,}")
-        for text in groups_texts(facts.group_counts):
-            log.info("%s: %s", facts.name, text)
-        if not facts.reusable:
+    def wait(self) -> Dataset:
+        """Wait for the dataset, check it, record it as that of the run, and log what is unusual; only once."""
+        if self._known is None:
+            self._known = info = self._prepared()
+            self.prepared = steady_time()
+            protect_images(info.images)
+            options = self._plan.resolve_defaults(lambda: len(info.train)).options
+            info.check_use(options.percent_for_validation, options.folds)
+            if options.folds is not None:
+                require_untrained(info, self._trained)
+            self._log_info(info, options)
+            self._begin_with(info, options)
+            self._log_changes(info)
+        return self._known
+
+    def _begin_with(self, info: Dataset, options: TrainOptions) -> None:
+        """Record what the run begins with, and compare it with what an earlier driver has recorded."""
+        if self._begun is None:
+            begun = RunData(
+                info.used_labels,
+                self._since,
+                options.init_from or (),
+                info.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
+                info.unreadable,
+            )
+            begin_with(self._folder, begun)
+        self._folder.require_same("fingerprint.txt", info.fingerprint, "dataset")
+
+    def _log_info(self, info: Dataset, options: TrainOptions) -> None:
+        log.info("%s: %s training images, %s test images", info.name, f"{len(info.train):,}", f"{len(info.test):,}")
+        for text in groups_texts(info.group_counts):
+            log.info("%s: %s", info.name, text)
+        if not info.reusable:
             log.info(
                 "the folder of prepared datasets could not be written, so the images are among the temporary files, and"
                 " the next run may have to prepare them again; use another --data-dir"
             )
-        facts.check_use(options.percent_for_validation, options.folds)
-        if options.folds is not None:
-            require_untrained(facts, self._trained)
-        if options.percent_for_validation is None and not facts.validation_size(None):
+        if options.percent_for_validation is None and not info.validation_size(None):
             log.info(
                 "%s: trains on all %s training images and stores the last epoch, since %d%% are fewer than %d; hold"
                 " some out with --validation-percent",
-                *(facts.name, f"{len(facts.train):,}", VALIDATION_PERCENT, MIN_VALIDATION),
+                *(info.name, f"{len(info.train):,}", VALIDATION_PERCENT, MIN_VALIDATION),
             )
-        for notice in facts.notices:
-            log.warning("%s: %s", facts.name, notice)
+        for notice in info.notices:
+            log.warning("%s: %s", info.name, notice)
         if self._has_known_shape:
-            size = " x ".join(map(str, facts.image_shape))
-            log.info("%s: images of %s, as before in this storage; choose others with --image-size", facts.name, size)
-        if self._begun is None:
-            begun = RunData(
-                facts.used_labels,
-                self._since,
-                options.init_from or (),
-                facts.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
-                facts.unreadable,
-            )
-            begin_with(folder, begun)
-        folder.require_same("fingerprint.txt", facts.fingerprint, "dataset")
+            size = " x ".join(map(str, info.image_shape))
+            log.info("%s: images of %s, as before in this storage; choose others with --image-size", info.name, size)
+
+    def _log_changes(self, info: Dataset) -> None:
         summary = self.summary()
         for text in summary.objections:
-            log.warning("%s has changed unexpectedly: %s", facts.name, text)
+            log.warning("%s has changed unexpectedly: %s", info.name, text)
         for text in near_copies_texts(summary.near_copies):
-            log.warning("%s: %s", facts.name, text)
+            log.warning("%s: %s", info.name, text)
         changes = summary.changes
         if changes:
-            log.info("%s: %s", facts.name, changes_text(changes))
+            log.info("%s: %s", info.name, changes_text(changes))
             for text in growth_texts(changes.unusual):
-                log.warning("%s: %s", facts.name, text)
+                log.warning("%s: %s", info.name, text)
         elif self._since:
-            log.warning("%s: what has changed since run %s is not known", facts.name, self._since.run)
+            log.warning("%s: what has changed since run %s is not known", info.name, self._since.run)
         elif self._begun is None and (others := self._other_folders()):
             log.info(
                 "%s is new in this storage, which has champions for %s; if it is one of them and was renamed, use"
                 " --dataset-name %s",
-                facts.name,
+                info.name,
                 ", ".join(others),
                 others[0],
             )
-        return facts
 
     def _prepared(self) -> Dataset:
         """Wait for the dataset, and show how much of a folder is read: on a terminal as a bar, or else in the log."""
@@ -169,10 +180,10 @@ class RunDataset:
 
             try:
                 logged = not (shown and is_capable())
-                facts: Dataset = result_of(self._info, "the preparation of the dataset", progress, logged=logged)
+                info: Dataset = result_of(self._info, "the preparation of the dataset", progress, logged=logged)
             finally:
                 self._progress.remove()
-        return facts
+        return info
 
     def _other_folders(self) -> list[str]:
         """Return the names of other folders for which the models of this run have champions; none without a folder."""
@@ -186,15 +197,15 @@ class RunDataset:
     def summary(self) -> DatasetSummary:
         """Return what the summary of the run says about the prepared dataset."""
         return structs.replace(
-            dataset_summary(self.facts(), self._plan.options.percent_for_validation),
+            dataset_summary(self.info, self._plan.options.percent_for_validation),
             changes=self._changes(),
             objections=self._objections,
             accept=shlex.join(self._accept_command) if self._objections else None,
-            newly_damaged=len({*self.facts().unreadable} - self._known_unreadable),
+            newly_damaged=len({*self.info.unreadable} - self._known_unreadable),
         )
 
     def _changes(self) -> ChangesSummary | None:
-        changes, since = self.facts().changes, self._since
+        changes, since = self.info.changes, self._since
         if changes is None or since is None:
             return None
         earlier = [run.dataset.changes.added for run in self.earlier if run.dataset.changes]
@@ -210,21 +221,21 @@ class RunDataset:
     @functools.cached_property
     def _objections(self) -> tuple[str, ...]:
         """The reasons not to promote the models of this run. See `store.reference`."""
-        reference, facts = self._reference, self.facts()
+        reference, info = self._reference, self.info
         if reference is None:
             return ()
-        content = read_state(self._folder.objects, facts.name, reference.fingerprint)
+        content = read_state(self._folder.objects, info.name, reference.fingerprint)
         before = None
         try:
             before = DatasetState.read(content or b"", "the pictures of the reference")
         except IntegrityError as error:
-            log.warning("%s: it is not known which pictures are gone: %s", facts.name, error)
-        return objections(reference, before, facts)
+            log.warning("%s: it is not known which pictures are gone: %s", info.name, error)
+        return objections(reference, before, info)
 
     @property
     def _accept_command(self) -> list[str]:
-        state = self.facts().fingerprint[:12]
-        words = ["python", "-m", "jobs.models", "accept", self.facts().name, "--state", state]
+        state = self.info.fingerprint[:12]
+        words = ["python", "-m", "jobs.models", "accept", self.info.name, "--state", state]
         return [*words, "--storage", self._plan.options.storage]
 
     @functools.cached_property

@@ -12,7 +12,7 @@ from cluster.nodes import LanePlan
 from jobs.console.exit_codes import TrainingError
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
-from jobs.train.run import Run
+from jobs.train.run import Run, finish
 from jobs.train.run_dataset import RunDataset
 from jobs.train.trials import Trials
 from jobs.train.write_queue import Write
@@ -52,15 +52,15 @@ def complete_run(objects: Objects) -> Summary:
     with open_run(
         objects, "r", dataset="mnist-mini", terms={"epochs": 2}, command="jobs.train", configuration=""
     ) as folder:
-        run, summary = run_in(folder), folder.summary()
+        summary = folder.summary()
         if summary is not None:
-            run.finish(summary)
+            finish(folder, summary, report=False)
             return summary
         clock = VirtualClock()
         cluster = SimulatedCluster(clock, {"keras": Durations(), "scratch": Durations()}, [2])
         with recorded(folder, TRIALS, SimulatedWrites(clock, seconds=0.0)) as trials:
             run_loop(cluster, trials, trials.recorder, LanePlan(lanes=2, cpus=1, gpus=0), clock=clock)
-        return run.store(trials)
+        return run_in(folder).store(trials)
 
 
 class PreparedDataset(RunDataset):
@@ -69,7 +69,7 @@ class PreparedDataset(RunDataset):
     begin = prepared = 0.0
 
     def __init__(self) -> None:
-        self._facts, self._since, self._reference, self._plan = FACTS, None, None, PLAN
+        self._known, self._since, self._reference, self._plan = FACTS, None, None, PLAN
 
     def content(self) -> Dataset:
         raise AssertionError("only a report needs the dataset")
@@ -79,9 +79,7 @@ class PreparedDataset(RunDataset):
 
 
 def run_in(folder: RunFolder) -> Run[Plan]:
-    run = Run(PLAN, folder, {"sha256": "0" * 64}, begin=0.0)
-    run.data = PreparedDataset()
-    return run
+    return Run(plan=PLAN, folder=folder, code={"sha256": "0" * 64}, begin=0.0, data=PreparedDataset())
 
 
 def check(objects: MemoryObjects, summary: Summary) -> None:

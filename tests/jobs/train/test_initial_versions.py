@@ -6,10 +6,10 @@ import pytest
 
 from jobs.console.options import parse
 from jobs.train import worker
+from jobs.train.initial_versions import with_versions
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.planning import models_to_check
-from jobs.train.run import Run
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError, SpecError
@@ -18,6 +18,7 @@ from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.contents import stored_weights
 from mnist_lib.store.datasets import RunData, begin_with
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.publishing import publish
@@ -46,15 +47,13 @@ def plan(*arguments: str) -> Plan:
     return parsed
 
 
-def started(objects: Objects, *arguments: str, run: str = "r") -> Run[Plan]:
-    """Return a run that has found the versions from which it starts."""
-    run_of = Run(plan(*arguments), RunFolder(objects, run), {}, begin=0.0)
-    run_of._start_from_versions()
-    return run_of
+def started(objects: Objects, *arguments: str, run: str = "r") -> Plan:
+    """Return the plan of a run that has found the versions from which it starts."""
+    return with_versions(plan(*arguments), RunFolder(objects, run))
 
 
 def starts(objects: Objects, *arguments: str) -> dict[str, str | None]:
-    return {trial.model: trial.init_from for trial in started(objects, *arguments).plan.trials}
+    return {trial.model: trial.init_from for trial in started(objects, *arguments).trials}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +75,7 @@ def test_a_name_stands_for_a_version(objects: Objects, name: str, version: int) 
 def test_the_default_learning_rate_is_lower_from_a_version_of_the_same_dataset(
     objects: Objects, arguments: list[str], rate: float
 ) -> None:
-    (trial,) = started(objects, "--models=keras", "--init-from=keras@2", "--seeds=1", *arguments).plan.trials
+    (trial,) = started(objects, "--models=keras", "--init-from=keras@2", "--seeds=1", *arguments).trials
     assert trial.learning_rate == pytest.approx(rate)
 
 
@@ -135,13 +134,13 @@ def test_before_any_trial_a_version_has_to_fit_and_known_test_images_are_left_ou
     publish_untrained(objects, "keras")  # with 16 hidden units
 
     def prepared(units: int) -> Dataset:
-        run = Run(
-            plan("--models=keras", "--init-from=keras@1", f"--hidden-units={units}"), RunFolder(objects, "r"), {}, 0
+        found = started(objects, "--models=keras", "--init-from=keras@1", f"--hidden-units={units}")
+        versions = [*found.starts.values()]
+        pretrained = Pretrained(
+            versions={version.facts.weights_sha256: stored_weights(objects, version) for version in versions}
         )
-        pretrained = Pretrained(versions=run._start_from_versions())
-        checked = models_to_check(run.plan)
         trained = {"keras@1": digits.test.hashes[:3]}
-        return worker.prepare_dataset(run.options.data(), checked, pretrained, trained=trained)[1]
+        return worker.prepare_dataset(found.options.data(), models_to_check(found), pretrained, trained=trained)[1]
 
     dataset = prepared(16)
     assert (len(dataset.train), len(dataset.test)) == (4_000, 997)
@@ -164,7 +163,7 @@ def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(obj
     begin_with(folder, RunData(UsedLabels.of(b""), None, run.options.init_from or ()))
     promote(objects, version, Rule(promote="always"))
     assert begin().run == folder.run
-    assert [trial.init_from for trial in started(objects, *given, run=folder.run).plan.trials] == ["keras@2"]
+    assert [trial.init_from for trial in started(objects, *given, run=folder.run).trials] == ["keras@2"]
     assert starts(objects, *given) == {"keras": "keras@4"}  # another run
     objects.delete("models/keras/commits/00000002.json")  # random weights would mix two kinds of trials in one run
     with pytest.raises(SpecError, match="there is no keras@2 in memory"):
