@@ -135,24 +135,15 @@ class Supervisor:
     def lanes(self) -> Collection[Handle]:
         return self._lanes.keys()
 
-    @property
-    def has_lane(self) -> bool:
-        """Whether any lane has got its resources."""
-        return any(lane.state is not LaneState.WAITING for lane in self._lanes.values())
-
-    @property
-    def queued(self) -> int:
-        """The number of trials that wait for a lane."""
-        return len(self._queue)
-
     def attempts(self, trial: str) -> int:
         """Return the number of attempts at a trial so far, including the running one."""
         return self._queue.attempts(trial)
 
-    def pause_text(self, now: float) -> str:
-        """Return why no lane starts now; "" if lanes may start."""
-        pause = self._start_lanes_at - now
-        deaths = counted(self._deaths_in_a_row, "death")
+    def why_waiting(self, now: float) -> str | None:
+        """Return why no lane has its resources yet; "" if that is up to the cluster, and None if one has them."""
+        if any(lane.state is not LaneState.WAITING for lane in self._lanes.values()):
+            return None
+        pause, deaths = self._start_lanes_at - now, counted(self._deaths_in_a_row, "death")
         return f"no lane starts for another {pause:.0f} s, after {deaths} in a row" if pause > 0 else ""
 
     # What has happened
@@ -203,7 +194,7 @@ class Supervisor:
             self._pause(now)
         trials = self._trials_to_blame(lane, death)
         if verdict is Verdict.REQUEUE:
-            self._queue.put_first(trials)
+            self._queue.put(trials, first=True)
             return []
         lost = []
         for trial in trials:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cluster.deadlines import MAX_SKIPPED, Limits, back_off
 from cluster.lanes import Cause, Trial
@@ -40,17 +40,16 @@ class TrialQueue:
         """Return the number of attempts at a trial so far, including the running one."""
         return self._deaths[trial].total() + 1
 
-    def put(self, trials: Iterable[Trial]) -> None:
-        """Add trials to the end of the queue."""
-        self._queue.extend(trials)
-
-    def put_first(self, trials: Sequence[Trial]) -> None:
-        """Add trials to the front of the queue."""
-        self._queue.extendleft(reversed(trials))
+    def put(self, trials: Sequence[Trial], *, first: bool = False) -> None:
+        """Add trials to the end of the queue, or to its front."""
+        if first:
+            self._queue.extendleft(reversed(trials))
+        else:
+            self._queue.extend(trials)
 
     def put_due(self, now: float) -> None:
         """Move the trials whose pause is over to the front of the queue."""
-        self.put_first([trial for at, trial in self._backing_off if at <= now])
+        self.put([trial for at, trial in self._backing_off if at <= now], first=True)
         self._backing_off = [(at, trial) for at, trial in self._backing_off if at > now]
 
     def pop(self, count: int = 1) -> list[Trial]:

@@ -31,6 +31,7 @@ from jobs.retrain.work import TrainWork
 from jobs.search.options import require_after_dashes
 from jobs.search.plan import plan_of
 from jobs.train.options import TrainOptions
+from jobs.train.plan import require_trusted_code
 from mnist_lib.clock import SystemClock, text_of, timestamp
 from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder, newest_term
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> CommandResult | int:
     options = parse(f"jobs.retrain {name}".strip(), kind, own)
     options.check()
     if isinstance(options, RetrainOptions):
-        plan_of(train_options(options, after_dashes)).require_trusted(after_dashes)
+        require_trusted_code(plan_of(train_options(options, after_dashes)), after_dashes)
     run = COMMANDS[name][1] if name else _retrain
     result = run(options, after_dashes)
     return result if isinstance(result, int) else replace(result, json=options.json)

@@ -11,6 +11,7 @@ from jobs.console.output import CommandResult, entry_point
 from jobs.search.options import SearchOptions
 from jobs.search.plan import SearchPlan
 from jobs.train.__main__ import checked_plan, run_job
+from jobs.train.plan import resolve_defaults_by
 from mnist_lib.data.volume import volume_of
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import mean_score
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         volume = volume_of(with_reference_shape(options.data(), open_storage(options.storage)))
         by_images = BY_IMAGES_TEXT if options.data().entry is None else ""
         if volume:
-            plan, by_images = plan.resolve_defaults_by(volume)
+            plan, by_images = resolve_defaults_by(plan, volume)
         else:  # if the catalog does not know the number of images, those of many
             plan = plan.resolve_defaults(lambda: math.inf)
         document = {**plan_document(plan), "images": volume.document() if volume else None}

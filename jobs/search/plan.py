@@ -14,7 +14,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, load_yaml
 from jobs.search.options import CONFIGURATIONS, MAX_CONFIGURATIONS, SETTINGS, SearchOptions
 from jobs.train.options import TrainOptions
-from jobs.train.plan import Plan
+from jobs.train.plan import Plan, arguments_of
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
 from mnist_lib.search.halving import DEFAULTS, Halving, Ladder
@@ -37,22 +37,37 @@ class SearchPlan(Plan):
     """The plan of a search."""
 
     options: SearchOptions
+    asked: SearchOptions  # the options without defaults that follow from the number of images
     given: Mapping[str, Any]  # the settings that vary, as they are given
-    variation: Space  # the same, parsed
 
     @classmethod
     def of(cls, options: TrainOptions) -> Self:
-        """Do what `Plan.of` does. Raises SpecError for an invalid space, UsageError for a file that cannot be read."""
+        """Do what `Plan.of` does. Raises UsageError for a file of a space that cannot be read."""
         assert isinstance(options, SearchOptions)
         plan = Plan.of(options)
         given = {**_settings_of(options.space), **(options.vary or {})}
-        variation = _variation(options, given, {name: plan.arguments_of(name) for name in map(name_of, options.models)})
-        return cls(options=options, files=plan.files, weights=plan.weights, given=given, variation=variation)
+        return cls(options=options, asked=options, files=plan.files, weights=plan.weights, given=given)
+
+    @functools.cached_property
+    def variation(self) -> Space:
+        """The settings that vary. Raises SpecError for an invalid one."""
+        options, known = self.asked, {name: arguments_of(self, name) for name in map(name_of, self.asked.models)}
+        for name in self.given:
+            field = SETTINGS.get(name, "")
+            if name in options.arguments or getattr(options, field, None) != getattr(type(options), field, None):
+                raise SpecError(f"space: {name}: expected values to try or a fixed value, got both; omit one of them")
+        models = {} if "model" in self.given or len(known) == 1 else {"model": [*known]}
+        names = None if None in known.values() else [*SETTINGS, *{n for names in known.values() for n in names or ()}]
+        space = Space.parse({**self.given, **models}, names)
+        for value in space.dimensions["model"].ends if "model" in space.dimensions else ():
+            if value not in known:
+                raise SpecError(f"space: model: expected one of --models {', '.join(options.models)}, got {value!r}")
+        return space
 
     def check(self) -> None:
         """Do what `Plan.check` does, and refuse a space in which a configuration is invalid."""
         super().check()
-        options, known = self.options, [self.arguments_of(name_of(model)) for model in self.options.models]
+        options, known = self.options, [arguments_of(self, name_of(model)) for model in self.options.models]
         for name in options.arguments:
             if not any(names is None or name in names for names in known):
                 raise SpecError(f"model_arg: expected an argument of {', '.join(options.models)}, got {name}")
@@ -127,12 +142,12 @@ class SearchPlan(Plan):
         spec = self.trial(settings, None)
         return [replace(spec, seed=self.options.seed + 1 + number) for number in range(self.options.final_seeds)]
 
-    def call(self, model: str, file: ModelFile) -> Call:
+    def _call(self, model: str, file: ModelFile) -> Call:
         """Return one call that stands for all calls of the search, and differs from that of each stored version.
 
         It has the values to try in a mapping named "--vary", which is never an argument of a stored version.
         """
-        call, names = super().call(model, file), file.arguments_of(model)
+        call, names = super()._call(model, file), file.arguments_of(model)
         varied = Space.parse(self.given, None).document() if self.given else {}
         varied = {n: v for n, v in varied.items() if n not in SETTINGS and (names is None or n in names)}
         return call._replace(arguments={**call.arguments, "--vary": varied}) if varied else call
@@ -194,30 +209,15 @@ class SearchPlan(Plan):
         if "momentum" in settings and optimizer not in WITH_MOMENTUM:
             changes["momentum"] = 0.0  # momentum varies, but this optimizer has none
         given = self.options.arguments | {name: value for name, value in settings.items() if name not in SETTINGS}
-        accepted = self.arguments_of(model)
+        accepted = arguments_of(self, model)
         arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
-        (spec,) = self.specs([model], [self.options.seed], **changes, arguments=arguments)
+        (spec,) = self._specs([model], [self.options.seed], **changes, arguments=arguments)
         return replace(spec, configuration=number)
 
 
 def plan_of(options: TrainOptions) -> Plan:
     """Return the plan of a run of `jobs.train` or `jobs.search`."""
     return (SearchPlan if isinstance(options, SearchOptions) else Plan).of(options)
-
-
-def _variation(options: SearchOptions, given: Mapping[str, Any], known: Mapping[str, list[str] | None]) -> Space:
-    """Return the space of the settings that vary. `known`: the arguments of each model; None if it accepts any."""
-    for name in given:
-        field = SETTINGS.get(name, "")
-        if name in options.arguments or getattr(options, field, None) != getattr(type(options), field, None):
-            raise SpecError(f"space: {name}: expected values to try or a fixed value, got both; omit one of them")
-    models = {} if "model" in given or len(known) == 1 else {"model": [*known]}
-    names = None if None in known.values() else [*SETTINGS, *{n for names in known.values() for n in names or ()}]
-    space = Space.parse({**given, **models}, names)
-    for value in space.dimensions["model"].ends if "model" in space.dimensions else ():
-        if value not in known:
-            raise SpecError(f"space: model: expected one of --models {', '.join(options.models)}, got {value!r}")
-    return space
 
 
 def _settings_of(path: Path | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, CommandResult, entry
 from jobs.search.options import SearchOptions, is_search, require_after_dashes
 from jobs.search.plan import plan_of
 from jobs.train.options import TrainOptions
-from jobs.train.plan import Plan
+from jobs.train.plan import Plan, require_trusted_code
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.groups import BY_FILE
 from mnist_lib.data.listing import list_folder
@@ -206,7 +206,7 @@ def _check(kind: type[TrainOptions], flags: Sequence[str]) -> Plan:
         raise UsageError("--vary and --space are options of a search; use: python -m jobs.submit search -- ...")
     options: TrainOptions = parse("jobs.submit --", kind, flags)
     plan = plan_of(options)
-    plan.require_trusted(flags)
+    require_trusted_code(plan, flags)
     plan.check()
     if not is_url(options.storage) and not Path(options.storage).is_absolute():
         raise UsageError(

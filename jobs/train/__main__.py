@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import yaml
 from msgspec import structs
@@ -20,8 +20,9 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_result
 from jobs.console.terminal import step
+from jobs.console.values import existing_folder
 from jobs.train.options import TrainOptions
-from jobs.train.plan import Plan
+from jobs.train.plan import AnyPlan, Plan, require_trusted_code
 from jobs.train.resuming import configuration, resume_command, stored_command
 from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.data.availability import check_availability
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from jobs.train.run import Run
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
-
-AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 
 @entry_point
@@ -70,9 +69,9 @@ def checked_plan(plan_type: type[AnyPlan], kind: type[TrainOptions], arguments: 
         raise UsageError("resume: nothing was run; check the printed command, its files and addresses, then paste it")
     log_to_stderr(verbose=options.verbose, quiet=options.quiet)
     plan = plan_type.of(options)
-    plan.require_trusted(arguments)
+    require_trusted_code(plan, arguments)
     plan.check()
-    options.check_data_dir()
+    _check_data_dir(options)
     require_time_left(plan, begin)
     return plan
 
@@ -130,6 +129,15 @@ def run_job(
         afterwards=partial(_require_success, summary),
         marked=submitted,
     )
+
+
+def _check_data_dir(options: TrainOptions) -> None:
+    """Raise UsageError if the data folder is not on this machine. Not for `jobs.submit`, which trains elsewhere."""
+    if options.data_dir is not None:
+        try:
+            existing_folder(options.data_dir)
+        except ValueError as error:
+            raise UsageError(f"data_dir: {error}") from None
 
 
 def _check_data(options: TrainOptions) -> None:

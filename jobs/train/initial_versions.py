@@ -6,10 +6,10 @@ The terms of the run have the names as they were given.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from dataclasses import replace
 
-from jobs.train.options import CHAMPION
-from jobs.train.plan import Plan
+from jobs.train.options import CHAMPION, names_to_start_from
+from jobs.train.plan import AnyPlan
 from mnist_lib.api import find_version
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import champion
@@ -18,8 +18,6 @@ from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import LATEST, Version, find_all, require_version
 
 log = logging.getLogger(__name__)
-
-AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 
 def with_versions(plan: AnyPlan, folder: RunFolder) -> AnyPlan:
@@ -31,12 +29,18 @@ def with_versions(plan: AnyPlan, folder: RunFolder) -> AnyPlan:
         return plan
     objects, begun = folder.objects, begun_with(folder)
     if begun:
-        return plan.starting_from(recorded_versions(objects, begun.init_from))
-    names, dataset = plan.options.names_to_start_from(), plan.options.data().name
+        return starting_from(plan, recorded_versions(objects, begun.init_from))
+    names, dataset = names_to_start_from(plan.options), plan.options.data().name
     versions = versions_to_start_from(objects, names, dataset)
     for model, name in names.items():
         log.info("%s", start_text(model, name, versions.get(model), dataset))
-    return plan.starting_from(versions)
+    return starting_from(plan, versions)
+
+
+def starting_from(plan: AnyPlan, versions: Mapping[str, Version]) -> AnyPlan:
+    """Return the plan whose trials start from the weights of these versions, by model."""
+    names = tuple(version.name for version in versions.values()) or None
+    return replace(plan.with_options(init_from=names), starts=versions)
 
 
 def start_text(model: str, name: str, version: Version | None, dataset: str) -> str:
@@ -54,7 +58,7 @@ def versions_to_start_from(objects: Objects, names: Mapping[str, str], dataset: 
     last, but `@champion` is none.
 
     Args:
-        names: as `TrainOptions.names_to_start_from` returns them.
+        names: as `options.names_to_start_from` returns them.
 
     Raises:
         SpecError: there is no version of that name.

@@ -1,22 +1,19 @@
 """The options of `jobs.train`. Those of a trial and of promotion are declared in `mnist_lib`."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cluster.deadlines import Limits
 from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
-from jobs.console.exit_codes import UsageError
-from jobs.console.values import Folder, existing_folder
+from jobs.console.values import Folder
 from jobs.train.option_groups import LaneOptions, ModelOptions, RunOptions, ShownOptions
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import DATASETS, PICTURE_MODEL
-from mnist_lib.clock import moment_of
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import name_of
 from mnist_lib.objects.storage import check_storage
-from mnist_lib.settings import MAX_SEED, option, part_of
+from mnist_lib.settings import option
 from mnist_lib.spec import VALIDATION_PERCENT, TrialSettings, defaults_for
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.runs import Command, check_run_name
@@ -33,7 +30,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
 
     # On the node that prepares the dataset:
     data_dir: Folder | None = option(None, DATA_DIR_HELP)
-    tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py")  # see `plan.require_trusted`
+    tfds_import: Folder | None = option(None, TFDS_IMPORT_HELP, "FILE.py")  # see `plan.require_trusted_code`
 
     def __post_init__(self) -> None:
         if vars(self)["models"] is None:  # not given
@@ -62,25 +59,6 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     def has_time_limit(self) -> bool:
         return self.max_seconds is not None or self.finish_by is not None
 
-    def names_to_start_from(self) -> dict[str, str]:
-        """Return the name that --init-from gives for each model; it begins with "@" if it is given for all of them.
-
-        Raises SpecError for a name of another form, of another model, or a second one for a model.
-        """
-        models, found = [*map(name_of, self.models)], dict[str, str]()
-        for name in self.init_from or ():
-            model, at, which = name.partition("@")
-            if at and which not in (CHAMPION, LATEST) and not NUMBER.fullmatch(which):
-                raise SpecError(f"init_from: expected a version, such as keras@3 or @{CHAMPION}, got {name[:100]!r}")
-            if model not in ("", *models) or not name:
-                expected = f"a version of {', '.join(models)}"
-                raise SpecError(f"init_from: expected {expected}, got {name[:100]!r}; name its model in --models")
-            for each in [model] if model else models:
-                if each in found:
-                    raise SpecError(f"init_from: expected one version of {each}, got {found[each]} and {name}")
-                found[each] = name
-        return found
-
     @classmethod
     def defaults_for(cls, images: float) -> dict[str, Any]:
         """Return the settings whose defaults depend on the number of training images."""
@@ -104,7 +82,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         """Raise SpecError for values that every run would refuse. Resources may still be automatic."""
         cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
-        self.names_to_start_from()
+        names_to_start_from(self)
         if self.quiet and self.verbose:
             raise SpecError("quiet: expected one of --quiet and --verbose, got both")
         if self.refit and self.folds is None:
@@ -118,14 +96,6 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         if self.run_name is not None:
             check_run_name(self.run_name)
 
-    def check_data_dir(self) -> None:
-        """Raise UsageError if the data folder is not on this machine. Not for `jobs.submit`, which trains elsewhere."""
-        if self.data_dir is not None:
-            try:
-                existing_folder(self.data_dir)
-            except ValueError as error:
-                raise UsageError(f"data_dir: {error}") from None
-
     def limits(self) -> Limits:
         """Return when to retry and when to abandon attempts."""
         wait, overtime = self.wait_for_resources, self.trial_timeout
@@ -135,22 +105,22 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
             wait_seconds=Limits.wait_seconds if wait is None else wait,
         )
 
-    def deadline(self, begin: float) -> float:
-        """Return the value of `steady_time()` at which the run should end, or infinity.
 
-        Args:
-            begin: when the command began, by `steady_time()`, less the time that earlier drivers worked on the run.
-        """
-        until = moment_of(self.finish_by).timestamp() if self.finish_by else math.inf
-        return until if self.max_seconds is None else min(until, begin + self.max_seconds)
+def names_to_start_from(options: TrainOptions) -> dict[str, str]:
+    """Return the name that --init-from gives for each model; it begins with "@" if it is given for all of them.
 
-    def rule(self) -> Rule:
-        return Rule(**part_of(self, Rule))
-
-    def seed_numbers(self) -> Sequence[int]:
-        """Return the seeds of the trials of each model. Raises SpecError if one is too large."""
-        if not isinstance(self.seeds, int):
-            return self.seeds
-        if self.seed + self.seeds - 1 > MAX_SEED:
-            raise SpecError(f"seeds: expected seeds up to {MAX_SEED}, got {self.seed + self.seeds - 1}")
-        return range(self.seed, self.seed + self.seeds)
+    Raises SpecError for a name of another form, of another model, or a second one for a model.
+    """
+    models, found = [*map(name_of, options.models)], dict[str, str]()
+    for name in options.init_from or ():
+        model, at, which = name.partition("@")
+        if at and which not in (CHAMPION, LATEST) and not NUMBER.fullmatch(which):
+            raise SpecError(f"init_from: expected a version, such as keras@3 or @{CHAMPION}, got {name[:100]!r}")
+        if model not in ("", *models) or not name:
+            expected = f"a version of {', '.join(models)}"
+            raise SpecError(f"init_from: expected {expected}, got {name[:100]!r}; name its model in --models")
+        for each in [model] if model else models:
+            if each in found:
+                raise SpecError(f"init_from: expected one version of {each}, got {found[each]} and {name}")
+            found[each] = name
+    return found

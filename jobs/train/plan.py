@@ -6,21 +6,23 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from jobs.console.options import flags_of, parse, split_config
 from jobs.train.options import TrainOptions
 from mnist_lib.environment import package_versions
-from mnist_lib.errors import ModelError
+from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
-from mnist_lib.settings import options_of, part_of, values_of
+from mnist_lib.settings import MAX_SEED, options_of, part_of, values_of
 from mnist_lib.spec import KNOWN_WEIGHTS_RATE, TrialSettings, TrialSpec, entry_of, trial_grid
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
     from mnist_lib.data.volume import Volume
-    from mnist_lib.pretrained import Pretrained, WeightsFile
+    from mnist_lib.pretrained import WeightsFile
+
+AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
 BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of --tfds-import
 
@@ -59,13 +61,13 @@ class Plan:
         With folds, a trial that is in none of them is trained on all images, if there is to be one.
         """
         options = self.options
-        trials = self.specs(map(name_of, options.models), options.seed_numbers())
+        trials = self._specs(map(name_of, options.models), _seeds(options))
         if options.folds is None:
             return trials
         folds = [fold for trial in trials for fold in trial.in_folds(options.folds)]
         return [*folds, *(trials if options.refit else ())]
 
-    def specs(self, models: Iterable[str], seeds: Sequence[int], **changes: Any) -> list[TrialSpec]:
+    def _specs(self, models: Iterable[str], seeds: Sequence[int], **changes: Any) -> list[TrialSpec]:
         """Return a trial of each model and seed. `changes`: settings and `arguments` that replace those of the options.
 
         One that starts from a version trained on the same dataset has a lower default learning rate: with the usual
@@ -86,11 +88,6 @@ class Plan:
         is_known = default_rate and version.facts.dataset.name == spec.dataset
         rate = spec.learning_rate * (KNOWN_WEIGHTS_RATE if is_known else 1)
         return replace(spec, init_from=version.name, init_sha256=version.facts.weights_sha256, learning_rate=rate)
-
-    def starting_from(self, versions: Mapping[str, Version]) -> Self:
-        """Return a plan whose trials start from the weights of these versions, by model."""
-        names = tuple(version.name for version in versions.values()) or None
-        return replace(self.with_options(init_from=names), starts=versions)
 
     def with_options(self, **values: Any) -> Self:
         """Return a plan with other values of some options, none of which names a file; files are not read again."""
@@ -113,18 +110,6 @@ class Plan:
         defaults = self.options.defaults_for(known())
         return self.with_options(**{name: defaults[name] for name in unresolved})
 
-    def resolve_defaults_by(self, volume: Volume) -> tuple[Self, str]:
-        """Return a plan like `resolve_defaults`, and a line about the defaults that it has set, if there are any."""
-        plan = self.resolve_defaults(lambda: volume.train)
-        flags = " ".join(plan.flags_of_defaults(self.options.unresolved))
-        about = "" if volume.exact else "about "
-        return plan, flags and f"defaults for {about}{counted(volume.train, 'training image')}: {flags}"
-
-    def flags_of_defaults(self, names: Sequence[str]) -> list[str]:
-        """Return settings that `resolve_defaults` has set as the flags that would set them."""
-        fields = options_of(self.options)
-        return flags_of({name: value for name, value in values_of(self.options).items() if fields[name].name in names})
-
     # Code and weights
 
     @property
@@ -132,56 +117,20 @@ class Plan:
         """The sha256 of the weights files, by model and argument."""
         return {model: {name: file.sha256 for name, file in files.items()} for model, files in self.weights.items()}
 
-    def weights_texts(self) -> list[str]:
-        """Return a line for each weights file of a model."""
-        return [
-            f"model {model}: weights {name} from {(self.options.weights or {})[name]}, sha256 {file.sha256}"
-            for model, files in self.weights.items()
-            for name, file in files.items()
-        ]
-
-    @property
-    def pretrained(self) -> Pretrained:
-        """What the trials start from."""
-        from mnist_lib.pretrained import Pretrained
-
-        return Pretrained({file.sha256: file for files in self.weights.values() for file in files.values()})
-
     @property
     def calls(self) -> dict[str, Call]:
         """What a run executes of the user's code, by the names that messages use for it."""
-        calls = {f"models: {model}": self.call(model, file) for model, file in self.files.items()}
+        calls = {f"models: {model}": self._call(model, file) for model, file in self.files.items()}
         if self.options.builder_file is not None:
             arguments = {"dataset": self.options.dataset}
             calls["tfds_import: the builder"] = Call(self.options.builder_file, BUILDER, arguments)
         return calls
 
-    def call(self, model: str, file: ModelFile) -> Call:
+    def _call(self, model: str, file: ModelFile) -> Call:
         """Return the call that builds a user's model, with those of the arguments that its function accepts."""
-        names = self.arguments_of(model)
+        names = arguments_of(self, model)
         arguments = {n: value for n, value in self.options.arguments.items() if names is None or n in names}
         return Call(file, model, arguments, self.weights_sha256.get(model, {}))
-
-    def arguments_of(self, model: str) -> list[str] | None:
-        """Return the names of the arguments of a model, or None if it accepts any."""
-        return self.files[model].arguments_of(model) if model in self.files else [*entry_of(model).arguments]
-
-    def require_trusted(self, arguments: Sequence[str]) -> None:
-        """Raise ModelError if a configuration file names Python files that the user has not asked to run.
-
-        Args:
-            arguments: the command line.
-        """
-        _, words = split_config(arguments)
-        if "--trust" in words:
-            return
-        typed = self.of(parse("jobs.train", type(self.options), words))
-        for name, call in self.calls.items():
-            if typed.calls.get(name) != call and not is_trusted(call):
-                raise ModelError(
-                    f"{name} is code in {call.file.name}, sha256 {call.file.sha256}, run as {call}, which a"
-                    " configuration file names; to run it, add --trust to the command line"
-                )
 
     def terms(self, code: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
@@ -195,3 +144,58 @@ class Plan:
             "code": code["sha256"],
             "versions": package_versions(),
         }
+
+
+def arguments_of(plan: Plan, model: str) -> list[str] | None:
+    """Return the names of the arguments of a model, or None if it accepts any."""
+    return plan.files[model].arguments_of(model) if model in plan.files else [*entry_of(model).arguments]
+
+
+def require_trusted_code(plan: Plan, arguments: Sequence[str]) -> None:
+    """Raise ModelError if a configuration file names Python files that the user has not asked to run.
+
+    Args:
+        arguments: the command line.
+    """
+    _, words = split_config(arguments)
+    if "--trust" in words:
+        return
+    typed = plan.of(parse("jobs.train", type(plan.options), words))
+    for name, call in plan.calls.items():
+        if typed.calls.get(name) != call and not is_trusted(call):
+            raise ModelError(
+                f"{name} is code in {call.file.name}, sha256 {call.file.sha256}, run as {call}, which a"
+                " configuration file names; to run it, add --trust to the command line"
+            )
+
+
+def weights_texts(plan: Plan) -> list[str]:
+    """Return a line for each weights file of a model."""
+    return [
+        f"model {model}: weights {name} from {(plan.options.weights or {})[name]}, sha256 {file.sha256}"
+        for model, files in plan.weights.items()
+        for name, file in files.items()
+    ]
+
+
+def resolve_defaults_by(plan: AnyPlan, volume: Volume) -> tuple[AnyPlan, str]:
+    """Return the plan for a number of images, and a line about the defaults that follow from it, if there are any."""
+    resolved = plan.resolve_defaults(lambda: volume.train)
+    flags = " ".join(flags_of_defaults(resolved.options, plan.options.unresolved))
+    about = "" if volume.exact else "about "
+    return resolved, flags and f"defaults for {about}{counted(volume.train, 'training image')}: {flags}"
+
+
+def flags_of_defaults(options: TrainOptions, names: Sequence[str]) -> list[str]:
+    """Return settings that follow from the number of images as the flags that would set them."""
+    fields = options_of(options)
+    return flags_of({name: value for name, value in values_of(options).items() if fields[name].name in names})
+
+
+def _seeds(options: TrainOptions) -> Sequence[int]:
+    """Return the seeds of the trials of each model. Raises SpecError if one is too large."""
+    if not isinstance(options.seeds, int):
+        return options.seeds
+    if options.seed + options.seeds - 1 > MAX_SEED:
+        raise SpecError(f"seeds: expected seeds up to {MAX_SEED}, got {options.seed + options.seeds - 1}")
+    return range(options.seed, options.seed + options.seeds)

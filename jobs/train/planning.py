@@ -10,9 +10,9 @@ from cluster.nodes import LanePlan, Node, live_nodes, plan_lanes, this_machine
 from cluster.session import address_of, session
 from jobs import SOURCE_FOLDERS
 from jobs.console.terminal import step
-from jobs.train.initial_versions import start_text, versions_to_start_from
-from jobs.train.options import TrainOptions
-from jobs.train.plan import Plan
+from jobs.train.initial_versions import start_text, starting_from, versions_to_start_from
+from jobs.train.options import TrainOptions, names_to_start_from
+from jobs.train.plan import Plan, resolve_defaults_by, weights_texts
 from mnist_lib.catalog import PICTURE_MODEL
 from mnist_lib.data.request import DEFAULT_SIDE, DataRequest
 from mnist_lib.data.volume import Volume, volume_of
@@ -105,7 +105,7 @@ class Forecast:
             *([self.by_images] if self.by_images else []),
             *([] if self.plan.options.percent_for_validation is not None else [f"validation: {VALIDATION_TEXT}"]),
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
-            *self.plan.weights_texts(),
+            *weights_texts(self.plan),
             *(
                 start_text(model, name, self.plan.starts.get(model), self.plan.options.data().name)
                 for model, name in self.init_from.items()
@@ -121,15 +121,15 @@ def forecast(plan: Plan) -> Forecast:
         DataError: a folder cannot be listed, or none of its pictures can be read.
     """
     plan, options = plan.resolve_defaults(), plan.options
-    names = options.names_to_start_from()
+    names = names_to_start_from(options)
     if names:
         versions = versions_to_start_from(open_storage(options.storage), names, options.data().name)
-        plan = plan.starting_from(versions)
+        plan = starting_from(plan, versions)
     with step(f"looking at {options.dataset}", shown=not options.quiet):
         volume = volume_of(data_of_run(options))
     by_images = ""
     if volume:
-        plan, by_images = plan.resolve_defaults_by(volume)
+        plan, by_images = resolve_defaults_by(plan, volume)
     if address_of(options.address) is None:
         nodes = [this_machine()]  # as Ray would describe it, without the seconds that Ray needs to start
         lanes = lanes_for(options, len(plan.trials), nodes)

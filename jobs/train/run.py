@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
 
 from cluster.nodes import live_nodes, wait_for_plan
 from cluster.ray_lanes import RayLanes
@@ -19,17 +19,18 @@ from jobs.train import worker
 from jobs.train.display import display
 from jobs.train.initial_versions import with_versions
 from jobs.train.options import TrainOptions
-from jobs.train.plan import Plan
+from jobs.train.plan import AnyPlan, flags_of_defaults, weights_texts
 from jobs.train.planning import cluster_session, lanes_for
 from jobs.train.recorder import Recorder
 from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
 from jobs.train.run_dataset import RunDataset
 from jobs.train.supervision import Loop, TrialSource
 from jobs.train.trials import Trials
-from mnist_lib.clock import now_text, steady_time
+from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.errors import IntegrityError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
+from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.label_errors import label_errors
@@ -46,10 +47,11 @@ from mnist_lib.run_documents import (
     Summary,
     Timing,
 )
+from mnist_lib.settings import part_of
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
-from mnist_lib.store.champions.promotion import Decision
+from mnist_lib.store.champions.promotion import Decision, Rule
 from mnist_lib.store.contents import contents_of, stored_weights
 from mnist_lib.store.datasets import store_state
 from mnist_lib.store.publishing import publish
@@ -60,8 +62,6 @@ from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
-
-AnyPlan = TypeVar("AnyPlan", bound=Plan)
 
 STORE_SECONDS = 5.0  # of a time limit, reserved for what follows on training: the store, the report, the end of Ray
 
@@ -78,18 +78,29 @@ def run_on_cluster(
     options, objects = plan.options, folder.objects
     if options.report:
         load_in_background()
-    for text in plan.weights_texts():
+    for text in weights_texts(plan):
         log.info("%s", text)
     plan = with_versions(plan, folder)
     weights = {version.facts.weights_sha256: stored_weights(objects, version) for version in plan.starts.values()}
-    deadline = options.deadline(begin - folder.seconds_worked()) - STORE_SECONDS
+    files = {file.sha256: file for of_model in plan.weights.values() for file in of_model.values()}
+    deadline = deadline_of(options, begin - folder.seconds_worked()) - STORE_SECONDS
     with cluster_session(options) as cluster_seconds, stoppable(advice, end_children, end_of_node()):
-        pretrained = put(replace(plan.pretrained, versions=weights))
+        pretrained = put(Pretrained(files, weights))
         data = RunDataset(folder, plan, pretrained)
         start = steady_time() - begin - cluster_seconds
         phases = {"start": round(start, 3), "cluster": round(cluster_seconds, 3)}
         folder.append_history(DriverConnected(phases=phases))
         yield Run(plan=plan, folder=folder, code=code, begin=begin, deadline=deadline, data=data, pretrained=pretrained)
+
+
+def deadline_of(options: TrainOptions, begin: float) -> float:
+    """Return the value of `steady_time()` at which a run should end, or infinity.
+
+    Args:
+        begin: when the command began, by `steady_time()`, less the time that earlier drivers worked on the run.
+    """
+    until = moment_of(options.finish_by).timestamp() if options.finish_by else math.inf
+    return until if options.max_seconds is None else min(until, begin + options.max_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +122,7 @@ class Run(Generic[AnyPlan]):
     def with_defaults(self) -> Self:
         """Return the run with the defaults that the number of images decides, for which it waits if it has to."""
         plan = self.plan.resolve_defaults(lambda: len(self.data.info.train))
-        if flags := " ".join(plan.flags_of_defaults(self.options.unresolved)):
+        if flags := " ".join(flags_of_defaults(plan.options, self.options.unresolved)):
             log.info("%s: default for its number of images: %s", self.data.name, flags)
         return replace(self, plan=plan)
 
@@ -181,7 +192,7 @@ class Run(Generic[AnyPlan]):
         source.progress.lanes, source.progress.deadline = pool.plan.lanes, deadline
         supervisor = Supervisor(options.limits(), pool.plan, options.max_concurrent)
         with display(source.progress, shown=not options.quiet) as show:
-            Loop(pool, supervisor, source, recorder, show=show, deadline=deadline).run()
+            Loop(pool, supervisor, source, recorder, show=show).run()
 
     # Results
 
@@ -247,7 +258,9 @@ class Run(Generic[AnyPlan]):
         folder, model = self.folder, result.spec.model
         files, about = contents_of(result, self.data.info, folder.run, self.code)
         version = publish(folder.objects, model, folder.run, files, about)
-        decision = self._objection() or promote(folder.objects, version, self.options.rule(), self.data.predict)
+        decision = self._objection() or promote(
+            folder.objects, version, Rule(**part_of(self.options, Rule)), self.data.predict
+        )
         return Stored(
             version=version.number,
             champion=self._is_champion(version),

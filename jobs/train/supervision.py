@@ -39,8 +39,8 @@ class Loop:
     """The loop of a run.
 
     Args:
+        source: its progress also says when the last trial should end, by the clock.
         show: shows an event.
-        deadline: the time on the clock at which the last trial should end.
     """
 
     def __init__(
@@ -51,11 +51,10 @@ class Loop:
         recorder: Recorder,
         *,
         show: Show = lambda event, attempt: None,
-        deadline: float = math.inf,
         clock: Clock = CLOCK,
     ) -> None:
         self._pool, self._supervisor, self._source, self._recorder = pool, supervisor, source, recorder
-        self._show, self._deadline, self._clock = show, deadline, clock
+        self._show, self._clock = show, clock
         self._time = RunningTime(clock)
         self._turn = 0
         self._looked_at = -math.inf
@@ -78,7 +77,7 @@ class Loop:
         supervisor, source, pool = self._supervisor, self._source, self._pool
         try:
             while not source.is_done:
-                self._act(supervisor.tick(self._now, source, pool.head, self._deadline - self._clock.monotonic()))
+                self._act(supervisor.tick(self._now, source, pool.head, self._seconds_left))
                 for lane, message in self._messages():
                     for event in supervisor.on(lane, message, self._now):
                         attempt = event.attempt if isinstance(event, LostAttempt) else supervisor.attempts(event.trial)
@@ -92,6 +91,10 @@ class Loop:
     @property
     def _now(self) -> float:
         return self._time.monotonic()
+
+    @property
+    def _seconds_left(self) -> float:
+        return self._source.progress.deadline - self._clock.monotonic()
 
     def _messages(self) -> Iterator[tuple[Handle, Message | Death | None]]:
         """Wait, and yield at most one message of each lane, so that none delays the others; then what is overdue."""
@@ -123,7 +126,8 @@ class Loop:
 
     def _check_wait(self) -> None:
         """Log the wait for the first lane, or raise ResourcesError if it takes too long."""
-        if self._supervisor.has_lane:
+        reason = self._supervisor.why_waiting(self._now)
+        if reason is None:
             self._wait.restart()
         elif self._wait.is_over:
             resources = self._supervisor.plan.lane_resources
@@ -132,7 +136,7 @@ class Loop:
                 "; wait longer with --wait-for-resources SECONDS, or lower --cpus-per-trial or --gpus-per-trial"
             )
         else:
-            self._wait.log_if_due(lambda: self._supervisor.pause_text(self._now) or self._pool.describe_free())
+            self._wait.log_if_due(lambda: reason or self._pool.describe_free())
 
     def _act(self, actions: Sequence[Action]) -> None:
         for action in actions:

@@ -86,8 +86,9 @@ def run_loop(
 ) -> Supervisor:
     """Run the loop to its end, and return its supervisor."""
     supervisor = Supervisor(limits or Limits(), plan)
+    source.progress.deadline = deadline
     with display(source.progress, shown=False) as show:
-        Loop(pool, supervisor, source, recorder, show=show, deadline=deadline, clock=clock).run()  # type: ignore[arg-type]
+        Loop(pool, supervisor, source, recorder, show=show, clock=clock).run()  # type: ignore[arg-type]
     return supervisor
 
 

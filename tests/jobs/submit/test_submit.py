@@ -18,7 +18,7 @@ from jobs.console.options import parse
 from jobs.search.options import SearchOptions
 from jobs.submit.__main__ import SENT, _check, _own_files, main, words_of_job
 from jobs.train.options import TrainOptions
-from jobs.train.plan import Plan
+from jobs.train.plan import Plan, require_trusted_code
 from mnist_lib.errors import IntegrityError, ModelError
 from tests.support.bounds import JOB_SECONDS, assert_at_most, wait_until
 from tests.support.corrections import correct, correction
@@ -293,7 +293,7 @@ def test_w10_the_code_that_was_checked_is_sent_and_trusted_with_its_arguments_by
     (tmp_path / "job" / SENT / "mine.py").write_bytes(checked)
     shutil.copy(config, tmp_path / "job" / words[0].removeprefix("--config="))
     monkeypatch.chdir(tmp_path / "job")
-    Plan.of(parse("jobs.train", TrainOptions, words)).require_trusted(words)
+    require_trusted_code(Plan.of(parse("jobs.train", TrainOptions, words)), words)
 
 
 def test_weights_are_sent_if_all_files_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from jobs.search.options import SearchOptions
 from jobs.search.plan import plan_of
 from jobs.train.__main__ import main
 from jobs.train.options import TrainOptions
-from jobs.train.plan import Plan
+from jobs.train.plan import Plan, require_trusted_code
 from jobs.train.resuming import configuration, resume_command
 from mnist_lib.environment import code_version
 from mnist_lib.errors import ModelError
@@ -250,7 +250,7 @@ def test_m2_code_of_a_configuration_file_is_trusted_together_with_its_arguments(
         config.write_text(yaml.safe_dump({**vary, **given}))
         words = ["--config", str(config), *flags]
         plan = plan_of(parse(kind.COMMAND, kind, words))
-        plan.require_trusted(words)
+        require_trusted_code(plan, words)
         return plan
 
     trusted: dict[str, Any] = {"models": [f"{own}:small"], "model_arg": {"path": "a"}}

@@ -11,6 +11,7 @@ from cluster.nodes import LanePlan
 from jobs.train.display import RunProgress
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
+from jobs.train.run import deadline_of
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time, text_of
 from mnist_lib.results import EpochDone, TrialResult
@@ -73,7 +74,7 @@ def test_w5_a_wall_clock_that_is_set_during_a_run_changes_no_limit(
     objects, begin = MemoryObjects(), steady_time()
     finish_by = text_of(datetime.now(UTC) + timedelta(seconds=HOUR / 2))
     deadlines = [
-        limit.deadline(begin) for limit in (TrainOptions(max_seconds=HOUR / 2), TrainOptions(finish_by=finish_by))
+        deadline_of(limit, begin) for limit in (TrainOptions(max_seconds=HOUR / 2), TrainOptions(finish_by=finish_by))
     ]
     RunFolder(objects, "r").append_history(DriverConnected())
     set_wall_clock(monkeypatch, jump)

@@ -129,8 +129,8 @@ MUTANTS = (
     Mutant(
         name="a trial whose lane dies before it begins is queued twice",
         file=SUPERVISOR,
-        old="self._queue.put_first(trials)",
-        new="self._queue.put_first([*trials, *trials])",
+        old="self._queue.put(trials, first=True)",
+        new="self._queue.put([*trials, *trials], first=True)",
         invariants=("recorded results",),
         first_world=9,
     ),
@@ -153,8 +153,8 @@ MUTANTS = (
     Mutant(
         name="a run without a time limit cuts its trials short",
         file=LOOP,
-        old="= show, deadline, clock",
-        new="= show, clock.monotonic() + 30, clock",
+        old="return self._source.progress.deadline - self._clock.monotonic()",
+        new="return 30.0",
         invariants=("weights",),
         first_world=2,
     ),

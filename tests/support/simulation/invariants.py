@@ -258,7 +258,7 @@ class Invariants(Watch):
         now = self._clock.now
         active = [lane for lane in lanes if not lane.closed]
         at_work = [lane for lane in active if lane in self._taken_at]  # the others wait, as far as the driver knows
-        wanted = min(len(at_work) + self.supervisor.queued, max(1, known_capacity(self._cluster)))
+        wanted = min(len(at_work) + len(self.supervisor._queue), max(1, known_capacity(self._cluster)))
         pausing = now - self._abandoned_at < MAX_PAUSE_SECONDS + 1
         if len(active) >= wanted or pausing:
             self._unused_since = None

@@ -329,13 +329,9 @@ class World:
                 trials = Trials(recorder, self.trials)
                 plan = LanePlan(lanes=max(1, known_capacity(cluster)), cpus=1, gpus=0)
                 watch.supervisor = WatchedSupervisor(limits, plan, watch)
+                trials.progress.deadline = self.deadline
                 with display(trials.progress, shown=False) as show:
-                    Loop(
-                        *(cluster, watch.supervisor, trials, recorder),
-                        show=show,
-                        deadline=self.deadline,
-                        clock=clock,
-                    ).run()
+                    Loop(cluster, watch.supervisor, trials, recorder, show=show, clock=clock).run()
         except (StoreError, KilledError):
             is_stored = False
             raise
