@@ -164,7 +164,7 @@ class Lane:
     kind: str = ""  # of its trial or, if it has none, of its last one
     ends_at: float = math.inf  # when the trial should end by its own share of the time of the run
     fetching_since: float | None = None  # while the content of an event is on the way
-    events_while_overdue: int = 0
+    heard_late: int | None = None  # events since it was found to be overdue; None while it is not
     _trial_since: float = math.inf  # when the lane reported that it has begun the trial
     _sent_at: float = math.inf  # when the trial's last event was sent, on the lane's clock
     _longest: float = 0.0  # seconds between two events while the trial is in training

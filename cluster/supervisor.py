@@ -165,7 +165,8 @@ class Supervisor:
         if isinstance(message, Death):
             return self._on_death(lane, message, now)
         event = message.event
-        lane.events_while_overdue += 1
+        if lane.heard_late is not None:
+            lane.heard_late += 1
         if isinstance(event, WorkerProcess):
             lane.start(event, now)
             return ()
@@ -233,9 +234,8 @@ class Supervisor:
         found = []
         for lane in self._lanes.values():
             death = lane.why_overdue(self.limits, now, lost_nodes)
-            if death is None:
-                lane.events_while_overdue = 0
-            elif lane.events_while_overdue >= MAX_UNREAD_EVENTS or not has_unread(lane.handle):
+            lane.heard_late = None if death is None else lane.heard_late or 0
+            if death and (lane.heard_late == MAX_UNREAD_EVENTS or not has_unread(lane.handle)):
                 found.append((lane.handle, death))
         return found
 
