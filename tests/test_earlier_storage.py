@@ -90,6 +90,7 @@ def test_its_versions_predict_the_same(earlier: Path, expected: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_versions_stay_champions_and_evaluate(earlier: Path) -> None:
     rows = {
         f"{row['model']}@{row['number']}": row["champion_of"]
@@ -105,6 +106,7 @@ def test_its_versions_stay_champions_and_evaluate(earlier: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_champion_is_rolled_back_and_its_schedule_goes_on(tmp_path: Path) -> None:
     extract(tmp_path)
     rolled_back = run(tmp_path, "models", "rollback", "keras")

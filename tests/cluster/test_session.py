@@ -92,6 +92,7 @@ def test_a_proxy_in_the_environment_is_not_used_to_reach_the_head(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_address_that_never_answers_is_refused_within_5_seconds() -> None:
     """Its queue of connections is full, so that the kernel does not answer."""
     with socket.socket() as silent, contextlib.ExitStack() as queue:

@@ -221,7 +221,10 @@ def test_the_example_of_the_package_runs_in_another_folder(champion: Path, digit
     assert np.asarray(json.loads(last)).shape == (20, 10)
 
 
-@pytest.mark.parametrize(("dataset", "shape"), [("mnist-mini", (28, 28, 1)), ("letters", (20, 32, 3))])
+@pytest.mark.parametrize(
+    ("dataset", "shape"),
+    [("mnist-mini", (28, 28, 1)), pytest.param("letters", (20, 32, 3), marks=pytest.mark.long)],
+)
 def test_a_picture_is_read_as_the_array_that_jobs_predict_gives_the_model(
     dataset: str, shape: tuple[int, int, int], tmp_path: Path
 ) -> None:

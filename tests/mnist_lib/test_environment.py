@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_keras_is_imported_without_the_optional_packages_that_it_looks_for(tmp_path: Path) -> None:
     """Packages of these names write their names to a file when they are imported."""
     for name in KERAS_IMPORTS_IF_INSTALLED:

@@ -302,6 +302,7 @@ def keras_members(tensorflow: None) -> Members:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 40_000), change=st.integers(1, 255))
 @example(place=6_081, change=255)  # the type of an object's header: h5py raises a RuntimeError
+@pytest.mark.long
 def test_s11_a_single_changed_byte_of_the_weights_is_our_error_or_changes_numbers(
     place: int, change: int, keras_members: Members
 ) -> None:

@@ -222,6 +222,7 @@ def test_a_wrong_command_line_gives_one_error_line(arguments: list[str], message
     assert message in stderr
 
 
+@pytest.mark.long
 def test_the_command_prints_where_the_model_is_and_nothing_on_stderr(
     storage: Path, data_dir: Path, tmp_path: Path
 ) -> None:

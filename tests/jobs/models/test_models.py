@@ -311,6 +311,7 @@ def test_a_wrong_command_line_gives_one_error_line(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_versions_are_listed_in_two_seconds_and_barely_slow_down_publishing(tmp_path: Path) -> None:
     folders = [tmp_path / "few", tmp_path / "many"]
     for storage in folders:

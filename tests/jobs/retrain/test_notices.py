@@ -59,6 +59,7 @@ def test_after_a_500_a_notice_is_sent_again_with_the_same_id(start_receiver: Cal
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_notice_is_abandoned_after_its_deadline_and_the_next_one_is_sent(
     start_receiver: Callable[..., Receiver], caplog: pytest.LogCaptureFixture
 ) -> None:

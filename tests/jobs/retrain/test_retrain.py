@@ -48,6 +48,7 @@ def test_a_daemon_that_is_killed_and_restarted_runs_each_slot_once(schedule: Sch
     assert "Next: " in text
 
 
+@pytest.mark.long
 def test_with_once_the_command_exits_soon_for_a_done_slot_and_skips_unchanged_ones(schedule: Schedule) -> None:
     command = ("--once", HOURLY, "--skip-unchanged", "--json", "--init=champion")
     code, stdout = schedule.run(*command, train=TRAIN)

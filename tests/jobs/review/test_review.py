@@ -70,6 +70,7 @@ def fill_in(path: Path, labels: dict[int, str]) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_table_is_written_edited_and_applied_unless_a_row_is_bad(
     folder: Path, new: Path, untrained: Path, tmp_path: Path
 ) -> None:

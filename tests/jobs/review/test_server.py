@@ -301,6 +301,7 @@ def test_w14_idle_connections_of_others_stop_nobody_and_write_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_w14_a_decision_does_not_wait_for_slow_pictures(
     serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

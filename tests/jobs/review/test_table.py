@@ -84,6 +84,7 @@ def test_w15_a_class_of_any_marks_comes_back_from_a_table(tmp_path_factory: pyte
     assert round_trip(tmp_path_factory.mktemp("table"), name) == name
 
 
+@pytest.mark.long
 def test_w15_a_dataset_with_a_class_called_none_is_refused_before_a_label_is_stored(tmp_path: Path) -> None:
     write_folder(tmp_path / "f", classes("a", "none"))
     request = DataRequest(dataset=f"{tmp_path}/f", data_dir=tmp_path)

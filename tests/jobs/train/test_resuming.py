@@ -78,6 +78,7 @@ def test_f7_a_run_whose_head_dies_ends_with_exit_code_8_and_resumes_elsewhere(
     assert starts_of("scratch-s0", tmp_path / "runs/r")[1] >= 4
 
 
+@pytest.mark.long
 def test_f17_an_interrupted_run_prints_a_command_that_resumes_it(data_dir: Path, tmp_path: Path) -> None:
     command = ("--data-dir", data_dir, "--storage", tmp_path / "results", *TRAINING, "--models=scratch")
     driver = start(*command, home=tmp_path, prelude=UNTRAINED)

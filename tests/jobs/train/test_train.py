@@ -108,6 +108,7 @@ def test_tensorboard_shows_the_epochs_of_the_history(gpu_run: tuple[dict[str, An
         assert len(seen.Tags()["images"]) == 10
 
 
+@pytest.mark.long
 def test_stored_models_reproduce_the_summary_without_this_project(
     gpu_run: tuple[dict[str, Any], Path], digits: Dataset
 ) -> None:

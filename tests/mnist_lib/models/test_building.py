@@ -199,6 +199,7 @@ def test_a_user_model_trains_in_bfloat16_and_keeps_float32_weights(run: Run) -> 
     assert result.weights_sha256 != result_of(run(own("small_resnet"))).weights_sha256
 
 
+@pytest.mark.long
 def test_a_trial_of_a_user_model_does_not_depend_on_the_trials_before_it(digits: Dataset, run: Run) -> None:
     specs = [replace(own("small_resnet"), seed=seed) for seed in (0, 1)]
     few = few_digits(digits)

@@ -78,7 +78,7 @@ def test_weights_of_another_network_and_numbers_outside_variables_are_refused(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_frozen_epochs_leave_given_weights_as_they_are_and_a_resumed_trial_ends_with_the_same_weights(
     replicas: int, run: Run, body: WeightsFile, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_holder_whose_heartbeat_is_damaged_is_replaced_after_its_time_to_live(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_lease_is_renewed_during_work_that_takes_longer_than_it_lives(s3: str, tmp_path: Path) -> None:
     clock = SystemClock()
     term = LeaseTerm("one", "here", "2026-01-01T00:00:00Z")

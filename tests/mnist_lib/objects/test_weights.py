@@ -189,6 +189,7 @@ def test_a_file_that_is_not_numbers_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.long
 def test_an_archive_that_holds_more_than_a_file_may_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "digits.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -94,7 +94,7 @@ def histories(*results: TrialResult) -> list[list[EpochDone]]:
     ("model", "resources", "settings"),
     [
         ("scratch", ONE, {"class_weights": "balanced"}),
-        ("keras", TWO, {"validation_percent": 10, "freeze_epochs": 1}),
+        pytest.param("keras", TWO, {"validation_percent": 10, "freeze_epochs": 1}, marks=pytest.mark.long),
         pytest.param("keras-cnn", ONE, {"validation_percent": 10}, marks=pytest.mark.long),
     ],
     ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-2 parts of a batch"],

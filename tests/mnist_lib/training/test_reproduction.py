@@ -19,6 +19,7 @@ from tests.support.stored import publish_trained
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 
+@pytest.mark.long
 def test_the_last_version_of_a_chain_is_reproduced_if_the_one_before_is_intact(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def layers() -> list[keras.Layer]:
     return [keras.layers.Flatten(), keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(10)]
 
 
+@pytest.mark.long
 def test_a_chunk_whose_number_of_steps_xla_knows_gives_the_same_weights(digits: Dataset) -> None:
     """The loop of a GPU is compiled for the CPU here: steps beyond the last one change no weight, seed or sum."""
     model, ours = KerasModel(layers(), layers, digits.image_shape, "float32"), Optimizer(TrialSpec.of("keras"))

@@ -93,6 +93,7 @@ def test_a_trial_with_other_classes_than_its_version_says_what_it_takes_from_it(
     assert np.allclose(last, drawn[2], atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_trial_of_a_fold_predicts_its_images_without_having_been_trained_on_them(digits: Dataset) -> None:
     """Other labels for these images change neither its weights nor its predictions, but its accuracy on them."""
     (whole,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
@@ -190,6 +191,7 @@ def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_no
     assert rungs[-1].validation == whole.validation
 
 
+@pytest.mark.long
 def test_a_trial_leaves_no_temporary_files(digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert isinstance(events_of(trial_grid(["keras-cnn"], [0], epochs=1), few_digits(digits))[-1], TrialResult)
@@ -241,6 +243,7 @@ def test_trials_of_the_same_shape_are_compiled_once(digits: Dataset, compiled: l
     assert run_chunk.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.long
 def test_a_lane_removes_the_least_recently_used_compiled_model(
     digits: Dataset, compiled: list[Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

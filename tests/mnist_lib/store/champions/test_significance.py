@@ -45,6 +45,7 @@ def test_the_comparisons_of_a_log_spend_what_the_budget_says(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_equal_challengers_are_promoted_in_at_most_one_year_of_twenty() -> None:
     found = [simulate(seed, 0.02, equal(0.02)) for seed in range(YEARS)]
     # Of 40 years with a probability of 5%, more than 6 have a false promotion with a probability of 0.3%.
