@@ -15,8 +15,8 @@ import psutil
 import pytest
 import ray
 
-from cluster import ray_lanes as lanes_of_ray
 from cluster.deadlines import KILL_SECONDS, Limits
+from cluster.killing import kill_process
 from cluster.lanes import WorkerProcess
 from cluster.nodes import LanePlan
 from cluster.ray_lanes import RayLanes
@@ -32,7 +32,7 @@ LEAVING_DRIVER = """
 import sys, threading
 import ray
 from cluster.ray_private import connect
-from cluster.ray_lanes import _end_with_driver
+from cluster.killing import _end_with_driver
 connect(sys.argv[1], log_to_driver=False)
 class Lane:
     def start(self):
@@ -100,6 +100,6 @@ def test_a_worker_of_another_machine_is_killed_by_a_task_which_the_driver_waits_
 def test_the_process_that_has_taken_a_worker_s_id_is_not_killed() -> None:
     with running_lane() as (_, _, worker):
         other = WorkerProcess(node=worker.node, host=worker.host, pid=worker.pid, started_at=worker.started_at - 60)
-        assert not lanes_of_ray._kill_worker(other)
-        assert not lanes_of_ray._kill_worker(WorkerProcess(node="", host="", pid=os.getpid()))
+        assert not kill_process(other)
+        assert not kill_process(WorkerProcess(node="", host="", pid=os.getpid()))
         os.kill(worker.pid, signal.SIGCONT)  # it still exists
