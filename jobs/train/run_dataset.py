@@ -79,17 +79,16 @@ class RunDataset:
         files = [sha256 for of_model in plan.weights_sha256.values() for sha256 in of_model.values()]
         self._trained = trained_images(objects, origins(objects, options.init_from or (), files))
         self._progress = ProgressFile(request)
+        preparation = worker.Preparation(
+            request=request,
+            labels=labels_in_storage(request, objects),
+            used=self._begun.labels if self._begun else None,
+            before=None if before is None else np.frombuffer(before, np.uint8),
+            trained=self._trained,
+            progress=self._progress,
+        )
         self.images, self._info, self._state = start_beside_driver(
-            worker.prepare_dataset,
-            request,
-            models_to_check(plan),
-            pretrained,
-            labels_in_storage(request, objects),
-            self._begun.labels if self._begun else None,
-            None if before is None else np.frombuffer(before, np.uint8),  # an array is sent without copying it
-            self._trained,
-            self._progress,
-            num_returns=3,
+            worker.prepare_dataset, preparation, models_to_check(plan), pretrained, num_returns=3
         )
 
     @property

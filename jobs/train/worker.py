@@ -6,9 +6,9 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -31,16 +31,27 @@ from mnist_lib.results import LaneStarted, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
 
+if TYPE_CHECKING:
+    from mnist_lib.data.changes import DatasetState
+    from mnist_lib.run_documents import Changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What a dataset is prepared from."""
+
+    request: DataRequest
+    labels: bytes = b""  # the corrections, as in `prepare`
+    used: UsedLabels | None = None  # those with which the run began, as in `prepare`
+    before: NDArray[np.uint8] | None = None  # the content of the state of the last run; Ray sends arrays without a copy
+    trained: Mapping[str, ImageHashes] = field(default_factory=dict)  # images not tested on, as in `without_trained`
+    progress: ProgressFile | None = None  # where to write how much is read, and of the search for near-copies done
+
 
 def prepare_dataset(
-    request: DataRequest,
+    preparation: Preparation,
     models: Mapping[TrialSpec, ModelFile | None] = MappingProxyType({}),
     pretrained: Pretrained = NOTHING,
-    labels: bytes = b"",
-    used: UsedLabels | None = None,
-    before: NDArray[np.uint8] | None = None,
-    trained: Mapping[str, ImageHashes] = MappingProxyType({}),
-    progress: ProgressFile | None = None,
 ) -> tuple[Dataset, Dataset, NDArray[np.uint8]]:
     """Return the dataset, what the driver needs to know about it, and the content of its state.
 
@@ -48,45 +59,58 @@ def prepare_dataset(
         models: one trial of each model, with the file that defines it if it is the user's own. The dataset says why
             one of these cannot be built for its images.
         pretrained: the weights that these start from.
-        labels, used: the corrections, as in `prepare`.
-        before: the content of the state of the last run.
-        trained: images that are not tested on, as in `without_trained`.
-        progress: where to write how much of a folder is read, and of the search for near-copies done.
 
     Raises:
         ModelError: no model can be built for the images of the dataset.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would reserve memory on the GPUs of the trials
-    from mnist_lib.data.changes import DatasetState, changes_between
+    from mnist_lib.data.changes import DatasetState
     from mnist_lib.data.hold_out import without_trained
     from mnist_lib.data.prepare import prepare, with_near_copies
 
-    show = progress.write if progress else lambda text: None
-    dataset = prepare(request, show, labels=labels, used=used)
-    dataset = with_near_copies(without_trained(dataset, trained), request, show)
-    if any(file is not None or spec.init_from is not None for spec, file in models.items()):
-        import_keras()
-        from mnist_lib.models.building import build_model, check_model
-        from mnist_lib.models.warm_start import warm_start
+    request = preparation.request
+    show = preparation.progress.write if preparation.progress else lambda text: None
+    dataset = prepare(request, show, labels=preparation.labels, used=preparation.used)
+    dataset = with_near_copies(without_trained(dataset, preparation.trained), request, show)
+    dataset = replace(dataset, refused=_refused_models(models, dataset, pretrained))
+    state = DatasetState.of(dataset)
+    info = replace(dataset.without_images(), changes=_changes_since(preparation.before, state))
+    return dataset, info, np.frombuffer(state.content(), np.uint8)
 
-        refused: dict[str, ModelError] = {}
-        for spec, file in models.items():
-            try:
-                if file is not None:
-                    check_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
-                if spec.init_from is not None:
-                    model = build_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
-                    warm_start(model, spec, dataset.image_shape, dataset.classes, file, pretrained)
-            except ModelError as error:
-                refused[spec.model] = error
-                if len(refused) == len(models):
-                    raise
-        dataset = replace(dataset, refused={model: str(error) for model, error in refused.items()})
-    state, changes = DatasetState.of(dataset), None
+
+def _refused_models(
+    models: Mapping[TrialSpec, ModelFile | None], dataset: Dataset, pretrained: Pretrained
+) -> dict[str, str]:
+    """Return why models cannot be built for the images of a dataset. Raises ModelError if none can."""
+    if all(file is None and spec.init_from is None for spec, file in models.items()):
+        return {}
+    import_keras()
+    from mnist_lib.models.building import build_model, check_model
+    from mnist_lib.models.warm_start import warm_start
+
+    refused: dict[str, str] = {}
+    for spec, file in models.items():
+        try:
+            if file is not None:
+                check_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
+            if spec.init_from is not None:
+                model = build_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
+                warm_start(model, spec, dataset.image_shape, dataset.classes, file, pretrained)
+        except ModelError as error:
+            refused[spec.model] = str(error)
+            if len(refused) == len(models):
+                raise
+    return refused
+
+
+def _changes_since(before: NDArray[np.uint8] | None, state: "DatasetState") -> "Changes | None":
+    """Return what has changed since the last run; None without one, or if it is not known, which the driver says."""
+    from mnist_lib.data.changes import DatasetState, changes_between
+
     if before is not None:
-        with contextlib.suppress(IntegrityError):  # the driver says that the changes are not known
-            changes = changes_between(DatasetState.read(before.tobytes(), "the state of the last run"), state)
-    return dataset, replace(dataset.without_images(), changes=changes), np.frombuffer(state.content(), np.uint8)
+        with contextlib.suppress(IntegrityError):
+            return changes_between(DatasetState.read(before.tobytes(), "the state of the last run"), state)
+    return None
 
 
 def predict_images(stored: StoredModel, dataset: Dataset, positions: NDArray[np.intp]) -> NDArray[np.float32]:

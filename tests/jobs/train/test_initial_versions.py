@@ -140,7 +140,8 @@ def test_before_any_trial_a_version_has_to_fit_and_known_test_images_are_left_ou
             versions={version.facts.weights_sha256: stored_weights(objects, version) for version in versions}
         )
         trained = {"keras@1": digits.test.hashes[:3]}
-        return worker.prepare_dataset(found.options.data(), models_to_check(found), pretrained, trained=trained)[1]
+        preparation = worker.Preparation(request=found.options.data(), trained=trained)
+        return worker.prepare_dataset(preparation, models_to_check(found), pretrained)[1]
 
     dataset = prepared(16)
     assert (len(dataset.train), len(dataset.test)) == (4_000, 997)
