@@ -22,7 +22,7 @@ from mnist_lib.data.images import read_part
 from mnist_lib.data.prepared.folder import on_this_node
 from mnist_lib.data.prepared.writer import ProgressFile
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, ImageHashes
+from mnist_lib.data.split import Changes, Dataset, ImageHashes
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
@@ -33,7 +33,6 @@ from mnist_lib.store.contents import StoredModel
 
 if TYPE_CHECKING:
     from mnist_lib.data.changes import DatasetState
-    from mnist_lib.run_documents import Changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,7 @@ def _refused_models(
     return refused
 
 
-def _changes_since(before: NDArray[np.uint8] | None, state: "DatasetState") -> "Changes | None":
+def _changes_since(before: NDArray[np.uint8] | None, state: "DatasetState") -> Changes | None:
     """Return what has changed since the last run; None without one, or if it is not known, which the driver says."""
     from mnist_lib.data.changes import DatasetState, changes_between
 
