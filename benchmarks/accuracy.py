@@ -176,7 +176,7 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
     from benchmarks.augmented import Augmented
     from mnist_lib.models.building import build_model
     from mnist_lib.models.keras_models import KerasModel, augmentations
-    from mnist_lib.training.steps import learning_rates
+    from mnist_lib.training.schedules import learning_rates
 
     train, _ = dataset.train_and_validation(specs[0].validation_percent)
 

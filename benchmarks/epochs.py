@@ -61,8 +61,9 @@ def accuracies(
     from mnist_lib.data.batches import Plan
     from mnist_lib.models.building import build_model
     from mnist_lib.models.model import Weights
-    from mnist_lib.training.loop import Trainer, accuracy_of
-    from mnist_lib.training.steps import learning_rates
+    from mnist_lib.training.loop import Trainer
+    from mnist_lib.training.prediction import accuracy_of
+    from mnist_lib.training.schedules import learning_rates
     from mnist_lib.training.strategy import mirrored_strategy
 
     rows = np.random.default_rng(draw).permutation(len(train))[:pictures]

@@ -28,10 +28,10 @@ from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
 from mnist_lib.assignment import CHECKPOINT_SECONDS
 from mnist_lib.data.embedded import FOLDER
+from mnist_lib.history import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.margins import MARGINS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import EpochDone, HistoryEntry, Started
-from mnist_lib.run_documents import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 

@@ -148,8 +148,9 @@ def learn(spec: TrialSpec, train: Split, test: Split, resources: Resources, star
     from mnist_lib.models.building import build_model
     from mnist_lib.models.model import Weights
     from mnist_lib.results import EpochDone
-    from mnist_lib.training.loop import Trainer, accuracy_of
-    from mnist_lib.training.steps import learning_rates
+    from mnist_lib.training.loop import Trainer
+    from mnist_lib.training.prediction import accuracy_of
+    from mnist_lib.training.schedules import learning_rates
     from mnist_lib.training.strategy import mirrored_strategy
 
     model = build_model(spec, (28, 28, 1), 10)

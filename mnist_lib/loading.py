@@ -36,7 +36,7 @@ from mnist_lib.results import Accuracy
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, read_file
-from mnist_lib.training.loop import Predictor, accuracy_of
+from mnist_lib.training.prediction import Predictor, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
 from mnist_lib.wording import one_line
 

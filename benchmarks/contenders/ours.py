@@ -9,8 +9,9 @@ from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models.building import build_model
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import Trainer, accuracy_of
-from mnist_lib.training.steps import learning_rates
+from mnist_lib.training.loop import Trainer
+from mnist_lib.training.prediction import accuracy_of
+from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.strategy import configure_process, mirrored_strategy
 
 model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]

@@ -16,17 +16,9 @@ from jobs.train.run import Run
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
+from mnist_lib.history import ConfigurationFailed, Cut, RungDecision, RungScored, SearchDocument, Winner
 from mnist_lib.results import Accuracy, EpochDone, RungDone, Started, TrialFailure
-from mnist_lib.run_documents import (
-    ConfigurationFailed,
-    Cut,
-    RungDecision,
-    RungScored,
-    SearchDocument,
-    SearchSummary,
-    Summary,
-    Winner,
-)
+from mnist_lib.run_documents import SearchSummary, Summary
 from mnist_lib.search.halving import DEFAULTS, Step, winner
 from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from jobs.search.options import SearchOptions
 from mnist_lib.clock import steady_time
+from mnist_lib.history import Cut
 from mnist_lib.results import EpochDone, Started
-from mnist_lib.run_documents import Cut
 from mnist_lib.search.halving import Halving
 
 RESERVED_SECONDS = 10.0  # for Ray before the final trials, and for storing after them

@@ -10,8 +10,9 @@ from msgspec import Meta
 from mnist_lib.clock import moment_of
 from mnist_lib.documents import Json, Name, builtins_of, convert
 from mnist_lib.errors import SpecError
+from mnist_lib.history import RungScored
 from mnist_lib.results import EpochDone
-from mnist_lib.run_documents import RungScored, Summary
+from mnist_lib.run_documents import Summary
 from mnist_lib.settings import options_of
 from mnist_lib.spec import WITH_MOMENTUM, TrialSettings
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder

@@ -12,8 +12,8 @@ from cluster.supervisor import LostAttempt
 from jobs.train.write_queue import Checkpoints, WriteQueue
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import StoreError
+from mnist_lib.history import AttemptDied
 from mnist_lib.results import CheckpointTaken, EpochDone, HistoryEntry, LaneStarted, Started, TrialFailure
-from mnist_lib.run_documents import AttemptDied
 from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted
 

@@ -28,6 +28,7 @@ from jobs.train.supervision import Loop, TrialSource
 from jobs.train.trials import Trials
 from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.errors import IntegrityError
+from mnist_lib.history import DriverConnected, LanesPlanned
 from mnist_lib.model_file import Call, trust
 from mnist_lib.objects.protocol import failpoint
 from mnist_lib.pretrained import Pretrained
@@ -37,16 +38,7 @@ from mnist_lib.report.label_errors import label_errors
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.report.texts import objections_text
 from mnist_lib.results import TrialResult
-from mnist_lib.run_documents import (
-    DriverConnected,
-    FailedTrial,
-    LanesPlanned,
-    PartOfRun,
-    SearchSummary,
-    SuccessfulTrial,
-    Summary,
-    Timing,
-)
+from mnist_lib.run_documents import FailedTrial, PartOfRun, SearchSummary, SuccessfulTrial, Summary, Timing
 from mnist_lib.settings import part_of
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion

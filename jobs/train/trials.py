@@ -10,11 +10,12 @@ from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.display import RunProgress
 from jobs.train.recorder import Recorder
 from mnist_lib.assignment import Assignment
+from mnist_lib.history import TrialEnded
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.summary import trial_summary
 from mnist_lib.results import EpochDone, Epochs, Started, TrialFailure, TrialResult
-from mnist_lib.run_documents import FailedTrial, SuccessfulTrial, TrialEnded
+from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.wording import and_balanced, counted, percent, rounded

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.split import Labels
+from mnist_lib.history import AttemptDied, DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started, mean_score
-from mnist_lib.run_documents import AttemptDied, DriverConnected, SearchDocument, Summary, TrialEnded
+from mnist_lib.run_documents import Summary
 
 DRIVER = "driver"  # its lane
 CALIBRATION_BINS = 10  # each is a tenth of [0, 1]

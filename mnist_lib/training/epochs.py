@@ -31,8 +31,9 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.deadline import Deadline
-from mnist_lib.training.loop import HEARTBEAT_SECONDS, Trainer, accuracy_of
-from mnist_lib.training.steps import learning_rates
+from mnist_lib.training.loop import Trainer
+from mnist_lib.training.prediction import HEARTBEAT_SECONDS, accuracy_of
+from mnist_lib.training.schedules import learning_rates
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""The training loop and the evaluation of every model, on any number of replicas.
+"""The training loop of every model, on any number of replicas.
 
 A `Trainer` is compiled once for a shape of data and then trains any number of trials of that shape.
 """
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,17 +21,16 @@ from mnist_lib.data.batches import (
     balancing_weights,
     blank_chunk,
     epochs,
-    evaluation_batch_size,
     order_of,
 )
-from mnist_lib.data.images import ImageArray
-from mnist_lib.data.split import Labels, Split
+from mnist_lib.data.split import Split
 from mnist_lib.errors import DivergedError, ModelError
 from mnist_lib.margins import Sums, add_margins, counted_epochs
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
-from mnist_lib.results import EPOCH_START, Accuracy, Balanced, EpochDone, EpochPart, TrialEvent
+from mnist_lib.results import EPOCH_START, Accuracy, EpochDone, EpochPart
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.prediction import Predictor
 from mnist_lib.training.steps import (
     StepByStep,
     Totals,
@@ -43,8 +42,6 @@ from mnist_lib.training.steps import (
     steps_of,
 )
 from mnist_lib.wording import one_line
-
-HEARTBEAT_SECONDS = 3.0  # minimum time between two heartbeats within an epoch or an evaluation
 
 
 class TrainedChunk(NamedTuple):
@@ -240,93 +237,6 @@ def is_given(initial_weights: Callable[[int], Weights]) -> list[bool]:
     return [False] * len(given) if all(given) else given
 
 
-class Outputs(NamedTuple):
-    """What a model computes for some images."""
-
-    probabilities: NDArray[np.float32]  # [n, classes]
-    features: NDArray[np.float32]  # [n, features], see `Model.features`
-    logits: NDArray[np.float32]  # [n, classes]
-
-
-class Predictor:
-    """A model that predicts on the devices of a strategy. It is compiled once, for any number of images of a shape.
-
-    Args:
-        parts: the parts of a batch that each device computes side by side.
-    """
-
-    def __init__(self, model: Model, strategy: tf.distribute.Strategy, parts: int = 1) -> None:
-        self._model, self._strategy, self._parts = model, strategy, parts
-        self._compiled: Callable[..., list[tuple[tf.Tensor, ...]]] | None = None
-
-    def probabilities(self, weights: Weights, images: ImageArray) -> NDArray[np.float32]:
-        """Return the probabilities that `predict` yields as one array."""
-        return np.concatenate([outputs.probabilities for outputs in self.predict(weights, images)])
-
-    def evaluate(
-        self,
-        weights: Weights,
-        images: ImageArray,
-        heartbeat: TrialEvent,
-        kept: Callable[[Outputs], Sequence[NDArray[Any]]] = lambda outputs: outputs[:1],
-    ) -> Generator[TrialEvent, None, list[NDArray[Any]]]:
-        """Return the arrays for all images, and yield `heartbeat` every few seconds until then.
-
-        Args:
-            kept: returns the arrays for a part of the images; by default, only the probabilities.
-        """
-        parts, heartbeat_at = [], time.monotonic()
-        for outputs in self.predict(weights, images):
-            parts.append(kept(outputs))
-            if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
-                yield heartbeat
-                heartbeat_at = time.monotonic()
-        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-
-    def batch_size(self, image_shape: Sequence[int]) -> int:
-        """Return the number of images that all replicas evaluate at a time."""
-        replicas = len(self._strategy.extended.worker_devices)
-        return evaluation_batch_size(image_shape, self._model.activation_bytes) * replicas
-
-    def predict(self, weights: Weights, images: ImageArray) -> Iterator[Outputs]:
-        """Yield the outputs for images, [n, height, width, channels] uint8, 0-255, in parts.
-
-        Raises:
-            DivergedError: a probability is not a finite number.
-        """
-        devices, batch_size = len(self._strategy.extended.worker_devices), self.batch_size(images.shape[1:])
-        for begin in range(0, len(images), batch_size):
-            batch = np.asarray(images[begin : begin + batch_size])
-            padded = np.pad(batch, [(0, -len(batch) % (devices * self._parts)), (0, 0), (0, 0), (0, 0)])
-            predicted = zip(*self._predict(weights, tf.split(padded, devices)), strict=True)
-            outputs = Outputs(*(np.concatenate(arrays)[: len(batch)] for arrays in predicted))
-            if not np.isfinite(outputs.probabilities).all():
-                raise DivergedError("the probabilities are not finite numbers; train with a lower --learning-rate")
-            yield outputs
-
-    def _predict(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
-        """Return the outputs for each device's images, [batch, height, width, channels] each."""
-        if self._compiled is None:
-            any_number = [tf.TensorSpec([None, *share.shape[1:]], share.dtype) for share in images]
-            function = tf.function(self._outputs, autograph=False)
-            self._compiled = function.get_concrete_function(weights, any_number)
-        return self._compiled(weights, images)
-
-    def _outputs(self, weights: Weights, images: list[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
-        """Do what `_predict` does, without XLA, which is no faster here and cannot compile every user's model."""
-        shares = self._strategy.experimental_distribute_values_from_function(
-            lambda context: images[context.replica_id_in_sync_group]
-        )
-
-        def outputs(weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            predicted = [self._model.features(weights, part) for part in tf.split(images, self._parts)]
-            features, logits = (tf.concat(values, axis=0) for values in zip(*predicted, strict=True))
-            return tf.nn.softmax(logits), features, logits
-
-        by_output = map(self._strategy.experimental_local_results, self._strategy.run(outputs, args=(weights, shares)))
-        return [*zip(*by_output, strict=True)]
-
-
 def _with(part: EpochPart, totals: Sequence[Totals]) -> EpochPart:
     """Return the part with the totals of more chunks, apart from their time.
 
@@ -338,21 +248,3 @@ def _with(part: EpochPart, totals: Sequence[Totals]) -> EpochPart:
         loss += total.loss.numpy().item()
         train += Accuracy(total.correct.numpy().item(), total.seen.numpy().item())
     return structs.replace(part, chunks=part.chunks + len(totals), loss=loss, train=train)
-
-
-def accuracy_of(
-    probabilities: NDArray[np.float32], labels: Labels, class_sizes: NDArray[np.integer[Any]] | None = None
-) -> Accuracy:
-    """Return the accuracy of probabilities, [n, classes], on labels, [n]. In a tie, the lower class is predicted.
-
-    Args:
-        class_sizes: [classes] the number of images of each class, among all that are compared together, for balanced
-            counts; by default without these.
-    """
-    correct = probabilities.argmax(axis=1) == labels
-    balanced = None
-    if class_sizes is not None:
-        sizes = np.maximum(class_sizes, 1)
-        right, images = (np.bincount(of, minlength=len(sizes)) for of in (labels[correct], labels))
-        balanced = Balanced(math.fsum(right / sizes), math.fsum(images / sizes), math.fsum(images / sizes**2))
-    return Accuracy(int(correct.sum()), len(labels), balanced)

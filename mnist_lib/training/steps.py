@@ -1,4 +1,4 @@
-"""The compiled training steps of a chunk, and their learning rates.
+"""The compiled training steps of a chunk.
 
 Steps return the values after the chunk, sums over its images, and the margin of each image, see `mnist_lib.margins`.
 `steps_of` chooses one of two ways. On one replica, if XLA is fast for the model, all steps of a chunk are one XLA
@@ -16,14 +16,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Chunk, ReplicaPart
 from mnist_lib.models.model import Model, Tensors, Weights
 from mnist_lib.models.scratch import Optimizer, softmax_cross_entropy
-from mnist_lib.spec import TrialSpec
 
 # `WholeChunk` transposes kernels with at most this many columns: XLA on CPUs takes 9 times as long for the gradient
 # inputs^T @ g with 10 columns as for g^T @ inputs, 6 times with 16, and equally long with 32.
@@ -327,25 +324,3 @@ def _split(flat: tf.Tensor, shapes: Sequence[tf.TensorShape]) -> Tensors:
         tf.reshape(tf.slice(flat, [begin], [size]), shape)
         for begin, size, shape in zip(begins, sizes, shapes, strict=False)
     ]
-
-
-WARM_UP = 0.25  # the share of the steps in which the rate of one-cycle rises
-UNFROZEN_RATE = 0.5  # the share of the learning rate after the epochs of `freeze_epochs`, as in fastai's fine_tune
-
-
-def learning_rates(spec: TrialSpec, steps_per_epoch: int) -> NDArray[np.float32]:
-    """Return the learning rate of each step of a trial, [steps].
-
-    "constant" is always the peak; "one-cycle" rises linearly to the peak, then falls linearly to 0 (Smith, 2018). After
-    the epochs of `freeze_epochs`, the schedule begins anew, at a lower peak.
-    """
-    frozen = min(spec.freeze_epochs or 0, spec.epochs)
-    parts = (frozen, spec.learning_rate), (spec.epochs - frozen, spec.learning_rate * (UNFROZEN_RATE if frozen else 1))
-    return np.concatenate([_schedule(spec.schedule, peak, epochs * steps_per_epoch) for epochs, peak in parts])
-
-
-def _schedule(schedule: str, peak: float, steps: int) -> NDArray[np.float32]:
-    if schedule == "constant":
-        return np.full(steps, peak, np.float32)
-    done = np.arange(1, steps + 1) / (steps + 1)  # excludes 0 and 1, where the rate would be 0
-    return (peak * np.minimum(done / WARM_UP, (1 - done) / (1 - WARM_UP))).astype(np.float32)

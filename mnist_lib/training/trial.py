@@ -35,8 +35,9 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
 from mnist_lib.training.gpus import gpu_facts, refused_by_gpu
-from mnist_lib.training.loop import Trainer, accuracy_of
-from mnist_lib.training.steps import learning_rates
+from mnist_lib.training.loop import Trainer
+from mnist_lib.training.prediction import accuracy_of
+from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, mirrored_strategy
 from mnist_lib.wording import one_line
 

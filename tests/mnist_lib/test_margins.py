@@ -19,7 +19,7 @@ from mnist_lib.objects.archives import npz
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import trial
-from mnist_lib.training.loop import Predictor
+from mnist_lib.training.prediction import Predictor
 from mnist_lib.training.steps import gradients_of, gradients_of_parts
 from mnist_lib.training.trial import WorkerPlace, run_trials
 

@@ -23,7 +23,7 @@ def test_the_accuracy_of_a_sum_is_not_the_mean_of_accuracies() -> None:
 
 
 def balanced(probabilities: np.ndarray, labels: np.ndarray, sizes: np.ndarray) -> Accuracy:
-    from mnist_lib.training.loop import accuracy_of
+    from mnist_lib.training.prediction import accuracy_of
 
     return accuracy_of(probabilities, labels, sizes)
 

@@ -12,20 +12,12 @@ from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.request import CountsBySplit, Growth
 from mnist_lib.data.split import Dataset, Labels, Split
 from mnist_lib.documents import decode, encode
+from mnist_lib.history import DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, dataset_summary, summarize, trial_summary
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialFailure, TrialResult
-from mnist_lib.run_documents import (
-    ChangesSummary,
-    DriverConnected,
-    SearchDocument,
-    SearchSummary,
-    Significance,
-    Summary,
-    Timing,
-    TrialEnded,
-)
+from mnist_lib.run_documents import ChangesSummary, SearchSummary, Significance, Summary, Timing
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import CONFIGURATION, SEARCH, RunFolder
 from tests.support.results import trial_result

@@ -14,8 +14,8 @@ from jobs.train.recorder import Recorder
 from jobs.train.run import deadline_of
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time, text_of
+from mnist_lib.history import DriverConnected, TrialEnded
 from mnist_lib.results import EpochDone, TrialResult
-from mnist_lib.run_documents import DriverConnected, TrialEnded
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import RunFolder
 from tests.support.recorded import RecordedTrials

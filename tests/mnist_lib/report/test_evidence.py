@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
+from mnist_lib.history import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.report.evidence import (
     MAX_PICTURES,
     Course,
@@ -17,7 +18,6 @@ from mnist_lib.report.evidence import (
     most_confident_mistakes,
 )
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialResult
-from mnist_lib.run_documents import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.spec import TrialSpec
 from tests.support.made_run import FOUR_LABELS, small_result, small_summary, tally_of
 from tests.support.simulation.trials import epoch_of

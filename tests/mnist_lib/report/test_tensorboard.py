@@ -15,7 +15,7 @@ from mnist_lib.data import batches
 from mnist_lib.data.split import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.steps import learning_rates
+from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.results import epochs_in
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from mnist_lib.errors import IntegrityError, StoreError
+from mnist_lib.history import DriverConnected
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import FAILPOINT_EXIT_STATUS, FAILPOINT_VARIABLE, Objects
-from mnist_lib.run_documents import DriverConnected
 from mnist_lib.store.opening import open_run
 from tests.support.store.disk import Disk
 from tests.support.store.faulty import FAULTS, Faulty, KilledError

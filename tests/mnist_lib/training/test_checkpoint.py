@@ -36,7 +36,7 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.publishing import publish
-from mnist_lib.training import loop, trial
+from mnist_lib.training import prediction, trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.reproduction import IDENTICAL, reproduce
 from mnist_lib.training.steps import Values
@@ -279,7 +279,7 @@ def test_a_trial_ends_before_the_chunk_after_which_it_could_not_be_evaluated_in_
     few: Dataset, monkeypatch: pytest.MonkeyPatch, percent: int, seconds: float, images: list[int]
 ) -> None:
     clock = TrainingClock(monkeypatch, chunk=10, batch=100)
-    monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 230)
+    monkeypatch.setattr(prediction, "evaluation_batch_size", lambda *_: 230)
     (spec,) = trial_grid(["scratch"], [0], epochs=9, global_batch_size=25, hidden_units=8, validation_percent=percent)
     (result,) = results(events([Assignment(spec, deadline=seconds)], few))
     assert [epoch.train.total for epoch in result.history] == images

@@ -17,8 +17,9 @@ from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import Trainer, accuracy_of
-from mnist_lib.training.steps import learning_rates
+from mnist_lib.training.loop import Trainer
+from mnist_lib.training.prediction import accuracy_of
+from mnist_lib.training.schedules import learning_rates
 from tests.support.stored import small_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]

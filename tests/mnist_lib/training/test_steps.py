@@ -17,7 +17,8 @@ from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.steps import StepByStep, Values, WholeChunk, _no_totals, gradients_of, learning_rates
+from mnist_lib.training.schedules import learning_rates
+from mnist_lib.training.steps import StepByStep, Values, WholeChunk, _no_totals, gradients_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 

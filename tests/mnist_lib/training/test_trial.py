@@ -31,7 +31,7 @@ from mnist_lib.results import (
     TrialResult,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.training import loop, trial
+from mnist_lib.training import prediction, trial
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
@@ -204,7 +204,7 @@ def test_w3_a_lane_that_validates_and_evaluates_for_minutes_is_not_silent(
 ) -> None:
     monkeypatch.setattr(trial, "configure_process", lambda *_: None)
     clock = TrainingClock(monkeypatch, chunk=4, batch=40)
-    monkeypatch.setattr(loop, "evaluation_batch_size", lambda *_: 2)
+    monkeypatch.setattr(prediction, "evaluation_batch_size", lambda *_: 2)
     (spec,) = trial_grid(["keras"], [0], epochs=2, hidden_units=8, validation_percent=10)
     lane = Lane(handle=1, state_since=0)
     lane.start(WorkerProcess(node="n", host="h", pid=1), 0)

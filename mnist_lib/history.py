@@ -1,0 +1,86 @@
+"""What a run stores while it is under way: the lines of its history, and `search.json`, the decisions of a search."""
+
+from msgspec import field
+
+from mnist_lib.documents import Count, Document, Json, Name, Number, Seconds, Text, written
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started
+from mnist_lib.run_documents import PartOfRun, Setting
+
+
+class Cut(Document, frozen=True, kw_only=True):
+    """What was left out of a search because time was short."""
+
+    configurations: Count | None = None  # that were not dropped
+    brackets: Count | None = None  # the same in brackets, as earlier versions wrote it
+    over: bool  # whether the brackets that had begun were not completed either
+
+
+class RungDecision(Document, frozen=True, kw_only=True):
+    """A complete rung of a search: the scores of its configurations, and which of them go on, the best first."""
+
+    bracket: Count
+    rung: Count  # counted from 0
+    epochs: Number
+    scores: dict[Count, Accuracy | None]  # None if its training failed
+    survivors: tuple[Count, ...]
+
+
+class Winner(Document, frozen=True, kw_only=True):
+    configuration: Count
+    validation: Accuracy
+
+
+class SearchDocument(Document, frozen=True, kw_only=True):
+    """The document `search.json`."""
+
+    schema: Count = written(1)
+    space: dict[Name, Json]
+    strategy: Text
+    rungs: tuple[Number, ...]  # numbers of epochs
+    configurations: dict[Count, dict[Name, Setting]]
+    decisions: list[RungDecision]
+    # Highest scores where the first rung was not complete.
+    unfinished: dict[Count, Accuracy] = written({})
+    cut: Cut | None
+    best: Winner | None
+
+
+class DriverConnected(HistoryEntry, frozen=True, kw_only=True, tag="driver"):
+    """A driver is connected to the cluster. A history begins with this."""
+
+    trial: Text = written("")  # none
+    phases: dict[Text, Seconds] = field(default_factory=dict)  # seconds of what it did before, in order
+
+
+class LanesPlanned(HistoryEntry, frozen=True, kw_only=True, tag="lanes"):
+    """The CPUs of each trial are planned. All drivers of the run keep them, since its threads follow from them."""
+
+    trial: Text = written("")  # none
+    of: PartOfRun
+    cpus: Number
+
+
+class AttemptDied(HistoryEntry, frozen=True, kw_only=True, tag="died"):
+    attempt: Count
+    reason: str
+
+
+class TrialEnded(HistoryEntry, frozen=True, kw_only=True, tag="ended"):
+    status: Text  # as in the summary
+
+
+class RungScored(HistoryEntry, frozen=True, kw_only=True, tag="rung"):
+    """A configuration of a search has ended a rung; with folds, one of its trials has."""
+
+    epoch: Number
+    validation: Accuracy | None  # None if its training has failed
+    status: Text = written("")  # "rung" or "failed"
+
+
+class ConfigurationFailed(HistoryEntry, frozen=True, kw_only=True, tag="failed"):
+    reason: str
+
+
+HistoryLine = (
+    DriverConnected | LanesPlanned | Started | EpochDone | AttemptDied | TrialEnded | RungScored | ConfigurationFailed
+)
