@@ -20,7 +20,7 @@ from benchmarks.record import setting
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.results import Accuracy, EpochDone
+from mnist_lib.results import Accuracy
 from mnist_lib.spec import VALIDATION_PERCENT, TrialSpec, defaults_for
 
 RULES = (
@@ -63,7 +63,6 @@ def accuracies(
     from mnist_lib.models.model import Weights
     from mnist_lib.training.loop import Trainer
     from mnist_lib.training.prediction import accuracy_of
-    from mnist_lib.training.schedules import learning_rates
     from mnist_lib.training.strategy import mirrored_strategy
 
     rows = np.random.default_rng(draw).permutation(len(train))[:pictures]
@@ -84,16 +83,13 @@ def accuracies(
     losses: list[float] = []
     tested: list[float] = []
     averaged: list[Weights] = []
-    events = trainer.train(trained, plan, seed=draw, learning_rates=learning_rates(spec, plan.steps), last=spec.epochs)
-    for event in events:
-        if not isinstance(event, EpochDone):
-            continue
+    for epoch, _ in enumerate(trainer.train(trained, plan, spec, spec.epochs), 1):
         predicted = trainer.predictor.probabilities(trainer.weights, held_out.images)
         right.append(predicted.argmax(axis=1) == held_out.labels)
         true = predicted[np.arange(len(held_out)), held_out.labels]
         losses.append(float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()))
         tested.append(accuracy_of(trainer.predictor.probabilities(trainer.weights, test.images), test.labels).value)
-        if event.epoch > spec.epochs - max(1, spec.epochs // AVERAGED):
+        if epoch > spec.epochs - max(1, spec.epochs // AVERAGED):
             averaged.append(trainer.weights)
 
     def mean_of(*values: Any) -> Any:

@@ -147,10 +147,8 @@ def learn(spec: TrialSpec, train: Split, test: Split, resources: Resources, star
     from mnist_lib.data.batches import Plan
     from mnist_lib.models.building import build_model
     from mnist_lib.models.model import Weights
-    from mnist_lib.results import EpochDone
     from mnist_lib.training.loop import Trainer
     from mnist_lib.training.prediction import accuracy_of
-    from mnist_lib.training.schedules import learning_rates
     from mnist_lib.training.strategy import mirrored_strategy
 
     model = build_model(spec, (28, 28, 1), 10)
@@ -164,12 +162,11 @@ def learn(spec: TrialSpec, train: Split, test: Split, resources: Resources, star
     plan = Plan(len(train), min(spec.global_batch_size, len(train)), trainer.replicas, 784)
     trainer.compile(train, plan)
     trainer.start(spec.seed)
-    rates, accuracies, seconds = learning_rates(spec, plan.steps), list[float](), [0.0]
-    for event in trainer.train(train, plan, seed=spec.seed, learning_rates=rates, last=spec.epochs):
-        if isinstance(event, EpochDone):
-            seconds.append(seconds[-1] + event.seconds)
-            predicted = trainer.predictor.probabilities(trainer.weights, test.images)
-            accuracies.append(accuracy_of(predicted, test.labels).value)
+    accuracies, seconds = list[float](), [0.0]
+    for epoch in trainer.train(train, plan, spec, spec.epochs):
+        seconds.append(seconds[-1] + epoch.seconds)
+        predicted = trainer.predictor.probabilities(trainer.weights, test.images)
+        accuracies.append(accuracy_of(predicted, test.labels).value)
     return Trained(accuracies, seconds[1:], trainer.weights)
 
 

@@ -11,7 +11,6 @@ from mnist_lib.models.building import build_model
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.prediction import accuracy_of
-from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.strategy import configure_process, mirrored_strategy
 
 model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
@@ -26,7 +25,7 @@ trainer = Trainer(model, spec, mirrored_strategy(resources))
 plan = Plan(len(train), BATCH_SIZE, replicas)
 trainer.compile(train, plan)
 trainer.start(seed=0)
-epochs = trainer.train(train, plan, seed=0, learning_rates=learning_rates(spec, plan.steps), last=spec.epochs)
+epochs = trainer.train(train, plan, spec, spec.epochs)
 
 
 def train_epoch(number: int) -> None:

@@ -23,7 +23,6 @@ from mnist_lib.results import (
     Accuracy,
     CheckpointTaken,
     EpochDone,
-    EpochPart,
     Heartbeat,
     RungDone,
     TrialEvent,
@@ -33,7 +32,6 @@ from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.deadline import Deadline
 from mnist_lib.training.loop import Trainer
 from mnist_lib.training.prediction import HEARTBEAT_SECONDS, accuracy_of
-from mnist_lib.training.schedules import learning_rates
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def train(
     epochs that differ only by chance, the longest trained is the best guess. Without validation it is the last one.
     """
     trainer, plan, spec = compiled.trainer, compiled.plan, assignment.spec
-    rates, last = learning_rates(spec, plan.steps), min(spec.epochs, assignment.until or spec.epochs)
+    last = min(spec.epochs, assignment.until or spec.epochs)
     is_limited = math.isfinite(assignment.deadline)
     size = trainer.predictor.batch_size(compiled.train.images.shape[1:])
     validated, tested = (-(-images // size) for images in (len(compiled.validation or ()), compiled.num_tested))
@@ -98,25 +96,15 @@ def train(
         deadline.note_batches(1, steady_time() - begin)
     seconds_within = checkpoint_seconds or math.inf
     heartbeat_at = checkpoint_at = time.monotonic()
-    for event in trainer.train(
-        compiled.train,
-        plan,
-        seed=spec.seed,
-        learning_rates=rates,
-        first=state.epoch + 1,
-        last=last,
-        part=state.part,
-        look_seconds=0.0 if is_limited or assignment.images else min(HEARTBEAT_SECONDS, seconds_within),
-        trial=spec.id,
-        margins=state.margins,
-    ):
-        number, done, ends = state.epoch + 1, event if isinstance(event, EpochDone) else None, False
-        deadline.note_chunk(event.seconds - state.part.seconds)
-        if isinstance(event, EpochPart):
-            state = replace(state, part=event)
-            has_enough = number == last and event.train.total >= (assignment.images or math.inf)
+    report_seconds = 0.0 if is_limited or assignment.images else min(HEARTBEAT_SECONDS, seconds_within)
+    for part in trainer.train(compiled.train, plan, spec, last, state, report_seconds):
+        number, ends = state.epoch + 1, False
+        deadline.note_chunk(part.seconds - state.part.seconds)
+        state = replace(state, part=part)
+        if part.chunks < plan.chunks:
+            has_enough = number == last and part.train.total >= (assignment.images or math.inf)
             ends = has_enough or (is_limited and deadline.is_near())
-            done = event.done(spec.id, number) if ends else None
+        done = part.done(spec.id, number) if ends or part.chunks == plan.chunks else None
         if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
             yield Heartbeat(trial=spec.id, epoch=number if done else epochs_so_far(state, plan))
             heartbeat_at = time.monotonic()

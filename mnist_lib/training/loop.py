@@ -25,12 +25,14 @@ from mnist_lib.data.batches import (
 )
 from mnist_lib.data.split import Split
 from mnist_lib.errors import DivergedError, ModelError
-from mnist_lib.margins import Sums, add_margins, counted_epochs
+from mnist_lib.margins import add_margins, counted_epochs
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
-from mnist_lib.results import EPOCH_START, Accuracy, EpochDone, EpochPart
+from mnist_lib.results import EPOCH_START, Accuracy, EpochPart
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.prediction import Predictor
+from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.steps import (
     StepByStep,
     Totals,
@@ -153,67 +155,71 @@ class Trainer:
         self,
         split: Split,
         plan: Plan,
-        *,
-        seed: int,
-        learning_rates: NDArray[np.float32],
+        spec: TrialSpec,
         last: int,
-        first: int = 1,
-        part: EpochPart = EPOCH_START,
-        look_seconds: float = math.inf,
-        trial: str = "",
-        margins: Sums | None = None,
-    ) -> Iterator[EpochDone | EpochPart]:
-        """Train the epochs `first` to `last`. Yield the result of each and, between chunks, that of its part so far.
+        state: TrainingState | None = None,
+        report_seconds: float = math.inf,
+    ) -> Iterator[EpochPart]:
+        """Train the epochs that follow on a state, up to `last`. Yield each when it is done, and parts of it before.
 
         What the caller does meanwhile does not count as time of the epoch.
 
         Args:
             plan: a plan that was made for this trainer's number of replicas.
-            seed: determines the order of the images.
-            learning_rates: [steps], one for each step from the start of epoch 1.
-            part: the part of the epoch `first` that has been trained.
-            look_seconds: the minimum time between two results within an epoch; 0: after every chunk.
-            trial: the id of the trial.
-            margins: the sums to which the margins of the part, or of the epoch, are added before it is yielded.
+            spec: one of the shape for which this was compiled; its seed determines the order of the images.
+            state: the state of training so far, by default before the first epoch. Margins are added to its sums.
+            report_seconds: the minimum time between two parts of an epoch; 0: after every chunk.
 
         Raises:
             DivergedError: a loss is not a finite number; the message names the first such epoch and step.
         """
-        weights = balancing_weights(split.labels) if self._spec.class_weights == "balanced" else None
-        chunks = epochs(split, plan, seed, first, last, weights, part.chunks)
-        looked_at = time.monotonic()
+        first, part = (state.epoch + 1, state.part) if state else (1, EPOCH_START)
+        weights = balancing_weights(split.labels) if spec.class_weights == "balanced" else None
+        chunks = epochs(split, plan, spec.seed, first, last, weights, part.chunks)
+        rates, frozen_epochs = learning_rates(spec, plan.steps), spec.freeze_epochs or 0
+        reported_at = time.monotonic()
         for number in range(first, last + 1):
-            begin, pending, frozen_epochs = time.perf_counter(), list[TrainedChunk](), self._spec.freeze_epochs or 0
-            is_counted = margins is not None and number <= counted_epochs(self._spec.epochs)
-            with tf.device("CPU:0"):  # as tf.data computes it
-                order = order_of(plan.images, seed, number).numpy() if is_counted else None
+            begin, pending = time.perf_counter(), list[TrainedChunk]()
+            sums = state.margins if state and number <= counted_epochs(spec.epochs) else None
+            order = None if sums is None else _order(plan, spec.seed, number)
             if frozen_epochs and number - 1 == frozen_epochs and not part.chunks:
                 self._start_optimizer()
-            rates = learning_rates[(number - 1) * plan.steps : number * plan.steps]
-            padded = np.pad(rates, (0, plan.chunks * plan.steps_per_chunk - plan.steps))
+            of_epoch = rates[(number - 1) * plan.steps : number * plan.steps]
+            padded = np.pad(of_epoch, (0, plan.chunks * plan.steps_per_chunk - plan.steps))
             for rates_of_chunk in np.split(padded, plan.chunks)[part.chunks :]:
                 pending.append(self.train_chunk(next(chunks), rates_of_chunk, frozen=number <= frozen_epochs))
                 is_last = part.chunks + len(pending) == plan.chunks
-                if is_last or time.monotonic() - looked_at >= look_seconds:
-                    finite_steps, first_chunk = plan.steps_in(part.chunks), part.chunks
-                    part = _with(part, [chunk.totals for chunk in pending])  # waits for the device
-                    finite_steps += sum(chunk.totals.finite_steps.numpy().item() for chunk in pending)
-                    if finite_steps < plan.steps_in(part.chunks):
-                        why = f"use a lower --learning-rate ({learning_rates.max():g} is too high)"
-                        if self.replicas > 1 and "GPU" in self._strategy.extended.worker_devices[0]:
-                            why += "; or the GPUs damage what they copy to each other: run python -m jobs.doctor --gpu"
-                        step = f"epoch {number}, step {finite_steps + 1} of {plan.steps}"
-                        raise DivergedError(f"the loss of {step} is not a finite number; {why}")
-                    if margins is not None and order is not None:
-                        for chunk_number, chunk in enumerate(pending, first_chunk):
-                            images = order[plan.images_in(chunk_number) : plan.images_in(chunk_number + 1)]
-                            add_margins(margins, images, chunk.margins.numpy(), plan.global_batch_size)
-                    part = structs.replace(part, seconds=part.seconds + time.perf_counter() - begin)
-                    if not is_last:
-                        yield part
-                        looked_at, begin, pending = time.monotonic(), time.perf_counter(), []
-            yield part.done(trial, number)
-            looked_at, part = time.monotonic(), EPOCH_START
+                if not is_last and time.monotonic() - reported_at < report_seconds:
+                    continue
+                before, part = part, _with(part, [chunk.totals for chunk in pending])  # waits for the device
+                self._require_finite(pending, before, part, plan, number, rates)
+                if sums is not None and order is not None:
+                    for chunk_number, chunk in enumerate(pending, before.chunks):
+                        images = order[plan.images_in(chunk_number) : plan.images_in(chunk_number + 1)]
+                        add_margins(sums, images, chunk.margins.numpy(), plan.global_batch_size)
+                part = structs.replace(part, seconds=part.seconds + time.perf_counter() - begin)
+                yield part
+                reported_at, begin, pending = time.monotonic(), time.perf_counter(), []
+            part = EPOCH_START
+
+    def _require_finite(
+        self,
+        chunks: Sequence[TrainedChunk],
+        before: EpochPart,
+        after: EpochPart,
+        plan: Plan,
+        epoch: int,
+        rates: NDArray[np.float32],
+    ) -> None:
+        """Raise DivergedError if the loss of a step between two parts of an epoch is not a finite number."""
+        steps = plan.steps_in(before.chunks) + sum(chunk.totals.finite_steps.numpy().item() for chunk in chunks)
+        if steps == plan.steps_in(after.chunks):
+            return
+        why = f"use a lower --learning-rate ({rates.max():g} is too high)"
+        if self.replicas > 1 and "GPU" in self._strategy.extended.worker_devices[0]:
+            why += "; or the GPUs damage what they copy to each other: run python -m jobs.doctor --gpu"
+        step = f"epoch {epoch}, step {steps + 1} of {plan.steps}"
+        raise DivergedError(f"the loss of {step} is not a finite number; {why}")
 
     def train_chunk(self, chunk: Chunk, learning_rates: NDArray[np.float32], *, frozen: bool = False) -> TrainedChunk:
         """Train the steps of a chunk at the learning rates [steps].
@@ -224,6 +230,13 @@ class Trainer:
         steps = self._frozen_steps if frozen and self._frozen_steps else self._steps
         self.values, *trained = steps.run(self.values, chunk, tf.constant(learning_rates))
         return TrainedChunk(*trained)
+
+
+def _order(plan: Plan, seed: int, epoch: int) -> NDArray[np.int32]:
+    """Return the order of the images in an epoch: [images]."""
+    with tf.device("CPU:0"):  # as tf.data computes it
+        order: NDArray[np.int32] = order_of(plan.images, seed, epoch).numpy()
+    return order
 
 
 def is_given(initial_weights: Callable[[int], Weights]) -> list[bool]:
