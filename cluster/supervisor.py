@@ -136,7 +136,7 @@ class Supervisor:
         return self._lanes.keys()
 
     def attempts(self, trial: str) -> int:
-        """Return the number of attempts at a trial so far, including the running one."""
+        """Return the number of attempts at a trial so far, including the running or last one."""
         return self._queue.attempts(trial)
 
     def why_waiting(self, now: float) -> str | None:

@@ -37,7 +37,7 @@ class TrialQueue:
         return [trial.cost for trial in (*self._queue, *(trial for _, trial in self._backing_off))]
 
     def attempts(self, trial: str) -> int:
-        """Return the number of attempts at a trial so far, including the running one."""
+        """Return the number of attempts at a trial so far, including the running or last one."""
         return self._deaths[trial].total() + 1
 
     def put(self, trials: Sequence[Trial], *, first: bool = False) -> None:
@@ -77,9 +77,9 @@ class TrialQueue:
     def retry(self, trial: Trial, cause: Cause, now: float) -> bool:
         """Queue a trial again, after a pause, because its lane died. Return False if it gets no further attempt."""
         deaths, limits = self._deaths[trial.id], self._limits
-        deaths[cause] += 1
-        out_of_memory = cause is Cause.OUT_OF_MEMORY and deaths[cause] > limits.max_out_of_memory
-        if out_of_memory or deaths.total() > limits.max_failures:
+        out_of_memory = cause is Cause.OUT_OF_MEMORY and deaths[cause] >= limits.max_out_of_memory
+        if out_of_memory or deaths.total() >= limits.max_failures:
             return False
+        deaths[cause] += 1
         self._backing_off.append((now + back_off(deaths.total()), trial))
         return True

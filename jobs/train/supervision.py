@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from cluster.deadlines import KILL_SECONDS, TICK_SECONDS, Clock, RunningTime, Wait
 from cluster.errors import ResourcesError
 from cluster.lanes import Death, Handle, Message, Pool
-from cluster.supervisor import Action, Assign, Close, Kill, LostAttempt, Source, Start, Supervisor
+from cluster.supervisor import Action, Assign, Close, Kill, Source, Start, Supervisor
 from jobs.train.display import RunProgress, Show
 from jobs.train.recorder import Recorder
 from mnist_lib.assignment import Assignment
@@ -80,7 +80,7 @@ class Loop:
                 self._act(supervisor.tick(self._now, source, pool.head, self._seconds_left))
                 for lane, message in self._messages():
                     for event in supervisor.on(lane, message, self._now):
-                        attempt = event.attempt if isinstance(event, LostAttempt) else supervisor.attempts(event.trial)
+                        attempt = supervisor.attempts(event.trial)
                         event = self._recorder.record(event)
                         source.on(event, attempt)
                         self._show(event, attempt)
@@ -103,7 +103,7 @@ class Loop:
             if self._recorder.is_full or self._source.is_done:
                 break
             yield lane, self._pool.take(lane)
-        if self._now - self._looked_at >= TICK_SECONDS:
+        if self._now - self._looked_at >= TICK_SECONDS and not self._source.is_done:
             self._looked_at = self._now
             self._pool.head.check()
             self._check_wait()

@@ -47,8 +47,8 @@ MUTANTS = (
     Mutant(
         name="there is one retry too many",
         file=QUEUE,
-        old="deaths.total() > limits.max_failures:",
-        new="deaths.total() > limits.max_failures + 1:",
+        old="deaths.total() >= limits.max_failures:",
+        new="deaths.total() > limits.max_failures:",
         invariants=("attempts",),
         first_world=8,
     ),
