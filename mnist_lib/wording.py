@@ -94,8 +94,10 @@ def reported(
         yield result
 
 
+# A URL that was given in place of a path has one slash.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,2}")
 # Where credentials begin in a word with a later "@": user:password at its start, user or user:password after "://".
-_CREDENTIALS = re.compile(r"://(?=[^/@:]*:|[^/?#@]*@)|^(?=[^/@:]*:(?!//))")
+_CREDENTIALS = re.compile(r":/{1,2}(?=[^/@:]*:|[^/?#@]*@)|^(?=[^/@:]*:(?!/))")
 
 
 def without_secrets(text: str) -> str:
@@ -103,16 +105,17 @@ def without_secrets(text: str) -> str:
 
     A password that is not encoded can contain any of ":/?#@". So everything up to the last "@" of a word is replaced.
     """
-    return re.sub(r"\S+", lambda word: _word_without_secrets(word[0]), text) if "@" in text or "://" in text else text
+    return re.sub(r"\S+", lambda word: _word_without_secrets(word[0]), text) if "@" in text or ":/" in text else text
 
 
 def _word_without_secrets(word: str) -> str:
     at = word.rfind("@")
     if begin := _CREDENTIALS.search(word, 0, at + 1):
         word = f"{word[: begin.end()]}***{word[at:]}"
-    scheme, separator, address = word.partition("://")
-    address, query, value = address.partition("?")
-    return f"{scheme}{separator}{address}{query}{value and '***'}"
+    if scheme := _SCHEME.search(word):
+        address, query, value = word[scheme.end() :].partition("?")
+        return f"{word[: scheme.end()]}{address}{query}{value and '***'}"
+    return word
 
 
 def one_line(error: BaseException) -> str:
