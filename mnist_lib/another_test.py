@@ -51,6 +51,7 @@ class AnotherTest:
     confusion: list[list[int]]  # images by label and answer
     unknown: dict[str, int]  # images by class that the version does not know; they are left out
     unread: int  # pictures without one digit, for a version of a dataset of digits; they are left out
+    left_out: tuple[str, ...]  # notices about pictures that cannot be read, and about links out of the folder
     groups: int | None  # number of groups, each of which counts as one unit; None if the images have no groups
     mistakes: list[dict[str, Any]]  # the most confident ones: file, label, answer, probability
 
@@ -72,6 +73,7 @@ class AnotherTest:
             lines.append(f"left out, since {self.version} does not know these classes: {of_each}")
         if self.unread:
             lines.append(f"left out, since no digit can be cut out of them: {counted(self.unread, 'picture')}")
+        lines += self.left_out
         missing = [name for name, recall in zip(self.classes, self.recall, strict=True) if not recall.total]
         if missing and self.test.total:
             lines.append(f"classes of {self.version} without an image here: {', '.join(missing)}")
@@ -106,7 +108,7 @@ def another_test(
     if (labels < 0).all():
         expected = f"{dataset.name}: expected classes of {version.name}, such as {facts.classes[0]}"
         raise DataError(f"{expected}, got {', '.join(dataset.classes)[:300]}; rename the folders of the classes")
-    left_out = np.bincount(dataset.labels[rows][labels < 0], minlength=len(dataset.classes))
+    unknown = np.bincount(dataset.labels[rows][labels < 0], minlength=len(dataset.classes))
     rows = rows[labels >= 0]
     labels = labels[labels >= 0]
     unread = 0
@@ -139,8 +141,9 @@ def another_test(
         trained_on=Accuracy(int(correct[is_known].sum()), int(is_known.sum())),
         recall=recall,
         confusion=answered.confusion.tolist(),
-        unknown={dataset.classes[i]: int(left_out[i]) for i in np.flatnonzero(left_out)},
+        unknown={dataset.classes[i]: int(unknown[i]) for i in np.flatnonzero(unknown)},
         unread=unread,
+        left_out=tuple(text for text in dataset.notices if text.startswith("left out")),
         groups=None if groups is None else int(units_of(len(new), groups).max(initial=-1)) + 1,
         mistakes=[
             {

@@ -55,11 +55,15 @@ def test_pictures_on_which_the_version_was_trained_and_unknown_classes_are_count
     trained: Path, digits: Dataset, evaluate: Command, tmp_path: Path
 ) -> None:
     others = add_digits(tmp_path / "others", digits, 250, 400)  # 50 of them are in the dataset of the version
+    (others / "8/damaged.png").write_bytes(b"no picture")
+    (others / "8/link.png").symlink_to("/etc/hostname")
     (others / "9").rename(others / "nine")
     nines = len([*(others / "nine").iterdir()])
     code, stdout, stderr = evaluate("--on", others, "--json")
     assert code == 0, stderr
     found = json.loads(stdout)
+    for name in ("8/damaged.png", "8/link.png"):
+        assert any(text.startswith("left out") and name in text for text in found["left_out"]), found["left_out"]
     assert found["unknown"] == {"nine": nines}
     assert found["test"]["total"] + found["trained_on"]["total"] == 150 - nines
     assert 20 < found["trained_on"]["total"] < 50  # the others were in the hold-out
