@@ -15,7 +15,7 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models.model import Weights
-from mnist_lib.results import Accuracy, EpochDone, RungDone
+from mnist_lib.results import Accuracy, EpochPart, RungDone
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState
 from mnist_lib.training.epochs import Compiled, rung_done, train
@@ -32,10 +32,12 @@ class Scripted:
     def __init__(self, correct: Sequence[NDArray[np.bool_]], labels: NDArray[np.uint8]) -> None:
         self._correct, self._labels, self.predictor = correct, labels, self  # in each epoch: [images]
 
-    def train(self, *_: Any, first: int, last: int, **__: Any) -> Iterator[EpochDone]:
-        for number in range(first, last + 1):
+    def train(
+        self, split: Split, plan: Plan, spec: TrialSpec, last: int, state: TrainingState, report_seconds: float
+    ) -> Iterator[EpochPart]:
+        for number in range(state.epoch + 1, last + 1):
             self.weights = Weights([number], [])
-            yield EpochDone(trial="t", epoch=number, loss=1.0, train=Accuracy(1, 2), validation=None, seconds=0.001)
+            yield EpochPart(chunks=plan.chunks, loss=2.0, train=Accuracy(1, 2), seconds=0.001)
 
     def evaluate(self, weights: Weights, *_: Any) -> Generator[Any, None, Any]:
         correct = self._correct[weights.trainable[0] - 1]
