@@ -202,10 +202,6 @@ class Lane:
     def close(self, now: float) -> None:
         self._enter(LaneState.ENDING, now)
 
-    @property
-    def wants_trial(self) -> bool:
-        return self.trial is None and self.state in (LaneState.STARTING, LaneState.IDLE)
-
     def why_overdue(self, limits: Limits, now: float, lost_nodes: Collection[str] = ()) -> Death | None:
         """Return why the lane is to be abandoned once nothing of it is unread; None while it meets its deadlines."""
         if self.worker and self.worker.node in lost_nodes:

@@ -124,6 +124,7 @@ class Supervisor:
         self._max_lanes = max_lanes
         self._queue = TrialQueue(limits)
         self._lanes: dict[Handle, Lane] = {}
+        self._idle: dict[Handle, Lane] = {}  # those of them that have their resources and no trial
         self._actions: list[Action] = []
         self._lost_nodes: frozenset[str] = frozenset()
         self._failed_starts = 0  # lane starts that failed because of a bug, since the last successful one
@@ -169,6 +170,7 @@ class Supervisor:
             lane.heard_late += 1
         if isinstance(event, WorkerProcess):
             lane.start(event, now)
+            self._idle[handle] = lane
             return ()
         if event.trial and (lane.trial is None or event.trial != lane.trial.id):
             trial = lane.trial.id if lane.trial else "no trial"
@@ -183,10 +185,12 @@ class Supervisor:
             self._close(lane, now)
         else:
             lane.end_trial(now)
+            self._idle[handle] = lane
         return (event,)
 
     def _on_death(self, lane: Lane, death: Death, now: float) -> list[LostAttempt]:
         del self._lanes[lane.handle]
+        self._idle.pop(lane.handle, None)
         if death.may_be_alive:
             self._actions.append(Kill(lane.handle, lane.worker))
         is_final = death.cause in (Cause.BUG, Cause.OVERTIME)
@@ -269,7 +273,7 @@ class Supervisor:
 
     def _assign_trials(self, now: float, source: Source, lost_nodes: Collection[str], seconds_left: float) -> None:
         """Give lanes without a trial one, or close them if there will be none."""
-        for lane in [lane for lane in self._lanes.values() if lane.wants_trial]:
+        for lane in [*self._idle.values()]:
             if lane.worker and lane.worker.node in lost_nodes:
                 continue
             working = [other for other in self._lanes.values() if other.trial is not None]
@@ -277,12 +281,14 @@ class Supervisor:
             if trial is not None:
                 seconds = self._share_of_time(trial, working, now, seconds_left)
                 lane.assign(trial, now, now + seconds)
+                del self._idle[lane.handle]
                 self._actions.append(Assign(lane.handle, trial, seconds))
             elif not (self._queue or self._queue.backing_off or source.expects_more):
                 self._close(lane, now)
 
     def _close(self, lane: Lane, now: float) -> None:
         lane.close(now)
+        self._idle.pop(lane.handle, None)
         self._actions.append(Close(lane.handle))
 
     def _share_of_time(self, trial: Trial, working: Sequence[Lane], now: float, seconds_left: float) -> float:

@@ -95,10 +95,11 @@ MUTANTS = (
     Mutant(
         name="an abandoned lane is still heard",
         file=SUPERVISOR,
-        old="        del self._lanes[lane.handle]\n        if death.may_be_alive:\n",
+        old="        del self._lanes[lane.handle]\n        self._idle.pop(lane.handle, None)\n",
         new=(
             "        lanes = self._lanes\n"
             "        del lanes[lane.handle]\n"
+            "        self._idle.pop(lane.handle, None)\n"
             "        if death.may_be_alive:\n"
             "            lanes[lane.handle] = Lane(handle=lane.handle, state_since=now, state=LaneState.ENDING)\n"
         ),
