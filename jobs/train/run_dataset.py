@@ -102,7 +102,8 @@ class RunDataset:
             self._known = info = self._prepared()
             self.prepared = steady_time()
             protect_images(info.images)
-            options = self._plan.resolve_defaults(lambda: len(info.train)).options
+            self._plan = self._plan.resolve_defaults(lambda: len(info.train))
+            options = self._plan.options
             info.check_use(options.percent_for_validation, options.folds)
             if options.folds is not None:
                 require_untrained(info, self._trained)

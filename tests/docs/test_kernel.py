@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs/kernel.md").read_text()
 def test_the_page_shows_the_loop_of_a_run() -> None:
     source = textwrap.dedent(inspect.getsource(Loop.run))
     loop = textwrap.dedent(source[source.index("        while ") : source.index("    finally:")])
-    assert f"```python\n{loop}```" in PAGE
+    assert f"```text\n{loop}```" in PAGE
 
 
 def test_the_page_has_the_table_of_deaths() -> None:
