@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from cluster.deadlines import SILENCE_SECONDS
 from tests.support.bounds import JOB_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -43,12 +44,12 @@ UNHANDLED = re.compile("Traceback|Exception ignored in|exception was never retri
 MARK = "MNIST_TEST_PROCESS"  # environment variable of a driver and of all processes that it starts
 
 
-def with_limits(**changed: float) -> str:
+def with_limits(**changed: Any) -> str:
     """Return a prelude that changes these fields of `Limits`."""
     return LIMITS.format(changed=changed)
 
 
-IMPATIENT = with_limits(training_seconds=5.0, head_seconds=5.0)
+IMPATIENT = with_limits(silence_seconds={**SILENCE_SECONDS, "training": 5.0}, head_seconds=5.0)
 
 
 def start(
