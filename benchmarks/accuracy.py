@@ -140,7 +140,8 @@ def trained(specs: Sequence[TrialSpec], dataset: Dataset, resources: Resources) 
             raise SystemExit(event.message)
         if isinstance(event, TrialResult):
             results.append(event)
-            print(f"{event.trial}: {event.test.value:.4%}, {event.train_seconds:.2f} s", file=sys.stderr)
+            record = event.record
+            print(f"{record.id}: {record.test_accuracy:.4%}, {record.train_seconds:.2f} s", file=sys.stderr)
     return results
 
 
@@ -164,9 +165,9 @@ def row(name: str, results: Sequence[TrialResult], dataset: Dataset) -> str:
     for result in results[1:]:
         tally.add(result)
     ensemble = f"{100 * tally.ensemble(dataset.test.labels).value:.2f}%"
-    seconds = [result.train_seconds for result in results]
+    seconds = [result.record.train_seconds for result in results]
     answers = np.stack([result.probabilities.argmax(axis=1) for result in results])
-    return table_row(name, answers == dataset.test.labels, ensemble, seconds, results[0].spec.epochs)
+    return table_row(name, answers == dataset.test.labels, ensemble, seconds, results[0].record.spec.epochs)
 
 
 def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:

@@ -114,7 +114,7 @@ def train(trial: Trial) -> Measurement:
     settings: dict[str, Any] = defaults_for(len(dataset.train))
     spec = TrialSpec.of(trial.model, dataset=dataset.name, seed=trial.seed, **settings)
     result = train_trial(spec, dataset, resources)
-    return Measurement(100 * result.test.value, time.process_time() - begin)
+    return Measurement(100 * result.record.test_accuracy, time.process_time() - begin)
 
 
 @functools.cache
@@ -185,7 +185,7 @@ def accuracies(
         rows = np.random.default_rng(draw).permutation(len(train))[:pictures]
         dataset = Dataset.of("few", str(draw), train.take(rows), test)
         spec = TrialSpec.of(model, dataset=dataset.name, seed=draw, **settings)
-        found.append(train_trial(spec, dataset, resources).test.value)
+        found.append(train_trial(spec, dataset, resources).record.test_accuracy)
     return found
 
 

@@ -75,7 +75,7 @@ def accuracy(per_class: int, seed: int, digits: StoredWeights, resources: Resour
     sha256 = "0" * 64
     settings = {**defaults_for(len(train)), **settings, "init_sha256": sha256 if "init_from" in settings else None}
     spec = TrialSpec.of(MODEL, dataset="own", seed=seed, **settings)
-    return train_trial(spec, dataset, resources, Pretrained(versions={sha256: digits})).test.value
+    return train_trial(spec, dataset, resources, Pretrained(versions={sha256: digits})).record.test_accuracy
 
 
 def letters(per_class: int, seed: int) -> Split:

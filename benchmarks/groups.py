@@ -153,7 +153,7 @@ def tested_on(dataset: Dataset, others: Dataset) -> Dataset:
 def measured(dataset: Dataset, spec: TrialSpec, resources: Resources) -> Measured:
     """Train, and return the result on the test images."""
     result = train_trial(spec, dataset, resources)
-    return Measured(result.test.value, result.test_ci95)
+    return Measured(result.record.test_accuracy, result.record.test_ci95)
 
 
 def text(result: Measured) -> str:

@@ -220,7 +220,7 @@ def model_row(task: Task, model: str, count: int, seeds: Sequence[int], resource
         likeness = Likeness.read(result.files[LIKENESS], LIKENESS)
         loaded = LoadedModel(built, built.read(result.files), dataset.image_shape, dataset.classes, likeness)
         predictor = StoredPredictor(loaded)
-        accuracies.append(result.test.value)
+        accuracies.append(result.record.test_accuracy)
         for name, images in {"fresh": fresh.images[:5_000], **task.others}.items():
             rejected.setdefault(name, []).append(float((predictor.answers(images).likeness <= REJECT_SHARE).mean()))
     cells = [

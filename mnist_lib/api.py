@@ -164,7 +164,7 @@ def read_picture(path: str | Path, model: Classifier) -> "NDArray[np.uint8]":
     """
     from mnist_lib.pictures.reading import Layout, Shape, read_file  # which import Pillow
 
-    layout = Layout.of(model.manifest["spec"]["dataset"], Shape(*model.image_shape))
+    layout = Layout.of(model.manifest["record"]["spec"]["dataset"], Shape(*model.image_shape))
     return _sandbox().call(partial(read_file, layout=layout), Path(path)).image
 
 

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -114,15 +114,35 @@ def convert(value: object, kind: type[T], name: str) -> T:
         return msgspec.convert(value, kind)
 
 
+def decode_upgraded(
+    content: bytes, kind: type[T], schema: int, name: str, upgrade: Callable[[dict[str, Any]], dict[str, Any]]
+) -> T:
+    """Return a document as `decode` does, also one of the schema before, which `upgrade` changes to the present one.
+
+    Raises IntegrityError as `decode` does, or SchemaError if a newer version of this program wrote it.
+    """
+    got = require_schema(content, schema, name)
+    if got == schema:
+        return decode(content, kind, name)
+    document = decode(content, dict[str, Any], name)
+    with reading(name):
+        document = upgrade(document)
+    return convert(document, kind, name)
+
+
 class _Schema(msgspec.Struct):
     schema: int = 0
 
 
-def require_schema(content: bytes, schema: int, name: str, what: str = "JSON") -> None:
-    """Raise SchemaError if a document has a newer schema, or IntegrityError if it is not a JSON object."""
+def require_schema(content: bytes, schema: int, name: str, what: str = "JSON") -> int:
+    """Return the schema of a document.
+
+    Raises SchemaError if it is newer than `schema`, or IntegrityError if the document is not a JSON object.
+    """
     got = decode(content, _Schema, name, what).schema
     if got > schema:
         raise SchemaError(f"{name}: expected schema {schema} or older, got {got}; install a newer version")
+    return got
 
 
 def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:

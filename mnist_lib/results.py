@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mnist_lib.documents import Count, Document, Interval, Number, Rate, Seconds, Sha256, Share, Text, Texts, written
+from mnist_lib.documents import (
+    Count,
+    Document,
+    Interval,
+    Name,
+    Number,
+    Rate,
+    Seconds,
+    Sha256,
+    Share,
+    Text,
+    Texts,
+    written,
+)
 from mnist_lib.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -256,33 +269,64 @@ class RungDone(CheckpointTaken, frozen=True, kw_only=True):
     seconds: float  # of all epochs so far
 
 
-class Measurements(TrialEvent, frozen=True, kw_only=True):
-    """What is known of a trial that has ended, without its arrays and files."""
+class EndedTrial(Document, frozen=True, kw_only=True, tag_field="status"):
+    """A trial that has ended, as the summary of a run lists it."""
 
+    id: Name  # the name of the trial, such as `keras-s0`
+    spec: TrialSpec  # how it was trained
+    attempts: Count = written(1)  # number of attempts
+
+
+class TrialRecord(EndedTrial, frozen=True, kw_only=True, tag="ok"):
+    """What is known of a trained trial, without its arrays and files.
+
+    The worker sends it, the run stores it, and the summary and the manifest of a version contain it.
+    """
+
+    status = "ok"
+
+    test: Accuracy  # counts on the test images
+    test_accuracy: Share  # the accuracy on them
+    # The mean of the accuracies of the classes on them; older runs lack it.
+    test_balanced_accuracy: Share | None = None
+    test_ci95: Interval  # lower and upper limit of its 95% interval, for another test set of this size
+    # Counts on the validation images at the chosen epoch; of a trial of a fold, on the images of its fold; `null`
+    # without validation. With the score `balanced-accuracy`, also sums of the weights of the images (`balanced`).
+    validation: Accuracy | None
+    # The chosen epoch, whose weights were measured and may be stored: the latest of those close to the best on
+    # validation, or the last one without validation.
+    best_epoch: Number
+    # Epochs that were trained, with the share of the last one; fewer than asked for if the time was up.
+    trained_epochs: Rate
+    train_seconds: Seconds  # seconds of training, without start-up and compilation
+    setup_seconds: Seconds  # seconds of compilation and initialisation, nearly 0 after a trial of the same shape
+    images_per_second: Rate  # speed of training
+    cpus: Number | None = None  # CPUs of each node, from which the threads follow; older runs lack it
+    replicas: Number  # number of replicas
+    devices: tuple[Text, ...]  # one device per replica, as TensorFlow names them
+    gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
+    node: Text  # the node that trained it
+    weights_sha256: Sha256  # SHA-256 of the weights
+    # Versions of Python and packages in the worker, and what it says of its GPUs; older runs lack them.
+    versions: Texts = msgspec.field(default_factory=dict)
+
+    @property
+    def validation_score(self) -> float | None:
+        """The accuracy on validation that trials are compared by."""
+        return self.validation.score if self.validation and self.validation.total else None
+
+    @property
+    def test_score(self) -> float:
+        """The test accuracy to compare with that: the balanced one if the trial was compared by it."""
+        balanced = self.test_balanced_accuracy
+        return self.test_accuracy if balanced is None or self.spec.score == "accuracy" else balanced
+
+
+class TrialResult(TrialEvent, frozen=True, kw_only=True):
     final = True
 
-    spec: TrialSpec
-    test: Accuracy
-    test_ci95: Interval
-    # The mean of the accuracies of the classes on the test images; None in documents from before there was one.
-    test_balanced_accuracy: Share | None = None
-    validation: Accuracy | None  # at the epoch of the stored weights; of a trial of a fold: on the images of its fold
-    best_epoch: Number  # the epoch of the stored weights, which validation chose; the last one without validation
+    record: TrialRecord
     history: tuple[EpochDone, ...]  # every epoch of all attempts
-    trained_epochs: Rate  # their number, with the share of the last one that was trained
-    train_seconds: Seconds  # without start-up and compilation
-    images_per_second: Rate  # in training
-    setup_seconds: Seconds  # compilation and initialisation, nearly 0 after a trial of the same shape
-    cpus: Number | None = None  # of each node, from which the threads follow; None in documents from before it was kept
-    replicas: Number
-    devices: tuple[Text, ...]
-    gpus: tuple[Text, ...]
-    node: Text
-    weights_sha256: Sha256
-    versions: Texts  # of Python and packages in the worker, and what `gpu_facts` says of its GPUs
-
-
-class TrialResult(Measurements, frozen=True, kw_only=True):
     probabilities: NDArray[np.float32]  # [test images, classes]
     of_fold: NDArray[np.float32] | None = None  # [images of its fold, classes]; None for a trial without a fold
     files: Mapping[str, bytes]  # the model to store, by path

@@ -3,7 +3,7 @@
 `docs/reference/summary.md` is made from the fields and comments of the summary. `report.summary` makes a summary.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import field
 
@@ -17,18 +17,17 @@ from mnist_lib.documents import (
     Moment,
     Name,
     Number,
-    Rate,
     Seconds,
-    Sha256,
     Share,
     Text,
     Texts,
-    VersionName,
+    decode_upgraded,
     written,
 )
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, EndedTrial, TrialRecord
+from mnist_lib.spec import TrialSpec
 
-SUMMARY_SCHEMA = 1
+SUMMARY_SCHEMA = 2
 MAX_RUN_NAME_LENGTH = 100
 PartOfRun = Literal["search", "trials"]
 MAX_LABEL_ERRORS = 200  # in a summary; of many runs, all summaries are read
@@ -159,80 +158,7 @@ class ErrorSummary(Document, frozen=True, kw_only=True):
     retry: bool = written(False)  # whether the same trial may succeed later
 
 
-class TrialSummary(Document, frozen=True, kw_only=True, tag_field="status"):
-    id: Name  # the name of the trial, such as `keras-s0`
-    model: Name  # the model
-    dataset: Name  # the name of the dataset
-    seed: Count  # the seed of the initial weights and of the order of the images
-    epochs: Number  # requested epochs
-    global_batch_size: Number  # images per step, over all replicas
-    optimizer: Name  # the optimizer
-    learning_rate: float  # the peak learning rate
-    schedule: Name  # how the learning rate changes
-    precision: Name  # number format in training
-    # Share of the training images used for validation, as asked for; `null`: 10, or 0 if these are too few.
-    validation_percent: Count | None
-    # Arguments of the function that builds the model, by name.
-    arguments: dict[Name, bool | float | int | str] = written({})
-    hidden_units: Count | None = None  # the same as the argument of this name; only for models that have it
-    source_sha256: Sha256 | None = written(None)  # sha256 of the Python file that defines the model; `null` without one
-    # sha256 of each file of weights that it started from, by the argument that got the path; without any, it is absent.
-    weights: dict[Name, Sha256] = field(default_factory=dict)
-    init_from: VersionName | None = None  # the version whose weights it started from; only with `--init-from`
-    init_sha256: Sha256 | None = None  # the sha256 of these weights
-    momentum: float = written(0.0)  # momentum of the optimizer; 0 if it has none
-    weight_decay: float = written(0.0)  # weight decay; 0 if there is none
-    global_clipnorm: float | None = written(None)  # maximum norm of the gradients; `null` without a limit
-    label_smoothing: float = written(0.0)  # share of each label that was spread evenly over all classes; 0 if none
-    freeze_epochs: Count | None = written(None)  # epochs with frozen weights; `null` if there were none
-    class_weights: Name = written("none")  # how much an image counted in the loss
-    score: Name = written("accuracy")  # what epochs and trials were compared by
-    deterministic: bool = written(False)  # whether it was trained without XLA, with deterministic operations
-    configuration: Count | None = written(None)  # always `null`; only trials within a search have a number
-    # The fold that it was not trained on, from 0; only of a trial of a fold.
-    fold: Count | None = None
-    folds: Count | None = None  # the number of folds; only of a trial of a fold
-    attempts: Count  # number of attempts
-
-
-class SuccessfulTrial(TrialSummary, frozen=True, kw_only=True, tag="ok"):
-    status = "ok"
-
-    test: Accuracy  # counts on the test images
-    test_accuracy: Share  # the accuracy on them
-    # The mean of the accuracies of the classes on them; older runs lack it.
-    test_balanced_accuracy: Share | None = None
-    test_ci95: Interval  # lower and upper limit of its 95% interval, for another test set of this size
-    # Counts on the validation images at the chosen epoch; of a trial of a fold, on the images of its fold; `null`
-    # without validation. With the score `balanced-accuracy`, also sums of the weights of the images (`balanced`).
-    validation: Accuracy | None
-    # The chosen epoch, whose weights were measured and may be stored: the latest of those close to the best on
-    # validation.
-    best_epoch: Number
-    # Epochs that were trained, with the share of the last one; fewer than `epochs` if the time was up.
-    trained_epochs: Rate
-    train_seconds: Seconds  # seconds of training, without start-up and compilation
-    setup_seconds: Seconds  # seconds of compilation and initialisation
-    images_per_second: Rate  # speed of training
-    replicas: Number  # number of replicas
-    devices: tuple[Text, ...]  # one device per replica, as TensorFlow names them
-    gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
-    weights_sha256: Sha256  # SHA-256 of the weights
-    node: Text  # the node that trained it
-
-    @property
-    def validation_score(self) -> float | None:
-        """The accuracy on validation that trials are compared by."""
-        return self.validation.score if self.validation and self.validation.total else None
-
-    @property
-    def test_score(self) -> float:
-        """The test accuracy to compare with that: the balanced one if the trial was compared by it."""
-        balanced = self.test_balanced_accuracy
-        return self.test_accuracy if balanced is None or self.score == "accuracy" else balanced
-
-
-class FailedTrial(TrialSummary, frozen=True, kw_only=True, tag="failed"):
+class FailedTrial(EndedTrial, frozen=True, kw_only=True, tag="failed"):
     status = "failed"
 
     error: ErrorSummary  # why it failed
@@ -301,12 +227,12 @@ class Timing(Document, frozen=True, kw_only=True):
 
 
 class Summary(Document, frozen=True, kw_only=True):
-    schema: Count = written(SUMMARY_SCHEMA)  # 1
+    schema: Count = written(SUMMARY_SCHEMA)  # 2
     run: Name  # the name of the run
     dataset: DatasetSummary  # the dataset
     # The result of each model with a successful trial, by model name.
     models: dict[Name, ModelSummary]
-    trials: list[SuccessfulTrial | FailedTrial]  # one object per trial, ordered by model and seed
+    trials: list[TrialRecord | FailedTrial]  # one object per trial, ordered by model and seed
     ended: Moment  # when it ended, UTC, ISO 8601
     timing: Timing  # where the time went
     versions: Texts  # versions of Python, packages, GPUs and drivers on which the result depends, in the workers
@@ -315,9 +241,21 @@ class Summary(Document, frozen=True, kw_only=True):
     label_errors: LabelErrors | None = None  # labels that may be wrong; not in summaries of earlier versions
 
     @property
-    def successful(self) -> list[SuccessfulTrial]:
-        return [trial for trial in self.trials if isinstance(trial, SuccessfulTrial)]
+    def successful(self) -> list[TrialRecord]:
+        return [trial for trial in self.trials if isinstance(trial, TrialRecord)]
 
     @property
     def failed(self) -> list[FailedTrial]:
         return [trial for trial in self.trials if isinstance(trial, FailedTrial)]
+
+
+def read_summary(content: bytes, name: str) -> Summary:
+    """Return a summary. Raises IntegrityError or SchemaError if it cannot be read. `name`: for messages."""
+    return decode_upgraded(content, Summary, SUMMARY_SCHEMA, name, _with_specs)
+
+
+def _with_specs(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary of schema 1, whose trials had the fields of their spec among their own, as one of schema 2."""
+    names = TrialSpec.__dataclass_fields__
+    trials = [{**trial, "spec": {name: trial[name] for name in names if name in trial}} for trial in summary["trials"]]
+    return {**summary, "trials": trials}

@@ -133,6 +133,7 @@ class TrialSettings(CheckedFields):
         "accuracy",
         f"measure by which epochs, configurations and trials are compared. {'; '.join(map(': '.join, SCORES.items()))}",
     )
+    # The seed of the initial weights and of the order of the images.
     seed: Seed = option(0, "first seed, if --seeds is a number")
 
 
@@ -144,19 +145,19 @@ class TrialSpec(TrialSettings):
         SpecError: a value is missing or out of range; the message names the value and the range.
     """
 
-    model: str
-    dataset: str
-    # Of the function that builds the model.
+    model: str  # the model
+    dataset: str  # the name of the dataset
+    # Arguments of the function that builds the model, by name.
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    source_sha256: str | None = None  # hash of the Python file that defines the model; None for the catalog
-    # The sha256 of each file whose path that function gets, by argument.
+    source_sha256: str | None = None  # sha256 of the Python file that defines the model; `null` for the catalog
+    # The sha256 of each file of weights whose path that function gets, by argument.
     weights: Mapping[str, str] = field(default_factory=dict, hash=False)
-    init_from: VersionName | None = None  # the version whose weights it starts from; None for random weights
-    init_sha256: Sha256 | None = None  # the hash of these weights
-    configuration: Seed | None = None  # its number in a search; None for any other trial
-    # It is trained on all training images but those of its fold, from 0, and predicts these; None for any other trial.
+    init_from: VersionName | None = None  # the version whose weights it starts from; `null` for random weights
+    init_sha256: Sha256 | None = None  # the sha256 of these weights
+    configuration: Seed | None = None  # its number in a search; `null` for any other trial
+    # The fold, from 0, that it is not trained on and predicts; `null` for a trial without a fold.
     fold: Seed | None = None
-    folds: Folds | None = None  # into how many the training images are divided; None without folds
+    folds: Folds | None = None  # into how many the training images are divided; `null` without folds
 
     def __post_init__(self) -> None:
         if self.source_sha256 is None:

@@ -13,7 +13,7 @@ from jobs.train import __main__ as train
 from jobs.train import worker
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, EpochDone, Started, TrialEvent, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, Started, TrialEvent, TrialRecord, TrialResult
 
 
 def run_empty_lane(
@@ -25,13 +25,14 @@ def run_empty_lane(
         yield Started(trial=spec.id, pid=0, node="", devices=("CPU:0",), gpus=())
         epoch = EpochDone(trial=spec.id, epoch=1, loss=1.0, train=Accuracy(0, 1), validation=None, seconds=1.0)
         yield epoch
-        yield TrialResult(
-            trial=spec.id,
+        record = TrialRecord(
+            id=spec.id,
             spec=spec,
             test=Accuracy(0, 1_000),
+            test_accuracy=0.0,
+            test_ci95=(0.0, 0.01),
             validation=None,
             best_epoch=1,
-            history=(epoch,),
             train_seconds=1.0,
             images_per_second=1.0,
             trained_epochs=1.0,
@@ -42,6 +43,11 @@ def run_empty_lane(
             node="",
             weights_sha256="0" * 64,
             versions=package_versions(),
+        )
+        yield TrialResult(
+            trial=spec.id,
+            record=record,
+            history=(epoch,),
             probabilities=probabilities,
             files={"model.keras": b"not a model"},
         )

@@ -28,7 +28,7 @@ from jobs.show import ShowOptions
 from jobs.submit import __main__ as submit
 from jobs.track.__main__ import TrackOptions
 from jobs.train.options import TrainOptions
-from mnist_lib import run_documents
+from mnist_lib import results, run_documents, spec
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
@@ -60,10 +60,12 @@ SECTIONS: Sequence[tuple[str, str, str, type]] = (
     ("", "", "dataset.changes.unusual.*.", Growth),
     ("`models`", "", "models.*.", run_documents.ModelSummary),
     ("", "", "models.*.significance.", run_documents.Significance),
-    ("`trials`", "`trials.status` is `ok` or `failed`.", "trials.", run_documents.TrialSummary),
-    ("", "Only with status `ok`:", "trials.", run_documents.SuccessfulTrial),
+    ("`trials`", "`trials.status` is `ok` or `failed`.", "trials.", results.EndedTrial),
+    ("", "Only with status `ok`:", "trials.", results.TrialRecord),
     ("", "Only with status `failed`:", "trials.", run_documents.FailedTrial),
     ("", "", "trials.error.", run_documents.ErrorSummary),
+    ("", "How a trial was trained:", "trials.spec.", spec.TrialSpec),
+    ("", "", "trials.spec.", spec.TrialSettings),
     ("`search`", "", "search.", run_documents.SearchSummary),
     ("`folds`", "", "folds.", run_documents.FoldsSummary),
     ("", "", "folds.models.*.", run_documents.OutOfFold),
@@ -131,9 +133,10 @@ def summary_page() -> str:
 def field_meanings(kind: type) -> Mapping[str, str]:
     """Return the comment of each field that a class itself declares: the lines above it, or the end of its line.
 
-    Raises ValueError for a field without a comment.
+    An option without one has its help. Raises ValueError for a field without a comment.
     """
     source = inspect.getsource(kind)
+    options = {name: option.metadata.get("help") for name, option in getattr(kind, "__dataclass_fields__", {}).items()}
     (declared,) = ast.parse(source).body
     assert isinstance(declared, ast.ClassDef)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
@@ -143,6 +146,7 @@ def field_meanings(kind: type) -> Mapping[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             lines = [*range(last + 1, field.lineno), field.end_lineno or field.lineno]
             text = " ".join(comments[line].string.lstrip("# ") for line in lines if line in comments).rstrip(".")
+            text = text or options.get(field.target.id) or ""
             if not text:
                 raise ValueError(f"{kind.__name__}.{field.target.id}: expected a comment with its meaning, got none")
             meanings[field.target.id] = text[0].lower() + text[1:] if text[1:2].islower() else text

@@ -172,7 +172,7 @@ def _measure_model(name: str, resources: Resources, dataset: Dataset, strategy: 
             return Measurement(error=f"{event.code} {event.message}")
     difference = gradient_difference(name, dataset, strategy, xla=xla)
     epochs = [event for event in events if isinstance(event, EpochDone)]
-    hashes = tuple(event.weights_sha256 for event in events if isinstance(event, TrialResult))
+    hashes = tuple(event.record.weights_sha256 for event in events if isinstance(event, TrialResult))
     return Measurement(epochs[0].loss, max(epoch.images_per_second for epoch in epochs), difference, hashes)
 
 

@@ -166,7 +166,7 @@ def _description(folder: RunFolder, version: Version, run_id: str) -> dict[str, 
     flavor = {
         "loader_module": "mnist_lib.api",
         "data": MODEL_DATA,
-        "python_version": manifest.versions.get("python"),
+        "python_version": manifest.record.versions.get("python"),
     }
     return {
         "artifact_path": MODEL,

@@ -28,7 +28,7 @@ RESULTS_OF_MODEL = (
 )
 FILES = (REPORT, SUMMARY, SEARCH, CONFIGURATION)  # and the plots
 
-Row = Mapping[str, Any]  # a trial in the terms of a run or in its summary
+Row = Mapping[str, Any]  # the spec of a trial, in the terms of a run or in its summary
 
 
 class Metrics(NamedTuple):
@@ -72,8 +72,9 @@ def tracked_run(folder: RunFolder) -> Part:
         raise SpecError(f"runs: expected a complete run, got {folder.run}, which has not ended; copy it later")
     terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}: $.terms")
     ended = moment_of(summary.ended).timestamp()
-    rows: dict[str, Row] = {trial.id: builtins_of(trial) for trial in summary.trials}
-    rows |= _configurations(folder, terms["trials"], summary)
+    trials = {trial.id: trial for trial in summary.trials}
+    specs: dict[str, Row] = {name: builtins_of(trial.spec) for name, trial in trials.items()}
+    specs |= _configurations(folder, terms["trials"], summary)
     versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
     failed = {trial.id for trial in summary.failed}
     metrics: dict[str, list[Metrics]] = {}
@@ -85,13 +86,13 @@ def tracked_run(folder: RunFolder) -> Part:
             epochs.add((entry.trial, entry.epoch))
             metrics.setdefault(entry.trial, []).append(Metrics(_values_of(entry), entry.at, entry.epoch))
     parts = []
-    for name in dict.fromkeys([*rows, *metrics]):
-        row, measured = rows.get(name, {}), metrics.get(name, [])
-        results = {result: row[result] for result in RESULTS if result in row}
+    for name in dict.fromkeys([*specs, *metrics]):
+        measured, trial = metrics.get(name, []), trials.get(name)
+        results = {result: value for result in RESULTS if (value := getattr(trial, result, None)) is not None}
         part = Part(
             name=name,
             failed=name in failed,
-            parameters=_parameters(row, f"{folder.where}: {name}"),
+            parameters=_parameters(specs.get(name, {}), f"{folder.where}: {name}"),
             metrics=[*measured, Metrics(results, measured[-1].at if measured else ended)],
             version=versions.get(name),
         )
@@ -120,7 +121,7 @@ def tracked_run(folder: RunFolder) -> Part:
 
 
 def _configurations(folder: RunFolder, trials: Mapping[str, Row], summary: Summary) -> dict[str, Row]:
-    """Return a row for each configuration in `search.json`, and for each of its folds, by the name of the trial.
+    """Return the spec of each configuration in `search.json`, and of each of its folds, by the name of the trial.
 
     Args:
         trials: a trial of each model, with the settings that do not vary. One that followed from the number of images
@@ -130,7 +131,7 @@ def _configurations(folder: RunFolder, trials: Mapping[str, Row], summary: Summa
     if document is None:
         return {}
     folds = summary.search.folds if summary.search else None
-    final: Row = builtins_of(summary.trials[0]) if summary.trials else {}
+    final: Row = builtins_of(summary.trials[0].spec) if summary.trials else {}
     of_models = {
         str(row.get("model")): {name: final.get(name) if value is None else value for name, value in row.items()}
         for row in trials.values()
@@ -165,7 +166,7 @@ def _values_of(epoch: EpochDone) -> dict[str, float]:
 
 
 def _parameters(row: Row, where: str) -> dict[str, str]:
-    """Return the settings in a trial's row, by the names that they have on the command line."""
+    """Return the settings in a trial's spec, by the names that they have on the command line."""
     found = {OPTIONS.get(field, field): row[field] for field in FIELDS if field in row}
     for name, value in _arguments(row, where).items():
         found[f"argument {name}" if NAMES.get(name, name) in FIELDS else name] = value

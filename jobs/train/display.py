@@ -20,8 +20,8 @@ from cluster.nodes import makespan
 from cluster.supervisor import LostAttempt
 from jobs.console.terminal import safe_streams, terminal
 from mnist_lib.clock import steady_time
-from mnist_lib.results import EpochDone, Heartbeat, RungDone, Started, TrialFailure, TrialResult
-from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
+from mnist_lib.results import EpochDone, Heartbeat, RungDone, Started, TrialFailure, TrialRecord, TrialResult
+from mnist_lib.run_documents import FailedTrial
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import duration
 
@@ -85,14 +85,14 @@ class RunProgress:
         self.trials[spec.id] = TrialProgress(spec.id, spec.model, epochs, spec.validation_percent != 0)
         self._costs[spec.model] = spec.cost / spec.epochs
 
-    def restore(self, rows: Sequence[SuccessfulTrial | FailedTrial]) -> None:
+    def restore(self, rows: Sequence[TrialRecord | FailedTrial]) -> None:
         """Show the trials that earlier drivers have finished."""
         for row in rows:
             trial = self.trials[row.id]
-            if isinstance(row, SuccessfulTrial):
+            if isinstance(row, TrialRecord):
                 trial.epoch, trial.test_accuracy = row.trained_epochs, row.test_accuracy
             trial.attempt = row.attempts
-            self.end(trial, State.DONE if isinstance(row, SuccessfulTrial) else State.FAILED)
+            self.end(trial, State.DONE if isinstance(row, TrialRecord) else State.FAILED)
 
     def end(self, trial: TrialProgress, state: State) -> None:
         """Note that a trial has ended."""
@@ -119,7 +119,8 @@ class RunProgress:
                 count, seconds = self._epochs.get(trial.model, (0.0, 0.0))
                 self._epochs[trial.model] = (count + 1, seconds + event.seconds)
             case TrialResult():
-                trial.test_accuracy, trial.images_per_second = event.test.value, event.images_per_second
+                trial.test_accuracy = event.record.test_accuracy
+                trial.images_per_second = event.record.images_per_second
                 self.end(trial, State.DONE)
             case RungDone():
                 self.end(trial, State.DONE)

@@ -37,8 +37,8 @@ from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.label_errors import label_errors
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.report.texts import objections_text
-from mnist_lib.results import TrialResult
-from mnist_lib.run_documents import FailedTrial, PartOfRun, SearchSummary, SuccessfulTrial, Summary, Timing
+from mnist_lib.results import TrialRecord, TrialResult
+from mnist_lib.run_documents import FailedTrial, PartOfRun, SearchSummary, Summary, Timing
 from mnist_lib.settings import part_of
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
@@ -247,7 +247,8 @@ class Run(Generic[AnyPlan]):
 
     def _publish(self, result: TrialResult) -> Stored:
         """Publish the chosen trial of a model as a version, and promote it if the rule allows it."""
-        folder, model = self.folder, result.spec.model
+        folder = self.folder
+        model = result.record.spec.model
         files, about = contents_of(result, self.data.info, folder.run, self.code)
         version = publish(folder.objects, model, folder.run, files, about)
         decision = self._objection() or promote(
@@ -284,7 +285,7 @@ def finish(folder: RunFolder, summary: Summary, *, report: bool) -> None:
         write_index(folder.objects)
 
 
-def _require_all(trials: Sequence[SuccessfulTrial | FailedTrial]) -> None:
+def _require_all(trials: Sequence[TrialRecord | FailedTrial]) -> None:
     """Raise TrainingError if a trial has failed for a reason that may not recur."""
     lost = [(trial.id, trial.error) for trial in trials if isinstance(trial, FailedTrial) and trial.error.retry]
     if lost:

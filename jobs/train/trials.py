@@ -6,6 +6,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.display import RunProgress
 from jobs.train.recorder import Recorder
@@ -13,9 +15,8 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.history import TrialEnded
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.aggregation import Tally
-from mnist_lib.report.summary import trial_summary
-from mnist_lib.results import EpochDone, Epochs, Started, TrialFailure, TrialResult
-from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
+from mnist_lib.results import EpochDone, Epochs, Started, TrialFailure, TrialRecord, TrialResult
+from mnist_lib.run_documents import ErrorSummary, FailedTrial
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.resumption import read_result, store_result
 from mnist_lib.wording import and_balanced, counted, percent, rounded
@@ -44,16 +45,16 @@ class Trials:
         self.tallies: dict[str, Tally] = {}  # of the trials on all images or, if there are none, of those of folds
         # Probabilities that the trial of a fold has for the images of its fold.
         self.of_folds: dict[TrialSpec, NDArray[np.float32]] = {}
-        self.rows: list[SuccessfulTrial | FailedTrial] = []
+        self.rows: list[TrialRecord | FailedTrial] = []
         self.unfinished: list[TrialSpec] = []  # by earlier drivers
         self._refits = any(spec.fold is None for spec in trials)
         self._specs = {spec.id: spec for spec in trials}
         self._trained: dict[str, Epochs] = {}  # of the trials that have not ended
         folder = recorder.folder
         for spec in trials:
-            ended = read_result(folder, spec) if folder.resumed else None
-            if ended:
-                self._add(*ended)
+            result = read_result(folder, spec) if folder.resumed else None
+            if result:
+                self._add(result)
             else:
                 self.unfinished.append(spec)
                 self._trained[spec.id] = Epochs()
@@ -93,22 +94,29 @@ class Trials:
             case EpochDone():
                 self._trained[event.trial].add(event)
             case TrialResult():
-                self._add(event, attempt)
-                chosen = any(tally.chosen is event for tally in self.tallies.values())
-                size = sum(map(len, event.files.values()))
-                write = partial(self._store, event, attempt, with_model=chosen)
-                self._recorder.writes.put(write, event.trial, size=size)
+                result = structs.replace(event, record=structs.replace(event.record, attempts=attempt))
+                self._add(result)
+                chosen = any(tally.chosen is result for tally in self.tallies.values())
+                size = sum(map(len, result.files.values()))
+                self._recorder.writes.put(partial(self._store, result, with_model=chosen), result.trial, size=size)
             case TrialFailure():
-                self._end(event, attempt)
+                error = ErrorSummary(
+                    code=event.code,
+                    message=event.message,
+                    details=event.details,
+                    retry=is_worth_a_retry(event.code),
+                )
+                self._end(FailedTrial(id=event.trial, spec=self._specs[event.trial], attempts=attempt, error=error))
 
-    def _store(self, result: TrialResult, attempts: int, *, with_model: bool) -> None:
+    def _store(self, result: TrialResult, *, with_model: bool) -> None:
         folder, tensorboard = self._recorder.folder, f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
         folder.write(tensorboard, result.tensorboard)
         self._recorder.write_history()  # before the result, since a trial with a result is not run again
-        store_result(folder, result, attempts, with_model=with_model)
+        store_result(folder, result, with_model=with_model)
 
-    def _add(self, result: TrialResult, attempts: int) -> None:
-        spec, model = result.spec, result.spec.model
+    def _add(self, result: TrialResult) -> None:
+        spec = result.record.spec
+        model = spec.model
         if result.of_fold is not None:
             self.of_folds[spec] = result.of_fold
         if spec.fold is None or not self._refits:
@@ -116,24 +124,21 @@ class Trials:
                 self.tallies[model].add(result)
             else:
                 self.tallies[model] = Tally(result)
-        self._end(result, attempts)
+        self._end(result.record)
 
-    def _end(self, outcome: TrialResult | TrialFailure, attempts: int) -> None:
-        recorder, retry = self._recorder, isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)
-        recorder.checkpoints.forget(outcome.trial)
-        self._trained.pop(outcome.trial, None)
-        row = trial_summary(self._specs[outcome.trial], outcome, attempts, retry=retry)
+    def _end(self, row: TrialRecord | FailedTrial) -> None:
+        recorder = self._recorder
+        recorder.checkpoints.forget(row.id)
+        self._trained.pop(row.id, None)
         self.rows.append(row)
-        recorder.writes.put(
-            lambda: recorder.folder.write_json(f"trials/{outcome.trial}/result.json", row), outcome.trial
-        )
-        recorder.append(TrialEnded(trial=outcome.trial, status=row.status))
-        position = f"[{len(self.rows)}/{len(self._specs)}] {outcome.trial}:"
-        if isinstance(outcome, TrialResult):
-            trained, epochs = outcome.trained_epochs, outcome.spec.epochs
+        recorder.writes.put(lambda: recorder.folder.write_json(f"trials/{row.id}/result.json", row), row.id)
+        recorder.append(TrialEnded(trial=row.id, status=row.status))
+        position = f"[{len(self.rows)}/{len(self._specs)}] {row.id}:"
+        if isinstance(row, TrialRecord):
+            trained, epochs = row.trained_epochs, row.spec.epochs
             short = f", after {rounded(trained)} of {epochs} epochs: out of time" if trained < epochs else ""
-            balanced = None if outcome.spec.score == "accuracy" else outcome.test_balanced_accuracy
-            log.info("%s test accuracy %s%s", position, percent(outcome.test.value) + and_balanced(balanced), short)
+            balanced = None if row.spec.score == "accuracy" else row.test_balanced_accuracy
+            log.info("%s test accuracy %s%s", position, percent(row.test_accuracy) + and_balanced(balanced), short)
         else:
-            log.warning("%s failed: %s %s", position, outcome.code, outcome.message)
-            log.debug("%s", outcome.details)
+            log.warning("%s failed: %s %s", position, row.error.code, row.error.message)
+            log.debug("%s", row.error.details)

@@ -44,13 +44,13 @@ class Tally:
     def __init__(self, first: TrialResult) -> None:
         self.chosen = first
         self._best = (_preference(first), first.trial)
-        self._tests = [first.test]
+        self._tests = [first.record.test]
         # [test images, classes]; votes are the number of trials that predict a class.
         self.sum_of_probabilities: NDArray[np.float64] = first.probabilities.astype("float64")
         self.votes: NDArray[np.int32] = _votes(first.probabilities)
 
     def add(self, result: TrialResult) -> None:
-        self._tests.append(result.test)
+        self._tests.append(result.record.test)
         self.sum_of_probabilities += result.probabilities
         self.votes += _votes(result.probabilities)
         self._best = max(self._best, (_preference(result), result.trial))
@@ -94,6 +94,7 @@ def _votes(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def _preference(result: TrialResult) -> tuple[float, int, int]:
-    measured = result.validation or (result.history[-1].train if result.history else None)
-    score = measured.score if measured is not None and result.spec.fold is None else 0.0
-    return (score, -result.spec.seed, -(result.spec.fold or 0))
+    spec = result.record.spec
+    measured = result.record.validation or (result.history[-1].train if result.history else None)
+    score = measured.score if measured is not None and spec.fold is None else 0.0
+    return (score, -spec.seed, -(spec.fold or 0))

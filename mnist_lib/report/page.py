@@ -92,7 +92,7 @@ def report(run: ReportedRun) -> Report:
         configuration=(folder.read(CONFIGURATION) or b"").decode(errors="replace"),
         summary=run.summary,
         failed=run.summary.failed,
-        balanced=any(trial.score != "accuracy" for trial in run.summary.trials),
+        balanced=any(trial.spec.score != "accuracy" for trial in run.summary.trials),
         figure=_figures(run.summary),
         notes=[*objection_texts(run.summary.dataset), *unusual_texts(run.summary), *notes(run.summary)],
         settings=settings_of(run.summary),
@@ -110,7 +110,7 @@ def report(run: ReportedRun) -> Report:
         classes=run.dataset.classes,
         # Options of commands that the report shows:
         where=[o for o in run.options[0] if o.startswith("--dataset=") and run.dataset.name not in DATASETS],
-        weights={trial.model: trial.weights for trial in run.summary.trials},
+        weights={trial.spec.model: trial.spec.weights for trial in run.summary.trials},
         ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
         examples=data_url(examples_for_report(run.dataset)),
         data_url=data_url,

@@ -120,14 +120,15 @@ def accuracy_of_trials(summary: Summary) -> Plot:
     few = len(trials) <= MAX_DISTINCT
     figure, axes = new_figure(HEIGHT)
     for number, (name, model) in enumerate(summary.models.items()):
-        xs = [x for x, trial in enumerate(trials) if trial.model == name]
+        xs = [x for x, trial in enumerate(trials) if trial.spec.model == name]
         values = [trials[x].test_accuracy for x in xs]
         errors = np.abs(np.transpose([trials[x].test_ci95 for x in xs]) - values)
         colour, left, right = color_of(number), xs[0] - 0.4, xs[-1] + 0.4
         axes.fill_between([left, right], *model.ci95, color=colour, alpha=0.15, linewidth=0)
         axes.hlines(model.mean_test_accuracy, left, right, color=colour, linewidth=1.2)
         axes.errorbar(xs, values, errors, fmt="o", color=colour, ms=4 if few else 2.5, elinewidth=0.8, label=name)
-    seeds = [trial.id.removeprefix(f"{trial.model}-s") for trial in trials] if few else []  # "0", or "0-f2" in a fold
+    # "0", or "0-f2" in a fold.
+    seeds = [trial.id.removeprefix(f"{trial.spec.model}-s") for trial in trials] if few else []
     axes.set_xticks(range(len(seeds)), seeds)
     axes.set_xlabel("seed" if few else f"{len(trials)} trials, by model and seed")
     axes.set_title("accuracy on test", loc="left")
@@ -142,7 +143,7 @@ def learning_curves(summary: Summary, course: Course) -> Plot:
     curves = course.curves
     figure, (above, below) = new_figure(HEIGHT, rows=2)
     for number, name in enumerate(_models(summary)):
-        own = [curves[trial.id] for trial in summary.trials if trial.model == name and trial.id in curves]
+        own = [curves[trial.id] for trial in summary.trials if trial.spec.model == name and trial.id in curves]
         style: dict[str, Any] = {
             "color": color_of(number),
             "alpha": min(1.0, max(0.15, MAX_DISTINCT / max(len(own), 1) / 2)),
@@ -186,7 +187,7 @@ def _add_curves(
 def time_line(summary: Summary, course: Course) -> Plot:
     """Draw a row for the driver and for each process that trained, with a bar for each attempt and each phase."""
     attempts = course.attempts
-    models = {trial.id: trial.model for trial in summary.trials}
+    models = {trial.id: trial.spec.model for trial in summary.trials}
     lanes = list(dict.fromkeys([DRIVER, *(attempt.lane for attempt in attempts)]))
     shown = lanes[: MAX_LANES + 1]
     figure, axes = new_figure(1.3 + 0.28 * len(shown))
@@ -215,7 +216,7 @@ def time_line(summary: Summary, course: Course) -> Plot:
 
 def _models(summary: Summary) -> list[str]:
     """Return the models in the order of their colours: those with a result come first."""
-    return list(dict.fromkeys([*summary.models, *(trial.model for trial in summary.trials)]))
+    return list(dict.fromkeys([*summary.models, *(trial.spec.model for trial in summary.trials)]))
 
 
 def settings_plot(search: ReportedSearch) -> Plot:

@@ -1,7 +1,7 @@
 """`summary.json`: the result of a run in one document. Programs rely on its schema: only add to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,9 @@ from mnist_lib.documents import Interval
 from mnist_lib.environment import package_versions
 from mnist_lib.intervals import VARYING, accuracy_interval
 from mnist_lib.report.aggregation import Tally
-from mnist_lib.results import Accuracy, Measurements, TrialFailure, TrialResult, mean_score
+from mnist_lib.results import Accuracy, TrialRecord, TrialResult, mean_score
 from mnist_lib.run_documents import (
     DatasetSummary,
-    ErrorSummary,
     FailedTrial,
     FoldsSummary,
     LabelErrors,
@@ -26,15 +25,12 @@ from mnist_lib.run_documents import (
     Recall,
     SearchSummary,
     Significance,
-    SuccessfulTrial,
     Summary,
     Timing,
 )
 from mnist_lib.spec import TrialSpec, is_unused
 from mnist_lib.store.predictions import constant_answer
 
-# Fields that a summary of a trial takes from its measurements:
-MEASURED = {*Measurements.__struct_fields__} & {*SuccessfulTrial.__struct_fields__}
 SETTINGS = [
     field.name
     for field in fields(TrialSpec)
@@ -59,7 +55,7 @@ def summarize(
     facts: Dataset,  # the dataset itself; its pixels are not needed
     tallies: Mapping[str, Tally],  # of the models with a successful trial
     stored: Mapping[str, Stored],  # of the same models
-    trials: Sequence[SuccessfulTrial | FailedTrial],
+    trials: Sequence[TrialRecord | FailedTrial],
     timing: Timing,
     ended: str,  # UTC, ISO 8601
     earlier: Sequence[Summary] = (),  # the last runs of the dataset
@@ -83,8 +79,8 @@ def summarize(
             ensemble_test=ensemble,
             ensemble_test_accuracy=ensemble.value,
             best_trial=chosen.trial,
-            best_trial_test_accuracy=chosen.test.value,
-            score=chosen.spec.score,
+            best_trial_test_accuracy=chosen.record.test_accuracy,
+            score=chosen.record.spec.score,
             mean_test_balanced_accuracy=tally.balanced_accuracy(labels),
             **_by_class(chosen, facts),
             **_partial_tests(chosen, facts, before),
@@ -94,14 +90,20 @@ def summarize(
         run=run,
         dataset=dataset,
         models=models,
-        trials=sorted(trials, key=lambda trial: (trial.model, trial.seed, -1 if trial.fold is None else trial.fold)),
+        trials=sorted(trials, key=_position),
         ended=ended,
         timing=timing,
-        versions=dict(next((tally.chosen.versions for _, tally in sorted(tallies.items())), package_versions())),
+        versions=dict(next((tally.chosen.record.versions for _, tally in sorted(tallies.items())), package_versions())),
         search=search,
         folds=folds,
         label_errors=label_errors,
     )
+
+
+def _position(trial: TrialRecord | FailedTrial) -> tuple[str, int, int]:
+    """Return what the trials of a summary are sorted by."""
+    spec = trial.spec
+    return spec.model, spec.seed, -1 if spec.fold is None else spec.fold
 
 
 def dataset_summary(info: Dataset, validation_percent: int | None) -> DatasetSummary:
@@ -182,39 +184,20 @@ def _part(
     return Accuracy(int(correct[inside].sum()), int(inside.sum())), interval
 
 
-def trial_summary(
-    spec: TrialSpec, outcome: TrialResult | TrialFailure, attempts: int, *, retry: bool = False
-) -> SuccessfulTrial | FailedTrial:
-    """Return one trial with its result or its error.
-
-    Args:
-        retry: whether a failed trial may succeed in another run of the same command.
-    """
-    about: dict[str, Any] = {"id": outcome.trial, **asdict(spec), "attempts": attempts}
-    about["hidden_units"] = spec.arguments.get("hidden_units")
-    if isinstance(outcome, TrialFailure):
-        error = ErrorSummary(code=outcome.code, message=outcome.message, details=outcome.details, retry=retry)
-        return FailedTrial(**about, error=error)
-    return SuccessfulTrial(
-        **about,
-        **{name: getattr(outcome, name) for name in MEASURED},
-        test_accuracy=outcome.test.value,
-    )
-
-
 def settings_of(summary: Summary) -> dict[str, dict[str, str]]:
     """Return the settings of each model as text: {"learning rate": {"keras": "0.001"}}."""
     found: dict[str, dict[str, str]] = {}
     for trial in summary.trials:
-        settings = {name: getattr(trial, name) for name in (*SETTINGS, "hidden_units")}
-        for name, value in trial.arguments.items():
+        spec = trial.spec
+        settings = {name: getattr(spec, name) for name in SETTINGS}
+        for name, value in spec.arguments.items():
             settings[f"argument {name}" if name in SETTINGS and settings[name] != value else name] = value
-        for name, sha256 in trial.weights.items():
+        for name, sha256 in spec.weights.items():
             settings[f"weights {name}"] = sha256[:12]
         for name in ("source_sha256", "init_sha256"):
             if settings[name]:
                 settings[name] = settings[name][:12]
         for name, value in settings.items():
             if value is not None and not is_unused(name, value):
-                found.setdefault(name.replace("_", " "), {})[trial.model] = str(value)
+                found.setdefault(name.replace("_", " "), {})[spec.model] = str(value)
     return found

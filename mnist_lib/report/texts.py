@@ -11,14 +11,13 @@ from mnist_lib.catalog import DATASETS, PICTURE_MODEL
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, TrialRecord
 from mnist_lib.run_documents import (
     ChangesSummary,
     DatasetSummary,
     FoldsSummary,
     ModelSummary,
     NearCopiesSummary,
-    SuccessfulTrial,
     Summary,
 )
 from mnist_lib.spec import INEXACT_TEXT, entry_of, is_exact
@@ -96,11 +95,11 @@ def _share(share: float | None) -> str:
 
 
 def _trials(summary: Summary) -> "Table":
-    balanced = any(trial.score != "accuracy" for trial in summary.trials)
+    balanced = any(trial.spec.score != "accuracy" for trial in summary.trials)
     headings = ["trial", "test", *(["balanced"] if balanced else []), "chosen epoch", "seconds", "images/s", "devices"]
     table = plain_table(*headings)
     for trial in summary.trials:
-        if isinstance(trial, SuccessfulTrial):
+        if isinstance(trial, TrialRecord):
             table.add_row(
                 trial.id,
                 percent(trial.test_accuracy),
@@ -139,17 +138,17 @@ def notes(summary: Summary) -> list[str]:
         notes.append(f"{few}; to measure the accuracy on the training images, too, train with --folds 5.")
     chance = dataset.largest_class / dataset.test
     for trial in summary.successful:
-        if trial.trained_epochs < trial.epochs:
-            epochs = f"{rounded(trial.trained_epochs)} of {trial.epochs} epochs"
+        if trial.trained_epochs < trial.spec.epochs:
+            epochs = f"{rounded(trial.trained_epochs)} of {trial.spec.epochs} epochs"
             notes.append(f"{trial.id} trained {epochs}, as many as the time limit allowed.")
-    if not all(is_exact(trial.devices, trial.deterministic) for trial in summary.successful):
+    if not all(is_exact(trial.devices, trial.spec.deterministic) for trial in summary.successful):
         notes.append(f"The weights are not exact: {INEXACT_TEXT}.")
     for name, model in summary.models.items():
-        trials = [trial for trial in summary.successful if trial.model == name]
+        trials = [trial for trial in summary.successful if trial.spec.model == name]
         suits = dataset.name in DATASETS or entry_of(name).suits_pictures
         if faults := _faults(model, dataset.classes, chance, suits=suits):
             notes.append(f"{name} {faults}.")
-        per_epoch = math.ceil(dataset.train / trials[0].global_batch_size)
+        per_epoch = math.ceil(dataset.train / trials[0].spec.global_batch_size)
         if per_epoch < FEW_STEPS_PER_EPOCH and (steps := round(per_epoch * trials[0].trained_epochs)) < FEW_STEPS:
             few = f"{name} took only {counted(steps, 'step')}, {per_epoch} in each epoch"
             notes.append(f"{few}; try a smaller --batch-size or more --epochs.")

@@ -16,13 +16,10 @@ from mnist_lib.documents import (
     Count,
     Document,
     Name,
-    Number,
-    Sha256,
-    Texts,
     builtins_of,
-    decode,
+    convert,
+    decode_upgraded,
     encode,
-    require_schema,
     written,
 )
 from mnist_lib.errors import IntegrityError, SpecError
@@ -32,7 +29,7 @@ from mnist_lib.objects.archives import npz
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.pictures.likeness import LIKENESS, Likeness
 from mnist_lib.pretrained import EMPTIED, StoredWeights
-from mnist_lib.results import Accuracy, EpochDone, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialRecord, TrialResult
 from mnist_lib.spec import TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions
 from mnist_lib.store.versions import (
@@ -48,27 +45,48 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 WEIGHTS_FILES = ("model.keras", "weights.npz")  # a version has one of them
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 
 
 class Manifest(Document, frozen=True, kw_only=True):
     """`manifest.json`: how a version was made."""
 
     schema: Count = written(MANIFEST_SCHEMA)
-    spec: TrialSpec
-    dataset: DatasetFacts
-    weights_sha256: Sha256
-    history: list[EpochDone]
-    code: dict[str, bool | str]
-    devices: list[str]
-    cpus: Number | None = written(None)  # of each node, from which the threads follow; None in earlier manifests
-    versions: Texts
-    model: Name | None = None
     run: Name | None = None
-    trial: Name | None = None
-    test: Accuracy | None = None
-    validation: Accuracy | None = written(None)
-    best_epoch: Number | None = None
+    dataset: DatasetFacts
+    code: dict[str, bool | str]
+    record: TrialRecord
+    history: tuple[EpochDone, ...]
+
+    @property
+    def spec(self) -> TrialSpec:
+        """How the version was trained."""
+        return self.record.spec
+
+
+def with_record(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of schema 1, which had the fields of a record among its own, as one of schema 2."""
+    history, devices = manifest["history"], manifest["devices"]
+    seconds = sum(epoch["seconds"] for epoch in history)
+    images = sum(epoch["train"]["total"] for epoch in history)
+    test = convert(manifest.get("test") or Accuracy(0, 0), Accuracy, "test")
+    record = {
+        "status": "ok",
+        "id": manifest.get("trial") or history[-1]["trial"],
+        "test": builtins_of(test),
+        "test_accuracy": test.correct / max(1, test.total),
+        "test_ci95": test.interval(),
+        "best_epoch": len(history),
+        "trained_epochs": len(history),
+        "train_seconds": seconds,
+        "setup_seconds": 0.0,
+        "images_per_second": images / max(seconds, 1e-9),
+        "replicas": len(devices),
+        "gpus": [],
+        "node": "",
+        "validation": None,
+    }
+    return {**manifest, "record": {**record, **manifest, **{"test": record["test"]}}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,33 +231,18 @@ def contents_of(
         classes=dataset.classes,
         group_by=dataset.group_by,
     )
-    balanced = None if result.spec.score == "accuracy" else result.test_balanced_accuracy
+    record = result.record
     about = About(
-        trial=result.trial,
+        trial=record.id,
         dataset=facts,
-        test=result.test,
-        weights_sha256=result.weights_sha256,
-        validation=result.validation,
-        test_ci95=result.test_ci95,
-        test_balanced_accuracy=balanced,
-        init_from=result.spec.init_from,
+        test=record.test,
+        weights_sha256=record.weights_sha256,
+        validation=record.validation,
+        test_ci95=record.test_ci95,
+        test_balanced_accuracy=None if record.spec.score == "accuracy" else record.test_balanced_accuracy,
+        init_from=record.spec.init_from,
     )
-    manifest = Manifest(
-        model=result.spec.model,
-        run=run,
-        trial=result.trial,
-        dataset=facts,
-        test=result.test,
-        validation=result.validation,
-        weights_sha256=result.weights_sha256,
-        spec=result.spec,
-        best_epoch=result.best_epoch,
-        history=list(result.history),
-        code=dict(code),
-        devices=list(result.devices),
-        cpus=result.cpus,
-        versions=result.versions,
-    )
+    manifest = Manifest(run=run, dataset=facts, code=dict(code), record=record, history=result.history)
     predictions = {
         "probabilities": result.probabilities,  # [test images, classes] float32
         "predictions": result.probabilities.argmax(axis=1).astype(dataset.test.labels.dtype),
@@ -255,8 +258,7 @@ def contents_of(
 def read_manifest(objects: Objects, version: Version) -> Manifest:
     """Return the manifest of a version. Raises IntegrityError or SchemaError if it cannot be read."""
     content, name = read_file(objects, version, MANIFEST, limit=MAX_EPOCHS_BYTES), f"{version.name}: {MANIFEST}"
-    require_schema(content, MANIFEST_SCHEMA, name)
-    return decode(content, Manifest, name)
+    return decode_upgraded(content, Manifest, MANIFEST_SCHEMA, name, with_record)
 
 
 @dataclass(frozen=True)

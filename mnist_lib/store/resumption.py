@@ -15,14 +15,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import structs
-
-from mnist_lib.documents import Count, Sha256, reading
+from mnist_lib.documents import Sha256, reading
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES, MAX_EPOCHS_BYTES, MAX_FILE_BYTES, concurrently
 from mnist_lib.objects.records import seal, unseal
-from mnist_lib.results import Measurements, TrialResult
+from mnist_lib.results import EpochDone, TrialRecord, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
@@ -33,18 +31,18 @@ PROBABILITIES = "probabilities.npz"
 
 
 @dataclass(frozen=True)
-class EndedTrial:
+class StoredResult:
     """The record `ended.json`."""
 
-    result: Measurements
-    attempts: Count
+    record: TrialRecord
+    history: tuple[EpochDone, ...]
     files: Mapping[str, Sha256]
 
 
 log = logging.getLogger(__name__)
 
 
-def store_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_model: bool) -> None:
+def store_result(folder: RunFolder, result: TrialResult, *, with_model: bool) -> None:
     """Store the result of a trial that has ended, and delete its checkpoints."""
     fold = {} if result.of_fold is None else {"of_fold": result.of_fold}
     files = {PROBABILITIES: npz({"probabilities": result.probabilities, **fold})}
@@ -53,26 +51,25 @@ def store_result(folder: RunFolder, result: TrialResult, attempts: int, *, with_
     for path, content in files.items():
         folder.write(f"trials/{result.trial}/ended/{path}", content)
     hashes = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
-    measured = Measurements(**{name: getattr(result, name) for name in Measurements.__struct_fields__})
-    folder.write(f"trials/{result.trial}/ended.json", seal(EndedTrial(measured, attempts, hashes)))
+    folder.write(f"trials/{result.trial}/ended.json", seal(StoredResult(result.record, result.history, hashes)))
     folder.delete_below(f"trials/{result.trial}/checkpoints")
 
 
-def read_result(folder: RunFolder, spec: TrialSpec) -> tuple[TrialResult, int] | None:
-    """Return the result of a trial and the number of its attempts, or None if it has not ended or is damaged."""
+def read_result(folder: RunFolder, spec: TrialSpec) -> TrialResult | None:
+    """Return the result of a trial, or None if it has not ended or is damaged."""
     name = f"trials/{spec.id}/ended.json"
     try:
         content = folder.read(name, MAX_EPOCHS_BYTES)
         if content is None:
             return None
-        record = unseal(content, name, EndedTrial)
-        if record.result.spec != spec:
+        stored = unseal(content, name, StoredResult)
+        if stored.record.spec != spec:
             raise IntegrityError(f"{name}: expected {spec}, got another trial")
-        files = {path: _read_file(folder, spec.id, path, sha256) for path, sha256 in record.files.items()}
+        files = {path: _read_file(folder, spec.id, path, sha256) for path, sha256 in stored.files.items()}
         with reading(f"{spec.id}: {PROBABILITIES}"):
-            fields: dict[str, Any] = structs.asdict(record.result) | read_npz(files.pop(PROBABILITIES))
+            arrays: dict[str, Any] = read_npz(files.pop(PROBABILITIES))
             model = {path.removeprefix("model/"): content for path, content in files.items()}
-            return TrialResult(**fields, files=model), record.attempts
+            return TrialResult(trial=spec.id, record=stored.record, history=stored.history, files=model, **arrays)
     except (IntegrityError, SpecError) as error:
         log.warning("%s: its stored result is damaged (%s); training it again", spec.id, error)
         return None

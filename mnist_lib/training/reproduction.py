@@ -72,13 +72,14 @@ def reproduce(
     """
     manifest, begin = read_manifest(objects, version), time.monotonic()
     spec = manifest.spec
-    devices = manifest.devices
-    cpus = cpus or manifest.cpus or os.cpu_count() or 1
+    record = manifest.record
+    devices = record.devices
+    cpus = cpus or record.cpus or os.cpu_count() or 1
     epochs = len(manifest.history)
     files = _weights_files(version, spec, weights or {})
     progress(counted(epochs, "epoch"))
     stored_conditions = _conditions(
-        *(manifest.code, manifest.dataset.fingerprint, manifest.versions, devices, manifest.cpus or cpus),
+        *(manifest.code, manifest.dataset.fingerprint, record.versions, devices, record.cpus or cpus),
         *(manifest.history, spec.weights),
     )
     spec = replace(spec, weights={name: file.sha256 for name, file in files.items()})
@@ -99,15 +100,16 @@ def reproduce(
         failure.code = last.code
         raise failure
     assert isinstance(last, TrialResult)
+    again = last.record
     stored, (low, high) = version.facts.test, version.facts.interval
-    exact = is_exact((*devices, *last.devices), spec.deterministic)
-    is_same = exact and last.weights_sha256 == manifest.weights_sha256
-    verdict = IDENTICAL if is_same else WITHIN if low <= last.test.value <= high else DIVERGED
-    here = _conditions(code, load().fingerprint, last.versions, last.devices, cpus, last.history, spec.weights)
+    exact = is_exact((*devices, *again.devices), spec.deterministic)
+    is_same = exact and again.weights_sha256 == record.weights_sha256
+    verdict = IDENTICAL if is_same else WITHIN if low <= again.test_accuracy <= high else DIVERGED
+    here = _conditions(code, load().fingerprint, again.versions, again.devices, cpus, last.history, spec.weights)
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
     seconds, chained = time.monotonic() - begin, tuple(origin.name for origin in origins)
-    return Reproduction(verdict, stored, version.facts.interval, last.test, differing, seconds, exact, chained)
+    return Reproduction(verdict, stored, version.facts.interval, again.test, differing, seconds, exact, chained)
 
 
 def _origins(objects: Objects, version: Version, spec: TrialSpec) -> list[Version]:

@@ -30,7 +30,7 @@ from mnist_lib.models.warm_start import warm_start
 from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
-from mnist_lib.results import Begun, EpochDone, Started, Trained, TrialEvent, TrialFailure, TrialResult
+from mnist_lib.results import Begun, EpochDone, Started, Trained, TrialEvent, TrialFailure, TrialRecord, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
@@ -225,15 +225,16 @@ class _Lane:
         devices = devices_of(self._strategy)
         source = {SOURCE_FILE: assignment.source.content} if assignment.source else {}
         margins = {MARGINS: Margins.of(state.margins, compiled.train).file()} if state.margins.any() else {}
-        yield TrialResult(
-            trial=spec.id,
+        measured = accuracy_of(probabilities, test.labels)
+        record = TrialRecord(
+            id=spec.id,
             spec=spec,
-            test=accuracy_of(probabilities, test.labels),
+            test=measured,
+            test_accuracy=measured.value,
             test_balanced_accuracy=accuracy_of(probabilities, test.labels, np.bincount(test.labels)).score,
             test_ci95=accuracy_interval(probabilities.argmax(axis=1) == test.labels, groups=self._dataset.test_groups),
             validation=validation,
             best_epoch=state.best.epoch,
-            history=tuple(history),
             trained_epochs=state.epoch - 1 + history[-1].train.total / len(compiled.train),
             train_seconds=state.seconds,
             images_per_second=sum(done.train.total for done in history) / state.seconds,
@@ -245,6 +246,11 @@ class _Lane:
             node=self._place.node,
             weights_sha256=compiled.model.stored(state.weights).sha256(),
             versions={**package_versions(), **gpu_facts()},
+        )
+        yield TrialResult(
+            trial=spec.id,
+            record=record,
+            history=tuple(history),
             probabilities=probabilities,
             of_fold=of_fold,
             files={**compiled.model.files(state.weights), **judgement, **margins, **source},

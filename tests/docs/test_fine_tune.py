@@ -40,7 +40,7 @@ def test_the_page_starts_from_a_version_and_from_a_file(tmp_path: Path, data_dir
         runs.append((json.loads(done.stdout)["trials"][0], done.stderr))
     (_, log), (from_version, log_of_version), (from_file, _) = runs
     assert "--freeze-epochs freezes nothing" in log
-    assert from_version["init_from"] == "keras-cnn@1"
+    assert from_version["spec"]["init_from"] == "keras-cnn@1"
     assert "all weights of keras-cnn but those of the last layer are from keras-cnn@1" in log_of_version
     assert "freezes nothing" not in log_of_version
-    assert [*from_file["weights"]] == ["weights"]
+    assert [*from_file["spec"]["weights"]] == ["weights"]

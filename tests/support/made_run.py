@@ -15,12 +15,12 @@ from mnist_lib.documents import decode, encode
 from mnist_lib.history import DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.page import ReportedRun
-from mnist_lib.report.summary import Stored, dataset_summary, summarize, trial_summary
-from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialFailure, TrialResult
-from mnist_lib.run_documents import ChangesSummary, SearchSummary, Significance, Summary, Timing
+from mnist_lib.report.summary import Stored, dataset_summary, summarize
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialFailure, TrialRecord, TrialResult
+from mnist_lib.run_documents import ChangesSummary, FailedTrial, SearchSummary, Significance, Summary, Timing
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import CONFIGURATION, SEARCH, RunFolder
-from tests.support.results import trial_result
+from tests.support.results import failed_trial, trial_result
 from tests.support.simulation.memory import MemoryObjects
 
 NAUGHTY = "<script>alert(1)</script> & \"quotes\" of '{{ 7 * 7 }}'"
@@ -65,7 +65,7 @@ def made_run(
             else:
                 tally.add(outcome)
             history += [structs.replace(done, at=begin + done.epoch) for done in outcome.history]
-        rows.append(trial_summary(spec, outcome, attempts=1))
+        rows.append(outcome.record if isinstance(outcome, TrialResult) else failed_trial(spec, outcome))
         history.append(TrialEnded(at=begin + 8.5, trial=spec.id, status=rows[-1].status))
     summary = summarize(
         run="2026-11-25T03-00-00Z-made",
@@ -238,10 +238,10 @@ def summary_of_results(
 ) -> Summary:
     """Return the summary of keras trials with these results on test images with these labels. See `small_summary`."""
     tallies = {"keras": tally_of(*results)} if results else {}
-    rows = [trial_summary(result.spec, result, attempts=1) for result in results]
+    rows: list[TrialRecord | FailedTrial] = [result.record for result in results]
     for seed in range(len(results), len(results) + failed):
         failure = TrialFailure(trial=f"keras-s{seed}", code="E-NAN", message="loss is not a number")
-        rows.append(trial_summary(TrialSpec.of("keras", seed=seed), failure, attempts=1))
+        rows.append(failed_trial(TrialSpec.of("keras", seed=seed), failure))
     images = np.zeros((len(labels), 1, 1, 1), np.uint8)
     dataset = Dataset.of("few", "1", Split(images[:0], labels[:0]), Split(images, labels), classes)
     return summarize(

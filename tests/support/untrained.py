@@ -18,6 +18,7 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, LaneStarted, Started, TrialEvent, TrialResult
 from mnist_lib.spec import trial_grid
+from tests.support.results import with_fields
 from tests.support.simulation.trials import Durations, trial_script, undisturbed_weights
 
 DURATIONS = Durations(compiling=0.0, epoch=0.1, evaluating=0.0)
@@ -45,7 +46,9 @@ def run_lane(assignments: Iterable[Assignment], dataset: list[Any], *_: Any) -> 
                 case Started():
                     yield replace(step, pid=os.getpid())
                 case TrialResult():
-                    yield replace(step, test=Accuracy(half, len(labels)), probabilities=probabilities)
+                    test = Accuracy(half, len(labels))
+                    step = with_fields(step, test=test, test_accuracy=test.value)
+                    yield replace(step, probabilities=probabilities)
                 case _:
                     yield step
 

@@ -93,17 +93,18 @@ MANIFEST = small_manifest(
 )
 MANIFEST_PLACES = [
     (),
-    ("spec",),
-    ("spec", "arguments"),
-    ("spec", "epochs"),
+    ("record",),
+    ("record", "spec"),
+    ("record", "spec", "arguments"),
+    ("record", "spec", "epochs"),
     ("dataset",),
     ("dataset", "image_shape"),
     ("dataset", "classes"),
     ("history",),
-    ("devices",),
+    ("record", "devices"),
     ("code",),
-    ("versions",),
-    ("weights_sha256",),
+    ("record", "versions"),
+    ("record", "weights_sha256"),
 ]
 
 

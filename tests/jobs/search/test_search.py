@@ -41,7 +41,7 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
     assert [trial["id"] for trial in summary["trials"]] == ["keras-s4", "keras-s5"]
     settings = summary["search"]["settings"]
     assert settings == found["configurations"][str(found["best"]["configuration"])]
-    assert {trial["learning_rate"] for trial in summary["trials"]} == {settings["learning_rate"]}
+    assert {trial["spec"]["learning_rate"] for trial in summary["trials"]} == {settings["learning_rate"]}
     rate = settings["learning_rate"]
     assert f"Search: 4 configurations, 10 epochs in total; the best has learning_rate {rate}, hidden_units " in stdout
     assert re.search(r"% on average with fresh seeds; on test [\d.]+%, [+-][\d.]+ points from the search\n", stdout)

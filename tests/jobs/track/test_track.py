@@ -57,7 +57,7 @@ def folder(tmp_path: Path, digits: Dataset) -> Iterator[RunFolder]:
     (tmp_path / "results").mkdir()
     made = made_run(digits, seeds=2, models=("keras",))
     rows = {
-        row.id: {"model": row.model, "dataset": row.dataset, "seed": row.seed, "arguments": row.arguments}
+        row.id: {name: getattr(row.spec, name) for name in ("model", "dataset", "seed", "arguments")}
         for row in made.summary.trials
     }
     with open_run(

@@ -19,6 +19,7 @@ from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
 from tests.support.made_run import made_run
 from tests.support.memory import peak_bytes
+from tests.support.results import with_fields
 
 TRIAL = {
     "model": "keras",
@@ -30,6 +31,7 @@ TRIAL = {
     "learning_rate": 0.01,
     "momentum": 0.9,
     "arguments": {"hidden_units": 32, "momentum": 0.99},
+    "source_sha256": "0" * 64,
 }
 SEARCH = {
     "schema": 1,
@@ -52,7 +54,7 @@ EPOCH = EpochDone(trial="keras-c0", epoch=1, loss=0.5, train=Accuracy(5, 10), va
 def summary(digits: Dataset) -> Summary:
     """The summary of a run with one trial, whose model has an argument with the name of a setting."""
     made = made_run(digits, seeds=1, models=("keras",)).summary
-    trials = tuple(structs.replace(trial, **TRIAL) for trial in made.trials)
+    trials = [with_fields(trial, **TRIAL) for trial in made.trials]
     return structs.replace(made, run="r", models={}, trials=trials)
 
 

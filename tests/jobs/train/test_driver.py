@@ -19,8 +19,8 @@ from jobs.train.write_queue import Write
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
-from mnist_lib.results import Accuracy, TrialFailure, TrialResult
-from mnist_lib.run_documents import SuccessfulTrial, Summary
+from mnist_lib.results import Accuracy, TrialFailure, TrialRecord, TrialResult
+from mnist_lib.run_documents import Summary
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
@@ -229,7 +229,7 @@ def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.Monke
     with recorded(folder, TRIALS, writes) as trials:
         run_loop(cluster, trials, trials.recorder, LanePlan(lanes=2, cpus=1, gpus=0), clock=clock)
     assert reads == [True]
-    assert {row.id: row.weights_sha256 for row in trials.rows if isinstance(row, SuccessfulTrial)} == {
+    assert {row.id: row.weights_sha256 for row in trials.rows if isinstance(row, TrialRecord)} == {
         spec.id: undisturbed_weights(spec) for spec in TRIALS
     }
 

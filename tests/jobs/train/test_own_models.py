@@ -47,7 +47,7 @@ def home(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sha256 = hashlib.sha256((home / "first.npz").read_bytes()).hexdigest()
     assert f"model fine_tuned: weights body from {home}/first.npz, sha256 {sha256}" in stderr
     manifest = json.loads((home / "results/models/fine_tuned/versions/1/manifest.json").read_text())
-    assert manifest["spec"]["weights"] == {"body": sha256}
+    assert manifest["record"]["spec"]["weights"] == {"body": sha256}
     assert not [*(home / "results/models/fine_tuned/versions/1").glob("blank*")]
     (home / "first.npz").unlink()
     return home
@@ -76,8 +76,8 @@ def test_a_user_model_is_trained_with_its_arguments_and_stored_with_its_source(h
     summary = summary_of(home / "results/runs/r")
     assert sorted(summary["models"]) == sorted(MODELS.split(","))
     manifest = json.loads((home / "results/models/small_resnet/versions/1/manifest.json").read_text())
-    assert manifest["spec"]["arguments"] == {"width": 4}
-    assert manifest["spec"]["source_sha256"] == ModelFile.read(SOURCE).sha256
+    assert manifest["record"]["spec"]["arguments"] == {"width": 4}
+    assert manifest["record"]["spec"]["source_sha256"] == ModelFile.read(SOURCE).sha256
     assert (home / "results/models/small_resnet/versions/1/model.py").read_bytes() == SOURCE.read_bytes()
     assert summary["models"]["sequential"]["mean_test_accuracy"] > 0.85
     assert "small_resnet" in (home / "results/index.html").read_text()

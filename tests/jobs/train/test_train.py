@@ -28,7 +28,7 @@ def test_a_run_over_two_nodes_counts_every_test_image_of_every_trial(gpu_run: tu
     assert len({trial["node"] for trial in summary["trials"]}) == 2
     for name, floor in (("keras", 0.9), ("scratch", 0.3)):
         model = summary["models"][name]
-        accuracies = [trial["test_accuracy"] for trial in summary["trials"] if trial["model"] == name]
+        accuracies = [trial["test_accuracy"] for trial in summary["trials"] if trial["spec"]["model"] == name]
         assert model["mean_test_accuracy"] == pytest.approx(np.mean(accuracies))
         assert model["std_test_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
         assert model["highest_test_accuracy"] == max(accuracies)

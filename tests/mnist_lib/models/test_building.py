@@ -36,7 +36,7 @@ def test_a_resumed_user_model_ends_with_the_same_weights(name: str, run: Run) ->
         events = run(own(name), replicas=replicas, resumed=True)
     assert [event.resumed_after for event in events if isinstance(event, Started)] == [0, 1]
     whole, resumed = [event for event in events if isinstance(event, TrialResult)]
-    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.record.weights_sha256 == whole.record.weights_sha256
     assert whole.files[SOURCE_FILE] == OWN.content
 
 
@@ -196,7 +196,7 @@ def test_a_user_model_passes_the_check_before_training(name: str) -> None:
 @pytest.mark.long
 def test_a_user_model_trains_in_bfloat16_and_keeps_float32_weights(run: Run) -> None:
     result = result_of(run(replace(own("small_resnet"), precision="bfloat16")))
-    assert result.weights_sha256 != result_of(run(own("small_resnet"))).weights_sha256
+    assert result.record.weights_sha256 != result_of(run(own("small_resnet"))).record.weights_sha256
 
 
 @pytest.mark.long
@@ -205,8 +205,8 @@ def test_a_trial_of_a_user_model_does_not_depend_on_the_trials_before_it(digits:
     few = few_digits(digits)
     assignments = [Assignment(spec, source=OWN) for spec in specs]
     events = [*run_trials(assignments, lambda: few, Resources(cpus=2), WorkerPlace(node="here"))]
-    (after,) = [event for event in events if isinstance(event, TrialResult) and event.spec == specs[1]]
-    assert after.weights_sha256 == result_of(run(specs[1])).weights_sha256
+    (after,) = [event for event in events if isinstance(event, TrialResult) and event.record.spec == specs[1]]
+    assert after.record.weights_sha256 == result_of(run(specs[1])).record.weights_sha256
 
 
 @pytest.fixture

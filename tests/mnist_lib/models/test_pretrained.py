@@ -100,7 +100,7 @@ def test_frozen_epochs_leave_given_weights_as_they_are_and_a_resumed_trial_ends_
     taken = {event.epoch: event.content for event in events if isinstance(event, CheckpointTaken)}
     for epoch in (2, 2.5):  # as weights are unfrozen, and after it
         resumed = run(spec, replicas=replicas, checkpoint=taken[epoch], before=events, pretrained=pretrained)
-        assert result_of(resumed).weights_sha256 == whole.weights_sha256, epoch
+        assert result_of(resumed).record.weights_sha256 == whole.record.weights_sha256, epoch
 
 
 def test_a_trial_says_that_nothing_is_frozen_if_no_weight_is_given(run: Run) -> None:

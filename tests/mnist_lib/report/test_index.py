@@ -19,6 +19,7 @@ from mnist_lib.wording import printable
 from tests.support.browser import LOOKS, PHONE, WIDE, assert_good, look_at
 from tests.support.hostile import ANY_TEXT, is_harmless
 from tests.support.made_run import NAUGHTY, made_run
+from tests.support.results import with_fields
 
 LINK = "runs/run-0/report.html"
 
@@ -58,7 +59,7 @@ def rows_of(summary: Summary, count: int) -> list[Row]:
 
 
 def on(summary: Summary, dataset: str, run: str, **settings: Any) -> Row:
-    trials = [structs.replace(trial, **settings) for trial in summary.trials]
+    trials = [with_fields(trial, **settings) for trial in summary.trials]
     about = structs.replace(summary.dataset, name=dataset)
     return row_of(structs.replace(summary, run=run, dataset=about, trials=trials), None)
 
@@ -107,7 +108,7 @@ def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(su
     """The two models of a run have different optimizers, but each model has the same optimizer in all runs."""
     rows = [
         on(summary, "mnist", "a"),
-        on(summary, "mnist", "b", epochs=20, hidden_units=64, arguments={"hidden_units": 64}),
+        on(summary, "mnist", "b", epochs=20, arguments={"hidden_units": 64}),
         on(summary, "kmnist", "c"),
     ]
     page = index(rows, []).decode()
@@ -122,7 +123,7 @@ def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(su
 
 def test_the_same_in_all_runs_are_the_settings_of_every_model(summary: Summary) -> None:
     """The newest run trained one model; the settings of the other model are those of the earlier runs."""
-    trials = [trial for trial in summary.trials if trial.model == "keras"]
+    trials = [trial for trial in summary.trials if trial.spec.model == "keras"]
     newest = structs.replace(summary, models={"keras": summary.models["keras"]}, trials=trials)
     page = index([on(summary, "mnist", "a"), on(newest, "mnist", "b")], []).decode()
     assert "<dt>optimizer</dt><dd>rmsprop (keras), sgd (scratch)</dd>" in section(page, "mnist")

@@ -23,6 +23,7 @@ from mnist_lib.results import Accuracy
 from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.made_run import NAUGHTY, made_run, with_news, with_search
+from tests.support.results import with_fields
 
 pytestmark = pytest.mark.slow  # draws plots
 
@@ -269,7 +270,7 @@ def test_options_that_differ_from_their_defaults_come_first_and_the_others_are_f
 
 def test_the_command_that_reproduces_a_model_names_its_weights_files(digits: Dataset) -> None:
     run = made_run(digits, seeds=1, models=("keras",))
-    trials = [structs.replace(trial, weights={"body": "0" * 64}) for trial in run.summary.trials]
+    trials = [with_fields(trial, source_sha256="0" * 64, weights={"body": "0" * 64}) for trial in run.summary.trials]
     page = report(replace(run, summary=structs.replace(run.summary, trials=trials))).page.decode()
     assert re.search(r"jobs.models reproduce keras@\d+ --storage \S+ --weights body=FILE\n", page)
 

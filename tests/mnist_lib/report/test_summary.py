@@ -65,8 +65,11 @@ def test_the_recall_of_each_class_has_an_interval_in_which_a_group_is_one_unit()
 
 
 def test_settings_are_text_for_each_name_and_model_even_without_results() -> None:
-    trials = [small_trial(0, learning_rate=0.01, hidden_units=8), small_trial(0, model="scratch", id="scratch-s0")]
+    trials = [
+        small_trial(0, learning_rate=0.01, arguments={"hidden_units": 8}),
+        small_trial(0, model="scratch", id="scratch-s0"),
+    ]
     settings = settings_of(summary_of(stored_summary(trials=trials)))
     assert settings["epochs"] == {"keras": "5", "scratch": "5"}
     assert settings["learning rate"] == {"keras": "0.01", "scratch": "0.001"}
-    assert settings["hidden units"] == {"keras": "8"}
+    assert settings["hidden units"] == {"keras": "8", "scratch": "512"}

@@ -91,7 +91,7 @@ def test_the_images_are_the_ten_most_confident_mistakes_on_test(
     ]
     for tag, index in zip(seen.Tags()["images"], mistakes, strict=True):
         (image,) = seen.Images(tag)
-        assert (image.step, image.width, image.height) == (result.best_epoch, 28, 28)
+        assert (image.step, image.width, image.height) == (result.record.best_epoch, 28, 28)
         np.testing.assert_array_equal(tf.io.decode_png(image.encoded_image_string), test.images[index])
 
 
@@ -119,7 +119,8 @@ def test_without_validation_and_without_mistakes_the_other_values_are_written(
 ) -> None:
     from mnist_lib.report.tensorboard import event_file
 
-    history = (EpochDone(trial="t", epoch=1, loss=0.5, train=result_of(events).test, validation=None, seconds=1.0),)
+    test = result_of(events).record.test
+    history = (EpochDone(trial="t", epoch=1, loss=0.5, train=test, validation=None, seconds=1.0),)
     certain = np.eye(10, dtype=np.float32)[digits.test.labels]
     (tmp_path / "tfevents").write_bytes(
         event_file(history, np.array([0.01], np.float32), 1, certain, digits.test, DIGITS)

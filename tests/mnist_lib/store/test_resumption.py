@@ -4,6 +4,7 @@ import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from msgspec import structs
 
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.results import Accuracy, EpochDone, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialRecord, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.resumption import (
     delete_trial_state,
@@ -24,14 +25,15 @@ from mnist_lib.store.runs import RunFolder
 
 SPEC = TrialSpec.of("keras", seed=3)
 EPOCH = EpochDone(trial=SPEC.id, epoch=1, loss=0.5, train=Accuracy(3, 4), validation=Accuracy(1, 2), seconds=0.1)
-RESULT = TrialResult(
-    trial=SPEC.id,
+RECORD = TrialRecord(
+    id=SPEC.id,
     spec=SPEC,
+    attempts=2,
     test=Accuracy(2, 3),
+    test_accuracy=2 / 3,
     test_ci95=(0.2, 0.9),
     validation=Accuracy(1, 2),
     best_epoch=1,
-    history=(EPOCH, structs.replace(EPOCH, epoch=2, validation=None)),
     train_seconds=0.2,
     images_per_second=40.0,
     trained_epochs=2.0,
@@ -42,19 +44,28 @@ RESULT = TrialResult(
     node="here",
     weights_sha256="ab" * 32,
     versions={"numpy": "2.4"},
+)
+RESULT = TrialResult(
+    trial=SPEC.id,
+    record=RECORD,
+    history=(EPOCH, structs.replace(EPOCH, epoch=2, validation=None)),
     probabilities=np.random.default_rng(0).random((3, 10), np.float32),
     files={"model.keras": b"model", "a/b": b"more"},
 )
+
+
+def with_spec(spec: TrialSpec, **fields: Any) -> TrialResult:
+    """Return the result of another trial."""
+    return structs.replace(RESULT, trial=spec.id, record=structs.replace(RECORD, id=spec.id, spec=spec), **fields)
 
 
 def test_the_stored_result_of_a_trial_is_read_back_unchanged(objects: Objects) -> None:
     folder = RunFolder(objects, "r")
     assert read_result(folder, SPEC) is None
     store_checkpoint(folder, SPEC.id, 1, b"checkpoint")
-    store_result(folder, RESULT, 2, with_model=True)
-    read, attempts = read_result(folder, SPEC) or (None, 0)
+    store_result(folder, RESULT, with_model=True)
+    read = read_result(folder, SPEC)
     assert read is not None
-    assert attempts == 2
     for name in RESULT.__struct_fields__:
         before, after = getattr(RESULT, name), getattr(read, name)
         assert np.array_equal(before, after) if name == "probabilities" else before == after, name
@@ -63,9 +74,9 @@ def test_the_stored_result_of_a_trial_is_read_back_unchanged(objects: Objects) -
 
 def test_the_predictions_of_a_fold_are_read_back(objects: Objects) -> None:
     folder, spec, of_fold = RunFolder(objects, "r"), SPEC.in_folds(2)[1], RESULT.probabilities[:2]
-    result = structs.replace(RESULT, trial=spec.id, spec=spec, of_fold=of_fold)
-    store_result(folder, result, 1, with_model=False)
-    read, _ = read_result(folder, spec) or (None, 0)
+    result = with_spec(spec, of_fold=of_fold)
+    store_result(folder, result, with_model=False)
+    read = read_result(folder, spec)
     assert read is not None
     assert np.array_equal(read.of_fold, of_fold)  # type: ignore[arg-type]
 
@@ -76,23 +87,23 @@ def test_w7_a_result_of_100_000_epochs_is_read_back(tmp_path: Path) -> None:
     epoch = structs.replace(EPOCH, trial=spec.id, loss=1 / 3, train=Accuracy(10**7, 10**7), seconds=100 / 3)
     history = tuple(structs.replace(epoch, epoch=number) for number in range(1, spec.epochs + 1))
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    store_result(folder, structs.replace(RESULT, trial=spec.id, spec=spec, history=history), 1, with_model=False)
-    read, _ = read_result(folder, spec) or (None, 0)
+    store_result(folder, with_spec(spec, history=history), with_model=False)
+    read = read_result(folder, spec)
     assert read is not None
     assert read.history == history
 
 
 def test_a_result_stored_without_its_model_has_no_files(objects: Objects) -> None:
     folder = RunFolder(objects, "r")
-    store_result(folder, RESULT, 1, with_model=False)
-    read, _ = read_result(folder, SPEC) or (None, 0)
+    store_result(folder, RESULT, with_model=False)
+    read = read_result(folder, SPEC)
     assert read is not None
     assert read.files == {}
 
 
 def test_a_damaged_result_is_reported_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = RunFolder(LocalObjects(tmp_path), "r")
-    store_result(folder, RESULT, 1, with_model=True)
+    store_result(folder, RESULT, with_model=True)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 4
     for path in files:
@@ -108,7 +119,7 @@ def test_a_damaged_result_is_reported_and_not_used(tmp_path: Path, caplog: pytes
 
 def test_a_result_of_another_spec_is_not_used(objects: Objects) -> None:
     folder = RunFolder(objects, "r")
-    store_result(folder, RESULT, 1, with_model=True)
+    store_result(folder, RESULT, with_model=True)
     assert read_result(folder, replace(SPEC, epochs=6)) is None
 
 
@@ -143,7 +154,7 @@ def test_f10_a_damaged_checkpoint_is_moved_and_the_one_before_it_is_used(
 
 def test_deleting_the_state_of_trials_leaves_their_summaries(objects: Objects) -> None:
     folder = RunFolder(objects, "r")
-    store_result(folder, RESULT, 1, with_model=True)
+    store_result(folder, RESULT, with_model=True)
     store_checkpoint(folder, "b", 1, b"checkpoint")
     folder.write_json("trials/b/result.json", {})
     delete_trial_state(folder, [SPEC.id, "b"])

@@ -125,8 +125,8 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     (expected,) = results(uninterrupted)
     assert len(results(seen)) == len(positions)
     for resumed in results(seen):
-        assert resumed.weights_sha256 == expected.weights_sha256
-        assert resumed.best_epoch == expected.best_epoch
+        assert resumed.record.weights_sha256 == expected.record.weights_sha256
+        assert resumed.record.best_epoch == expected.record.best_epoch
         assert resumed.files[MARGINS] == expected.files[MARGINS]
         assert histories(resumed) == histories(expected)
 
@@ -159,7 +159,7 @@ def test_a_rung_that_is_resumed_within_an_epoch_has_the_same_score_and_values(fe
     finished = [
         events([Assignment(trial, rung.content, epochs=epochs_in(uninterrupted))], few) for rung in (done, expected)
     ]
-    assert len({result.weights_sha256 for seen in finished for result in results(seen)}) == 1
+    assert len({result.record.weights_sha256 for seen in finished for result in results(seen)}) == 1
     refused = events([Assignment(spec, within, until=1)], few)
     assert any(
         "its checkpoint is of a later rung" in event.notices[0] for event in refused if isinstance(event, Started)
@@ -204,7 +204,7 @@ def test_w7_a_trial_whose_epochs_are_lost_from_the_history_starts_from_the_begin
     (started,) = [event for event in seen if isinstance(event, Started)]
     assert started.resumed_after == 0
     assert started.notices[0].startswith("the history of the run lacks epochs before its checkpoint of epoch 2")
-    assert results(seen)[0].weights_sha256 == results(uninterrupted)[0].weights_sha256
+    assert results(seen)[0].record.weights_sha256 == results(uninterrupted)[0].record.weights_sha256
     assert [done.epoch for done in results(seen)[0].history] == [1, 2, 3]
 
 
@@ -233,7 +233,7 @@ def test_a_trial_with_an_unusable_checkpoint_starts_from_the_beginning_and_says_
         assert started.resumed_after == 0, name
         assert "the checkpoint of scratch-s0 is damaged or belongs to another trial" in started.notices[0]
         assert started.notices[0].endswith("; the trial starts from the beginning")
-        assert result.weights_sha256 == results(uninterrupted)[0].weights_sha256, name
+        assert result.record.weights_sha256 == results(uninterrupted)[0].record.weights_sha256, name
 
 
 @pytest.mark.usefixtures("compiled_once")
@@ -246,7 +246,7 @@ def test_at_the_deadline_every_trial_has_a_valid_result_of_at_least_one_epoch(fe
     found = results(events(assignments, few))
     assert_at_most(20, since=time.monotonic() - (steady_time() - begin))
     assert [result.trial for result in found] == [spec.id for spec in specs]
-    assert all(1 <= len(result.history) < 100_000 and result.test.total == 110 for result in found)
+    assert all(1 <= len(result.history) < 100_000 and result.record.test.total == 110 for result in found)
     assert [len(result.history) for result in found[2:]] == [1, 1]
 
 
@@ -284,8 +284,8 @@ def test_a_trial_ends_before_the_chunk_after_which_it_could_not_be_evaluated_in_
     (result,) = results(events([Assignment(spec, deadline=seconds)], few))
     assert [epoch.train.total for epoch in result.history] == images
     assert [epoch.epoch for epoch in result.history] == [*range(1, len(images) + 1)]
-    assert result.trained_epochs == len(images) - 1 + images[-1] / (108 if percent else 120)
-    assert result.images_per_second == pytest.approx(sum(images) / (10 * sum(-(-n // 50) for n in images)))
+    assert result.record.trained_epochs == len(images) - 1 + images[-1] / (108 if percent else 120)
+    assert result.record.images_per_second == pytest.approx(sum(images) / (10 * sum(-(-n // 50) for n in images)))
     assert clock.now <= max(seconds, 100 + 10 + 100)
 
 

@@ -124,7 +124,7 @@ def test_a_trial_on_a_gpu_that_xla_refuses_is_trained_without_xla(
 def test_deterministic_trials_have_equal_weights_without_xla(digits: Dataset, compiled: list[bool]) -> None:
     spec = replace(own("list_of_layers", epochs=1), deterministic=True)
     first, second = (result_of(events_of(spec, few_digits(digits))) for _ in range(2))
-    assert first.weights_sha256 == second.weights_sha256
+    assert first.record.weights_sha256 == second.record.weights_sha256
     assert compiled
     assert not any(compiled)
 

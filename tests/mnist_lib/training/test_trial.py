@@ -63,7 +63,7 @@ def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result
     assert [epoch.epoch for epoch in epochs if isinstance(epoch, EpochDone)] == [1, 2, 3]
     assert all(epoch.train.total == 108 and epoch.validation.total == 12 for epoch in epochs)  # type: ignore[attr-defined]
     assert isinstance(result, TrialResult)
-    assert result.test.total == 110
+    assert result.record.test.total == 110
     assert result.probabilities.shape == (110, 10)
     assert "model.keras" in result.files
     assert [event.final for event in (begun, started, *epochs, trained, result)] == [False] * 6 + [True]
@@ -104,21 +104,21 @@ def test_a_trial_of_a_fold_predicts_its_images_without_having_been_trained_on_th
     events = events_of(specs, dataset)
     first, second, third = results_of(events).values()
     (changed,) = results_of(events_of([specs[1]], other)).values()
-    assert changed.weights_sha256 == second.weights_sha256
+    assert changed.record.weights_sha256 == second.record.weights_sha256
     assert second.of_fold is not None
     assert np.array_equal(changed.of_fold, second.of_fold)  # type: ignore[arg-type]
     for result, labels in ((second, dataset.train.labels), (changed, other.train.labels)):
         correct = int((second.of_fold.argmax(axis=1) == labels[inside]).sum())
-        assert result.validation == Accuracy(correct, int(inside.sum()))
-    assert len({result.weights_sha256 for result in (first, second, third)}) == 3
+        assert result.record.validation == Accuracy(correct, int(inside.sum()))
+    assert len({result.record.weights_sha256 for result in (first, second, third)}) == 3
     assert [event.validation for event in events if isinstance(event, EpochDone)] == [None] * 9
-    assert second.best_epoch == 3  # its fold does not choose the epoch, since it measures it
+    assert second.record.best_epoch == 3  # its fold does not choose the epoch, since it measures it
     paused = replace(specs[1], configuration=0)  # of a search
     *_, first_rung = run_trials([Assignment(paused, until=2)], lambda: dataset, TWO_REPLICAS, PLACE)
     assert isinstance(first_rung, RungDone)
     *_, last_rung = run_trials([Assignment(paused, first_rung.content, until=3)], lambda: dataset, TWO_REPLICAS, PLACE)
     assert isinstance(last_rung, RungDone)
-    assert last_rung.validation == second.validation
+    assert last_rung.validation == second.record.validation
 
 
 @pytest.mark.usefixtures("compiled_once")
@@ -126,21 +126,22 @@ def test_the_result_has_the_weights_of_the_epoch_that_validation_chooses(digits:
     """A trial with only that many epochs ends with the same weights."""
     (spec,) = trial_grid(["keras"], [1], epochs=12, hidden_units=8, learning_rate=0.02, validation_percent=10)
     events = events_of([spec], few_digits(digits))
-    result = results_of(events)[spec.id]
+    record = results_of(events)[spec.id].record
     validation = [event.validation.correct for event in events if isinstance(event, EpochDone) and event.validation]
-    assert validation[result.best_epoch - 1] >= max(validation) - 1  # one standard error is at most 1.7 of 12 images
-    assert result.validation is not None
-    assert result.validation.correct == validation[result.best_epoch - 1]
-    assert result.test_ci95 == pytest.approx(result.test.interval())
-    shorter = replace(spec, epochs=result.best_epoch)
-    assert results_of(events_of([shorter], few_digits(digits)))[spec.id].weights_sha256 == result.weights_sha256
+    assert validation[record.best_epoch - 1] >= max(validation) - 1  # one standard error is at most 1.7 of 12 images
+    assert record.validation is not None
+    assert record.validation.correct == validation[record.best_epoch - 1]
+    assert record.test_ci95 == pytest.approx(record.test.interval())
+    shorter = replace(spec, epochs=record.best_epoch)
+    again = results_of(events_of([shorter], few_digits(digits)))[spec.id].record
+    assert again.weights_sha256 == record.weights_sha256
 
 
 @pytest.mark.usefixtures("compiled_once")
 def test_few_images_are_all_trained_on_by_default_and_the_result_is_of_the_last_epoch(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8)
     result = results_of(events_of([spec], few_digits(digits)))[spec.id]
-    assert (result.best_epoch, result.validation, result.history[0].train.total) == (3, None, 120)
+    assert (result.record.best_epoch, result.record.validation, result.history[0].train.total) == (3, None, 120)
 
 
 @pytest.mark.usefixtures("compiled_once")
@@ -159,7 +160,7 @@ def test_a_trial_has_the_same_weights_in_whatever_order_a_lane_trains(digits: Da
     # Each trial is the first of its model in one order, and follows one of that model in the other.
     one, other = (results_of(events_of(order, few_digits(digits))) for order in (specs, specs[::-1]))
     for spec in specs:
-        assert one[spec.id].weights_sha256 == other[spec.id].weights_sha256
+        assert one[spec.id].record.weights_sha256 == other[spec.id].record.weights_sha256
 
 
 @pytest.mark.usefixtures("compiled_once")
@@ -185,10 +186,10 @@ def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_no
     events = run(Assignment(spec), Assignment(spec, rungs[1].content, epochs=epochs_in(trained)))
     assert [event.resumed_after for event in events if isinstance(event, Started)] == [0, 3]
     whole, resumed = [event for event in events if isinstance(event, TrialResult)]
-    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.record.weights_sha256 == whole.record.weights_sha256
     shorter = [run(Assignment(spec, until=done.epoch))[-1] for done in rungs]
     assert [done.validation for done in rungs] == [done.validation for done in shorter if isinstance(done, RungDone)]
-    assert rungs[-1].validation == whole.validation
+    assert rungs[-1].validation == whole.record.validation
 
 
 @pytest.mark.long

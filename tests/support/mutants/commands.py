@@ -36,8 +36,8 @@ MUTANTS = (
     Mutant(
         name="every failure of a trial is worth a retry",
         file="jobs/train/trials.py",
-        old="isinstance(outcome, TrialFailure) and is_worth_a_retry(outcome.code)",
-        new="isinstance(outcome, TrialFailure)",
+        old="retry=is_worth_a_retry(event.code)",
+        new="retry=True",
         why="A schedule would train a diverging model again and again.",
         tests=("jobs/train/test_recorder.py",),
     ),

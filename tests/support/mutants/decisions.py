@@ -11,8 +11,8 @@ MUTANTS = (
     Mutant(
         name="the trial to store is chosen by its test accuracy",
         file=AGGREGATION,
-        old="return (score, -result.spec.seed,",
-        new="return (result.test.correct, -result.spec.seed,",
+        old="return (score, -spec.seed,",
+        new="return (result.record.test.correct, -spec.seed,",
         why="The reported test accuracy would be too high.",
         tests=("mnist_lib/report/test_aggregation.py",),
     ),

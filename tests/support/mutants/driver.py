@@ -55,8 +55,8 @@ MUTANTS = (
     Mutant(
         name="results are never stored",
         file=TRIALS,
-        old="self._recorder.writes.put(write, event.trial, size=size)",
-        new="self._recorder.writes.put(lambda: None, event.trial, size=size)",
+        old="self._recorder.writes.put(partial(self._store, result, with_model=chosen), result.trial, size=size)",
+        new="self._recorder.writes.put(lambda: None, result.trial, size=size)",
         invariants=("storing results",),
         first_world=3,
     ),
@@ -138,8 +138,8 @@ MUTANTS = (
     Mutant(
         name="a stored result is not read back",
         file=TRIALS,
-        old="ended = read_result(folder, spec) if folder.resumed else None",
-        new="ended = None",
+        old="result = read_result(folder, spec) if folder.resumed else None",
+        new="result = None",
         invariants=("stored results",),
         first_world=17,
     ),

@@ -259,8 +259,8 @@ MUTANTS = (
     Mutant(
         name="the stored result of other settings is used",
         file=RESUMPTION,
-        old="if record.result.spec != spec:",
-        new="if record.result.spec.seed != spec.seed:",
+        old="if stored.record.spec != spec:",
+        new="if stored.record.spec.seed != spec.seed:",
         why="A report would show a trial with settings that it was not trained with.",
         tests=(f"{TESTS}/test_resumption.py::test_a_result_of_another_spec_is_not_used",),
     ),

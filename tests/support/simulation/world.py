@@ -20,9 +20,10 @@ from jobs.train.supervision import Loop
 from jobs.train.trials import Trials
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.records import unseal
-from mnist_lib.run_documents import FailedTrial, SuccessfulTrial
+from mnist_lib.results import TrialRecord
+from mnist_lib.run_documents import FailedTrial
 from mnist_lib.spec import TrialSpec, trial_grid
-from mnist_lib.store.resumption import EndedTrial
+from mnist_lib.store.resumption import StoredResult
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import NODE_LOST_SECONDS, SimulatedCluster
@@ -51,7 +52,7 @@ class World:
 
     seed: int
     history: list[str] = field(default_factory=list)
-    rows: dict[str, SuccessfulTrial | FailedTrial] = field(default_factory=dict)
+    rows: dict[str, TrialRecord | FailedTrial] = field(default_factory=dict)
     drivers: int = 0
 
     def __post_init__(self) -> None:
@@ -314,7 +315,7 @@ class World:
             if "/history/" in name:
                 lasting[name] = content.decode()
             elif name.endswith("/ended.json") and self.deadline == math.inf:
-                lasting[name] = unseal(content, name, EndedTrial).result.weights_sha256
+                lasting[name] = unseal(content, name, StoredResult).record.weights_sha256
         return lasting
 
     def _drive(self, objects: Any) -> None:
@@ -349,7 +350,7 @@ class World:
         must(self.clock.now <= self._bound, "bound", f"the run took {self.clock.now:.0f} of {self._bound:.0f} s")
         for spec in self.trials:
             row = self.rows[spec.id]
-            if isinstance(row, SuccessfulTrial):
+            if isinstance(row, TrialRecord):
                 self._check_result(spec, row)
         self.clock.sleep(1.0)  # until cancelled lanes have ended
         left = [lane for lane in self._cluster.lanes if lane.node is None or (lane.node.alive and lane.node.reachable)]
@@ -358,7 +359,7 @@ class World:
             gone = not (node.alive and node.reachable)
             must(gone or node.free == node.slots, "nothing left", f"{node.name} has slots that were not given back")
 
-    def _check_result(self, spec: TrialSpec, row: SuccessfulTrial) -> None:
+    def _check_result(self, spec: TrialSpec, row: TrialRecord) -> None:
         epochs = int(row.trained_epochs)  # simulated trials end between two epochs
         must(epochs == spec.epochs or self.deadline < math.inf, "weights", f"{spec.id} was trained for {epochs} epochs")
         expected = undisturbed_weights(spec, epochs)

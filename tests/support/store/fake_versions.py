@@ -10,6 +10,7 @@ import numpy as np
 
 from mnist_lib.objects.archives import npz
 from mnist_lib.spec import TrialSpec
+from tests.support.store.summaries import successful_trial
 
 LABELS = np.arange(200, dtype=np.uint8) % 10
 IMAGE_HASHES = np.arange(2 * len(LABELS), dtype=np.uint64).reshape(-1, 2)
@@ -26,8 +27,10 @@ def small_manifest(spec: Mapping[str, Any] = MappingProxyType({}), **fields: Any
         spec: fields of the trial that differ from those of `keras`.
     """
     code, versions = {"sha256": "0" * 64}, {"keras": "3"}
-    made = {"weights_sha256": "0" * 64, "history": [], "code": code, "devices": ["CPU:0"], "versions": versions}
-    return {"spec": {**asdict(TrialSpec.of("keras")), **spec}, "dataset": DATASET, **made, **fields}
+    trial = {**asdict(TrialSpec.of("keras")), **spec}
+    record = successful_trial(0, weights_sha256="0" * 64, devices=["CPU:0"], versions=versions) | {"spec": trial}
+    made = {"schema": 2, "dataset": DATASET, "code": code, "record": record, "history": []}
+    return {**made, **fields}
 
 
 def about(fingerprint: str = "f", *, right: int = 0) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from mnist_lib.catalog import DIGITS
 from mnist_lib.documents import decode, encode
 from mnist_lib.run_documents import Summary
+from mnist_lib.spec import TrialSpec
 
 
 def summary_of(document: Mapping[str, Any]) -> Summary:
@@ -19,7 +20,7 @@ def small_summary(**fields: Any) -> dict[str, Any]:
     images = {"classes": [*DIGITS], "image_shape": [28, 28, 1], "largest_class": 2}
     seconds = {"wall_seconds": 31.0, "start_seconds": 1.0, "prepare_seconds": 1.0, "trials_seconds": 28.0}
     summary = {
-        "schema": 1,
+        "schema": 2,
         "run": "r",
         "dataset": {**dataset, **images},
         "models": {},
@@ -32,12 +33,14 @@ def small_summary(**fields: Any) -> dict[str, Any]:
 
 
 def small_trial(seed: int, **fields: Any) -> dict[str, Any]:
-    """Return the row of a trial that failed, with these fields instead of its own."""
-    trial = {"id": f"keras-s{seed}", "model": "keras", "dataset": "mnist", "seed": seed, "epochs": 5, "attempts": 1}
+    """Return the row of a trial that failed, with these fields, of its spec or its own, instead of the usual ones."""
+    spec = {"model": "keras", "dataset": "mnist", "seed": seed, "epochs": 5, "arguments": {"hidden_units": 512}}
     settings = {"global_batch_size": 32, "optimizer": "rmsprop", "learning_rate": 0.001, "schedule": "constant"}
+    spec |= {**settings, "precision": "float32", "validation_percent": 10}
+    spec |= {name: fields.pop(name) for name in [*fields] if name in TrialSpec.__dataclass_fields__}
     error = {"code": "E-NAN", "message": "the loss is not a number", "details": "", "retry": False}
-    others = {"precision": "float32", "validation_percent": 10}
-    return {**trial, **settings, **others, "status": "failed", "error": error, **fields}
+    trial = {"id": f"keras-s{seed}", "spec": spec, "attempts": 1, "status": "failed", "error": error}
+    return {**trial, **fields}
 
 
 def successful_trial(seed: int, **fields: Any) -> dict[str, Any]:
@@ -46,8 +49,9 @@ def successful_trial(seed: int, **fields: Any) -> dict[str, Any]:
     result = {"test": counts, "test_accuracy": 0.9, "test_ci95": [0.6, 1.0], "validation": counts, "best_epoch": 5}
     seconds = {"trained_epochs": 5, "train_seconds": 1.0, "setup_seconds": 1.0, "images_per_second": 1.0}
     where = {"replicas": 1, "devices": ["CPU:0"], "gpus": [], "weights_sha256": "0" * 64, "node": "n"}
-    trial = {name: value for name, value in small_trial(seed).items() if name != "error"}
-    return {**trial, "status": "ok", **result, **seconds, **where, **fields}
+    trial = small_trial(seed, **{"status": "ok", **result, **seconds, **where, **fields})
+    del trial["error"]
+    return trial
 
 
 def small_model(**fields: Any) -> dict[str, Any]:
