@@ -4,6 +4,7 @@ Each draw takes other pictures of MNIST's training set, and another seed; a tent
 see the same training, with the default options of so many pictures, and are measured on MNIST's 10,000 test images.
 """
 
+import math
 import os
 import statistics
 import sys
@@ -17,10 +18,10 @@ from numpy.typing import NDArray
 from benchmarks.digits import parser_with_source
 from benchmarks.few_pictures import splits_of
 from benchmarks.record import setting
-from mnist_lib.assignment import Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.split import Dataset, Split
-from mnist_lib.results import Accuracy
+from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import VALIDATION_PERCENT, TrialSpec, defaults_for
 
 RULES = (
@@ -61,9 +62,11 @@ def accuracies(
     from mnist_lib.data.batches import Plan
     from mnist_lib.models.building import build_model
     from mnist_lib.models.model import Weights
-    from mnist_lib.training.loop import Trainer
+    from mnist_lib.training.epochs import Compiled, resume
+    from mnist_lib.training.epochs import train as train_epochs
     from mnist_lib.training.prediction import accuracy_of
     from mnist_lib.training.strategy import mirrored_strategy
+    from mnist_lib.training.trainer import Trainer
 
     rows = np.random.default_rng(draw).permutation(len(train))[:pictures]
     dataset = Dataset.of("few", str(draw), train.take(rows), test)
@@ -73,23 +76,25 @@ def accuracies(
     spec = TrialSpec.of(model, seed=draw, **settings)
     network = build_model(spec, dataset.image_shape, len(dataset.classes), None)
     trainer = Trainer(network, spec, mirrored_strategy(resources))
-    plan = Plan(
-        len(trained), min(spec.global_batch_size, len(trained)), trainer.replicas, int(np.prod(dataset.image_shape))
-    )
+    batch_size, replicas = min(spec.global_batch_size, len(trained)), len(trainer.devices)
+    plan = Plan(len(trained), batch_size, replicas, int(np.prod(dataset.image_shape)))
     trainer.compile(trained, plan)
-    trainer.start(draw)
+    compiled, assignment = Compiled(trainer, plan, trained), Assignment(spec)
+    start, _ = resume(compiled, assignment)
 
     right: list[NDArray[np.bool_]] = []
     losses: list[float] = []
     tested: list[float] = []
     averaged: list[Weights] = []
-    for epoch, _ in enumerate(trainer.train(trained, plan, spec, spec.epochs), 1):
+    for event in train_epochs(compiled, assignment, start, [], math.inf):
+        if not isinstance(event, EpochDone):
+            continue
         predicted = trainer.predictor.probabilities(trainer.weights, held_out.images)
         right.append(predicted.argmax(axis=1) == held_out.labels)
         true = predicted[np.arange(len(held_out)), held_out.labels]
         losses.append(float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean()))
         tested.append(accuracy_of(trainer.predictor.probabilities(trainer.weights, test.images), test.labels).value)
-        if epoch > spec.epochs - max(1, spec.epochs // AVERAGED):
+        if event.epoch > spec.epochs - max(1, spec.epochs // AVERAGED):
             averaged.append(trainer.weights)
 
     def mean_of(*values: Any) -> Any:

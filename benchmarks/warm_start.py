@@ -20,8 +20,9 @@ import numpy as np
 from benchmarks.digits import parser_with_source
 from benchmarks.few_pictures import splits_of
 from benchmarks.record import paired_difference_text, setting
-from mnist_lib.assignment import Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Split
+from mnist_lib.results import EpochDone
 from mnist_lib.spec import KNOWN_WEIGHTS_RATE, TrialSpec, defaults_for
 
 if TYPE_CHECKING:
@@ -147,9 +148,11 @@ def learn(spec: TrialSpec, train: Split, test: Split, resources: Resources, star
     from mnist_lib.data.batches import Plan
     from mnist_lib.models.building import build_model
     from mnist_lib.models.model import Weights
-    from mnist_lib.training.loop import Trainer
+    from mnist_lib.training.epochs import Compiled, resume
+    from mnist_lib.training.epochs import train as train_epochs
     from mnist_lib.training.prediction import accuracy_of
     from mnist_lib.training.strategy import mirrored_strategy
+    from mnist_lib.training.trainer import Trainer
 
     model = build_model(spec, (28, 28, 1), 10)
 
@@ -159,12 +162,15 @@ def learn(spec: TrialSpec, train: Split, test: Split, resources: Resources, star
         return Weights(*([b if a.dtype.is_floating else a for a, b in zip(*pair, strict=True)] for pair in pairs))
 
     trainer = Trainer(model, spec, mirrored_strategy(resources), initial_weights)
-    plan = Plan(len(train), min(spec.global_batch_size, len(train)), trainer.replicas, 784)
+    plan = Plan(len(train), min(spec.global_batch_size, len(train)), len(trainer.devices), 784)
     trainer.compile(train, plan)
-    trainer.start(spec.seed)
+    compiled, assignment = Compiled(trainer, plan, train), Assignment(spec)
+    begin, _ = resume(compiled, assignment)
     accuracies, seconds = list[float](), [0.0]
-    for epoch in trainer.train(train, plan, spec, spec.epochs):
-        seconds.append(seconds[-1] + epoch.seconds)
+    for event in train_epochs(compiled, assignment, begin, [], math.inf):
+        if not isinstance(event, EpochDone):
+            continue
+        seconds.append(seconds[-1] + event.seconds)
         predicted = trainer.predictor.probabilities(trainer.weights, test.images)
         accuracies.append(accuracy_of(predicted, test.labels).value)
     return Trained(accuracies, seconds[1:], trainer.weights)

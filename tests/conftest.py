@@ -124,7 +124,7 @@ LONGEST_FIRST = (
     "jobs/review/test_browser.py",
     "cluster/test_lanes_on_ray.py",
     "mnist_lib/report/test_page.py",
-    "mnist_lib/training/test_loop.py",
+    "mnist_lib/training/test_trainer.py",
     "mnist_lib/models/test_building.py",
     "mnist_lib/store/test_faults.py",
 )

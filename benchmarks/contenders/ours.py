@@ -1,17 +1,20 @@
 """This project's training loop with a model of the catalog, on all train images."""
 
+import math
 import sys
 
 from stopwatch import BATCH_SIZE, digits, measure
 
-from mnist_lib.assignment import Resources
+from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
 from mnist_lib.models.building import build_model
+from mnist_lib.results import EpochDone
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import Trainer
+from mnist_lib.training.epochs import Compiled, resume, train
 from mnist_lib.training.prediction import accuracy_of
 from mnist_lib.training.strategy import configure_process, mirrored_strategy
+from mnist_lib.training.trainer import Trainer
 
 model_name, threads, replicas, precision = sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
 spec = TrialSpec.of(model_name, precision=precision, epochs=int(sys.argv[2]))
@@ -19,13 +22,16 @@ resources = Resources(cpus=threads, cpu_replicas=replicas)
 configure_process(resources, spec)
 
 data = digits()
-train = Split(data.train_images, data.train_labels)
+images = Split(data.train_images, data.train_labels)
 model = build_model(spec, (28, 28, 1), 10)
 trainer = Trainer(model, spec, mirrored_strategy(resources))
-plan = Plan(len(train), BATCH_SIZE, replicas)
-trainer.compile(train, plan)
-trainer.start(seed=0)
-epochs = trainer.train(train, plan, spec, spec.epochs)
+plan = Plan(len(images), BATCH_SIZE, replicas)
+trainer.compile(images, plan)
+compiled = Compiled(trainer, plan, images)
+assignment = Assignment(spec)
+start, _ = resume(compiled, assignment)
+events = train(compiled, assignment, start, [], math.inf)
+epochs = (event for event in events if isinstance(event, EpochDone))
 
 
 def train_epoch(number: int) -> None:

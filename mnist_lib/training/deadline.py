@@ -1,5 +1,7 @@
 """The deadline of a trial: whether another chunk can be trained, validated and tested in time."""
 
+import math
+
 from mnist_lib.clock import steady_time
 
 
@@ -14,6 +16,10 @@ class Deadline:
     def __init__(self, at: float, batches: int) -> None:
         self._at, self._batches = at, batches
         self._chunk_seconds = self._batch_seconds = 0.0
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self._at)
 
     def note_chunk(self, seconds: float) -> None:
         self._chunk_seconds = max(self._chunk_seconds, seconds)

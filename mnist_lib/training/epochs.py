@@ -1,24 +1,26 @@
-"""The epochs of a trial: the state from which it continues, the epoch that is stored, and when it ends.
+"""The epochs of a trial, chunk by chunk: what is counted, validated, reported and stored, and when training ends.
 
 A lane, in `trial`, runs them and evaluates the result.
 """
 
+import functools
 import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import tensorflow as tf
 from msgspec import structs
 from numpy.typing import NDArray
 
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
-from mnist_lib.data.batches import Plan
+from mnist_lib.data.batches import Plan, balancing_weights, epochs, order_of
 from mnist_lib.data.split import Split
 from mnist_lib.errors import CheckpointError, DivergedError, SpecError
-from mnist_lib.margins import no_sums
-from mnist_lib.models.model import Model, Weights
+from mnist_lib.margins import add_margins, counted_epochs, no_sums
+from mnist_lib.models.model import Weights
 from mnist_lib.results import (
     Accuracy,
     CheckpointTaken,
@@ -30,23 +32,27 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.deadline import Deadline
-from mnist_lib.training.loop import Trainer
 from mnist_lib.training.prediction import HEARTBEAT_SECONDS, accuracy_of
+from mnist_lib.training.schedules import learning_rates
+from mnist_lib.training.trainer import TrainedChunk, Trainer
 
 
 @dataclass(frozen=True)
 class Compiled:
     """The compiled model that trials of the same shape share."""
 
-    model: Model
     trainer: Trainer
     plan: Plan
     train: Split
-    validation: Split | None
-    notices: tuple[str, ...]
+    validation: Split | None = None
+    notices: tuple[str, ...] = ()
     fold: Split | None = None  # the images of the trial's fold
     class_sizes: NDArray[np.int64] | None = None  # [classes] of all images held out, if their score is balanced
     num_tested: int = 0  # images that are evaluated when training has ended
+
+    def batches(self, images: int) -> int:
+        """Return the number of batches in which so many images are evaluated."""
+        return -(-images // self.trainer.predictor.batch_size(self.train.images.shape[1:]))
 
 
 def epochs_so_far(state: TrainingState, plan: Plan) -> float:
@@ -87,48 +93,127 @@ def train(
     """
     trainer, plan, spec = compiled.trainer, compiled.plan, assignment.spec
     last = min(spec.epochs, assignment.until or spec.epochs)
-    is_limited = math.isfinite(assignment.deadline)
-    size = trainer.predictor.batch_size(compiled.train.images.shape[1:])
-    validated, tested = (-(-images // size) for images in (len(compiled.validation or ()), compiled.num_tested))
-    deadline, begin = Deadline(assignment.deadline, validated + tested), steady_time()
-    if is_limited:
-        trainer.predictor.probabilities(trainer.weights, compiled.train.images[:size])
-        deadline.note_batches(1, steady_time() - begin)
+    num_enough = assignment.images or math.inf
+    deadline = _deadline(compiled, assignment)
     seconds_within = checkpoint_seconds or math.inf
-    heartbeat_at = checkpoint_at = time.monotonic()
-    report_seconds = 0.0 if is_limited or assignment.images else min(HEARTBEAT_SECONDS, seconds_within)
-    for part in trainer.train(compiled.train, plan, spec, last, state, report_seconds):
-        number, ends = state.epoch + 1, False
-        deadline.note_chunk(part.seconds - state.part.seconds)
-        state = replace(state, part=part)
-        if part.chunks < plan.chunks:
-            has_enough = number == last and part.train.total >= (assignment.images or math.inf)
-            ends = has_enough or (is_limited and deadline.is_near())
-        done = part.done(spec.id, number) if ends or part.chunks == plan.chunks else None
+    report_seconds = 0.0 if deadline.is_finite or assignment.images else min(HEARTBEAT_SECONDS, seconds_within)
+    image_weights = balancing_weights(compiled.train.labels) if spec.class_weights == "balanced" else None
+    first_chunk = state.part.chunks
+    chunks = epochs(compiled.train, plan, spec.seed, state.epoch + 1, last, image_weights, first_chunk)
+    rates = _rates_by_chunk(spec, plan)
+    pending = list[TrainedChunk]()  # chunks that are not counted yet, since that waits for the device
+    begin = time.perf_counter()
+    reported_at = heartbeat_at = checkpoint_at = time.monotonic()
+    is_over = state.epoch == last
+    while not is_over:
+        number = state.epoch + 1
+        chunk = state.part.chunks + len(pending)
+        if chunk == 0 and state.epoch == spec.freeze_epochs:
+            trainer.start_optimizer()
+        frozen = number <= (spec.freeze_epochs or 0)
+        pending.append(trainer.train_chunk(next(chunks), rates[state.epoch, chunk], frozen=frozen))
+        is_complete = chunk + 1 == plan.chunks
+        if not is_complete and time.monotonic() - reported_at < report_seconds:
+            continue
+        for trained in pending:
+            state = _with_chunk(compiled, spec, state, trained)
+        pending.clear()
+        seconds = time.perf_counter() - begin
+        deadline.note_chunk(seconds)
+        state = replace(state, part=structs.replace(state.part, seconds=state.part.seconds + seconds))
         if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
-            yield Heartbeat(trial=spec.id, epoch=number if done else epochs_so_far(state, plan))
+            yield Heartbeat(trial=spec.id, epoch=epochs_so_far(state, plan))
             heartbeat_at = time.monotonic()
-        if done is not None:
-            validation, begin = None, steady_time()
-            if compiled.validation:
-                validation = yield from _validate(compiled, compiled.validation, Heartbeat(trial=spec.id, epoch=number))
-                deadline.note_batches(validated, steady_time() - begin)
-            state = _after(state, done, validation, trainer.weights)
-            history.append(structs.replace(done, validation=validation))
-            yield history[-1]
+        if is_complete:
+            state = yield from _end_epoch(compiled, spec, state, history, deadline)
             heartbeat_at = time.monotonic()
-            ends = ends or (is_limited and deadline.is_near())
-        if ends:
-            break
-        position, interval = epochs_so_far(state, plan), checkpoint_seconds if done else seconds_within
-        if position < last and time.monotonic() - checkpoint_at >= interval:
-            yield CheckpointTaken(trial=spec.id, epoch=position, content=pack(state, trainer.values, spec))
+        has_enough = number == last and state.part.train.total >= num_enough
+        is_over = state.epoch == last or has_enough or deadline.is_near()
+        interval = checkpoint_seconds if is_complete else seconds_within
+        if not is_over and time.monotonic() - checkpoint_at >= interval:
+            content = pack(state, trainer.values, spec)
+            yield CheckpointTaken(trial=spec.id, epoch=epochs_so_far(state, plan), content=content)
             checkpoint_at = time.monotonic()
+        reported_at = time.monotonic()
+        begin = time.perf_counter()  # what the caller does meanwhile does not count as time of the epoch
+    if state.part.chunks:
+        state = yield from _end_epoch(compiled, spec, state, history, deadline)
     return state
 
 
-def _after(state: TrainingState, done: EpochDone, validation: Accuracy | None, weights: Weights) -> TrainingState:
+def _deadline(compiled: Compiled, assignment: Assignment) -> Deadline:
+    """Return the deadline of a trial. If it has one, a batch is evaluated to measure how long that takes."""
+    images = len(compiled.validation or ()), compiled.num_tested
+    deadline = Deadline(assignment.deadline, sum(map(compiled.batches, images)))
+    if deadline.is_finite:
+        predictor, begin = compiled.trainer.predictor, steady_time()
+        batch_size = predictor.batch_size(compiled.train.images.shape[1:])
+        predictor.probabilities(compiled.trainer.weights, compiled.train.images[:batch_size])
+        deadline.note_batches(1, steady_time() - begin)
+    return deadline
+
+
+def _rates_by_chunk(spec: TrialSpec, plan: Plan) -> NDArray[np.float32]:
+    """Return the learning rates of a trial, [epochs, chunks, steps]; 0 for steps that the last chunk does not have."""
+    rates = learning_rates(spec, plan.steps).reshape(spec.epochs, plan.steps)
+    missing = plan.chunks * plan.steps_per_chunk - plan.steps
+    return np.pad(rates, [(0, 0), (0, missing)]).reshape(spec.epochs, plan.chunks, plan.steps_per_chunk)
+
+
+def _with_chunk(compiled: Compiled, spec: TrialSpec, state: TrainingState, chunk: TrainedChunk) -> TrainingState:
+    """Return the state after another chunk, apart from its time, and add the chunk's margins to those of the state.
+
+    Totals are added one by one in Python, so that counts are exact, the loss is in double precision, and both do not
+    depend on where an epoch was interrupted. `sum` of Python 3.12 compensates rounding errors within one call.
+
+    Raises:
+        DivergedError: a loss is not a finite number; the message names the first such epoch and step.
+    """
+    plan, before = compiled.plan, state.part
+    loss, correct, seen, finite_steps = (total.numpy().item() for total in chunk.totals)
+    part = structs.replace(
+        before, chunks=before.chunks + 1, loss=before.loss + loss, train=before.train + Accuracy(correct, seen)
+    )
+    steps = plan.steps_in(before.chunks) + finite_steps
+    if steps < plan.steps_in(part.chunks):
+        why = f"use a lower --learning-rate ({learning_rates(spec, plan.steps).max():g} is too high)"
+        if sum("GPU" in device for device in compiled.trainer.devices) > 1:
+            why += "; or the GPUs damage what they copy to each other: run python -m jobs.doctor --gpu"
+        step = f"epoch {state.epoch + 1}, step {steps + 1} of {plan.steps}"
+        raise DivergedError(f"the loss of {step} is not a finite number; {why}")
+    if state.epoch < counted_epochs(spec.epochs):
+        order = _order(plan.images, spec.seed, state.epoch + 1)
+        images = order[plan.images_in(before.chunks) : plan.images_in(part.chunks)]
+        add_margins(state.margins, images, chunk.margins.numpy(), plan.global_batch_size)
+    return replace(state, part=part)
+
+
+@functools.lru_cache(maxsize=1)  # every chunk of an epoch needs it
+def _order(images: int, seed: int, epoch: int) -> NDArray[np.int32]:
+    """Return the order of the images in an epoch: [images]."""
+    with tf.device("CPU:0"):  # as tf.data computes it
+        order: NDArray[np.int32] = order_of(images, seed, epoch).numpy()
+    return order
+
+
+def _end_epoch(
+    compiled: Compiled, spec: TrialSpec, state: TrainingState, history: list[EpochDone], deadline: Deadline
+) -> Generator[TrialEvent, None, TrainingState]:
+    """Validate and report an epoch, of which all chunks or only the first ones are trained; return the state after."""
+    done = state.part.done(spec.id, state.epoch + 1)
+    if compiled.validation:
+        begin = steady_time()
+        validation = yield from _validate(compiled, compiled.validation, Heartbeat(trial=spec.id, epoch=done.epoch))
+        deadline.note_batches(compiled.batches(len(compiled.validation)), steady_time() - begin)
+        done = structs.replace(done, validation=validation)
+    history.append(done)
+    yield done
+    return _after(state, done, compiled.trainer.weights)
+
+
+def _after(state: TrainingState, done: EpochDone, weights: Weights) -> TrainingState:
     """Return the state after another epoch with these weights."""
+    validation = done.validation
     scores = [accuracy for accuracy in (state.best.highest, validation) if accuracy]
     highest = max(scores, key=lambda accuracy: accuracy.score, default=None)
     # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.

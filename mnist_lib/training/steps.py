@@ -1,9 +1,9 @@
 """The compiled training steps of a chunk.
 
 Steps return the values after the chunk, sums over its images, and the margin of each image, see `mnist_lib.margins`.
-`steps_of` chooses one of two ways. On one replica, if XLA is fast for the model, all steps of a chunk are one XLA
-function (`WholeChunk`). Otherwise, each step computes the gradients of every replica, adds them up in one all-reduce of
-a flat vector, and makes one compiled update (`StepByStep`).
+Each step computes the gradients of every replica, adds them up, and updates the weights once. `steps_of` chooses what
+XLA compiles, and the layout in which a chunk holds the weights. On one replica, if XLA is fast for the model, all steps
+of a chunk are one XLA function.
 
 AutoGraph is off where no Python loop or branch depends on a tensor, which saves 0.6 s at the start of a lane.
 """
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
@@ -22,8 +22,8 @@ from mnist_lib.data.batches import Chunk, ReplicaPart
 from mnist_lib.models.model import Model, Tensors, Weights
 from mnist_lib.models.scratch import Optimizer, softmax_cross_entropy
 
-# `WholeChunk` transposes kernels with at most this many columns: XLA on CPUs takes 9 times as long for the gradient
-# inputs^T @ g with 10 columns as for g^T @ inputs, 6 times with 16, and equally long with 32.
+# `with_narrow_transposed` transposes kernels with at most this many columns: XLA on CPUs takes 9 times as long for the
+# gradient inputs^T @ g with 10 columns as for g^T @ inputs, 6 times with 16, and equally long with 32.
 NARROW = 16
 
 
@@ -46,8 +46,17 @@ class Totals(NamedTuple):
     finite_steps: tf.Tensor  # [] int64: steps with a finite loss; once a loss is not finite, no later loss is
 
 
+class Layout(NamedTuple):
+    """How a chunk holds the weights, their gradients and the slots."""
+
+    pack: Callable[[Tensors], Tensors]  # takes tensors as the model has them
+    unpack: Callable[[Tensors], Tensors]
+
+
 # `gradients_of` for a model.
 Gradients = Callable[[Weights, ReplicaPart, int], tuple[Tensors, Tensors, Totals, tf.Tensor]]
+
+XlaScope = Literal["chunk", "gradients", "update"]  # what XLA compiles as a function: all steps, or a part of each step
 
 
 def steps_of(
@@ -58,7 +67,7 @@ def steps_of(
     *,
     xla: bool = True,
     compile_update: bool = True,
-) -> WholeChunk | StepByStep:
+) -> Steps:
     """Return the steps of a model.
 
     Args:
@@ -67,10 +76,11 @@ def steps_of(
     """
     on_gpu = "GPU" in strategy.extended.worker_devices[0]
     if xla and strategy.num_replicas_in_sync == 1 and (on_gpu or model.fast_in_xla_on_cpu):
-        return WholeChunk(gradients, optimizer, strategy, fixed_count=on_gpu)
+        return Steps(gradients, optimizer, strategy, with_narrow_transposed, xla=["chunk"], fixed_count=on_gpu)
     # Logical CPU devices share their threads. XLA functions that run on them together mostly wait for each other;
     # TensorFlow's own kernels do not.
-    return StepByStep(gradients, optimizer, strategy, compile_gradients=xla and on_gpu, compile_update=compile_update)
+    compiled: dict[XlaScope, bool] = {"gradients": xla and on_gpu, "update": compile_update}
+    return Steps(gradients, optimizer, strategy, as_one_vector, xla=[scope for scope in compiled if compiled[scope]])
 
 
 def refused_by_xla(error: tf.errors.OpError) -> str | None:
@@ -81,91 +91,76 @@ def refused_by_xla(error: tf.errors.OpError) -> str | None:
     return found and (found[1] or found[2])
 
 
-class WholeChunk:
-    """Steps that are one XLA function.
+def with_narrow_transposed(weights: Tensors) -> Layout:
+    """Return the layout in which XLA is fast on CPUs: kernels with few columns are transposed."""
+    is_narrow = [len(weight.shape) == 2 and weight.shape[1] <= NARROW for weight in weights]
 
-    `run`, here and in `StepByStep`, trains a chunk at the learning rates, [steps] float32. It returns the values after
-    it, the sums over it, and the margins of its images, [steps, images of all replicas] float32.
+    def transposed(tensors: Tensors) -> Tensors:
+        return [tf.transpose(t) if narrow else t for t, narrow in zip(tensors, is_narrow, strict=True)]
+
+    return Layout(transposed, transposed)
+
+
+def as_one_vector(weights: Tensors) -> Layout:
+    """Return the layout in which one all-reduce and one update are enough for all weights."""
+    shapes = [weight.shape for weight in weights]
+    return Layout(lambda tensors: [_concat(tensors)], lambda vector: _split(vector[0], shapes))
+
+
+class Steps:
+    """The steps of a chunk on all replicas.
 
     Args:
+        layout: returns the layout of weights within a chunk.
+        xla: what XLA compiles. It can compile a whole chunk on one replica only.
         fixed_count: whether each chunk runs all steps for which it has learning rates, of which those beyond its last
             one change nothing. On a GPU, XLA waits for the host at each step unless the number of steps is a constant.
     """
-
-    def __init__(
-        self, gradients: Gradients, optimizer: Optimizer, strategy: tf.distribute.Strategy, *, fixed_count: bool = False
-    ) -> None:
-        self._gradients, self._optimizer, self._strategy = gradients, optimizer, strategy
-        self._fixed_count = fixed_count
-        self._compiled = tf.function(self._run_steps, jit_compile=True, autograph=False)
-
-    @tf.function(autograph=False)
-    def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals, tf.Tensor]:
-        after: tuple[Values, Totals, tf.Tensor] = self._strategy.run(
-            self._compiled, args=(values, chunk.steps, *chunk.parts, learning_rates)
-        )
-        return after
-
-    def _run_steps(
-        self, values: Values, steps: tf.Tensor, shard: ReplicaPart, learning_rates: tf.Tensor
-    ) -> tuple[Values, Totals, tf.Tensor]:
-        narrow = [len(tensor.shape) == 2 and tensor.shape[1] <= NARROW for tensor in values.trainable]
-
-        def transposed(tensors: Tensors) -> Tensors:
-            return [tf.transpose(t) if is_narrow else t for t, is_narrow in zip(tensors, narrow, strict=True)]
-
-        def body(
-            index: tf.Tensor, values: Values, totals: Totals, margins: tf.TensorArray
-        ) -> tuple[tf.Tensor, Values, Totals, tf.TensorArray]:
-            weights = Weights(transposed(values.trainable), values.state)
-            batch = ReplicaPart(*(part[index] for part in shard))
-            gradients, state, part, of_batch = self._gradients(weights, batch, 1)
-            trainable, slots = self._optimizer.update(
-                values.trainable, values.slots, transposed(gradients), learning_rates[index], values.step
-            )
-            after = Values(trainable, slots, state, values.step + 1), _add(totals, part)
-            if self._fixed_count:
-                kept = partial(tf.where, index < steps)
-                after = tf.nest.map_structure(kept, after, (values, totals))
-            return index + 1, *after, margins.write(index, of_batch)
-
-        end = learning_rates.shape[0] if self._fixed_count else steps
-        start = (tf.constant(0), _map(values, transposed), _no_totals(), _no_margins(shard))
-        _, values, totals, margins = tf.while_loop(lambda index, *_: index < end, body, start)
-        return _map(values, transposed), totals, margins.stack()
-
-
-class StepByStep:
-    """Steps that run one by one. XLA compiles the gradients only with `compile_gradients`."""
 
     def __init__(
         self,
         gradients: Gradients,
         optimizer: Optimizer,
         strategy: tf.distribute.Strategy,
+        layout: Callable[[Tensors], Layout],
         *,
-        compile_gradients: bool,
-        compile_update: bool = True,
+        xla: Collection[XlaScope] = (),
+        fixed_count: bool = False,
     ) -> None:
         self._gradients, self._optimizer, self._strategy = gradients, optimizer, strategy
-        self._compile_gradients = compile_gradients
-        self._update = tf.function(self._updated, jit_compile=compile_update or None, autograph=False)
+        self._layout = layout
+        self._xla = xla
+        self._fixed_count = fixed_count
+        self._device = strategy.extended.worker_devices[0]
+        self._compiled = self._function("chunk", self._run)
+        self._update = self._function("update", self._updated)
 
-    @tf.function(autograph=False)  # which would leave a file for each function among the temporary ones
+    def _function(self, scope: XlaScope, function: Callable[..., Any]) -> Any:
+        return tf.function(function, jit_compile=scope in self._xla or None, autograph=False)
+
     def run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals, tf.Tensor]:
-        shapes = [tensor.shape for tensor in values.trainable]
+        """Train a chunk at the learning rates, [steps] float32.
 
-        @tf.function(jit_compile=self._compile_gradients or None, autograph=False)
+        Return the values after it, the sums over it, and the margins of its images, [steps, images of all replicas]
+        float32.
+        """
+        with tf.device(self._device):
+            after: tuple[Values, Totals, tf.Tensor] = self._compiled(values, chunk, learning_rates)
+        return after
+
+    def _run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals, tf.Tensor]:
+        layout, replicas = self._layout(values.trainable), self._strategy.num_replicas_in_sync
+
         def gradients_of_replica(
-            flat: tf.Tensor, state: Tensors, shard: ReplicaPart, index: tf.Tensor
-        ) -> tuple[tf.Tensor, Tensors, Totals, tf.Tensor]:
-            weights = Weights(_split(flat, shapes), state)
+            packed: Tensors, state: Tensors, shard: ReplicaPart, index: tf.Tensor
+        ) -> tuple[Tensors, Tensors, Totals, tf.Tensor]:
             batch = ReplicaPart(*(part[index] for part in shard))
-            replicas = self._strategy.num_replicas_in_sync
+            weights = Weights(layout.unpack(packed), state)
             gradients, after, totals, margins = self._gradients(weights, batch, replicas)
             changes = [self._change(new, old) for new, old in zip(after, state, strict=True)]
-            return _concat(gradients), changes, totals, margins
+            return layout.pack(gradients), changes, totals, margins
 
+        compute = self._function("gradients", gradients_of_replica)
         shards = self._strategy.experimental_distribute_values_from_function(
             lambda context: chunk.parts[context.replica_id_in_sync_group]
         )
@@ -173,30 +168,27 @@ class StepByStep:
         def body(
             index: tf.Tensor, values: Values, totals: Totals, margins: tf.TensorArray
         ) -> tuple[tf.Tensor, Values, Totals, tf.TensorArray]:
-            gradients, changes, part, of_replicas = self._strategy.run(
-                gradients_of_replica, args=(*values.trainable, values.state, shards, index)
+            gradients, changes, of_step, of_replicas = self._strategy.run(
+                compute, args=(values.trainable, values.state, shards, index)
             )
-            with tf.device(self._strategy.extended.worker_devices[0]):  # `reduce` takes a CPU by default
-                trainable, slots = self._update(values, self._sum(gradients), learning_rates[index])
+            with tf.device(self._device):  # `reduce` takes a CPU by default
+                trainable, slots = self._update(values, [*map(self._sum, gradients)], learning_rates[index])
                 state = [self._one(old, change) for old, change in zip(values.state, changes, strict=True)]
-                values = Values(trainable, slots, state, values.step + 1)
-                part = Totals(*map(self._sum, part))
-                # The loss of a step is finite if that of every replica is.
-                part = part._replace(finite_steps=part.finite_steps // self._strategy.num_replicas_in_sync)
+                of_step = _summed(of_step, self._sum, replicas)
                 margins = margins.write(index, tf.concat(self._strategy.experimental_local_results(of_replicas), 0))
-            return index + 1, values, _add(totals, part), margins
+            after = Values(trainable, slots, state, values.step + 1), _add(totals, of_step)
+            if self._fixed_count:
+                kept = partial(tf.where, index < chunk.steps)
+                after = tf.nest.map_structure(kept, after, (values, totals))
+            return index + 1, *after, margins
 
-        start = (
-            tf.constant(0),
-            _map(values, lambda tensors: [_concat(tensors)]),
-            _no_totals(),
-            _no_margins(chunk.parts[0], self._strategy.num_replicas_in_sync),
-        )
-        _, values, totals, margins = tf.while_loop(lambda index, *_: index < chunk.steps, body, start)
-        return _map(values, lambda flat: _split(flat[0], shapes)), totals, margins.stack()
+        end = learning_rates.shape[0] if self._fixed_count else chunk.steps
+        start = tf.constant(0), _map(values, layout.pack), _no_totals(), _no_margins(chunk.parts[0], replicas)
+        _, values, totals, margins = tf.while_loop(lambda index, *_: index < end, body, start)
+        return _map(values, layout.unpack), totals, margins.stack()
 
-    def _updated(self, values: Values, gradients: tf.Tensor, learning_rate: tf.Tensor) -> tuple[Tensors, list[Tensors]]:
-        return self._optimizer.update(values.trainable, values.slots, [gradients], learning_rate, values.step)
+    def _updated(self, values: Values, gradients: Tensors, learning_rate: tf.Tensor) -> tuple[Tensors, list[Tensors]]:
+        return self._optimizer.update(values.trainable, values.slots, gradients, learning_rate, values.step)
 
     def _sum(self, parts: tf.Tensor) -> tf.Tensor:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
@@ -284,18 +276,22 @@ def gradients_of_parts(
         for part, (begin, end) in enumerate(itertools.pairwise(edges))
     ]
     *done, margins = zip(*(gradients(weights, shard, replicas * parts) for shard in shards), strict=True)
-    summed, states, totals = ([*zip(*each, strict=True)] for each in done)
+    by_weight, states, totals = ([*zip(*each, strict=True)] for each in done)
     state = [tf.add_n(values) / parts if values[0].dtype.is_floating else values[0] for values in states]
-    added = Totals(*map(tf.add_n, totals))
-    added = added._replace(finite_steps=added.finite_steps // parts)
-    return [*map(tf.add_n, summed)], state, added, tf.concat(margins, axis=0)
+    return [*map(tf.add_n, by_weight)], state, _summed(totals, tf.add_n, parts), tf.concat(margins, axis=0)
 
 
 def _no_totals() -> Totals:
     return Totals(tf.constant(0.0), *(tf.constant(0, tf.int64) for _ in range(3)))
 
 
-def _no_margins(part: ReplicaPart, replicas: int = 1) -> tf.TensorArray:
+def _summed(totals: Iterable[Any], add: Callable[[Any], tf.Tensor], shards: int) -> Totals:
+    """Return the totals of a batch from those of its shards. `add`: returns a sum over the shards."""
+    added = Totals(*map(add, totals))
+    return added._replace(finite_steps=added.finite_steps // shards)  # the loss is finite if that of every shard is
+
+
+def _no_margins(part: ReplicaPart, replicas: int) -> tf.TensorArray:
     """Return an array for the margins of each step of a chunk. `part`: that of one of the replicas."""
     steps, images = part.labels.shape
     return tf.TensorArray(tf.float32, steps, element_shape=[replicas * images])

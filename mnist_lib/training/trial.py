@@ -35,10 +35,10 @@ from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
 from mnist_lib.training.gpus import gpu_facts, refused_by_gpu
-from mnist_lib.training.loop import Trainer
 from mnist_lib.training.prediction import accuracy_of
 from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, mirrored_strategy
+from mnist_lib.training.trainer import Trainer
 from mnist_lib.wording import one_line
 
 # Compiled models that a lane holds; the least recently used one is removed first. Without its values, a model of dense
@@ -244,7 +244,7 @@ class _Lane:
             devices=devices,
             gpus=self._place.gpus,
             node=self._place.node,
-            weights_sha256=compiled.model.stored(state.weights).sha256(),
+            weights_sha256=compiled.trainer.model.stored(state.weights).sha256(),
             versions={**package_versions(), **gpu_facts()},
         )
         yield TrialResult(
@@ -253,7 +253,7 @@ class _Lane:
             history=tuple(history),
             probabilities=probabilities,
             of_fold=of_fold,
-            files={**compiled.model.files(state.weights), **judgement, **margins, **source},
+            files={**compiled.trainer.model.files(state.weights), **judgement, **margins, **source},
             tensorboard=event_file(
                 history, rates[last_steps], state.best.epoch, probabilities, test, self._dataset.classes
             ),
@@ -313,7 +313,7 @@ class _Lane:
                 sizes = np.bincount(labels, minlength=len(self._dataset.classes))
             fitted = 0 if _shows_digits(spec) else min(len(train), MAX_FITTED)
             num_tested = len(self._dataset.test) + fitted + (0 if fold is None else len(fold))
-            self._compiled[shape] = Compiled(model, trainer, plan, train, validation, notices, fold, sizes, num_tested)
+            self._compiled[shape] = Compiled(trainer, plan, train, validation, notices, fold, sizes, num_tested)
         return self._compiled[shape]
 
     def _parts(self, spec: TrialSpec) -> tuple[Split, Split | None]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from mnist_lib.training import deadline, epochs, loop, prediction, trial
-from mnist_lib.training.loop import Trainer
+from mnist_lib.training import deadline, epochs, prediction, trial
 from mnist_lib.training.prediction import Predictor
+from mnist_lib.training.trainer import Trainer
 
 
 class TrainingClock:
@@ -24,7 +24,7 @@ class TrainingClock:
         monkeypatch.setattr(
             Trainer, "compile", lambda *arguments: (compile_once(*arguments), vars(self).update(now=0.0))
         )
-        for module in (epochs, loop, prediction, trial):
+        for module in (epochs, prediction, trial):
             monkeypatch.setattr(module, "time", self)
         for module in (epochs, deadline):
             monkeypatch.setattr(module, "steady_time", self.monotonic)

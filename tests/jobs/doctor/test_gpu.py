@@ -17,7 +17,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.models.model import Tensors
 from mnist_lib.training import diagnosis
 from mnist_lib.training.diagnosis import gradient_difference, moved, wrong_numbers
-from mnist_lib.training.steps import StepByStep, Totals, gradients_of
+from mnist_lib.training.steps import Steps, Totals, gradients_of
 from tests.jobs.doctor.test_doctor import doctor
 
 MEASURED = Measurement(0.5, 1_000.0, 3e-7, ("a", "a"))
@@ -86,11 +86,11 @@ def test_two_devices_without_a_fault_compute_what_one_does(mirrored: tf.distribu
 def test_a_sum_that_lacks_a_replica_is_found_in_the_gradients(
     mirrored: tf.distribute.Strategy, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def doubled(self: StepByStep, parts: tf.Tensor) -> tf.Tensor:
+    def doubled(self: Steps, parts: tf.Tensor) -> tf.Tensor:
         replicas = self._strategy.experimental_local_results(parts)
         return len(replicas) * replicas[0]
 
-    monkeypatch.setattr(StepByStep, "_sum", doubled)
+    monkeypatch.setattr(Steps, "_sum", doubled)
     found = judged(mirrored, digits)
     assert (found.mark, found.code) == ("fault", "E-TRAINING")
     # The first of two replicas has a third of the loss, twice of which is two thirds.

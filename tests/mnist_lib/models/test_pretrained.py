@@ -18,7 +18,7 @@ from mnist_lib.models.model import Weights
 from mnist_lib.pretrained import Pretrained, WeightsFile
 from mnist_lib.results import CheckpointTaken, Started, TrialResult
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.loop import is_given
+from mnist_lib.training.trainer import is_given
 from tests.support.own_trials import OWN, Run, own, result_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]

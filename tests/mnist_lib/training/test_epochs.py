@@ -1,12 +1,14 @@
 """Which epoch of a trial is stored, with a trainer that trains nothing."""
 
+import itertools
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -14,11 +16,15 @@ from numpy.typing import NDArray
 from mnist_lib.assignment import Assignment
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.split import Split
+from mnist_lib.margins import no_sums
 from mnist_lib.models.model import Weights
-from mnist_lib.results import Accuracy, EpochPart, RungDone
+from mnist_lib.results import Accuracy, RungDone
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training import epochs as epochs_module
 from mnist_lib.training.checkpoint import Best, TrainingState
 from mnist_lib.training.epochs import Compiled, rung_done, train
+from mnist_lib.training.steps import Totals
+from mnist_lib.training.trainer import TrainedChunk
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -31,13 +37,13 @@ class Scripted:
 
     def __init__(self, correct: Sequence[NDArray[np.bool_]], labels: NDArray[np.uint8]) -> None:
         self._correct, self._labels, self.predictor = correct, labels, self  # in each epoch: [images]
+        self.weights = Weights([0], [])
 
-    def train(
-        self, split: Split, plan: Plan, spec: TrialSpec, last: int, state: TrainingState, report_seconds: float
-    ) -> Iterator[EpochPart]:
-        for number in range(state.epoch + 1, last + 1):
-            self.weights = Weights([number], [])
-            yield EpochPart(chunks=plan.chunks, loss=2.0, train=Accuracy(1, 2), seconds=0.001)
+    def train_chunk(self, chunk: None, learning_rates: NDArray[np.float32], *, frozen: bool) -> TrainedChunk:
+        (number,) = self.weights.trainable
+        self.weights = Weights([number + 1], [])
+        totals = Totals(*map(tf.constant, (2.0, 1, 2, 1)))
+        return TrainedChunk(totals, tf.zeros((1, len(self._labels))))
 
     def evaluate(self, weights: Weights, *_: Any) -> Generator[Any, None, Any]:
         correct = self._correct[weights.trainable[0] - 1]
@@ -56,16 +62,19 @@ def trained(
     images = Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
     trainer: Any = Scripted(correct, labels)
     plan, sizes = Plan(len(images), len(images), 1), np.bincount(labels) if balanced else None
-    compiled = Compiled(SimpleNamespace(), trainer, plan, images, images, (), class_sizes=sizes)
-    spec, state = TrialSpec.of("keras", epochs=len(correct)), TrainingState(Weights([], []))
-    for last in (cut, len(correct)) if cut else (len(correct),):
-        events = train(compiled, Assignment(spec, until=last), state, [], math.inf)
-        while True:
-            try:
-                next(events)
-            except StopIteration as end:
-                state = end.value
-                break
+    compiled = Compiled(trainer, plan, images, images, (), class_sizes=sizes)
+    spec = TrialSpec.of("keras", epochs=len(correct))
+    state = TrainingState(Weights([], []), margins=no_sums(len(labels)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(epochs_module, "epochs", lambda *_: itertools.repeat(None))
+        for last in (cut, len(correct)) if cut else (len(correct),):
+            events = train(compiled, Assignment(spec, until=last), state, [], math.inf)
+            while True:
+                try:
+                    next(events)
+                except StopIteration as end:
+                    state = end.value
+                    break
     return state
 
 

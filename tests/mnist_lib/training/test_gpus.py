@@ -15,7 +15,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.results import Started, TrialEvent, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import gpus, trial
-from mnist_lib.training.loop import Trainer
+from mnist_lib.training.trainer import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
 from tests.support.own_trials import OWN, own, result_of

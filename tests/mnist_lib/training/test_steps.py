@@ -18,7 +18,15 @@ from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.schedules import learning_rates
-from mnist_lib.training.steps import StepByStep, Values, WholeChunk, _no_totals, gradients_of
+from mnist_lib.training.steps import (
+    Steps,
+    Values,
+    XlaScope,
+    _no_totals,
+    as_one_vector,
+    gradients_of,
+    with_narrow_transposed,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -38,9 +46,11 @@ def test_step_by_step_gives_the_result_of_the_whole_chunk(
     weights, ours = model.initial_weights(seed=0), Optimizer(TrialSpec.of("keras", optimizer=optimizer))
     start = Values(weights.trainable, ours.initial_slots(weights.trainable), weights.state, step=tf.constant(0))
     gradients = partial(gradients_of, model, 0.1, [False] * len(weights.trainable))
-    step_by_step = StepByStep(gradients, ours, strategy, compile_gradients=compile_gradients)
+    whole_chunk = Steps(gradients, ours, strategy, with_narrow_transposed, xla=["chunk"])
+    scopes: list[XlaScope] = ["update", "gradients"] if compile_gradients else ["update"]
+    step_by_step = Steps(gradients, ours, strategy, as_one_vector, xla=scopes)
     (once, totals, margins), (stepped, stepped_totals, stepped_margins) = (
-        steps.run(start, chunk, rates) for steps in (WholeChunk(gradients, ours, strategy), step_by_step)
+        steps.run(start, chunk, rates) for steps in (whole_chunk, step_by_step)
     )
     assert once.step == stepped.step == 10
     assert totals[1:] == stepped_totals[1:]
@@ -65,10 +75,10 @@ def test_a_chunk_whose_number_of_steps_xla_knows_gives_the_same_weights(digits: 
     gradients, strategy = partial(gradients_of, model, 0.0, [False] * 4), tf.distribute.MirroredStrategy(["/CPU:0"])
     results, programs = [], []
     for fixed in (False, True):
-        steps = WholeChunk(gradients, ours, strategy, fixed_count=fixed)
+        steps = Steps(gradients, ours, strategy, with_narrow_transposed, xla=["chunk"], fixed_count=fixed)
         *after, margins = steps.run(start, chunk, rates)
         results.append(tf.nest.flatten([*after, margins[:7]]))
-        ir = steps._compiled.experimental_get_compiler_ir(start, chunk.steps, *chunk.parts, rates)
+        ir = steps._compiled.experimental_get_compiler_ir(start, chunk, rates)
         programs.append(ir(stage="optimized_hlo"))
     assert all(map(np.array_equal, *results))
     assert [len(re.findall(r'"known_trip_count":{"n":"10"', program)) for program in programs] == [0, 1]

@@ -50,9 +50,9 @@ MUTANTS = (
     ),
     Mutant(
         name="margins are added to the images in the order of the dataset",
-        file="mnist_lib/training/loop.py",
-        old="images = order[plan.images_in(chunk_number) :",
-        new="images = np.arange(len(order))[plan.images_in(chunk_number) :",
+        file="mnist_lib/training/epochs.py",
+        old="images = order[plan.images_in(before.chunks) :",
+        new="images = np.arange(len(order))[plan.images_in(before.chunks) :",
         why="Wrong labels would be looked for among random images.",
         tests=("mnist_lib/test_margins.py",),
     ),

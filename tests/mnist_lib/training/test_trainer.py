@@ -14,16 +14,15 @@ from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, epochs
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import DivergedError
-from mnist_lib.margins import no_sums
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
-from mnist_lib.results import Accuracy, EpochPart
+from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
-from mnist_lib.training.checkpoint import TrainingState
-from mnist_lib.training.loop import Trainer
 from mnist_lib.training.prediction import accuracy_of
 from mnist_lib.training.schedules import learning_rates
+from mnist_lib.training.trainer import Trainer
 from tests.support.stored import small_spec
+from tests.support.training import train_epochs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -139,7 +138,7 @@ def test_the_number_of_steps_per_chunk_does_not_change_the_weights(
         monkeypatch.setattr(batches, "STEPS_PER_CHUNK", steps)
         trainer = trainer_of(spec)
         trainer.start(seed=0)
-        list(trainer.train(train, Plan(500, 32, 1), spec, 2))
+        train_epochs(trainer, train, Plan(500, 32, 1), spec, 2)
         hashes.add(trainer.weights.sha256())
     assert len(hashes) == 1
 
@@ -151,17 +150,17 @@ def test_the_number_of_steps_per_chunk_does_not_change_the_weights(
 )
 def test_f24_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: int) -> None:
     spec, train = TrialSpec.of("keras", hidden_units=8), first(digits.train, n)
-    runs: list[tuple[EpochPart, Accuracy, np.ndarray]] = []
+    runs: list[tuple[EpochDone, Accuracy, np.ndarray]] = []
     for replicas in (1, 2):
         trainer = trainer_of(spec, replicas)
         trainer.start(seed=0)
-        (epoch,) = trainer.train(train, Plan(n, batch, replicas), spec, 1)
+        (epoch,) = train_epochs(trainer, train, Plan(n, batch, replicas), spec, 1)
         probabilities = trainer.predictor.probabilities(trainer.weights, first(digits.test, n).images)
         runs.append((epoch, accuracy_of(probabilities, first(digits.test, n).labels), probabilities))
     (one, one_test, one_probabilities), (two, two_test, two_probabilities) = runs
     assert one.train.total == two.train.total == n
     assert one_test.total == n
-    assert two.loss / n == pytest.approx(one.loss / n, abs=1e-5)
+    assert two.loss == pytest.approx(one.loss, abs=1e-5)
     assert two.train == one.train
     assert two_test == one_test
     np.testing.assert_allclose(two_probabilities, one_probabilities, atol=1e-4)
@@ -176,11 +175,11 @@ def test_one_replica_trains_in_parts_what_two_replicas_train(digits: Dataset) ->
     for replicas in (1, 2):
         trainer = trainer_of(spec, replicas)
         trainer.start(seed=0)
-        (epoch,) = trainer.train(train, Plan(320, 128, replicas), spec, 1)
+        (epoch,) = train_epochs(trainer, train, Plan(320, 128, replicas), spec, 1)
         runs.append((epoch, [value.numpy() for kind in trainer.weights for value in kind]))
     (one, one_values), (two, two_values) = runs
     assert one.train == two.train
-    assert one.loss / 320 == pytest.approx(two.loss / 320, abs=1e-5)
+    assert one.loss == pytest.approx(two.loss, abs=1e-5)
     for mine, theirs in zip(one_values, two_values, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
@@ -207,7 +206,7 @@ def test_balanced_class_weights_give_the_weights_of_keras_class_weight(
             )
             weights = dict.fromkeys(range(10), 0.0) | {1: 100 / (2 * 90), 7: 100 / (2 * 10)}
             twin.train_on_batch(images, labels, class_weight=weights)
-    list(trainer.train(train, plan, replace(spec, seed=3), 2))
+    train_epochs(trainer, train, plan, replace(spec, seed=3), 2)
     for mine, theirs in zip(trainer.weights.trainable, twin.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
 
@@ -219,7 +218,7 @@ def test_p9_weights_are_equal_for_equal_seeds_and_differ_for_different_seeds(dig
     hashes = []
     for seed in (0, 1, 0):
         trainer.start(seed)
-        list(trainer.train(train, plan, replace(spec, seed=seed), 2))
+        train_epochs(trainer, train, plan, replace(spec, seed=seed), 2)
         hashes.append(trainer.weights.sha256())
     assert hashes[0] == hashes[2] != hashes[1]
 
@@ -231,8 +230,7 @@ def test_epochs_trained_in_two_calls_equal_those_in_one(digits: Dataset) -> None
     for cuts in ([(0, 4)], [(0, 2), (2, 4)]):
         trainer.start(seed=0)
         for before, last in cuts:
-            state = TrainingState(trainer.weights, epoch=before, margins=no_sums(300))
-            list(trainer.train(train, plan, spec, last, state))
+            train_epochs(trainer, train, plan, spec, last, done=before)
         hashes.append(trainer.weights.sha256())
     assert hashes[0] == hashes[1]
 
@@ -257,7 +255,7 @@ def test_bfloat16_trains_float32_weights_to_a_similar_loss(digits: Dataset, mode
         spec = small_spec(model, 32, precision=precision)
         trainer = trainer_of(spec)
         trainer.start(seed=0)
-        epochs = trainer.train(train, Plan(len(train), 32, 1), spec, 2)
+        epochs = train_epochs(trainer, train, Plan(len(train), 32, 1), spec, 2)
         # Both epochs: after the second, the loss is so small that rounding changes a large share of it.
         losses.append(sum(epoch.loss for epoch in epochs))
         assert {weight.dtype for weight in trainer.weights.trainable} == {tf.float32}
@@ -274,7 +272,7 @@ def test_the_error_locates_the_first_loss_that_is_not_finite(digits: Dataset, re
     with pytest.raises(
         DivergedError, match="the loss of epoch 1, step 2 of 2 is not a finite number; use a lower --learning-rate"
     ):
-        list(trainer.train(train, Plan(256, 128, replicas), spec, 3))
+        train_epochs(trainer, train, Plan(256, 128, replicas), spec, 3)
 
 
 @pytest.mark.parametrize("n", [1, 999, 1_000, 1_001, 2_001])
