@@ -46,19 +46,20 @@ class Resources(CheckedFields):
             )
 
     def threads_for(self, spec: TrialSpec | None = None) -> int:
-        """Return the number of threads that share an operation of a trial; None: one whose batches are not parted.
+        """Return the number of threads that share an operation of a trial; None: one with undivided batches.
 
-        Logical CPU devices and parts of a batch share the CPUs, and each adds a thread of its own.
+        Logical CPU devices and microbatches share the CPUs, and each adds a thread of its own.
         """
-        return max(1, self.cpus // self._devices_and_parts(spec))
+        return max(1, self.cpus // self._side_by_side(spec))
 
     def in_this_process(self, spec: TrialSpec) -> Resources:
         """Return the resources that give a trial the threads of a process that was configured for any trial."""
-        return replace(self, cpus=self.threads_for() * self._devices_and_parts(spec))
+        return replace(self, cpus=self.threads_for() * self._side_by_side(spec))
 
-    def _devices_and_parts(self, spec: TrialSpec | None) -> int:
-        is_parted = spec is not None and self.cpu_replicas == 1 and not self.gpus
-        return spec.batch_parts if spec and is_parted else self.cpu_replicas
+    def _side_by_side(self, spec: TrialSpec | None) -> int:
+        """Return how many computations share the CPUs: one for each CPU device or, if it is one, each microbatch."""
+        is_one_cpu_device = self.cpu_replicas == 1 and not self.gpus
+        return spec.microbatches if spec and is_one_cpu_device else self.cpu_replicas
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,8 @@ class ModelEntry:
     schedule: str = "constant"
     cost: float = 1.0  # rough relative cost of training on one image; the most expensive trials start first
     suits_pictures: bool = True  # whether it recognises objects at any place and against any background
-    # The parts of each batch on CPUs, each with a batch normalisation and random numbers of its own. One replica trains
-    # all of them side by side; of two replicas, each trains one.
-    batch_parts: int = 1
+    # Default of `TrialSpec.microbatches` for large batches on CPUs, where one replica trains all of them side by side.
+    microbatches: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,7 @@ MODELS = {
         learning_rate=0.01,
         schedule="one-cycle",
         cost=20.0,
-        batch_parts=2,
+        microbatches=2,
     ),
     "keras-fast": ModelEntry(
         build="mnist_lib.models.keras_models:keras_fast",

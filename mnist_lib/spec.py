@@ -46,7 +46,7 @@ MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as 
 # Above MANY_EPOCHS, all epochs together train on at most MAX_TRAINED_IMAGES images.
 MANY_EPOCHS, MAX_TRAINED_IMAGES = 40, 50_000
 KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate from the weights of a version of the same dataset
-MIN_PARTED_BATCH = 128  # the smallest batch that is trained in parts
+MIN_PARTED_BATCH = 128  # the smallest batch that is divided into microbatches by default
 BY_IMAGES_TEXT = (
     f"epochs and batch size, if not given: {MIN_EPOCHS} and {MAX_BATCH_SIZE}; for few images, up to {FEW_EPOCHS} epochs"
     f" in batches down to {FEW_BATCH_SIZE}"
@@ -158,6 +158,10 @@ class TrialSpec(TrialSettings):
     # The fold, from 0, that it is not trained on and predicts; `null` for a trial without a fold.
     fold: Seed | None = None
     folds: Folds | None = None  # into how many the training images are divided; `null` without folds
+    # Number of parts of each batch, each with a batch normalisation and random numbers of its own; at most one for each
+    # image. Replicas share them, and each has at least one. 0 stands for `default_microbatches`, by which all trials on
+    # CPUs were trained by earlier versions, whose documents lack the field.
+    microbatches: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
     def __post_init__(self) -> None:
         if self.source_sha256 is None:
@@ -178,6 +182,8 @@ class TrialSpec(TrialSettings):
             for name, size in sizes.items():
                 require(name, self.arguments[name], Annotated[int, Meta(ge=1, le=size.maximum)])
         check_fields(self, complete=True)
+        if not self.microbatches:
+            object.__setattr__(self, "microbatches", default_microbatches(self.model, self.global_batch_size))
         if self.momentum and self.optimizer not in WITH_MOMENTUM:
             raise SpecError(
                 f"momentum: expected one of the optimizers {', '.join(WITH_MOMENTUM)}, got {self.optimizer}"
@@ -240,11 +246,6 @@ class TrialSpec(TrialSettings):
         return [replace(self, fold=fold, folds=folds, validation_percent=0) for fold in range(folds)]
 
     @property
-    def batch_parts(self) -> int:
-        """The parts of each batch on CPUs, see `ModelEntry`. Small batches are one part, for their statistics."""
-        return entry_of(self.model).batch_parts if self.global_batch_size >= MIN_PARTED_BATCH else 1
-
-    @property
     def cost(self) -> float:
         """Roughly how long the trial takes, compared with other trials of the run."""
         return entry_of(self.model).cost * self.epochs
@@ -259,8 +260,15 @@ def defaults_for(images: float) -> dict[str, int]:
     return {"epochs": epochs, "global_batch_size": batch_size}
 
 
+def default_microbatches(model: str, batch_size: int) -> int:
+    """Return the number of microbatches on CPUs. Small batches are not divided, for the sake of their statistics."""
+    return entry_of(model).microbatches if batch_size >= MIN_PARTED_BATCH else 1
+
+
 def is_unused(name: str, value: object) -> bool:
     """Return whether the value of a field of a spec stands for "not used", so that reports leave it out."""
+    if name == "microbatches":
+        return value == 1
     declared = TrialSpec.__dataclass_fields__.get(name)
     return (
         declared is not None and value == declared.default and isinstance(declared.default, float | str | bool | None)

@@ -32,8 +32,8 @@ EPOCHS = 2  # the first is slower on a GPU, so the fastest one counts
 EXACT_MODELS = ("keras", "keras-cnn")  # of which weights are compared: dense layers; convolutions, pooling, dropout
 TIMEOUT_SECONDS = 900.0  # for all models on one kind of devices
 
-# Relative, of the mean loss of the first epoch. With batch statistics of 64 instead of 128 images, that of `keras-cnn`
-# is 2% to 6% higher (n = 5), and on 4 GPUs a replica has still fewer images.
+# Relative, of the mean loss of the first epoch. With batch statistics of 64 instead of 128 images, as on two GPUs, that
+# of `keras-cnn` is 2% to 6% higher (n = 5), and on 4 GPUs a replica has still fewer images.
 MAX_LOSS_DIFFERENCE = 0.15
 # Relative; see `gradient_difference`. If rounding moves the input of a ReLU across 0, its gradient changes entirely.
 # If activations differ by 1e-5, gradients do by sqrt(1e-5) = 0.003. For `keras-resnet` it is 0.014 between XLA and
@@ -164,7 +164,7 @@ def _measure_model(name: str, resources: Resources, dataset: Dataset, strategy: 
     from mnist_lib.training.diagnosis import gradient_difference
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
-    spec = TrialSpec.of(name, epochs=EPOCHS)
+    spec = TrialSpec.of(name, epochs=EPOCHS, microbatches=1)  # as if GPUs were asked for
     trials = [Assignment(spec)] * (2 if name in EXACT_MODELS else 1)
     events = [*run_trials(trials, lambda: dataset, resources.in_this_process(spec), WorkerPlace(node="here"), math.inf)]
     for event in events:

@@ -20,7 +20,16 @@ from mnist_lib.model_file import Call, ModelFile, name_of
 from mnist_lib.search.halving import DEFAULTS, Halving, Ladder
 from mnist_lib.search.space import Space, Value
 from mnist_lib.settings import options_of, values_of
-from mnist_lib.spec import MIN_EPOCHS, WITH_MOMENTUM, TrialSettings, TrialSpec, defaults_for, entry_of
+from mnist_lib.spec import (
+    MAX_BATCH_SIZE,
+    MIN_EPOCHS,
+    WITH_MOMENTUM,
+    TrialSettings,
+    TrialSpec,
+    default_microbatches,
+    defaults_for,
+    entry_of,
+)
 from mnist_lib.wording import one_line
 
 if TYPE_CHECKING:
@@ -211,6 +220,9 @@ class SearchPlan(Plan):
         given = self.options.arguments | {name: value for name, value in settings.items() if name not in SETTINGS}
         accepted = arguments_of(self, model)
         arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
+        if number is not None and not self.options.gpus_per_trial:
+            # The same for all configurations of a model, since they are compared: that of the batch size by default.
+            changes["microbatches"] = default_microbatches(model, self.options.global_batch_size or MAX_BATCH_SIZE)
         (spec,) = self._specs([model], [self.options.seed], **changes, arguments=arguments)
         return replace(spec, configuration=number)
 

@@ -74,7 +74,9 @@ class Plan:
         one, the first epochs forget what the weights know.
         """
         options = self.options
-        shared = {**part_of(options, TrialSettings), "arguments": options.arguments, **changes}
+        microbatches = 1 if options.gpus_per_trial else 0  # 0: the default on CPUs
+        own = {"arguments": options.arguments, "microbatches": microbatches}
+        shared = {**part_of(options, TrialSettings), **own, **changes}
         del shared["seed"]
         shared |= {"dataset": options.data().name, "validation_percent": options.percent_for_validation}
         trials = trial_grid(models, seeds, sources=self.files, weights=self.weights_sha256, **shared)
@@ -136,8 +138,9 @@ class Plan:
         """Return everything that the result of a run depends on. `code`: the result of `code_version`."""
         options = self.options
         unresolved = options.unresolved
-        if "global_batch_size" in unresolved and vars(options)["learning_rate"] is None:
-            unresolved = [*unresolved, "learning_rate"]  # whose default depends on the batch size
+        if "global_batch_size" in unresolved:  # on which other defaults depend
+            rate = ["learning_rate"] if vars(options)["learning_rate"] is None else []
+            unresolved = [*unresolved, *rate, "microbatches"]
         return {
             "trials": {trial.id: asdict(trial) | dict.fromkeys(unresolved) for trial in self.trials},
             **{name: getattr(options, field.name) for name, field in options_of(TrainOptions, "in_terms").items()},

@@ -3,7 +3,7 @@
 They hold only numbers and JSON.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Plan
-from mnist_lib.documents import Count, Json, Seconds, decode, encode, reading
+from mnist_lib.documents import Count, Seconds, decode, encode, reading
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.margins import Sums, no_sums
 from mnist_lib.models.model import Weights
@@ -50,7 +50,7 @@ class TrainingState:
 class Notes:
     """What a checkpoint holds besides tensors."""
 
-    spec: dict[str, Json]
+    spec: TrialSpec
     best: Best
     epoch: Count
     part: EpochPart
@@ -58,7 +58,7 @@ class Notes:
 
 
 def pack(state: TrainingState, values: Values, spec: TrialSpec) -> bytes:
-    notes = Notes(asdict(spec), state.best, state.epoch, state.part, state.seconds)
+    notes = Notes(spec, state.best, state.epoch, state.part, state.seconds)
     arrays = _arrays((values, state.weights, state.margins))
     arrays["notes"] = np.frombuffer(encode(notes), np.uint8)
     return npz(arrays)
@@ -79,7 +79,7 @@ def unpack(content: bytes, spec: TrialSpec, plan: Plan, like: Values) -> tuple[T
         with reading(f"checkpoint of {spec.id}"):
             arrays = read_npz(content, MAX_CHECKPOINT_BYTES)
             notes = decode(arrays["notes"].tobytes(), Notes, "notes")
-            if notes.spec != asdict(spec):
+            if notes.spec != spec:
                 raise ValueError(f"its spec is {notes.spec}")
             if notes.part.train.total != plan.images_in(notes.part.chunks):  # its chunks have another size
                 raise ValueError(f"it has {notes.part.train.total} images in {notes.part.chunks} chunks")

@@ -88,8 +88,12 @@ def train(
 ) -> Generator[TrialEvent, None, TrainingState]:
     """Train what follows on `state`, add the epochs to `history`, and return the last state, with the epoch to store.
 
-    That is the latest epoch whose score on the validation images is at most a standard error below the maximum: of
-    epochs that differ only by chance, the longest trained is the best guess. Without validation it is the last one.
+    Each turn of the loop trains a chunk. When it is time to report, it counts what has been trained, sends a heartbeat,
+    validates and reports an epoch that is complete, decides whether training is over, and takes a checkpoint.
+
+    The epoch to store is the latest one whose score on the validation images is at most a standard error below the
+    maximum: of epochs that differ only by chance, the longest trained is the best guess. Without validation it is the
+    last one.
     """
     trainer, plan, spec = compiled.trainer, compiled.plan, assignment.spec
     last = min(spec.epochs, assignment.until or spec.epochs)
@@ -100,7 +104,7 @@ def train(
     image_weights = balancing_weights(compiled.train.labels) if spec.class_weights == "balanced" else None
     first_chunk = state.part.chunks
     chunks = epochs(compiled.train, plan, spec.seed, state.epoch + 1, last, image_weights, first_chunk)
-    rates = _rates_by_chunk(spec, plan)
+    rates = learning_rates(spec, plan.steps)
     pending = list[TrainedChunk]()  # chunks that are not counted yet, since that waits for the device
     begin = time.perf_counter()
     reported_at = heartbeat_at = checkpoint_at = time.monotonic()
@@ -111,7 +115,8 @@ def train(
         if chunk == 0 and state.epoch == spec.freeze_epochs:
             trainer.start_optimizer()
         frozen = number <= (spec.freeze_epochs or 0)
-        pending.append(trainer.train_chunk(next(chunks), rates[state.epoch, chunk], frozen=frozen))
+        rates_of_chunk = _rates_of_chunk(rates, plan, state.epoch, chunk)
+        pending.append(trainer.train_chunk(next(chunks), rates_of_chunk, frozen=frozen))
         is_complete = chunk + 1 == plan.chunks
         if not is_complete and time.monotonic() - reported_at < report_seconds:
             continue
@@ -153,11 +158,15 @@ def _deadline(compiled: Compiled, assignment: Assignment) -> Deadline:
     return deadline
 
 
-def _rates_by_chunk(spec: TrialSpec, plan: Plan) -> NDArray[np.float32]:
-    """Return the learning rates of a trial, [epochs, chunks, steps]; 0 for steps that the last chunk does not have."""
-    rates = learning_rates(spec, plan.steps).reshape(spec.epochs, plan.steps)
-    missing = plan.chunks * plan.steps_per_chunk - plan.steps
-    return np.pad(rates, [(0, 0), (0, missing)]).reshape(spec.epochs, plan.chunks, plan.steps_per_chunk)
+def _rates_of_chunk(rates: NDArray[np.float32], plan: Plan, epoch: int, chunk: int) -> NDArray[np.float32]:
+    """Return the learning rates of a chunk, [steps per chunk]; 0 for steps that the last chunk does not have.
+
+    Args:
+        rates: those of all steps of the trial.
+        epoch, chunk: counted from 0.
+    """
+    begin, end = (epoch * plan.steps + plan.steps_in(chunks) for chunks in (chunk, chunk + 1))
+    return np.pad(rates[begin:end], (0, plan.steps_per_chunk - (end - begin)))
 
 
 def _with_chunk(compiled: Compiled, spec: TrialSpec, state: TrainingState, chunk: TrainedChunk) -> TrainingState:

@@ -257,28 +257,33 @@ def margins_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return of_label - tf.reduce_max(tf.where(is_label, logits.dtype.min, logits), axis=1)
 
 
-def gradients_of_parts(
-    gradients: Gradients, parts: int, weights: Weights, batch: ReplicaPart, replicas: int
+def gradients_of_microbatches(
+    gradients: Gradients, count: int, weights: Weights, batch: ReplicaPart, replicas: int
 ) -> tuple[Tensors, Tensors, Totals, tf.Tensor]:
-    """Do what `gradients` does for parts of a batch, each of which counts as a replica, and add up the results.
+    """Do what `gradients` does for microbatches, each of which counts as a replica, and add up the results.
 
-    TensorFlow runs the operations of parts that do not depend on each other at the same time, which takes less time
-    than to share each operation among threads. The state is the mean over the parts.
+    TensorFlow runs the operations of microbatches that do not depend on each other at the same time, which takes less
+    time than to share each operation among threads. The state is the mean over the microbatches.
+
+    Args:
+        count: the number of microbatches; as many as images if these are fewer.
     """
-    edges = [batch.labels.shape[0] * part // parts for part in range(parts + 1)]
+    num_images = batch.labels.shape[0]
+    count = min(count, num_images)
+    edges = [num_images * number // count for number in range(count + 1)]
     shards = [
         batch._replace(
             images=batch.images[begin:end],
             labels=batch.labels[begin:end],
             weights=batch.weights[begin:end],
-            replica=batch.replica * parts + part,
+            replica=batch.replica * count + number,
         )
-        for part, (begin, end) in enumerate(itertools.pairwise(edges))
+        for number, (begin, end) in enumerate(itertools.pairwise(edges))
     ]
-    *done, margins = zip(*(gradients(weights, shard, replicas * parts) for shard in shards), strict=True)
+    *done, margins = zip(*(gradients(weights, shard, replicas * count) for shard in shards), strict=True)
     by_weight, states, totals = ([*zip(*each, strict=True)] for each in done)
-    state = [tf.add_n(values) / parts if values[0].dtype.is_floating else values[0] for values in states]
-    return [*map(tf.add_n, by_weight)], state, _summed(totals, tf.add_n, parts), tf.concat(margins, axis=0)
+    state = [tf.add_n(values) / count if values[0].dtype.is_floating else values[0] for values in states]
+    return [*map(tf.add_n, by_weight)], state, _summed(totals, tf.add_n, count), tf.concat(margins, axis=0)
 
 
 def _no_totals() -> Totals:

@@ -25,7 +25,7 @@ from mnist_lib.training.steps import (
     Totals,
     Values,
     gradients_of,
-    gradients_of_parts,
+    gradients_of_microbatches,
     refused_by_xla,
     steps_of,
 )
@@ -62,9 +62,8 @@ class Trainer:
         self._xla = xla and not spec.deterministic
         self.model, self._spec, self._optimizer, self._strategy = model, spec, Optimizer(spec), strategy
         self._initial_weights = initial_weights or model.initial_weights
-        on_gpu = "GPU" in strategy.extended.worker_devices[0]
-        self._parts = 1 if on_gpu else max(1, spec.batch_parts // strategy.num_replicas_in_sync)
-        self.predictor = Predictor(model, strategy, self._parts)
+        self._microbatches = max(1, spec.microbatches // strategy.num_replicas_in_sync)  # of each replica
+        self.predictor = Predictor(model, strategy, self._microbatches)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
         self.is_frozen: list[bool] = []  # of each trainable weight: in the epochs of `freeze_epochs`
         self.start(seed=0)
@@ -75,8 +74,8 @@ class Trainer:
 
         def steps(optimizer: Optimizer, is_frozen: Sequence[bool]) -> Steps:
             gradients = partial(gradients_of, self.model, self._spec.label_smoothing, is_frozen)
-            if self._parts > 1:
-                gradients = partial(gradients_of_parts, gradients, self._parts)
+            if self._microbatches > 1:
+                gradients = partial(gradients_of_microbatches, gradients, self._microbatches)
             return steps_of(self.model, gradients, optimizer, self._strategy, xla=xla, compile_update=self._xla)
 
         self._steps = {False: steps(self._optimizer, [False] * len(self.values.trainable))}  # by `frozen`

@@ -20,7 +20,7 @@ from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import trial
 from mnist_lib.training.prediction import Predictor
-from mnist_lib.training.steps import gradients_of, gradients_of_parts
+from mnist_lib.training.steps import gradients_of, gradients_of_microbatches
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
 UNMOVED = 1e-20  # a learning rate that changes no weight
@@ -62,15 +62,15 @@ def test_margins_are_those_of_each_image_with_its_label(
 
 
 @pytest.mark.usefixtures("tensorflow")
-def test_the_margins_of_the_parts_of_a_batch_are_those_of_the_batch(digits: Dataset) -> None:
+def test_the_margins_of_the_microbatches_are_those_of_the_batch(digits: Dataset) -> None:
     spec = TrialSpec.of("keras", hidden_units=8)
     model, train = build_model(spec, digits.image_shape, 10), digits.train.take(np.arange(25))
     (chunk,) = epochs(train, Plan(25, 25, 1), seed=0, first=1, last=1)
     batch = chunk.parts[0]._replace(**{name: tensor[0] for name, tensor in chunk.parts[0]._asdict().items()})
     weights = model.initial_weights(seed=0)
     whole = partial(gradients_of, model, 0.0, [False] * len(weights.trainable))
-    of_parts = gradients_of_parts(whole, 2, weights, batch, 1)[-1]
-    np.testing.assert_allclose(of_parts, whole(weights, batch, 1)[-1], atol=1e-5)
+    margins = gradients_of_microbatches(whole, 2, weights, batch, 1)[-1]
+    np.testing.assert_allclose(margins, whole(weights, batch, 1)[-1], atol=1e-5)
 
 
 @pytest.mark.slow

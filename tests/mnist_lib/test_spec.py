@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS, OPTIMIZERS, require_known
+from mnist_lib.documents import builtins_of, decode, encode
 from mnist_lib.errors import SpecError
 from mnist_lib.settings import MAX_SEED
 from mnist_lib.spec import TrialSpec, trial_grid
@@ -95,3 +97,23 @@ def test_an_empty_grid_and_one_with_repetitions_are_refused(models: list[str], s
 def test_cpu_replicas_are_refused_with_gpus() -> None:
     with pytest.raises(SpecError, match="cpu_replicas: expected 1 on GPUs, got 2 with 1 GPU"):
         Resources(gpus=1, cpu_replicas=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "microbatches"),
+    [("keras-cnn", 128, 2), ("keras-cnn", 127, 1), ("keras", 128, 1), ("keras-resnet", 256, 1)],
+)
+def test_a_spec_of_a_version_without_microbatches_has_as_many_as_it_was_trained_with(
+    model: str, batch_size: int, microbatches: int
+) -> None:
+    document = builtins_of(TrialSpec.of(model, global_batch_size=batch_size))
+    assert document.pop("microbatches") == microbatches
+    spec = decode(encode(document), TrialSpec, "a spec")
+    assert spec == TrialSpec.of(model, global_batch_size=batch_size, microbatches=microbatches)
+    one = replace(spec, microbatches=1)
+    assert decode(encode(one), TrialSpec, "a spec") == one
+
+
+def test_a_spec_with_an_impossible_number_of_microbatches_is_refused() -> None:
+    with pytest.raises(SpecError, match="microbatches: expected a whole number"):
+        TrialSpec.of("keras", microbatches=-1)

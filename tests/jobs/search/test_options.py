@@ -210,6 +210,21 @@ def test_models_vary_and_have_their_own_arguments() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("arguments", "microbatches"), [([], 2), (["--gpus-per-trial=1"], 1), (["--dataset=./pictures"], 2)]
+)
+def test_configurations_with_other_batch_sizes_have_equally_divided_batches(
+    arguments: list[str], microbatches: int
+) -> None:
+    given = plan("--models=keras-cnn", "--vary=batch_size=16,64,128,256", *arguments)
+    settings = [{"batch_size": size} for size in (16, 64, 128, 256)]
+    assert {given.trial(each, number).microbatches for number, each in enumerate(settings)} == {microbatches}
+    gpus = [argument for argument in arguments if "gpus" in argument]
+    for each in settings:  # the final trials are those of jobs.train
+        trained = Plan.of(parse("jobs.train", TrainOptions, [*given.train_flags(each), *gpus, "--seeds=1,"]))
+        assert trained.trials == given.finals(each)[:1]
+
+
 @pytest.mark.parametrize("value", [0, 0.1])
 def test_label_smoothing_varies(value: float) -> None:
     given = plan("--vary=label_smoothing=0,0.1")

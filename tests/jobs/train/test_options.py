@@ -85,6 +85,31 @@ def test_each_trial_has_the_threads_of_its_own_model(arguments: list[str], threa
     assert [resources.threads_for(spec) for spec in given.trials] == threads
 
 
+@pytest.mark.parametrize(
+    ("arguments", "microbatches"),
+    [
+        ([], {"keras": 1, "keras-cnn": 2}),
+        (["--cpu-replicas=2"], {"keras": 1, "keras-cnn": 2}),
+        (["--gpus-per-trial=0"], {"keras": 1, "keras-cnn": 2}),
+        (["--gpus-per-trial=1"], {"keras": 1, "keras-cnn": 1}),
+        (["--batch-size=127"], {"keras": 1, "keras-cnn": 1}),
+    ],
+)
+def test_large_batches_are_divided_unless_gpus_are_asked_for(
+    arguments: list[str], microbatches: dict[str, int]
+) -> None:
+    given = plan("--seeds=1", "--models=keras,keras-cnn", *arguments)
+    assert {spec.model: spec.microbatches for spec in given.trials} == microbatches
+
+
+@pytest.mark.parametrize("images", [300, 60_000])
+def test_the_terms_of_a_run_do_not_depend_on_whether_the_number_of_images_is_known(images: int) -> None:
+    given = plan("--dataset=./pictures", "--models=keras-cnn")
+    resolved = given.resolve_defaults(lambda: images)
+    assert [spec.microbatches for spec in resolved.trials] == [1 if images == 300 else 2]
+    assert given.terms({"sha256": "x"})["trials"]["keras-cnn-s0"]["microbatches"] is None
+
+
 @pytest.mark.parametrize("seeds", ["0", "-1", "100001", "2,2"])
 def test_impossible_seeds_are_refused(seeds: str) -> None:
     with pytest.raises(SpecError, match="seeds"):

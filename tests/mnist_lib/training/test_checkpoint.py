@@ -1,17 +1,19 @@
 """A trial that continues from a checkpoint ends as if it had never stopped."""
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from msgspec import structs
 
-from mnist_lib import spec as spec_module
 from mnist_lib.assignment import Assignment, Resources
+from mnist_lib.catalog import MODELS
 from mnist_lib.clock import steady_time
 from mnist_lib.data import batches, images
 from mnist_lib.data.batches import Plan
@@ -19,6 +21,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import CheckpointError
 from mnist_lib.margins import MARGINS, no_sums
 from mnist_lib.models.model import Weights
+from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import (
     Accuracy,
@@ -97,7 +100,7 @@ def histories(*results: TrialResult) -> list[list[EpochDone]]:
         pytest.param("keras", TWO, {"validation_percent": 10, "freeze_epochs": 1}, marks=pytest.mark.long),
         pytest.param("keras-cnn", ONE, {"validation_percent": 10}, marks=pytest.mark.long),
     ],
-    ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-2 parts of a batch"],
+    ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-2 microbatches"],
 )
 def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     few: Dataset,
@@ -108,9 +111,9 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     settings: dict[str, Any],
 ) -> None:
     """The first run holds the images in memory, the others read those that they need from a file."""
-    monkeypatch.setattr(spec_module, "MIN_PARTED_BATCH", 25)
     shared: dict[str, Any] = {"schedule": "one-cycle", "global_batch_size": 25, "hidden_units": 8}
     (spec,) = trial_grid([model], [7], epochs=3, **shared, **settings)
+    spec = replace(spec, microbatches=MODELS[model].microbatches)
     uninterrupted = events([Assignment(spec)], few, EACH_CHUNK, resources)
     checkpoints = checkpoints_in(uninterrupted)
     positions = [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2, 7 / 3, 8 / 3]  # none after the last chunk
@@ -191,6 +194,19 @@ def test_w7_the_size_of_a_checkpoint_does_not_depend_on_the_number_of_epochs() -
     assert len(first) == len(last) < 5_000
     state, _ = unpack(last, spec, plan, like=values)
     assert state == replace(states[1], weights=state.weights)
+
+
+@pytest.mark.parametrize("model", ["scratch", "keras-cnn"])
+def test_a_checkpoint_of_a_version_without_microbatches_is_read(model: str) -> None:
+    spec, values, plan = TrialSpec.of(model), Values([tf.zeros(3)], [], [], tf.constant(0)), Plan(4, 1, 1)
+    state = TrainingState(Weights([tf.zeros(3)], []), epoch=1, margins=no_sums(4))
+    arrays = read_npz(pack(state, values, spec))
+    notes = json.loads(arrays["notes"].tobytes())
+    assert notes["spec"].pop("microbatches") == MODELS[model].microbatches
+    earlier = npz({**arrays, "notes": np.frombuffer(json.dumps(notes).encode(), np.uint8)})
+    assert unpack(earlier, spec, plan, like=values)[0].epoch == 1
+    with pytest.raises(CheckpointError, match="its spec is"):
+        unpack(earlier, replace(spec, microbatches=4), plan, like=values)
 
 
 @pytest.mark.usefixtures("compiled_once")

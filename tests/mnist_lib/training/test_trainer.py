@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from functools import partial
 
 import keras
 import numpy as np
@@ -166,7 +167,7 @@ def test_f24_two_replicas_learn_what_one_learns(digits: Dataset, n: int, batch: 
     np.testing.assert_allclose(two_probabilities, one_probabilities, atol=1e-4)
 
 
-def test_one_replica_trains_in_parts_what_two_replicas_train(digits: Dataset) -> None:
+def test_one_replica_trains_two_microbatches_as_two_replicas_train_them(digits: Dataset) -> None:
     """Batch statistics, random shifts, dropout and a last batch whose second part only fills in are the same."""
     spec = TrialSpec.of(
         "keras-cnn", hidden_units=8, global_batch_size=128, optimizer="sgd", learning_rate=0.05, schedule="constant"
@@ -182,6 +183,31 @@ def test_one_replica_trains_in_parts_what_two_replicas_train(digits: Dataset) ->
     assert one.loss == pytest.approx(two.loss, abs=1e-5)
     for mine, theirs in zip(one_values, two_values, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["keras", "keras-cnn"])
+def test_the_number_of_microbatches_changes_weights_where_batches_are_normalised(digits: Dataset, model: str) -> None:
+    train, weights = first(digits.train, 32), []
+    for microbatches in (1, 2):
+        spec = TrialSpec.of(model, hidden_units=8, global_batch_size=32, optimizer="sgd", microbatches=microbatches)
+        trainer = trainer_of(spec)
+        trainer.start(seed=0)
+        train_epochs(trainer, train, Plan(32, 32, 1), spec, 2)
+        weights.append(trainer.weights)
+    one, two = ([value.numpy() for value in each.trainable] for each in weights)
+    if model == "keras":
+        assert all(map(partial(np.allclose, atol=1e-5), one, two))
+    else:
+        assert not any(map(partial(np.allclose, atol=1e-5), one[:2], two[:2]))
+
+
+def test_a_batch_is_divided_into_at_most_one_microbatch_for_each_image(digits: Dataset) -> None:
+    spec, train = TrialSpec.of("keras-cnn", hidden_units=8, global_batch_size=3, microbatches=4), first(digits.train, 3)
+    trainer = trainer_of(spec)
+    trainer.start(seed=0)
+    (epoch,) = train_epochs(trainer, train, Plan(3, 3, 1), spec, 1)
+    assert epoch.train.total == 3
+    assert all(np.isfinite(value).all() for value in trainer.weights.trainable)
 
 
 @pytest.mark.parametrize("model", ["keras", "scratch"])
