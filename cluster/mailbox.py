@@ -40,8 +40,12 @@ class Mailbox:
         self._actor.answer.remote()
 
     def put(self, lane: int, payload: Any) -> None:
-        """Give a lane its next trial, or None if there are no more."""
-        self._actor.put.remote(lane, payload)
+        """Give a lane its next trial, or None if there are no more.
+
+        The actor gets a reference to it: Ray would copy the content for the actor and again for the lane, and could not
+        move what the actor has from memory to the disk.
+        """
+        self._actor.put.remote(lane, [ray.put(payload)])
 
     @functools.cached_property
     def _actor(self) -> Any:
@@ -73,7 +77,7 @@ class _Payloads:
     """The actor."""
 
     def __init__(self) -> None:
-        self._payloads: dict[int, list[Any]] = defaultdict(list)
+        self._payloads: dict[int, list[Any]] = defaultdict(list)  # of each lane: lists with one reference
         self._changed: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def answer(self) -> None:
@@ -87,8 +91,7 @@ class _Payloads:
         payloads = self._payloads[lane]
         while len(payloads) <= index:
             await self._changed[lane].wait()
-        done = max(0, index - 1)
-        payloads[:done] = [None] * done  # these have been taken: free their memory
+        payloads[:index] = [None] * index  # these have been taken: free their memory
         return payloads[index]
 
 
@@ -100,11 +103,8 @@ class Assignments:
 
     def __iter__(self) -> Iterator[Any]:
         mailbox = self._find_mailbox()
-        for index in itertools.count():
-            payload = self._get(mailbox, index)
-            if payload is None:
-                return
-            yield payload
+        indices = itertools.count()
+        return iter(lambda: self._get(mailbox, next(indices)), None)  # refers to no trial, so that its memory is freed
 
     def _find_mailbox(self) -> Any:
         while True:
@@ -118,12 +118,13 @@ class Assignments:
 
     def _get(self, mailbox: Any, index: int, retries: int = RETRIES) -> Any:
         try:
-            return _without_giving_back_the_cpu(mailbox.get.remote(self._lane, index))
+            (payload,) = _without_giving_back_the_cpu(mailbox.get.remote(self._lane, index))
         except ray.exceptions.ActorUnavailableError:  # a connection broke
             if not retries:
                 raise
             time.sleep(1.0)
             return self._get(mailbox, index, retries - 1)
+        return _without_giving_back_the_cpu(payload)
 
 
 def _without_giving_back_the_cpu(reference: Any) -> Any:
