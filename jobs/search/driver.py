@@ -243,13 +243,11 @@ class Search:
             spec = self.trial(step.configuration, step.fold)
             self._steps[spec.id] = step
             self.progress.add(spec, self._epochs_of(spec.id))
-            if self._folder.resumed and spec.id not in self._recorder.checkpoints:
-                self._recorder.checkpoints.expect(spec.id)
             trials.append(spec)
         return trials
 
     def is_ready(self, spec: TrialSpec) -> bool:
-        return self._recorder.checkpoints.is_ready(spec.id)
+        return self._recorder.checkpoints.is_ready(spec.id, self._epochs_of(spec.id))
 
     def assignment(self, spec: TrialSpec, deadline: float) -> Assignment:
         checkpoint, until = self._recorder.checkpoints.get(spec.id), self._epochs_of(spec.id)

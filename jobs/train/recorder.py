@@ -1,4 +1,4 @@
-"""Records every event of a run in the log and the run's folder, and holds the newest checkpoints of its trials."""
+"""Records every event of a run in the log and the run's folder."""
 
 import logging
 import threading
@@ -9,11 +9,13 @@ from typing import Any, Self
 
 from cluster.errors import VersionsError
 from cluster.supervisor import LostAttempt
-from jobs.train.write_queue import Checkpoints, WriteQueue
+from jobs.train.checkpoints import Checkpoints
+from jobs.train.write_queue import WriteQueue
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import StoreError
 from mnist_lib.history import AttemptDied
 from mnist_lib.results import CheckpointTaken, EpochDone, HistoryEntry, LaneStarted, Started, TrialFailure
+from mnist_lib.store.resumption import store_checkpoint
 from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted
 
@@ -41,7 +43,6 @@ class Recorder:
         self.writes = writes or WriteQueue()
         self.checkpoints = Checkpoints(folder, self.writes)
         self._versions = package_versions()
-        self._epochs: dict[str, float] = {}  # epochs trained up to each trial's newest checkpoint
         self._history: deque[bytes] = deque()  # lines that are not written yet
         self._appended_bytes = self._written_bytes = 0  # of lines so far
         self._history_lock = threading.Lock()
@@ -76,7 +77,7 @@ class Recorder:
             case Started():
                 for notice in event.notices:
                     log.warning("%s: %s", event.trial, notice)
-                self._epochs[event.trial] = event.resumed_after
+                self.checkpoints.note(event.trial, event.resumed_after)
                 self.append(event)
             case EpochDone():
                 found = event.validation
@@ -84,7 +85,9 @@ class Recorder:
                 log.debug("%s: epoch %d, loss %.4f, %s", event.trial, event.epoch, event.loss, score)
                 self.append(event)
             case CheckpointTaken() if len(event.content):
-                self._hold(event.trial, event.epoch, event.content)
+                self.checkpoints.note(event.trial, event.epoch, event.content)
+                write = partial(self._store_checkpoint, event)
+                self.writes.put(write, event.trial, in_place_of="checkpoint", size=len(event.content))
             case LostAttempt():
                 self.append(AttemptDied(trial=event.trial, attempt=event.attempt, reason=str(event.death)))
                 if event.final:
@@ -116,22 +119,13 @@ class Recorder:
             if flush:
                 self.folder.flush()
 
-    def _hold(self, trial: str, epoch: float, content: bytes) -> None:
-        """Hold the newest checkpoint of a trial, and store it."""
-        self.checkpoints.put(trial, content)
-        self._epochs[trial] = epoch
-        write = partial(self._store_checkpoint, trial, epoch, content)
-        self.writes.put(write, trial, in_place_of="checkpoint", size=len(content))
-
-    def _store_checkpoint(self, trial: str, epoch: float, content: bytes) -> None:
+    def _store_checkpoint(self, taken: CheckpointTaken) -> None:
         self.write_history(flush=True)  # a trial resumes only if the epochs before its checkpoint are known
-        self.checkpoints.store(trial, epoch, content)
+        store_checkpoint(self.folder, taken.trial, taken.epoch, taken.content)
 
     def _log_death(self, lost: LostAttempt) -> None:
-        how = "starting it again"
-        if lost.trial in self.checkpoints:
-            epoch = self._epochs.get(lost.trial)
-            how = "resuming from its checkpoint" if epoch is None else f"resuming after {counted(epoch, 'epoch')}"
+        epochs = self.checkpoints.epochs(lost.trial)
+        how = f"resuming after {counted(epochs, 'epoch')}" if epochs else "trying it again"
         where = f" ({lost.death.details})" if lost.death.details else ""
         log.warning("attempt %d of %s died (%s); %s%s", lost.attempt, lost.trial, lost.death.cause.text, how, where)
 

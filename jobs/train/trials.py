@@ -58,8 +58,6 @@ class Trials:
             else:
                 self.unfinished.append(spec)
                 self._trained[spec.id] = Epochs()
-                if folder.resumed:
-                    recorder.checkpoints.expect(spec.id, self._trained[spec.id])
         self.progress.restore(self.rows)
         self._waiting = by_cost(self.unfinished)
         if folder.resumed:
@@ -77,7 +75,7 @@ class Trials:
         return trials
 
     def is_ready(self, spec: TrialSpec) -> bool:
-        return self._recorder.checkpoints.is_ready(spec.id)
+        return self._recorder.checkpoints.is_ready(spec.id, len(self._trained.get(spec.id, ())))
 
     def assignment(self, spec: TrialSpec, deadline: float) -> Assignment:
         checkpoint, epochs = self._recorder.checkpoints.get(spec.id), self.epochs(spec.id)

@@ -1,18 +1,14 @@
 """Threads that write to the storage and read checkpoints, so that slow storage delays no event and no deadline."""
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Sized
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cluster.deadlines import Clock, RunningTime, Wait
 from jobs.console.signals import MAX_CONCURRENT_WRITES, UNINTERRUPTED
 from mnist_lib.errors import StoreError
-from mnist_lib.store.resumption import newest_checkpoint, store_checkpoint
-from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
@@ -21,9 +17,8 @@ POLL_SECONDS = 0.5  # between two looks at the progress of the storage
 MAX_STALL_SECONDS = 600.0  # without the end of any write; a write to a bucket takes several requests
 MAX_NAMED_KEYS = 5  # in one message
 # Limits on the writes that wait for the storage; beyond them, lanes wait.
-MAX_UNWRITTEN, MAX_UNWRITTEN_BYTES = 1_000, 256_000_000
-MAX_HELD_BYTES = 256_000_000  # of checkpoints; above it, stored ones are dropped, and read again when they are needed
-MAX_READS = 16  # of checkpoints that nobody has taken yet
+MAX_UNWRITTEN = 1_000
+MAX_UNWRITTEN_BYTES = 256_000_000
 
 
 class Write(NamedTuple):
@@ -164,82 +159,3 @@ class WriteQueue:
         self._error = self._error or error
         self._waiting.clear()
         self._count = 0
-
-
-class Checkpoints:
-    """The newest checkpoint of each trial. The methods may be called from several threads.
-
-    Args:
-        writes: its threads read checkpoints, too.
-    """
-
-    def __init__(self, folder: RunFolder, writes: WriteQueue) -> None:
-        self._folder, self._writes, self._lock = folder, writes, threading.Lock()
-        self._held: dict[str, bytes | None] = {}  # None: too large to be held, or not read yet
-        self._known: dict[str, Sized] = {}  # the known epochs of trials whose checkpoint is of an earlier driver
-        self._reads: dict[str, Wait] = {}  # by trial, until its checkpoint is taken
-
-    def __contains__(self, trial: str) -> bool:
-        return trial in self._held
-
-    def is_ready(self, trial: str) -> bool:
-        """Return whether `get` returns at once. If it would not, begin to read the checkpoint."""
-        if self._held.get(trial, b"") is not None:
-            return True
-        if trial in self._reads:
-            self._reads[trial].log_if_due()
-        elif len(self._reads) < MAX_READS:
-            self._reads[trial] = Wait(f"the checkpoint of {trial} in the storage", clock=self._writes.time)
-            self._writes.put(partial(self._read_now, trial), trial)
-        return False
-
-    def _read_now(self, trial: str) -> None:
-        content = self._read(trial)
-        with self._lock:
-            if trial in self._held and content is None:
-                del self._held[trial]
-            elif trial in self._held and self._held[trial] is None:
-                self._held[trial] = content
-
-    def get(self, trial: str) -> bytes | None:
-        """Return the newest checkpoint of a trial, or None if it has none. Read it if it is not in memory."""
-        held = self._held.get(trial)
-        content = self._read(trial) if held is None and trial in self._held else held
-        if self._reads.pop(trial, None) and content is not None:
-            self._hold_no_more_than_fits(trial, content)
-        return content
-
-    def _read(self, trial: str) -> bytes | None:
-        epochs = len(self._known[trial]) if trial in self._known else math.inf
-        return newest_checkpoint(self._folder, trial, epochs)
-
-    def expect(self, trial: str, epochs: Sized | None = None) -> None:
-        """Note that an earlier driver may have stored a checkpoint, which is read when it is needed.
-
-        Args:
-            epochs: those that are known, if they are needed to resume from the checkpoint.
-        """
-        self._held[trial] = None
-        if epochs is not None:
-            self._known[trial] = epochs
-
-    def put(self, trial: str, content: bytes) -> None:
-        with self._lock:
-            self._held[trial] = content
-
-    def store(self, trial: str, epoch: float, content: bytes) -> None:
-        """Store a checkpoint that `put` was given."""
-        store_checkpoint(self._folder, trial, epoch, content)
-        self._hold_no_more_than_fits(trial, content)
-
-    def forget(self, trial: str) -> None:
-        with self._lock:
-            self._held.pop(trial, None)
-            self._reads.pop(trial, None)
-
-    def _hold_no_more_than_fits(self, trial: str, stored: bytes) -> None:
-        """Forget the content of a stored checkpoint if the checkpoints in memory exceed MAX_HELD_BYTES."""
-        with self._lock:
-            held = sum(len(content) for content in self._held.values() if content is not None)
-            if held > MAX_HELD_BYTES and self._held.get(trial) is stored:
-                self._held[trial] = None

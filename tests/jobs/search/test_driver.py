@@ -316,7 +316,9 @@ def test_a_thousand_configurations_take_little_driver_time_and_leave_no_state() 
     with at_most_processor_seconds(10):  # the simulated cluster needs most of it
         search = world.drive()
     assert len(world.document["configurations"]) == 1_000
-    assert len(search._recorder.checkpoints._held) == len(search._time._seen) == len(search._steps) == 0
+    checkpoints = search._recorder.checkpoints
+    assert len(checkpoints._epochs) == len(checkpoints._cached) == len(checkpoints._reads) == 0
+    assert len(search._time._seen) == len(search._steps) == 0
 
 
 def history_lines(world: SimulatedSearch) -> list[str]:

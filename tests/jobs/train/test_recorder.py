@@ -1,6 +1,7 @@
 """How the events of a run are recorded."""
 
 import json
+import math
 import threading
 import time
 from pathlib import Path
@@ -16,10 +17,13 @@ from mnist_lib.environment import RESULT_PACKAGES, package_versions
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import CheckpointTaken, TrialFailure
 from mnist_lib.run_documents import FailedTrial
-from mnist_lib.spec import trial_grid
+from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.resumption import store_checkpoint
 from mnist_lib.store.runs import RunFolder
+from tests.support.bounds import wait_until
 from tests.support.recorded import RecordedTrials, recorded
+from tests.support.simulation.clock import VirtualClock
+from tests.support.simulation.memory import SimulatedWrites
 from tests.support.simulation.trials import epoch_of
 
 
@@ -51,7 +55,7 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
 def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.train.write_queue.MAX_HELD_BYTES", 250)
+    monkeypatch.setattr("jobs.train.checkpoints.MAX_CACHED_BYTES", 250)
     trials = trial_grid(("keras",), [0, 1, 2], dataset="mnist-mini")
     contents = {trial.id: bytes([trial.seed]) * 100 for trial in trials}
     folder = RunFolder(LocalObjects(tmp_path), "r")
@@ -59,13 +63,47 @@ def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
         for spec, (trial, content) in zip(trials, contents.items(), strict=True):
             training.record(epoch_of(spec, 1))
             training.record(CheckpointTaken(trial=trial, epoch=1, content=content))
-    assert {trial: training.recorder.checkpoints.get(trial) for trial in contents} == contents
+        assert [training.is_ready(spec) for spec in trials] == [False, True, True]
+        assert {spec.id: newest_checkpoint_of(training, spec) for spec in trials} == contents
     with recorded(RunFolder(folder.objects, "r", resumed=True), trials) as resumed:
-        assert {trial: resumed.recorder.checkpoints.get(trial) for trial in contents} == contents
-    assert sorted(content is None for content in training.recorder.checkpoints._held.values()) == [False, False, True]
-    assert {*resumed.recorder.checkpoints._held.values()} == {
-        None
-    }  # those of an earlier driver are read when they are needed
+        assert {spec.id: newest_checkpoint_of(resumed, spec) for spec in trials} == contents
+
+
+def newest_checkpoint_of(trials: RecordedTrials, spec: TrialSpec) -> bytes | None:
+    """Return what a lane would be given."""
+    wait_until(lambda: trials.is_ready(spec), "the checkpoint has not been read")
+    return trials.assignment(spec, math.inf).checkpoint
+
+
+def test_no_more_checkpoints_are_read_at_once_than_the_memory_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.train.checkpoints.MAX_READ_BYTES", 250)
+    trials = trial_grid(("keras",), range(6), dataset="mnist-mini")
+    for trial in trials:
+        store_checkpoint(RunFolder(LocalObjects(tmp_path), "r"), trial.id, 0.5, b"x" * 100)
+    folder, writes = RunFolder(LocalObjects(tmp_path), "r", resumed=True), SimulatedWrites(VirtualClock(), seconds=0.0)
+    with recorded(folder, trials, writes) as resumed:
+        ready: list[list[TrialSpec]] = []
+        while left := [spec for spec in trials if not any(spec in group for group in ready)]:
+            ready.append([spec for spec in left if resumed.is_ready(spec)])
+            for spec in ready[-1]:
+                assert resumed.assignment(spec, math.inf).checkpoint == b"x" * 100
+    assert [len(group) for group in ready] == [1, 2, 2, 1]  # the size is known once the first one was read
+
+
+def test_a_long_wait_for_a_checkpoint_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = VirtualClock()
+    (trial,) = trials = trial_grid(("keras",), [0], dataset="mnist-mini")
+    folder, writes = RunFolder(LocalObjects(tmp_path), "r", resumed=True), SimulatedWrites(clock, seconds=15.0)
+    with recorded(folder, trials, writes) as resumed:
+        clock.sleep(100.0)
+        assert not writes.is_full
+        while not resumed.is_ready(trial):
+            assert ("waiting for a checkpoint" in caplog.text) == (clock.now >= 110.0)
+            clock.sleep(0.5)
+            assert not writes.is_full
+    assert clock.now > 110.0
 
 
 def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -89,7 +127,7 @@ def test_w7_a_resumed_run_knows_the_epochs_before_the_newest_checkpoint(tmp_path
                 training.record(epoch_of(trial, epoch, seconds=number))
         training.record(CheckpointTaken(trial=trial.id, epoch=5, content=b"of epoch 5"))
     with recorded(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as resumed:
-        assert resumed.recorder.checkpoints.get(trial.id) == b"of epoch 5"
+        assert newest_checkpoint_of(resumed, trial) == b"of epoch 5"
         for each in (training, resumed):
             assert [done.seconds for done in each.epochs(trial.id).first(trial.id, 5)] == [1, 1, 2, 2, 2]
 
@@ -133,9 +171,9 @@ def test_u8_a_checkpoint_that_a_late_driver_has_stored_after_the_history_was_rea
             train(late, epoch)
     with recorded(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as other:
         store_checkpoint(late.recorder.folder, trial.id, 3.5, b"3")
-        assert other.recorder.checkpoints.get(trial.id) == b"2"
+        assert newest_checkpoint_of(other, trial) == b"2"
         train(other, 3)
-        assert other.recorder.checkpoints.get(trial.id) == b"3"
+        assert newest_checkpoint_of(other, trial) == b"3"
 
 
 class Hung(LocalObjects):

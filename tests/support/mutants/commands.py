@@ -2,7 +2,9 @@
 
 from tests.support.mutants.mutant import Mutant
 
-QUEUE, RECORDER = "jobs/train/write_queue.py", "jobs/train/recorder.py"
+CHECKPOINTS = "jobs/train/checkpoints.py"
+QUEUE = "jobs/train/write_queue.py"
+RECORDER = "jobs/train/recorder.py"
 OPTIONS, TRAIN_OPTIONS = "jobs/console/options.py", "jobs/train/options.py"
 SERVER = "jobs/review/server.py"
 LABELS, SESSION = "jobs/review/labels.py", "jobs/review/session.py"
@@ -27,10 +29,18 @@ MUTANTS = (
     ),
     Mutant(
         name="checkpoints fill the memory of the driver",
-        file=QUEUE,
-        old="if held > MAX_HELD_BYTES and",
-        new="if held < 0 and",
+        file=CHECKPOINTS,
+        old="> MAX_CACHED_BYTES:",
+        new="> 1 << 60:",
         why="With many large models the driver would be killed.",
+        tests=("jobs/train/test_recorder.py",),
+    ),
+    Mutant(
+        name="checkpoints that are read at once fill the memory of the driver",
+        file=CHECKPOINTS,
+        old=" and len(self._reads) < max(1, MAX_READ_BYTES // (self._largest or MAX_READ_BYTES)):",
+        new=":",
+        why="When a node with many lanes of large models is lost, the driver would be killed.",
         tests=("jobs/train/test_recorder.py",),
     ),
     Mutant(

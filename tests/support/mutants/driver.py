@@ -63,8 +63,8 @@ MUTANTS = (
     Mutant(
         name="checkpoints are never stored",
         file=RECORDER,
-        old='self.writes.put(write, trial, in_place_of="checkpoint", size=len(content))',
-        new="self.writes.put(lambda: None, trial)",
+        old='self.writes.put(write, event.trial, in_place_of="checkpoint", size=len(event.content))',
+        new="self.writes.put(lambda: None, event.trial)",
         invariants=("storing checkpoints",),
         first_world=35,
     ),
