@@ -119,14 +119,19 @@ class WriteQueue:
             raise self._error
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._next_key() is not None)
-                if self._next_key() is None:
-                    return  # what is left belongs to keys that other threads are working on
-                key, write = self._begin()
-            with UNINTERRUPTED:
-                self._make(key, write)
+        while self._make_next():
+            pass  # nothing here refers to a write, so that a thread that waits holds no content
+
+    def _make_next(self) -> bool:
+        """Wait for a write and make it; return False if there will be no more for this thread."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._next_key() is not None)
+            if self._next_key() is None:
+                return False  # what is left belongs to keys that other threads are working on
+            key, write = self._begin()
+        with UNINTERRUPTED:
+            self._make(key, write)
+        return True
 
     def _next_key(self) -> str | None:
         return next((key for key in self._waiting if key not in self._in_progress), None)

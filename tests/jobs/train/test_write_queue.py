@@ -1,12 +1,14 @@
 """The queue of writes that threads make."""
 
 import threading
+import weakref
 
 import pytest
 
 from jobs.console.exit_codes import exit_code_of
 from jobs.train.write_queue import MAX_STALL_SECONDS, MAX_UNWRITTEN_BYTES, POLL_SECONDS, WriteQueue
 from mnist_lib.errors import StoreError
+from tests.support.bounds import wait_until
 from tests.support.simulation.clock import VirtualClock
 
 
@@ -44,6 +46,20 @@ def test_the_queue_is_full_while_what_it_holds_in_memory_is_too_large() -> None:
     may_go_on.set()
     writes.close()
     assert [*full, writes.is_full] == [False, False, False, False, True, False]
+
+
+def test_a_write_that_is_made_is_not_held_in_memory_by_the_thread_that_has_made_it() -> None:
+    class Content:
+        def write(self) -> None:
+            pass
+
+    content = Content()
+    written = weakref.ref(content)
+    writes = WriteQueue()
+    writes.put(content.write, "trial")
+    del content
+    wait_until(lambda: written() is None, "the content is still in memory")
+    writes.close()
 
 
 def test_many_threads_make_every_write_once_and_keep_the_order_of_each_key() -> None:
