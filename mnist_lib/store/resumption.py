@@ -26,7 +26,7 @@ from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
 CHECKPOINTS_PER_TRIAL = 2
-CHECKPOINT = re.compile(r"(\d{8}\.\d{5})-([0-9a-f]{64})\.npz")
+CHECKPOINT = re.compile(r"\d{8}\.\d{5}-[0-9a-f]{64}\.npz")
 PROBABILITIES = "probabilities.npz"
 
 
@@ -96,20 +96,20 @@ def newest_checkpoint(folder: RunFolder, trial: str, epochs: float = math.inf) -
             was suspended, has stored it since this one has read the history.
     """
     for name in _checkpoints(folder, trial):
-        if float(name.rpartition("/")[2][:14]) >= epochs + 1:
+        last_part = name.rpartition("/")[2]
+        trained, sha256 = last_part.removesuffix(".npz").split("-")
+        if float(trained) >= epochs + 1:
             continue
         try:
             content = folder.read(name, MAX_CHECKPOINT_BYTES) or b""
         except IntegrityError as error:
             log.warning("%s: %s", trial, error)
             continue
-        last_part = name.rpartition("/")[2]
-        match = CHECKPOINT.fullmatch(last_part)
-        if match and hashlib.sha256(content).hexdigest() == match[2]:
+        if hashlib.sha256(content).hexdigest() == sha256:
             return content
         moved = f"trials/{trial}/damaged/{last_part}"
         log.warning(
-            "%s: the checkpoint after %s is damaged; moved to %s", trial, counted(float(last_part[:14]), "epoch"), moved
+            "%s: the checkpoint after %s is damaged; moved to %s", trial, counted(float(trained), "epoch"), moved
         )
         folder.write(moved, content)
         folder.delete(name)
