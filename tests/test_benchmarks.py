@@ -4,6 +4,7 @@ import io
 import os
 import random
 import re
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import (
+    driver_memory,
     epochs,
     errors,
     few_pictures,
@@ -131,6 +133,14 @@ def test_the_cost_of_a_kill_is_reported(tmp_path: Path) -> None:
     assert "18 ms for each, and at the default, 0.03% of the time" in report
     assert f"{max([0.5, *repeated]):.1f}; bound 3 s; n = {1 + len(repeated)}; seed 0)" in report
     assert "| a worker | 1 | 1.0 | 1.0 to 1.0 |" in report
+
+
+def test_the_memory_of_a_driver_whose_lanes_all_die_is_reported() -> None:
+    options = ("--lanes=3", "--megabytes=2", "--interval=0.1")
+    _, printed = job.run([sys.executable, "-m", "benchmarks.driver_memory", *options])
+    assert "6 recorded, 3 trials resumed" in printed
+    ((before, peak),) = re.findall(r"\| without what is shared with the object store \| (\d+) \| (\d+) \|", printed)
+    assert 20 < int(before) < int(peak) < driver_memory.MAX_MEGABYTES
 
 
 def test_a_further_trial_is_timed(digits_file: Path, tmp_path: Path) -> None:
