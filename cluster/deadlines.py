@@ -81,7 +81,9 @@ class Wait:
         log_interval: float = Limits.log_interval_seconds,
         clock: Clock = time,
     ) -> None:
-        self._what, self._timeout_seconds, self._log_interval = what, timeout_seconds, log_interval
+        self._what = what
+        self._timeout_seconds = timeout_seconds
+        self._log_interval = log_interval
         self._clock = clock
         self.restart()
 
@@ -117,7 +119,9 @@ class RunningTime:
     """The time by which deadlines are judged. It does not pass while this process is stopped."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock, self._now, self._read_at = clock, 0.0, clock.monotonic()
+        self._clock = clock
+        self._now = 0.0
+        self._read_at = clock.monotonic()
         self.sleep = clock.sleep
 
     def tick(self) -> None:

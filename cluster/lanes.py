@@ -30,7 +30,8 @@ class Cause(Enum):
     BUG = "E-BUG", "bug"
 
     def __init__(self, code: str, text: str) -> None:
-        self.code, self.text = code, text
+        self.code = code
+        self.text = text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +176,12 @@ class Lane:
 
     def assign(self, trial: Trial, now: float, ends_at: float = math.inf) -> None:
         """Note that the lane has been given a trial."""
-        self.trial, self.kind, self.ends_at = trial, trial.kind, ends_at
-        self._trial_since, self._sent_at, self._longest = math.inf, math.inf, 0.0
+        self.trial = trial
+        self.kind = trial.kind
+        self.ends_at = ends_at
+        self._trial_since = math.inf
+        self._sent_at = math.inf
+        self._longest = 0.0
         self._enter(LaneState.STARTING if self.state is LaneState.STARTING else LaneState.ASSIGNED, now)
 
     def note(self, phase: str, now: float, sent_at: float) -> None:
@@ -196,7 +201,8 @@ class Lane:
         self._enter(state, now)
 
     def end_trial(self, now: float) -> None:
-        self.trial, self._trial_since = None, math.inf
+        self.trial = None
+        self._trial_since = math.inf
         self._enter(LaneState.IDLE, now)
 
     def close(self, now: float) -> None:
@@ -212,7 +218,8 @@ class Lane:
             return None
         if now - self._trial_since > limits.trial_seconds:
             return Death(cause=Cause.OVERTIME, details=f"after {limits.trial_seconds:g} s")
-        silent, allowed = now - self.state_since, limits.silence_seconds.get(self.state.value, math.inf)
+        silent = now - self.state_since
+        allowed = limits.silence_seconds.get(self.state.value, math.inf)
         if self.state is LaneState.TRAINING:
             allowed = max(allowed, 10 * self._longest)
         if silent > allowed:
@@ -220,4 +227,6 @@ class Lane:
         return None
 
     def _enter(self, state: LaneState, now: float) -> None:
-        self.state, self.state_since, self.fetching_since = state, now, None
+        self.state = state
+        self.state_since = now
+        self.fetching_since = None

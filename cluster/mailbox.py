@@ -60,7 +60,8 @@ class Mailbox:
             if len(self._head.nodes_now()) < 2:
                 return actor
             # A node that has just joined may not know the other nodes yet, and then fails to place the actor.
-            reference, wait = actor.answer.remote(), Wait("an actor on the node of the driver")
+            reference = actor.answer.remote()
+            wait = Wait("an actor on the node of the driver")
             while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
                 wait.log_if_due()
                 if wait.seconds > MAILBOX_START_SECONDS:

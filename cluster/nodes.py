@@ -128,7 +128,8 @@ class HeadWatch:
         self, timeout_seconds: float, ask: Callable[[], Sequence[Node]] | None = None, clock: Clock = time
     ) -> None:
         self._ask = ask or partial(_nodes, ray.get_runtime_context().gcs_address)
-        self._timeout_seconds, self._clock = timeout_seconds, clock
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
         self._asked_at = clock.monotonic()
         self._unanswered = 0  # requests since the last answer
         nodes = self.nodes_now()

@@ -41,7 +41,9 @@ class RayLanes:
     """
 
     def __init__(self, function: Callable[..., Iterator[Any]], plan: LanePlan, limits: Limits, *arguments: Any) -> None:
-        self._function, self.plan, self._arguments = function, plan, arguments
+        self._function = function
+        self.plan = plan
+        self._arguments = arguments
         self._ahead: deque[_RayLane] = deque()  # started, and not returned by `start` yet
         self.head = HeadWatch(limits.head_seconds)
         self._numbers = itertools.count()
@@ -125,7 +127,8 @@ def lane_death(error: ray.exceptions.RayError, worker: WorkerProcess | None, nod
             return lane_death(error.cause, worker, nodes)
         return Death(cause=Cause.BUG, details=f"({type(error.cause).__name__}: {error.cause})", traceback=str(error))
     if isinstance(error, ray.exceptions.OutOfMemoryError):
-        host, used = NODE.search(str(error)), MEMORY.search(str(error))
+        host = NODE.search(str(error))
+        used = MEMORY.search(str(error))
         parts = [where or f"on {host[1]}" if host else where, f"{used[1]} of {used[2]} in use" if used else ""]
         return Death(cause=Cause.OUT_OF_MEMORY, details=", ".join(filter(None, parts)))
     node = next((node for node in nodes if worker and node.id == worker.node), None)

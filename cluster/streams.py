@@ -49,12 +49,14 @@ class Stream:
 def wait_for_messages(streams: Sequence[Stream], seconds: float) -> None:
     """Wait until `take` may have something for one of the streams, for at most that long."""
     _take_references(streams, 0.0)
-    is_ready, wants_more = any(s.is_ready for s in streams), any(s.wants_more for s in streams)
+    is_ready = any(s.is_ready for s in streams)
+    wants_more = any(s.wants_more for s in streams)
     # The content of a message may still have to be transferred once its reference has arrived; `take` requests it.
     fetching = {stream.references[0]: stream for stream in streams if stream.is_fetching}
     pause = MAX_POLL_SECONDS if wants_more else seconds
     for stream in _ready(fetching, 0.0 if is_ready else pause, fetch=True):
-        stream.is_fetching, is_ready = False, True
+        stream.is_fetching = False
+        is_ready = True
     if wants_more and not is_ready:
         _take_references(streams, MAX_POLL_SECONDS if fetching else seconds)
 

@@ -144,7 +144,8 @@ class Supervisor:
         """Return why no lane has its resources yet; "" if that is up to the cluster, and None if one has them."""
         if any(lane.state is not LaneState.WAITING for lane in self._lanes.values()):
             return None
-        pause, deaths = self._start_lanes_at - now, counted(self._deaths_in_a_row, "death")
+        pause = self._start_lanes_at - now
+        deaths = counted(self._deaths_in_a_row, "death")
         return f"no lane starts for another {pause:.0f} s, after {deaths} in a row" if pause > 0 else ""
 
     # What has happened

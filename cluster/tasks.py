@@ -67,7 +67,10 @@ def result_of(reference: Any, what: str = "a task", progress: Callable[[], str] 
         ClusterLostError: the head no longer answers.
         Exception: the task's own; Ray's wrapper becomes its cause.
     """
-    wait, head, so_far, since = Wait(what), HeadWatch(Limits.head_seconds), "", 0.0
+    wait = Wait(what)
+    head = HeadWatch(Limits.head_seconds)
+    so_far = ""
+    since = 0.0
     while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
         head.check()
         before, so_far = so_far, progress()

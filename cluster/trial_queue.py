@@ -76,7 +76,8 @@ class TrialQueue:
 
     def retry(self, trial: Trial, cause: Cause, now: float) -> bool:
         """Queue a trial again, after a pause, because its lane died. Return False if it gets no further attempt."""
-        deaths, limits = self._deaths[trial.id], self._limits
+        deaths = self._deaths[trial.id]
+        limits = self._limits
         out_of_memory = cause is Cause.OUT_OF_MEMORY and deaths[cause] >= limits.max_out_of_memory
         if out_of_memory or deaths.total() >= limits.max_failures:
             return False

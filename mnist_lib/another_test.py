@@ -101,7 +101,8 @@ def another_test(
     facts = version.facts.dataset
     labels_of_people = labels_in_storage(request, objects)
     dataset = prepare(request.shaped(facts.image_shape), progress, labels=labels_of_people, for_training=False)
-    train, test = len(dataset.train), len(dataset.test)
+    train = len(dataset.train)
+    test = len(dataset.test)
     rows = np.arange(0 if request.folder is not None else train, train + test)
     of_version = {name: index for index, name in enumerate(facts.classes)}
     labels = np.array([of_version.get(name, -1) for name in dataset.classes])[dataset.labels[rows]]
@@ -125,7 +126,8 @@ def another_test(
     is_known = np.zeros(len(rows), bool)
     for hashes in trained_images(objects, origins(objects, [version.name], [])).values():
         is_known |= indices_of(dataset.hashes[rows], hashes) >= 0
-    new, correct = np.flatnonzero(~is_known), probabilities.argmax(axis=1) == labels
+    new = np.flatnonzero(~is_known)
+    correct = probabilities.argmax(axis=1) == labels
     groups = None if dataset.group_by is None else dataset.groups[rows[new]]
     answered = StoredTrial.of(probabilities[new], labels[new])
     recall = recall_by_class(correct[new], labels[new], len(facts.classes), groups)

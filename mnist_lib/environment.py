@@ -123,7 +123,8 @@ def _gpus_hidden() -> Iterator[None]:
 def quietly() -> Iterator[None]:
     """Discard what this process, including its C++ code, writes to stderr. Exceptions still propagate."""
     sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield

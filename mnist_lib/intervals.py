@@ -44,7 +44,8 @@ def accuracy_interval(
         selected_from: the number of models of which this one was chosen by these answers. The best of many is partly
             the luckiest, so the lower end is that of an interval which covers all of them (Bonferroni).
     """
-    images, trials = len(correct), max(1, len(per_trial))
+    images = len(correct)
+    trials = max(1, len(per_trial))
     if not images:
         return 0.0, 1.0
     mean = int(correct.sum()) / (images * trials)
@@ -52,7 +53,8 @@ def accuracy_interval(
     units = int(group.max()) + 1
     grouped = units < images
     freedom = max(1, units - 1)
-    deviations, size = correct / trials - mean, images / units
+    deviations = correct / trials - mean
+    size = images / units
     squares = float((np.bincount(group, deviations) ** 2).sum()) * (units / freedom if grouped else 1.0)
     over_seeds = _over_seeds(deviations, np.array(per_trial) / images - mean, mean)
     variance = squares + images**2 * max(0.0, over_seeds)  # of the number of correct answers of a trial
@@ -74,7 +76,8 @@ def balanced_interval(
     units = np.bincount(np.unique(np.column_stack((column, group)), axis=0)[:, 0])  # of each class
     recalls = np.bincount(column, correct) / images
     # A group in several classes, such as a writer, makes these vary together.
-    deviations, groups_in_all = (correct - recalls[column]) / images[column] / len(present), int(group.max()) + 1
+    deviations = (correct - recalls[column]) / images[column] / len(present)
+    groups_in_all = int(group.max()) + 1
     max_freedom = max(1, groups_in_all - 1)
     variance = float((np.bincount(group, deviations) ** 2).sum()) * groups_in_all / max_freedom
     spans = int(units.sum()) > groups_in_all
@@ -102,10 +105,12 @@ def interval_of_recalls(
     """
     smoothed = (recalls * units + 1) / (units + 2)
     of_classes = smoothed * (1 - smoothed) / units / len(units) ** 2
-    variance, centre = float(of_classes.sum()), float(smoothed.mean())
+    variance = float(of_classes.sum())
+    centre = float(smoothed.mean())
     freedom = variance**2 / float((of_classes**2 / np.maximum(1, units - 1)).sum())
     quantile = student_t_quantile(0.975, max(1, int(min(freedom, max_freedom or freedom))))
-    images, mean = centre * (1 - centre) / max(variance, min_variance), float(recalls.mean())
+    images = centre * (1 - centre) / max(variance, min_variance)
+    mean = float(recalls.mean())
     # One image less, since a model that guesses one of many classes is more often far above its mean than below.
     low, _ = wilson_interval(max(0.0, mean - 1 / images), images, quantile, quantile)
     return low, wilson_interval(mean, images, quantile, quantile)[1]
@@ -127,7 +132,8 @@ def _quantiles(freedom: int | None, selected_from: int) -> tuple[float, float]:
 
 def _over_seeds(of_images: NDArray[np.float64], of_trials: NDArray[np.float64], mean: float) -> float:
     """Return what seeds add to the variance of the mean, from the deviations of the accuracies from it."""
-    images, trials = len(of_images), len(of_trials)
+    images = len(of_images)
+    trials = len(of_trials)
     if min(images, trials) < 2:
         return 0.0
     squares = float((of_trials**2).sum())
@@ -143,7 +149,8 @@ def student_t_quantile(probability: float, degrees: int) -> float:
     """
     if degrees > MAX_DEGREES:
         return normal_quantile(probability)
-    low, high = 0.0, 1e6
+    low = 0.0
+    high = 1e6
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if _student_t_cdf(middle, degrees) < probability else (low, middle)

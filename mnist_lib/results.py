@@ -101,7 +101,8 @@ class Accuracy(Document, frozen=True):
         """
         if not self.total:
             return 0.0, 1.0
-        low, high = normal_quantile(1 - 0.025 / selected_from), normal_quantile(0.975)
+        low = normal_quantile(1 - 0.025 / selected_from)
+        high = normal_quantile(0.975)
         return wilson_interval(self.value, self.total, low, high)
 
 

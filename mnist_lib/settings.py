@@ -188,7 +188,9 @@ def _expected(base: Any, metas: Sequence[Meta]) -> str:
         return " or ".join(map(str, get_args(base)))
     noun = NOUNS.get(base) or f"a value of type {getattr(base, '__name__', base)}"
     limits = {name: getattr(meta, name) for meta in metas for name in ("ge", "le", "lt") if meta.ge is not None}
-    low, high, below = limits.get("ge"), limits.get("le"), limits.get("lt")
+    low = limits.get("ge")
+    high = limits.get("le")
+    below = limits.get("lt")
     if high is None and below is None:
         return noun if low is None else f"{noun}, {low} or more"
     return f"{noun} from {low} to {high if below is None else f'below {below}'}"

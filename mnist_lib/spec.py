@@ -35,16 +35,20 @@ MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would beco
 
 # By default, so many percent of the training images are for validation, but none if these are fewer than this number:
 # on 300 pictures, training on all and storing the last epoch is 3 points better than choosing an epoch by 25 images.
-VALIDATION_PERCENT, MIN_VALIDATION = 10, 100
+VALIDATION_PERCENT = 10
+MIN_VALIDATION = 100
 
 # Defaults for many images, and for few: 5 epochs of 300 pictures in batches of 128 are 15 steps, with which `keras-cnn`
 # has 11% on digits, and 96% with 40 epochs in batches of 16. `keras-resnet` recognises 85% of scenes in colour after 40
 # epochs of 338, and 94% after 80. After 80 of 1,000, three seeds would take more than two minutes on two CPUs.
-MIN_EPOCHS, MAX_BATCH_SIZE = 5, 128
-FEW_EPOCHS, FEW_BATCH_SIZE = 80, 16
+MIN_EPOCHS = 5
+MAX_BATCH_SIZE = 128
+FEW_EPOCHS = 80
+FEW_BATCH_SIZE = 16
 MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as far as the limits allow
 # Above MANY_EPOCHS, all epochs together train on at most MAX_TRAINED_IMAGES images.
-MANY_EPOCHS, MAX_TRAINED_IMAGES = 40, 50_000
+MANY_EPOCHS = 40
+MAX_TRAINED_IMAGES = 50_000
 KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate from the weights of a version of the same dataset
 MIN_PARTED_BATCH = 128  # the smallest batch that is divided into microbatches by default
 BY_IMAGES_TEXT = (

@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 LINE_SECONDS = 10.0  # between two log lines of a trial
 ANY_LINE_SECONDS = 1.0  # between any two log lines
 GAP = 2  # characters between two columns of the table
-MAX_TRIAL_WIDTH, MIN_TRIAL_WIDTH = 28, 8
-MAX_BAR_WIDTH, MIN_BAR_WIDTH = 24, 4
+MAX_TRIAL_WIDTH = 28
+MIN_TRIAL_WIDTH = 8
+MAX_BAR_WIDTH = 24
+MIN_BAR_WIDTH = 4
 OPTIONAL = ("node", "images/s", "loss", "time left", "attempt")  # omitted in this order if the terminal is narrow
 
 
@@ -90,14 +92,16 @@ class RunProgress:
         for row in rows:
             trial = self.trials[row.id]
             if isinstance(row, TrialRecord):
-                trial.epoch, trial.test_accuracy = row.trained_epochs, row.test_accuracy
+                trial.epoch = row.trained_epochs
+                trial.test_accuracy = row.test_accuracy
             trial.attempt = row.attempts
             self.end(trial, State.DONE if isinstance(row, TrialRecord) else State.FAILED)
 
     def end(self, trial: TrialProgress, state: State) -> None:
         """Note that a trial has ended."""
         self._ended += 1
-        trial.state, trial.end = state, self._ended
+        trial.state = state
+        trial.end = self._ended
 
     def update(self, event: object, attempt: int) -> TrialProgress | None:
         """Apply an event of this attempt at a trial; return the trial that it changed, if any."""
@@ -106,12 +110,16 @@ class RunProgress:
             return None
         match event:
             case Started():
-                trial.state, trial.epoch, trial.node = State.RUNNING, event.resumed_after, event.node
-                trial.attempt, trial.started = attempt, (time.monotonic(), event.resumed_after)
+                trial.state = State.RUNNING
+                trial.epoch = event.resumed_after
+                trial.node = event.node
+                trial.attempt = attempt
+                trial.started = (time.monotonic(), event.resumed_after)
             case Heartbeat():
                 trial.epoch = max(trial.epoch, event.epoch)
             case EpochDone():
-                trial.epoch, trial.loss = event.epoch, event.loss
+                trial.epoch = event.epoch
+                trial.loss = event.loss
                 trial.accuracy = (event.validation or event.train).score
                 trial.score_name = (event.validation or event.train).score_name
                 trial.validates = event.validation is not None
@@ -147,7 +155,8 @@ class RunProgress:
         if trial.model in self._epochs:
             count, seconds = self._epochs[trial.model]
         elif trial.epoch > first:
-            count, seconds = trial.epoch - first, time.monotonic() - begin
+            count = trial.epoch - first
+            seconds = time.monotonic() - begin
         elif self._epochs:
             count = sum(count * self._costs[model] for model, (count, _) in self._epochs.items())
             seconds = sum(seconds for _, seconds in self._epochs.values()) * self._costs[trial.model]

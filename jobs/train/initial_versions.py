@@ -27,10 +27,12 @@ def with_versions(plan: AnyPlan, folder: RunFolder) -> AnyPlan:
     """
     if not plan.options.init_from:
         return plan
-    objects, begun = folder.objects, begun_with(folder)
+    objects = folder.objects
+    begun = begun_with(folder)
     if begun:
         return starting_from(plan, recorded_versions(objects, begun.init_from))
-    names, dataset = names_to_start_from(plan.options), plan.options.data().name
+    names = names_to_start_from(plan.options)
+    dataset = plan.options.data().name
     versions = versions_to_start_from(objects, names, dataset)
     for model, name in names.items():
         log.info("%s", start_text(model, name, versions.get(model), dataset))
@@ -66,7 +68,8 @@ def versions_to_start_from(objects: Objects, names: Mapping[str, str], dataset: 
     """
     found: dict[str, Version] = {}
     for model, name in names.items():
-        version, which = None, name.partition("@")[2] or CHAMPION
+        version = None
+        which = name.partition("@")[2] or CHAMPION
         if which == CHAMPION and (newest := champion(objects, model, dataset)):
             version = require_version(objects, model, newest.version)
         elif not name.startswith("@"):

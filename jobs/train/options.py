@@ -80,7 +80,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
 
     def check(self) -> None:
         """Raise SpecError for values that every run would refuse. Resources may still be automatic."""
-        cpus, gpus = self.cpus_per_trial, self.gpus_per_trial
+        cpus = self.cpus_per_trial
+        gpus = self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
         names_to_start_from(self)
         if self.quiet and self.verbose:
@@ -98,7 +99,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
 
     def limits(self) -> Limits:
         """Return when to retry and when to abandon attempts."""
-        wait, overtime = self.wait_for_resources, self.trial_timeout
+        wait = self.wait_for_resources
+        overtime = self.trial_timeout
         return Limits(
             max_failures=self.max_failures,
             trial_seconds=math.inf if overtime is None else overtime,
@@ -111,7 +113,8 @@ def names_to_start_from(options: TrainOptions) -> dict[str, str]:
 
     Raises SpecError for a name of another form, of another model, or a second one for a model.
     """
-    models, found = [*map(name_of, options.models)], dict[str, str]()
+    models = [*map(name_of, options.models)]
+    found = dict[str, str]()
     for name in options.init_from or ():
         model, at, which = name.partition("@")
         if at and which not in (CHAMPION, LATEST) and not NUMBER.fullmatch(which):

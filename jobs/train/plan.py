@@ -105,7 +105,8 @@ class Plan:
         Args:
             images: returns that number, if the catalog does not know it; by default, nothing is resolved in this case.
         """
-        unresolved, entry = self.options.unresolved, self.options.data().entry
+        unresolved = self.options.unresolved
+        entry = self.options.data().entry
         known = images if entry is None else lambda: entry.train
         if not unresolved or known is None:
             return self

@@ -59,7 +59,8 @@ class Forecast:
 
     @property
     def why(self) -> str:
-        count, fitting = len(self.plan.trials), self.lanes.lanes
+        count = len(self.plan.trials)
+        fitting = self.lanes.lanes
         if fitting < count:
             reason = "--max-concurrent" if fitting == self.plan.options.max_concurrent else "as many as fit"
             text = f"{fitting} at a time ({reason}), {self.lanes.lane_resources} each"
@@ -90,7 +91,8 @@ class Forecast:
 
     def lines(self) -> list[str]:
         """Return the plan as text."""
-        files, resources = self.plan.files, self.plan.options.resources(self.lanes.cpus, self.lanes.gpus)
+        files = self.plan.files
+        resources = self.plan.options.resources(self.lanes.cpus, self.lanes.gpus)
         replicas = counted(resources.gpus or resources.cpu_replicas, "replica")
         has_own_pictures = self.plan.options.data().entry is None
         return [

@@ -67,7 +67,8 @@ def run_on_cluster(
     Args:
         advice: what to print when the user interrupts the run.
     """
-    options, objects = plan.options, folder.objects
+    options = plan.options
+    objects = folder.objects
     if options.report:
         load_in_background()
     for text in weights_texts(plan):
@@ -181,7 +182,8 @@ class Run(Generic[AnyPlan]):
         """Train what the source gives. `deadline`: when the last trial should end, by `steady_time()`."""
         options = self.options
         self.data.wait()
-        source.progress.lanes, source.progress.deadline = pool.plan.lanes, deadline
+        source.progress.lanes = pool.plan.lanes
+        source.progress.deadline = deadline
         supervisor = Supervisor(options.limits(), pool.plan, options.max_concurrent)
         with display(source.progress, shown=not options.quiet) as show:
             Loop(pool, supervisor, source, recorder, show=show).run()
@@ -197,7 +199,9 @@ class Run(Generic[AnyPlan]):
         Returns:
             the summary.
         """
-        facts, trained, shown = self.data.info, steady_time(), not self.options.quiet
+        facts = self.data.info
+        trained = steady_time()
+        shown = not self.options.quiet
         for tally in results.tallies.values():
             self._require_model(tally)
         folds = folds_summary(results.of_folds, self.data.content()) if results.of_folds else None
@@ -235,7 +239,8 @@ class Run(Generic[AnyPlan]):
 
     def _require_model(self, tally: Tally) -> None:
         """Raise IntegrityError if no result of a model has its files. Warn if those of a better trial are lost."""
-        best, chosen = tally.best_trial, tally.chosen
+        best = tally.best_trial
+        chosen = tally.chosen
         if not chosen.files:
             forget_result(self.folder, best)
             raise IntegrityError(

@@ -64,8 +64,10 @@ class RunDataset:
     """
 
     def __init__(self, folder: RunFolder, plan: Plan, pretrained: Any) -> None:
-        self._folder, self._plan = folder, plan
-        objects, self._begun = folder.objects, begun_with(folder)
+        self._folder = folder
+        self._plan = plan
+        objects = folder.objects
+        self._begun = begun_with(folder)
         options = plan.options
         asked = options.data()
         request = asked.shaped(self._begun.image_shape) if self._begun else with_reference_shape(asked, objects)
@@ -190,7 +192,8 @@ class RunDataset:
         request = self._plan.options.data()
         if request.entry or request.tfds or request.dataset_name:
             return []
-        objects, models = self._folder.objects, {spec.model for spec in self._plan.trials}
+        objects = self._folder.objects
+        models = {spec.model for spec in self._plan.trials}
         names = {name for model in models for name in datasets_with_logs(objects, model)}
         return sorted(names - {*DATASETS, request.name})
 
@@ -205,7 +208,8 @@ class RunDataset:
         )
 
     def _changes(self) -> ChangesSummary | None:
-        changes, since = self.info.changes, self._since
+        changes = self.info.changes
+        since = self._since
         if changes is None or since is None:
             return None
         earlier = [run.dataset.changes.added for run in self.earlier if run.dataset.changes]
@@ -221,7 +225,8 @@ class RunDataset:
     @functools.cached_property
     def _objections(self) -> tuple[str, ...]:
         """The reasons not to promote the models of this run. See `store.reference`."""
-        reference, info = self._reference, self.info
+        reference = self._reference
+        info = self.info
         if reference is None:
             return ()
         content = read_state(self._folder.objects, info.name, reference.fingerprint)

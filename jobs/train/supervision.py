@@ -53,8 +53,12 @@ class Loop:
         show: Show = lambda event, attempt: None,
         clock: Clock = CLOCK,
     ) -> None:
-        self._pool, self._supervisor, self._source, self._recorder = pool, supervisor, source, recorder
-        self._show, self._clock = show, clock
+        self._pool = pool
+        self._supervisor = supervisor
+        self._source = source
+        self._recorder = recorder
+        self._show = show
+        self._clock = clock
         self._time = RunningTime(clock)
         self._turn = 0
         self._looked_at = -math.inf
@@ -74,7 +78,9 @@ class Loop:
             ClusterLostError: the head of the cluster no longer answers.
             VersionsError, StoreError: as in `Recorder.record`.
         """
-        supervisor, source, pool = self._supervisor, self._source, self._pool
+        supervisor = self._supervisor
+        source = self._source
+        pool = self._pool
         try:
             while not source.is_done:
                 self._act(supervisor.tick(self._now, source, pool.head, self._seconds_left))

@@ -40,7 +40,8 @@ class Trials:
     def __init__(
         self, recorder: Recorder, trials: Sequence[TrialSpec], files: Mapping[str, ModelFile] = MappingProxyType({})
     ) -> None:
-        self._recorder, self._files = recorder, files
+        self._recorder = recorder
+        self._files = files
         self.progress = RunProgress(trials)
         self.tallies: dict[str, Tally] = {}  # of the trials on all images or, if there are none, of those of folds
         # Probabilities that the trial of a fold has for the images of its fold.
@@ -78,7 +79,8 @@ class Trials:
         return self._recorder.checkpoints.is_ready(spec.id, len(self._trained.get(spec.id, ())))
 
     def assignment(self, spec: TrialSpec, deadline: float) -> Assignment:
-        checkpoint, epochs = self._recorder.checkpoints.get(spec.id), self.epochs(spec.id)
+        checkpoint = self._recorder.checkpoints.get(spec.id)
+        epochs = self.epochs(spec.id)
         return Assignment(spec, checkpoint, self._files.get(spec.model), deadline, epochs=epochs)
 
     def epochs(self, trial: str) -> Epochs:
@@ -107,7 +109,8 @@ class Trials:
                 self._end(FailedTrial(id=event.trial, spec=self._specs[event.trial], attempts=attempt, error=error))
 
     def _store(self, result: TrialResult, *, with_model: bool) -> None:
-        folder, tensorboard = self._recorder.folder, f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
+        folder = self._recorder.folder
+        tensorboard = f"trials/{result.trial}/tb/events.out.tfevents.{result.trial}"
         folder.write(tensorboard, result.tensorboard)
         self._recorder.write_history()  # before the result, since a trial with a result is not run again
         store_result(folder, result, with_model=with_model)
@@ -133,7 +136,8 @@ class Trials:
         recorder.append(TrialEnded(trial=row.id, status=row.status))
         position = f"[{len(self.rows)}/{len(self._specs)}] {row.id}:"
         if isinstance(row, TrialRecord):
-            trained, epochs = row.trained_epochs, row.spec.epochs
+            trained = row.trained_epochs
+            epochs = row.spec.epochs
             short = f", after {rounded(trained)} of {epochs} epochs: out of time" if trained < epochs else ""
             balanced = None if row.spec.score == "accuracy" else row.test_balanced_accuracy
             log.info("%s test accuracy %s%s", position, percent(row.test_accuracy) + and_balanced(balanced), short)

@@ -61,7 +61,8 @@ class WriteQueue:
         """
         with self._changed:
             self._raise_error()
-            writes, name = self._waiting.setdefault(key, {}), in_place_of or object()
+            writes = self._waiting.setdefault(key, {})
+            name = in_place_of or object()
             replaced = writes.get(name)
             self._count += replaced is None
             self._bytes += size - (replaced.size if replaced else 0)

@@ -14,7 +14,8 @@ class Deadline:
     """
 
     def __init__(self, at: float, batches: int) -> None:
-        self._at, self._batches = at, batches
+        self._at = at
+        self._batches = batches
         self._chunk_seconds = self._batch_seconds = 0.0
 
     @property

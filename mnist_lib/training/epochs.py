@@ -62,7 +62,8 @@ def epochs_so_far(state: TrainingState, plan: Plan) -> float:
 
 def resume(compiled: Compiled, assignment: Assignment) -> tuple[TrainingState, tuple[str, ...]]:
     """Start training from the checkpoint, if there is a usable one, and return the state, and a notice if it is not."""
-    trainer, plan = compiled.trainer, compiled.plan
+    trainer = compiled.trainer
+    plan = compiled.plan
     trainer.start(assignment.spec.seed)
     start = TrainingState(trainer.weights, margins=no_sums(plan.images))
     if assignment.checkpoint is None:
@@ -95,7 +96,9 @@ def train(
     maximum: of epochs that differ only by chance, the longest trained is the best guess. Without validation it is the
     last one.
     """
-    trainer, plan, spec = compiled.trainer, compiled.plan, assignment.spec
+    trainer = compiled.trainer
+    plan = compiled.plan
+    spec = assignment.spec
     last = min(spec.epochs, assignment.until or spec.epochs)
     num_enough = assignment.images or math.inf
     deadline = _deadline(compiled, assignment)
@@ -151,7 +154,8 @@ def _deadline(compiled: Compiled, assignment: Assignment) -> Deadline:
     images = len(compiled.validation or ()), compiled.num_tested
     deadline = Deadline(assignment.deadline, sum(map(compiled.batches, images)))
     if deadline.is_finite:
-        predictor, begin = compiled.trainer.predictor, steady_time()
+        predictor = compiled.trainer.predictor
+        begin = steady_time()
         batch_size = predictor.batch_size(compiled.train.images.shape[1:])
         predictor.probabilities(compiled.trainer.weights, compiled.train.images[:batch_size])
         deadline.note_batches(1, steady_time() - begin)
@@ -178,7 +182,8 @@ def _with_chunk(compiled: Compiled, spec: TrialSpec, state: TrainingState, chunk
     Raises:
         DivergedError: a loss is not a finite number; the message names the first such epoch and step.
     """
-    plan, before = compiled.plan, state.part
+    plan = compiled.plan
+    before = state.part
     loss, correct, seen, finite_steps = (total.numpy().item() for total in chunk.totals)
     part = structs.replace(
         before, chunks=before.chunks + 1, loss=before.loss + loss, train=before.train + Accuracy(correct, seen)
@@ -229,7 +234,8 @@ def _after(state: TrainingState, done: EpochDone, weights: Weights) -> TrainingS
     if validation is None or highest is None or validation.is_close_to(highest):
         best = Best(done.epoch, validation, highest)
     else:
-        best, weights = state.best, state.weights
+        best = state.best
+        weights = state.weights
     return TrainingState(weights, best, done.epoch, seconds=state.seconds + done.seconds, margins=state.margins)
 
 
@@ -244,7 +250,8 @@ def _validate(compiled: Compiled, split: Split, heartbeat: Heartbeat) -> Generat
 
 def rung_done(compiled: Compiled, spec: TrialSpec, state: TrainingState) -> Iterator[TrialEvent]:
     """Measure the trial of a fold on its fold, and yield the score of the rung."""
-    trainer, validation = compiled.trainer, state.best.validation
+    trainer = compiled.trainer
+    validation = state.best.validation
     if compiled.fold is not None:
         validation = yield from _validate(compiled, compiled.fold, Heartbeat(trial=spec.id, epoch=state.epoch))
     if validation is None:

@@ -36,7 +36,8 @@ def gpu_facts() -> dict[str, str]:
     details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU")]
     if not details:
         return {}
-    driver, build = None, tf.sysconfig.get_build_info()
+    driver = None
+    build = tf.sysconfig.get_build_info()
     with contextlib.suppress(OSError):  # WSL does not have the file
         driver = re.search(r"\d+\.[\d.]+", DRIVER.read_text())
     capabilities = [".".join(map(str, each.get("compute_capability", ("unknown",)))) for each in details]

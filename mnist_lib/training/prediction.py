@@ -35,7 +35,9 @@ class Predictor:
     """
 
     def __init__(self, model: Model, strategy: tf.distribute.Strategy, parts: int = 1) -> None:
-        self._model, self._strategy, self._parts = model, strategy, parts
+        self._model = model
+        self._strategy = strategy
+        self._parts = parts
         self._compiled: Callable[..., list[tuple[tf.Tensor, ...]]] | None = None
 
     def probabilities(self, weights: Weights, images: ImageArray) -> NDArray[np.float32]:
@@ -54,7 +56,8 @@ class Predictor:
         Args:
             kept: returns the arrays for a part of the images; by default, only the probabilities.
         """
-        parts, heartbeat_at = [], time.monotonic()
+        parts = []
+        heartbeat_at = time.monotonic()
         for outputs in self.predict(weights, images):
             parts.append(kept(outputs))
             if time.monotonic() - heartbeat_at >= HEARTBEAT_SECONDS:
@@ -73,7 +76,8 @@ class Predictor:
         Raises:
             DivergedError: a probability is not a finite number.
         """
-        devices, batch_size = len(self._strategy.extended.worker_devices), self.batch_size(images.shape[1:])
+        devices = len(self._strategy.extended.worker_devices)
+        batch_size = self.batch_size(images.shape[1:])
         for begin in range(0, len(images), batch_size):
             batch = np.asarray(images[begin : begin + batch_size])
             padded = np.pad(batch, [(0, -len(batch) % (devices * self._parts)), (0, 0), (0, 0), (0, 0)])

@@ -23,7 +23,9 @@ from mnist_lib.store.versions import Version, chain
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from mnist_lib.wording import counted
 
-IDENTICAL, WITHIN, DIVERGED = "identical", "within the interval", "diverged"
+IDENTICAL = "identical"
+WITHIN = "within the interval"
+DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def reproduce(
         ModelError: the version's code may not be run.
         MnistError: the training failed.
     """
-    manifest, begin = read_manifest(objects, version), time.monotonic()
+    manifest = read_manifest(objects, version)
+    begin = time.monotonic()
     spec = manifest.spec
     record = manifest.record
     devices = record.devices
@@ -89,7 +92,8 @@ def reproduce(
     gpus = sum("GPU" in device for device in devices)
     cpu_replicas = 1 if gpus else max(1, len(devices))
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=cpu_replicas, allow_cpu=True)
-    source, images = source_of(objects, version, manifest, model_file, model_arg), manifest.history[-1].train.total
+    source = source_of(objects, version, manifest, model_file, model_arg)
+    images = manifest.history[-1].train.total
     assignment = Assignment(spec, source=source, until=epochs, images=images)
     load = functools.cache(load)  # the worker needs the dataset, and so does the comparison
     (*_, last) = run_trials(
@@ -101,14 +105,16 @@ def reproduce(
         raise failure
     assert isinstance(last, TrialResult)
     again = last.record
-    stored, (low, high) = version.facts.test, version.facts.interval
+    stored = version.facts.test
+    (low, high) = version.facts.interval
     exact = is_exact((*devices, *again.devices), spec.deterministic)
     is_same = exact and again.weights_sha256 == record.weights_sha256
     verdict = IDENTICAL if is_same else WITHIN if low <= again.test_accuracy <= high else DIVERGED
     here = _conditions(code, load().fingerprint, again.versions, again.devices, cpus, last.history, spec.weights)
     names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
     differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
-    seconds, chained = time.monotonic() - begin, tuple(origin.name for origin in origins)
+    seconds = time.monotonic() - begin
+    chained = tuple(origin.name for origin in origins)
     return Reproduction(verdict, stored, version.facts.interval, again.test, differing, seconds, exact, chained)
 
 

@@ -127,7 +127,9 @@ class Steps:
         xla: Collection[XlaScope] = (),
         fixed_count: bool = False,
     ) -> None:
-        self._gradients, self._optimizer, self._strategy = gradients, optimizer, strategy
+        self._gradients = gradients
+        self._optimizer = optimizer
+        self._strategy = strategy
         self._layout = layout
         self._xla = xla
         self._fixed_count = fixed_count
@@ -149,7 +151,8 @@ class Steps:
         return after
 
     def _run(self, values: Values, chunk: Chunk, learning_rates: tf.Tensor) -> tuple[Values, Totals, tf.Tensor]:
-        layout, replicas = self._layout(values.trainable), self._strategy.num_replicas_in_sync
+        layout = self._layout(values.trainable)
+        replicas = self._strategy.num_replicas_in_sync
 
         def gradients_of_replica(
             packed: Tensors, state: Tensors, shard: ReplicaPart, index: tf.Tensor

@@ -60,7 +60,10 @@ class Trainer:
         if spec.deterministic:
             tf.config.experimental.enable_op_determinism()  # for this process: all trials of a run have the setting
         self._xla = xla and not spec.deterministic
-        self.model, self._spec, self._optimizer, self._strategy = model, spec, Optimizer(spec), strategy
+        self.model = model
+        self._spec = spec
+        self._optimizer = Optimizer(spec)
+        self._strategy = strategy
         self._initial_weights = initial_weights or model.initial_weights
         self._microbatches = max(1, spec.microbatches // strategy.num_replicas_in_sync)  # of each replica
         self.predictor = Predictor(model, strategy, self._microbatches)

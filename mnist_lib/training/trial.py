@@ -81,7 +81,8 @@ def run_trials(
         import_began: the value of `time.monotonic()` when this process began to import TensorFlow.
         pretrained: returns the weights that trials start from; called with `load`.
     """
-    lane, phase_began = _Lane(resources, place, checkpoint_seconds, pretrained), import_began
+    lane = _Lane(resources, place, checkpoint_seconds, pretrained)
+    phase_began = import_began
     for assignment in assignments:
         spec = assignment.spec
         if not lane.suits(spec):
@@ -133,7 +134,8 @@ class _Lane:
         checkpoint_seconds: float,
         pretrained: Callable[[], Pretrained],
     ) -> None:
-        self._resources, self._place = resources, place
+        self._resources = resources
+        self._place = place
         self._pretrained = functools.cache(pretrained)
         self._checkpoint_seconds = checkpoint_seconds
         self._strategy: tf.distribute.Strategy | None = None
@@ -176,7 +178,8 @@ class _Lane:
 
     def run(self, assignment: Assignment) -> Iterator[TrialEvent]:
         """Train a trial and yield its events from `Started` on."""
-        begin, spec = time.monotonic(), assignment.spec
+        begin = time.monotonic()
+        spec = assignment.spec
         if reason := self._dataset.refused.get(spec.model):
             raise ModelError(reason)
         compiled = self._compile(spec, assignment.source)
@@ -213,10 +216,13 @@ class _Lane:
         setup_seconds: float,
     ) -> Iterator[TrialEvent]:
         """Evaluate the best epoch on the test images and those of the trial's fold, and yield the result."""
-        spec, test, plan = assignment.spec, self._dataset.test, compiled.plan
+        spec = assignment.spec
+        test = self._dataset.test
+        plan = compiled.plan
         yield (trained := Trained(trial=spec.id))
         probabilities, judgement = yield from self._tested(compiled, spec, state, trained)
-        of_fold, validation = None, state.best.validation
+        of_fold = None
+        validation = state.best.validation
         if compiled.fold is not None:
             (of_fold,) = yield from compiled.trainer.predictor.evaluate(state.weights, compiled.fold.images, trained)
             validation = accuracy_of(of_fold, compiled.fold.labels, compiled.class_sizes)
@@ -263,7 +269,8 @@ class _Lane:
         self, compiled: Compiled, spec: TrialSpec, state: TrainingState, trained: Trained
     ) -> Generator[TrialEvent, None, tuple[NDArray[np.float32], Mapping[str, bytes]]]:
         """Return the probabilities for the test images, and the file of the likeness, if pictures are judged by it."""
-        evaluate, test = partial(compiled.trainer.predictor.evaluate, state.weights), self._dataset.test
+        evaluate = partial(compiled.trainer.predictor.evaluate, state.weights)
+        test = self._dataset.test
         if _shows_digits(spec):  # pictures of digits are judged otherwise
             (probabilities,) = yield from evaluate(test.images, trained)
             return probabilities, {}
@@ -289,7 +296,8 @@ class _Lane:
             batch_size = min(spec.global_batch_size, len(train))
             if batch_size < spec.global_batch_size:
                 notices = (f"limited the global batch of {spec.global_batch_size} to all {batch_size} training images",)
-            image_shape, num_replicas = self._dataset.image_shape, len(devices_of(self._strategy))
+            image_shape = self._dataset.image_shape
+            num_replicas = len(devices_of(self._strategy))
             model = build_model(spec, image_shape, len(self._dataset.classes), source, self._pretrained())
             is_slow = not self._resources.gpus and not model.fast_in_xla_on_cpu
             plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape), is_slow)

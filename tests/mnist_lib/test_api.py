@@ -231,7 +231,7 @@ def test_a_picture_is_read_as_the_array_that_jobs_predict_gives_the_model(
     paper = np.full((60, 90, 3), (250, 240, 230), np.uint8)
     paper[10:40, 30:36] = (20, 30, 40)
     Image.fromarray(paper).save(tmp_path / "one.png")
-    manifest = {"spec": {"dataset": dataset}, "dataset": {"image_shape": [*shape]}}
+    manifest = {"record": {"spec": {"dataset": dataset}}, "dataset": {"image_shape": [*shape]}}
     model = mnist_lib.Classifier(
         name="keras@1",
         accuracy=Accuracy(1, 1),

@@ -17,6 +17,7 @@ from mnist_lib.report.texts import notes
 from mnist_lib.results import Accuracy, RungDone, TrialResult
 from mnist_lib.run_documents import Summary
 from tests.support.made_run import summary_of_results
+from tests.support.results import with_fields
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -94,7 +95,7 @@ def test_a_run_by_accuracy_names_the_model_that_always_answers_the_larger_class(
 ) -> None:
     constant = ended[1][0]
     assert any(note.endswith("; add images of the other classes.") for note in notes(summary_of(constant, skewed)))
-    constant = structs.replace(constant, spec=replace(constant.record.spec, score="accuracy"))
+    constant = with_fields(constant, score="accuracy")
     (note,) = [note for note in notes(summary_of(constant, skewed)) if "four" in note]
     assert note == (
         "keras always answers four and is not clearly better than guessing, which is right for 95.00%; to let"

@@ -67,8 +67,8 @@ MUTANTS = (
     Mutant(
         name="a rung is scored by its luckiest epoch",
         file="mnist_lib/training/epochs.py",
-        old="trainer, validation = compiled.trainer, state.best.validation",
-        new="trainer, validation = compiled.trainer, state.best.highest",
+        old="    validation = state.best.validation\n",
+        new="    validation = state.best.highest\n",
         why="A search would prefer configurations whose accuracy jumps.",
         tests=("mnist_lib/training/test_epochs.py",),
     ),
