@@ -31,7 +31,16 @@ from jobs.train.supervision import Loop
 from jobs.train.trials import Trials
 from mnist_lib.assignment import Assignment
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.results import Accuracy, Begun, CheckpointTaken, EpochDone, Heartbeat, Started, TrialEvent, TrialFailure
+from mnist_lib.results import (
+    Accuracy,
+    CheckpointTaken,
+    EpochDone,
+    Heartbeat,
+    LaneReady,
+    TrialEvent,
+    TrialFailure,
+    TrialStarted,
+)
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
 
@@ -49,8 +58,8 @@ def run_lane(assignments: Iterable[Assignment], size: int, checkpoints: int, int
     for given in assignments:
         trial, seed, done = given.spec.id, given.spec.seed, len(given.checkpoint or b"") // size
         del given  # as a lane that has read its checkpoint
-        yield Begun(trial=trial)
-        yield Started(trial=trial, pid=os.getpid(), node="", devices=(), gpus=(), resumed_after=done)
+        yield LaneReady(trial=trial)
+        yield TrialStarted(trial=trial, pid=os.getpid(), node="", devices=(), gpus=(), resumed_after=done)
         due = time.monotonic() + (0 if done else seed * interval)
         for epoch in range(done + 1, checkpoints + 1 if done else 2):
             while (left := due - time.monotonic()) > 0:
@@ -76,7 +85,7 @@ class KilledOnce(Trials):
     def on(self, event: Any, attempt: int) -> None:
         super().on(event, attempt)
         match event:
-            case Started():
+            case TrialStarted():
                 self._pids[event.trial] = event.pid
                 self.resumed |= {event.trial} if event.resumed_after else set()
             case CheckpointTaken():

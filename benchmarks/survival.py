@@ -31,7 +31,7 @@ from mnist_lib.data.embedded import FOLDER
 from mnist_lib.history import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.margins import MARGINS
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.results import EpochDone, HistoryEntry, Started
+from mnist_lib.results import EpochDone, HistoryEntry, TrialStarted
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
@@ -119,7 +119,7 @@ def kill_workers(
         history = _history(storage)
         if running := running_workers(history):
             trial = generator.choice(sorted(running))
-            since = [entry.at for entry in history if isinstance(entry, Started) and entry.trial == trial]
+            since = [entry.at for entry in history if isinstance(entry, TrialStarted) and entry.trial == trial]
             since += [path.stat().st_mtime for path in storage.glob(f"runs/r/trials/{trial}/checkpoints/*.npz")]
             repeated.append(time.time() - max(since))
             os.kill(running[trial], signal.SIGKILL)
@@ -134,7 +134,7 @@ def running_workers(history: Iterable[HistoryEntry]) -> dict[str, int]:
     """Return the process id of the worker of each running trial."""
     running: dict[str, int] = {}
     for entry in history:
-        if isinstance(entry, Started):
+        if isinstance(entry, TrialStarted):
             running[entry.trial] = entry.pid
         elif isinstance(entry, TrialEnded | AttemptDied):
             running.pop(entry.trial, None)

@@ -70,8 +70,8 @@ class Trial(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def kind(self) -> str:
-        """Trials of one kind share preparations, such as a compilation, in a lane."""
+    def compile_key(self) -> str:
+        """Trials with the same key share preparations, such as a compilation, in a lane."""
 
     @property
     def cost(self) -> float:
@@ -162,7 +162,7 @@ class Lane:
     state: LaneState = LaneState.WAITING
     worker: WorkerProcess | None = None  # None while it waits for resources
     trial: Trial | None = None
-    kind: str = ""  # of its trial or, if it has none, of its last one
+    compile_key: str = ""  # of its trial or, if it has none, of its last one
     ends_at: float = math.inf  # when the trial should end by its own share of the time of the run
     fetching_since: float | None = None  # while the content of an event is on the way
     heard_late: int | None = None  # events since it was found to be overdue; None while it is not
@@ -177,7 +177,7 @@ class Lane:
     def assign(self, trial: Trial, now: float, ends_at: float = math.inf) -> None:
         """Note that the lane has been given a trial."""
         self.trial = trial
-        self.kind = trial.kind
+        self.compile_key = trial.compile_key
         self.ends_at = ends_at
         self._trial_since = math.inf
         self._sent_at = math.inf

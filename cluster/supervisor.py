@@ -278,7 +278,7 @@ class Supervisor:
             if lane.worker and lane.worker.node in lost_nodes:
                 continue
             working = [other for other in self._lanes.values() if other.trial is not None]
-            trial = self._queue.pop_for(lane.kind, {other.kind for other in working}, source.is_ready)
+            trial = self._queue.pop_for(lane.compile_key, {other.compile_key for other in working}, source.is_ready)
             if trial is not None:
                 seconds = self._share_of_time(trial, working, now, seconds_left)
                 lane.assign(trial, now, now + seconds)

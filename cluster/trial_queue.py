@@ -56,20 +56,20 @@ class TrialQueue:
         """Take the first trials, as many as there are, up to a number."""
         return [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
 
-    def pop_for(self, kind: str, other_kinds: Collection[str], is_ready: Callable[[Trial], bool]) -> Trial | None:
+    def pop_for(self, key: str, other_keys: Collection[str], is_ready: Callable[[Trial], bool]) -> Trial | None:
         """Take the first trial that is ready, or a later one of the same cost that saves preparations.
 
         Args:
-            kind: the kind of the lane's last trial, which is preferred.
-            other_kinds: the kinds of the trials in other lanes; any kind that is not among them comes second.
+            key: the compile key of the lane's last trial, which is preferred.
+            other_keys: the keys of the trials in other lanes; any key that is not among them comes second.
             is_ready: whether a trial can begin; asked of the first MAX_SKIPPED trials.
         """
         first = next(filter(is_ready, itertools.islice(self._queue, MAX_SKIPPED)), None)
         if first is None:
             return None
         equals = [trial for trial in self._queue if trial.cost == first.cost]
-        own = (trial for trial in equals if trial.kind == kind and is_ready(trial))
-        new = (trial for trial in equals if trial.kind not in other_kinds and is_ready(trial))
+        own = (trial for trial in equals if trial.compile_key == key and is_ready(trial))
+        new = (trial for trial in equals if trial.compile_key not in other_keys and is_ready(trial))
         trial = next(own, None) or next(new, first)
         self._queue.remove(trial)
         return trial

@@ -3,7 +3,7 @@
 from msgspec import field
 
 from mnist_lib.documents import Count, Document, Json, Name, Number, Seconds, Text, written
-from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialStarted
 from mnist_lib.run_documents import PartOfRun, Setting
 
 
@@ -82,5 +82,12 @@ class ConfigurationFailed(HistoryEntry, frozen=True, kw_only=True, tag="failed")
 
 
 HistoryLine = (
-    DriverConnected | LanesPlanned | Started | EpochDone | AttemptDied | TrialEnded | RungScored | ConfigurationFailed
+    DriverConnected
+    | LanesPlanned
+    | TrialStarted
+    | EpochDone
+    | AttemptDied
+    | TrialEnded
+    | RungScored
+    | ConfigurationFailed
 )

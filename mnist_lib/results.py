@@ -150,13 +150,13 @@ class LaneStarted(TrialEvent, frozen=True, kw_only=True):
     versions: Mapping[str, str]  # of Python and packages in the worker
 
 
-class Begun(TrialEvent, frozen=True, kw_only=True):
+class LaneReady(TrialEvent, frozen=True, kw_only=True):
     """The start of a trial in a worker that has TensorFlow and the dataset. The time limit of the trial begins."""
 
     phase = "preparing"
 
 
-class Started(HistoryEntry, frozen=True, kw_only=True, tag="started"):
+class TrialStarted(HistoryEntry, frozen=True, kw_only=True, tag="started"):
     """A trial has been compiled. Its first steps may still take longer than later ones."""
 
     phase = "preparing"
@@ -178,7 +178,7 @@ class Heartbeat(TrialEvent, frozen=True, kw_only=True):
     epoch: float  # epochs trained so far, with the share of the running one
 
 
-class Trained(TrialEvent, frozen=True, kw_only=True):
+class Evaluating(TrialEvent, frozen=True, kw_only=True):
     """The end of the last epoch. It is sent again every few seconds during the evaluation on the test images."""
 
     phase = "finishing"
@@ -213,7 +213,7 @@ class EpochPart(Document, frozen=True, kw_only=True):
 EPOCH_START = EpochPart()
 
 
-class Epochs:
+class EpochHistory:
     """The epochs of a trial from the first one on, in 72 bytes each, since a trial may have 100,000."""
 
     def __init__(self) -> None:

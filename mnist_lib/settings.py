@@ -9,7 +9,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, Union, Unpack, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,20 @@ Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, title="S", description="seconds, 0 or more")]
 
 
+class Uses(TypedDict, total=False):
+    """How an option is used."""
+
+    positional: bool  # whether the value is given without the option's name; a tuple takes all remaining words
+    required: bool
+    in_terms: bool  # whether the result of a run depends on it, apart from that of its trials
+    varies: bool  # whether it may vary in a search
+    stored: bool  # whether a run or a scheduler stores it; otherwise, it concerns one process
+    in_file: bool  # whether a --config file may have it; otherwise, it can run any code
+
+
+USUAL_USES = Uses(positional=False, required=False, in_terms=False, varies=False, stored=True, in_file=True)
+
+
 def option(
     default: Any,
     help: str,
@@ -34,12 +48,7 @@ def option(
     *,
     name: str | None = None,
     short: Sequence[str] = (),
-    positional: bool = False,
-    required: bool = False,
-    in_terms: bool = False,
-    varies: bool = False,
-    stored: bool = True,
-    in_file: bool = True,
+    **uses: Unpack[Uses],
 ) -> Any:
     """Return the dataclass field of an option. A default of None stands for "not given", whatever the type.
 
@@ -47,16 +56,9 @@ def option(
         metavar: stands for the value in --help; by default, it follows from the type.
         name: of the option, if it is not that of the field.
         short: one-letter names, such as `-v`.
-        positional: whether the value is given without the option's name; a tuple takes all remaining words.
-        in_terms: whether the result of a run depends on it, apart from that of its trials.
-        varies: whether it may vary in a search.
-        stored: whether a run or a scheduler stores it; otherwise, it concerns one process.
-        in_file: whether a --config file may have it; otherwise, it can run any code.
     """
-    metadata: dict[str, Any] = {"help": help, "metavar": metavar, "name": name, "short": short}
-    metadata |= {"positional": positional, "required": required}
-    metadata |= {"in_terms": in_terms, "varies": varies, "stored": stored, "in_file": in_file}
-    return field(default=default, metadata=metadata)
+    metadata = {"help": help, "metavar": metavar, "name": name, "short": short}
+    return field(default=default, metadata={**metadata, **USUAL_USES, **uses})
 
 
 def one_of(known: Mapping[str, Any] | Collection[str]) -> Meta:
@@ -108,7 +110,7 @@ def values_of(options: Any, use: Use | None = None) -> dict[str, Any]:
     return {name: getattr(options, f.name) for name, f in options_of(options, use).items()}
 
 
-def part_of(options: Any, kind: type[Any]) -> dict[str, Any]:
+def field_values(options: Any, kind: type[Any]) -> dict[str, Any]:
     """Return the values of those options that are fields of `kind`, from which they were inherited, by field."""
     return {f.name: getattr(options, f.name) for f in fields(kind)}
 

@@ -236,12 +236,12 @@ class TrialSpec(TrialSettings):
         return f"{self.model}-{f's{self.seed}' if self.configuration is None else f'c{self.configuration}'}{fold}"
 
     @property
-    def kind(self) -> str:
-        """A key for sharing compilation: trials of a run with the same kind are compiled once per worker."""
-        return self.model if self.configuration is None and self.fold is None else str(self.shape)
+    def compile_key(self) -> str:
+        """A key for sharing compilation: trials of a run with the same key are compiled once per worker."""
+        return self.model if self.configuration is None and self.fold is None else str(self.compile_group)
 
     @property
-    def shape(self) -> TrialSpec:
+    def compile_group(self) -> TrialSpec:
         """The trial without what may differ between trials that share a compiled model."""
         return replace(self, seed=0, epochs=1, learning_rate=1.0, schedule="constant", configuration=None)
 

@@ -57,8 +57,8 @@ def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # One of each program, and its other forms where they are other code.
 SMOKE = {contender.script: contender for contender in reversed(contenders(threads=1))}
-MORE = ("floor, oneDNN, bfloat16", "ours keras, 2 replicas", "cnn: ours, bfloat16")
-CHOSEN = [*SMOKE.values(), *(contender for contender in contenders(threads=1) if contender.name in MORE)]
+USAGE_TAIL = ("floor, oneDNN, bfloat16", "ours keras, 2 replicas", "cnn: ours, bfloat16")
+CHOSEN = [*SMOKE.values(), *(contender for contender in contenders(threads=1) if contender.name in USAGE_TAIL)]
 
 
 @pytest.mark.parametrize("contender", CHOSEN, ids=lambda contender: contender.name)

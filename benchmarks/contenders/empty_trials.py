@@ -13,7 +13,7 @@ from jobs.train import __main__ as train
 from jobs.train import worker
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, EpochDone, Started, TrialEvent, TrialRecord, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialEvent, TrialRecord, TrialResult, TrialStarted
 
 
 def run_empty_lane(
@@ -22,7 +22,7 @@ def run_empty_lane(
     """Yield the events of trials of `mnist-mini`, without the files of a model."""
     probabilities = np.full((1_000, 10), 0.1, np.float32)
     for spec in (assignment.spec for assignment in assignments):
-        yield Started(trial=spec.id, pid=0, node="", devices=("CPU:0",), gpus=())
+        yield TrialStarted(trial=spec.id, pid=0, node="", devices=("CPU:0",), gpus=())
         epoch = EpochDone(trial=spec.id, epoch=1, loss=1.0, train=Accuracy(0, 1), validation=None, seconds=1.0)
         yield epoch
         record = TrialRecord(

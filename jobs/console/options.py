@@ -42,9 +42,9 @@ class Options(CheckedFields):
     """The options of a command, whose docstring is its description in --help."""
 
     COMMANDS: ClassVar[str] = ""  # the subcommands in the usage line
-    MORE: ClassVar[str] = "[OPTIONS]"  # ends the usage line
+    USAGE_TAIL: ClassVar[str] = "[OPTIONS]"  # ends the usage line
     # A class whose options a --config file may have, too, since one file serves several commands:
-    FILE_OF: ClassVar[type[Any] | None] = None
+    SHARES_FILE_WITH: ClassVar[type[Any] | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def parser(program: str, options: type[Any]) -> _Parser:
     group.add_argument("--config", metavar="FILE", help="YAML file of `option_name: value`; flags override it")
     group.add_argument("--version", action="version", version=_version(), help="print the version")
     group.add_argument("-h", "--help", action="help", help="print this help")
-    command.usage = " ".join([*words, options.MORE])
+    command.usage = " ".join([*words, options.USAGE_TAIL])
     return command
 
 
@@ -273,8 +273,8 @@ def _is_option(command: _Parser, options: type[Any], name: str) -> bool:
         raise UsageError("--config: expected no option `config` in a file; name each file with --config")
     if name in options_of(options):
         return True
-    if options.FILE_OF is not None:
-        return not _is_option(parser(command.prog, options.FILE_OF), options.FILE_OF, name)
+    if options.SHARES_FILE_WITH is not None:
+        return not _is_option(parser(command.prog, options.SHARES_FILE_WITH), options.SHARES_FILE_WITH, name)
     raise command.unknown_option(flag_of(name[:60]))
 
 

@@ -34,7 +34,7 @@ from mnist_lib.data.request import stored_name
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
-from mnist_lib.settings import part_of
+from mnist_lib.settings import field_values
 from mnist_lib.store import reference
 from mnist_lib.store.champions import appointment, challenge
 from mnist_lib.store.champions.appointment import (
@@ -187,7 +187,7 @@ def _champion_texts(record: Champion) -> list[str]:
 
 
 def promote(options: PromoteOptions, objects: Objects) -> CommandResult:
-    rule = Rule(promote="always" if options.always else "if-better", **part_of(options, Thresholds))
+    rule = Rule(promote="always" if options.always else "if-better", **field_values(options, Thresholds))
     name = options.version
     if name in model_names(objects):
         raise SpecError(

@@ -14,7 +14,7 @@ from jobs.search.plan import plan_of
 from jobs.train.options import CHAMPION, TrainOptions
 from mnist_lib.objects.protocol import check_part
 from mnist_lib.retraining.slots import Policy, Timetable
-from mnist_lib.settings import Positive, one_of, option, part_of
+from mnist_lib.settings import Positive, field_values, one_of, option
 
 SCHEDULERS = ("crontab", "systemd", "kubernetes")
 CRON_HELP = 'timetable, as minute hour day month weekday, such as "0 3 * * *" for every day at 3:00'
@@ -68,7 +68,7 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
 
     GROUP = "retraining"
     COMMANDS = "[status|history|emit]"
-    MORE = "[OPTIONS] [-- TRAIN_OPTIONS]"
+    USAGE_TAIL = "[OPTIONS] [-- TRAIN_OPTIONS]"
 
     train: Mapping[str, Any] | None = option(
         None, "options of jobs.train, usually given in a --config file, as in train: {epochs: 3}", "OPTIONS"
@@ -117,14 +117,14 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
         return [f"--init-from=@{CHAMPION}"] if self.init == CHAMPION else []
 
     def policy(self) -> Policy:
-        return Policy(**part_of(self, Policy))
+        return Policy(**field_values(self, Policy))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions(ScheduleOptions):
     """Print the state of a schedule: its last slots, the champions that its runs produced, and the next slots."""
 
-    FILE_OF = RetrainOptions
+    SHARES_FILE_WITH = RetrainOptions
 
     cron: str | None = option(
         None, 'cron expression of the schedule, such as "0 3 * * *"; if given, the next slots are printed', "CRON"
@@ -137,7 +137,7 @@ class StatusOptions(ScheduleOptions):
 class HistoryOptions(ScheduleOptions, without=["cron"]):
     """Print the events of a schedule, the newest first."""
 
-    FILE_OF = RetrainOptions
+    SHARES_FILE_WITH = RetrainOptions
 
     tz: str = option("UTC", "time zone of the printed times, such as Europe/Berlin", "ZONE")
     last: Positive = option(1000, "number of events to print")
@@ -148,7 +148,7 @@ class EmitOptions(RetrainOptions, without=["once", "now"]):
     """Print the schedule as a configuration for another scheduler, which then runs `jobs.retrain --once`."""
 
     COMMANDS = ""
-    FILE_OF = RetrainOptions
+    SHARES_FILE_WITH = RetrainOptions
 
     scheduler: Annotated[str, one_of(SCHEDULERS)] = option(
         None, f"scheduler: {', '.join(SCHEDULERS)}", "SCHEDULER", positional=True, required=True

@@ -17,7 +17,7 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.data.split import Dataset
 from mnist_lib.history import ConfigurationFailed, Cut, RungDecision, RungScored, SearchDocument, Winner
-from mnist_lib.results import Accuracy, EpochDone, RungDone, Started, TrialFailure
+from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialStarted
 from mnist_lib.run_documents import SearchSummary, Summary
 from mnist_lib.search.halving import DEFAULTS, Step, winner
 from mnist_lib.search.space import settings_text
@@ -126,7 +126,7 @@ class Search:
             if part is not None and isinstance(entry, RungScored):
                 score = entry.validation if entry.validation and entry.validation.total else None
                 scores[*part, entry.epoch] = score
-            elif isinstance(entry, Started):
+            elif isinstance(entry, TrialStarted):
                 self._time.note_start(entry)
             elif part is not None and isinstance(entry, EpochDone):
                 self._time.restore(entry)
@@ -275,7 +275,7 @@ class Search:
 
     def on(self, event: Any, attempt: int) -> None:
         match event:
-            case Started():
+            case TrialStarted():
                 self._time.note_start(event)
             case EpochDone():
                 self._time.note(event)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from jobs.search.options import SearchOptions
 from mnist_lib.clock import steady_time
 from mnist_lib.history import Cut
-from mnist_lib.results import EpochDone, Started
+from mnist_lib.results import EpochDone, TrialStarted
 from mnist_lib.search.halving import Halving
 
 RESERVED_SECONDS = 10.0  # for Ray before the final trials, and for storing after them
@@ -40,7 +40,7 @@ class TimeLimit:
         # What this driver has seen: when the first epoch began, and how many epochs and steps have ended.
         self._begin, self._num_epochs, self._num_steps = math.inf, 0, 0
 
-    def note_start(self, started: Started) -> None:
+    def note_start(self, started: TrialStarted) -> None:
         """Measure the start of a lane, without its wait for the dataset, which is not repeated."""
         seconds = started.phases.get("import", 0.0) + started.phases.get("compile", 0.0)
         self._start_seconds = max(self._start_seconds, seconds)

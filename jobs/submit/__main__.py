@@ -57,7 +57,7 @@ class SubmitOptions(ServerOptions):
     `ray job stop` do the rest."""
 
     COMMANDS = "[search]"
-    MORE = "[OPTIONS] -- TRAIN_OPTIONS"
+    USAGE_TAIL = "[OPTIONS] -- TRAIN_OPTIONS"
 
     wait: bool = option(True, "wait until the job has ended; --no-wait prints its id and exits (default: on)")
     json: bool = option(False, "with --no-wait: print the id as JSON (for the result as JSON, give --json after --)")
@@ -68,7 +68,7 @@ class SubmitSearchOptions(SubmitOptions):
     """Send this code to a Ray cluster and run jobs.search there, with the options after "--", as jobs.submit does."""
 
     COMMANDS = ""
-    MORE = "[OPTIONS] -- SEARCH_OPTIONS"
+    USAGE_TAIL = "[OPTIONS] -- SEARCH_OPTIONS"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from cluster.nodes import makespan
 from cluster.supervisor import LostAttempt
 from jobs.console.terminal import safe_streams, terminal
 from mnist_lib.clock import steady_time
-from mnist_lib.results import EpochDone, Heartbeat, RungDone, Started, TrialFailure, TrialRecord, TrialResult
+from mnist_lib.results import EpochDone, Heartbeat, RungDone, TrialFailure, TrialRecord, TrialResult, TrialStarted
 from mnist_lib.run_documents import FailedTrial
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import duration
@@ -109,7 +109,7 @@ class RunProgress:
         if trial is None:
             return None
         match event:
-            case Started():
+            case TrialStarted():
                 trial.state = State.RUNNING
                 trial.epoch = event.resumed_after
                 trial.node = event.node

@@ -30,19 +30,19 @@ def with_versions(plan: AnyPlan, folder: RunFolder) -> AnyPlan:
     objects = folder.objects
     begun = begun_with(folder)
     if begun:
-        return starting_from(plan, recorded_versions(objects, begun.init_from))
+        return with_warm_starts(plan, recorded_versions(objects, begun.init_from))
     names = names_to_start_from(plan.options)
     dataset = plan.options.data().name
     versions = versions_to_start_from(objects, names, dataset)
     for model, name in names.items():
         log.info("%s", start_text(model, name, versions.get(model), dataset))
-    return starting_from(plan, versions)
+    return with_warm_starts(plan, versions)
 
 
-def starting_from(plan: AnyPlan, versions: Mapping[str, Version]) -> AnyPlan:
+def with_warm_starts(plan: AnyPlan, versions: Mapping[str, Version]) -> AnyPlan:
     """Return the plan whose trials start from the weights of these versions, by model."""
     names = tuple(version.name for version in versions.values()) or None
-    return replace(plan.with_options(init_from=names), starts=versions)
+    return replace(plan.with_options(init_from=names), warm_starts=versions)
 
 
 def start_text(model: str, name: str, version: Version | None, dataset: str) -> str:

@@ -13,7 +13,7 @@ from jobs.train.options import TrainOptions
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
-from mnist_lib.settings import MAX_SEED, options_of, part_of, values_of
+from mnist_lib.settings import MAX_SEED, field_values, options_of, values_of
 from mnist_lib.spec import KNOWN_WEIGHTS_RATE, TrialSettings, TrialSpec, entry_of, trial_grid
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
@@ -34,7 +34,7 @@ class Plan:
     options: TrainOptions
     files: Mapping[str, ModelFile]  # that define models which are not in the catalog, by model
     weights: Mapping[str, Mapping[str, WeightsFile]]  # of the user's models, by model and argument
-    starts: Mapping[str, Version] = field(default_factory=dict)  # from which trials start, by model, once known
+    warm_starts: Mapping[str, Version] = field(default_factory=dict)  # from which trials start, by model, once known
 
     @classmethod
     def of(cls, options: TrainOptions) -> Self:
@@ -76,7 +76,7 @@ class Plan:
         options = self.options
         microbatches = 1 if options.gpus_per_trial else 0  # 0: the default on CPUs
         own = {"arguments": options.arguments, "microbatches": microbatches}
-        shared = {**part_of(options, TrialSettings), **own, **changes}
+        shared = {**field_values(options, TrialSettings), **own, **changes}
         del shared["seed"]
         shared |= {"dataset": options.data().name, "validation_percent": options.percent_for_validation}
         trials = trial_grid(models, seeds, sources=self.files, weights=self.weights_sha256, **shared)
@@ -84,7 +84,7 @@ class Plan:
 
     def _started(self, spec: TrialSpec, *, default_rate: bool) -> TrialSpec:
         """Return a trial that starts from the version of its model, if there is one."""
-        version = self.starts.get(spec.model)
+        version = self.warm_starts.get(spec.model)
         if version is None:
             return spec
         is_known = default_rate and version.facts.dataset.name == spec.dataset

@@ -10,7 +10,7 @@ from cluster.nodes import LanePlan, Node, live_nodes, plan_lanes, this_machine
 from cluster.session import address_of, session
 from jobs import SOURCE_FOLDERS
 from jobs.console.terminal import step
-from jobs.train.initial_versions import start_text, starting_from, versions_to_start_from
+from jobs.train.initial_versions import start_text, versions_to_start_from, with_warm_starts
 from jobs.train.options import TrainOptions, names_to_start_from
 from jobs.train.plan import Plan, resolve_defaults_by, weights_texts
 from mnist_lib.catalog import PICTURE_MODEL
@@ -86,7 +86,7 @@ class Forecast:
             "exact": self.is_exact,
             "nodes": [asdict(node) for node in self.nodes],
             "images": self.volume.document() if self.volume else None,
-            "init_from": {model: version.name for model, version in self.plan.starts.items()},
+            "init_from": {model: version.name for model, version in self.plan.warm_starts.items()},
         }
 
     def lines(self) -> list[str]:
@@ -109,7 +109,7 @@ class Forecast:
             *(f"model {model}: code in {file.name}, sha256 {file.sha256}" for model, file in files.items()),
             *weights_texts(self.plan),
             *(
-                start_text(model, name, self.plan.starts.get(model), self.plan.options.data().name)
+                start_text(model, name, self.plan.warm_starts.get(model), self.plan.options.data().name)
                 for model, name in self.init_from.items()
             ),
         ]
@@ -126,7 +126,7 @@ def forecast(plan: Plan) -> Forecast:
     names = names_to_start_from(options)
     if names:
         versions = versions_to_start_from(open_storage(options.storage), names, options.data().name)
-        plan = starting_from(plan, versions)
+        plan = with_warm_starts(plan, versions)
     with step(f"looking at {options.dataset}", shown=not options.quiet):
         volume = volume_of(data_of_run(options))
     by_images = ""

@@ -14,7 +14,7 @@ from jobs.train.write_queue import WriteQueue
 from mnist_lib.environment import differing_versions, package_versions
 from mnist_lib.errors import StoreError
 from mnist_lib.history import AttemptDied
-from mnist_lib.results import CheckpointTaken, EpochDone, HistoryEntry, LaneStarted, Started, TrialFailure
+from mnist_lib.results import CheckpointTaken, EpochDone, HistoryEntry, LaneStarted, TrialFailure, TrialStarted
 from mnist_lib.store.resumption import store_checkpoint
 from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted
@@ -74,7 +74,7 @@ class Recorder:
         match event:
             case LaneStarted():
                 require_same_versions(event.host, event.versions, self._versions)
-            case Started():
+            case TrialStarted():
                 for notice in event.notices:
                     log.warning("%s: %s", event.trial, notice)
                 self.checkpoints.note(event.trial, event.resumed_after)

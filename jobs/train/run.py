@@ -39,7 +39,7 @@ from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.report.texts import objections_text
 from mnist_lib.results import TrialRecord, TrialResult
 from mnist_lib.run_documents import FailedTrial, PartOfRun, SearchSummary, Summary, Timing
-from mnist_lib.settings import part_of
+from mnist_lib.settings import field_values
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
@@ -74,7 +74,7 @@ def run_on_cluster(
     for text in weights_texts(plan):
         log.info("%s", text)
     plan = with_versions(plan, folder)
-    weights = {version.facts.weights_sha256: stored_weights(objects, version) for version in plan.starts.values()}
+    weights = {version.facts.weights_sha256: stored_weights(objects, version) for version in plan.warm_starts.values()}
     files = {file.sha256: file for of_model in plan.weights.values() for file in of_model.values()}
     deadline = deadline_of(options, begin - folder.seconds_worked()) - STORE_SECONDS
     with cluster_session(options) as cluster_seconds, stoppable(advice, end_children, end_of_node()):
@@ -257,7 +257,7 @@ class Run(Generic[AnyPlan]):
         files, about = contents_of(result, self.data.info, folder.run, self.code)
         version = publish(folder.objects, model, folder.run, files, about)
         decision = self._objection() or promote(
-            folder.objects, version, Rule(**part_of(self.options, Rule)), self.data.predict
+            folder.objects, version, Rule(**field_values(self.options, Rule)), self.data.predict
         )
         return Stored(
             version=version.number,

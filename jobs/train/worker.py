@@ -138,7 +138,8 @@ def run_lane(
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    place = WorkerPlace(node=f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}", gpus=tuple(gpus))
+    name = f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:8]}"
+    place = WorkerPlace(node=name, gpus=tuple(gpus), import_began=import_began)
     images, pretrained, node = inputs
 
     def load() -> Dataset:
@@ -147,6 +148,4 @@ def run_lane(
         read = None if is_there else functools.partial(call_on_node, node, read_part)
         return replace(dataset, images=on_this_node(dataset.images, read))
 
-    yield from run_trials(
-        assignments, load, resources, place, checkpoint_seconds, import_began, lambda: ray.get(pretrained)
-    )
+    yield from run_trials(assignments, load, resources, place, checkpoint_seconds, lambda: ray.get(pretrained))

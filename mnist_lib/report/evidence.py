@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.split import Labels
 from mnist_lib.history import AttemptDied, DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
-from mnist_lib.results import EpochDone, Epochs, HistoryEntry, Started, mean_score
+from mnist_lib.results import EpochDone, EpochHistory, HistoryEntry, TrialStarted, mean_score
 from mnist_lib.run_documents import Summary
 
 DRIVER = "driver"  # its lane
@@ -204,23 +204,23 @@ class Course:
         An epoch that a later attempt repeated counts once.
         """
         trials, timing = {"", *(trial.id for trial in summary.trials)}, summary.timing
-        epochs: dict[str, Epochs] = defaultdict(Epochs)
+        epochs: dict[str, EpochHistory] = defaultdict(EpochHistory)
         running: dict[str, Span] = {}  # by trial; `end` is the time of its latest entry
         attempts, phases = list[Span](), list[Span]()
         origin = connected = None
         for entry in history:
             if entry.trial not in trials:
                 continue
-            before = entry.phases if isinstance(entry, Started | DriverConnected) else {}
+            before = entry.phases if isinstance(entry, TrialStarted | DriverConnected) else {}
             if origin is None:
                 origin = entry.at - sum(before.values())
             end = now = entry.at - origin
-            lane = f"{entry.node}, process {entry.pid}" if isinstance(entry, Started) else DRIVER
+            lane = f"{entry.node}, process {entry.pid}" if isinstance(entry, TrialStarted) else DRIVER
             for phase, seconds in reversed(before.items()):
                 phases.append(Span(lane, phase, end - seconds, end))
                 end -= seconds
             attempt = running.pop(entry.trial, None)
-            if isinstance(entry, Started):
+            if isinstance(entry, TrialStarted):
                 if attempt is not None:
                     attempts.append(attempt)  # its driver was killed before it recorded the end
                 running[entry.trial] = Span(lane, entry.trial, now, now, "lost")

@@ -39,7 +39,7 @@ from mnist_lib.training.trainer import TrainedChunk, Trainer
 
 @dataclass(frozen=True)
 class Compiled:
-    """The compiled model that trials of the same shape share."""
+    """The compiled model that trials of the same compile group share."""
 
     trainer: Trainer
     plan: Plan

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mnist_lib.documents import Interval
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import Pretrained, WeightsFile
-from mnist_lib.results import Accuracy, EpochDone, TrialFailure, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, TrialFailure, TrialRecord, TrialResult
 from mnist_lib.spec import TrialSpec, is_exact
 from mnist_lib.store.contents import read_manifest, source_of, stored_weights
 from mnist_lib.store.versions import Version, chain
@@ -40,16 +40,31 @@ class Reproduction:
     starts_from: tuple[str, ...] = ()  # the version whose weights it starts from, that from which this one starts, ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a version is trained again with, besides what is stored.
+
+    Args:
+        cpus: the CPUs of which each has a thread, whose number changes the last bits of the weights on some
+            processors; None: as many as the version was trained on or, if it does not say so, as there are.
+        model_file, model_arg: the file that defines the model, and the arguments of its function, unless they are
+            trusted or the model is in the catalog.
+        weights: the weights files that it was trained from, by the argument of that function.
+    """
+
+    cpus: int | None = None
+    model_file: Path | None = None
+    model_arg: Mapping[str, Any] | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
+
+
 def reproduce(
     objects: Objects,
     version: Version,
     load: Callable[[], Dataset],
-    cpus: int | None,
     code: Mapping[str, Any],
-    model_file: Path | None = None,
+    means: Means,
     progress: Callable[[str], object] = lambda text: None,
-    model_arg: Mapping[str, Any] | None = None,
-    weights: Mapping[str, Path] | None = None,
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
 
@@ -58,13 +73,8 @@ def reproduce(
 
     Args:
         load: returns the dataset that the version was trained on; called after TensorFlow has been set up.
-        cpus: the CPUs of which each has a thread, whose number changes the last bits of the weights on some
-            processors; None: as many as the version was trained on or, if it does not say so, as there are.
         code: this project's code, as in `environment.code_version`.
-        model_file, model_arg: the file that defines the model, and the arguments of its function, unless they are
-            trusted or the model is in the catalog.
         progress: called with the number of epochs, as text, before the training.
-        weights: the weights files that it was trained from, by the argument of that function.
 
     Raises:
         SpecError: the version was trained from other weights files than are given.
@@ -77,14 +87,12 @@ def reproduce(
     spec = manifest.spec
     record = manifest.record
     devices = record.devices
-    cpus = cpus or record.cpus or os.cpu_count() or 1
+    cpus = means.cpus or record.cpus or os.cpu_count() or 1
     epochs = len(manifest.history)
-    files = _weights_files(version, spec, weights or {})
+    files = _weights_files(version, spec, means.weights)
     progress(counted(epochs, "epoch"))
-    stored_conditions = _conditions(
-        *(manifest.code, manifest.dataset.fingerprint, record.versions, devices, record.cpus or cpus),
-        *(manifest.history, spec.weights),
-    )
+    fingerprint = manifest.dataset.fingerprint
+    before = _conditions(record, manifest.history, manifest.code, fingerprint, record.cpus or cpus)
     spec = replace(spec, weights={name: file.sha256 for name, file in files.items()})
     origins = _origins(objects, version, spec)
     started = {str(spec.init_sha256): stored_weights(objects, origin) for origin in origins[:1]}
@@ -92,7 +100,7 @@ def reproduce(
     gpus = sum("GPU" in device for device in devices)
     cpu_replicas = 1 if gpus else max(1, len(devices))
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=cpu_replicas, allow_cpu=True)
-    source = source_of(objects, version, manifest, model_file, model_arg)
+    source = source_of(objects, version, manifest, means.model_file, means.model_arg)
     images = manifest.history[-1].train.total
     assignment = Assignment(spec, source=source, until=epochs, images=images)
     load = functools.cache(load)  # the worker needs the dataset, and so does the comparison
@@ -106,13 +114,13 @@ def reproduce(
     assert isinstance(last, TrialResult)
     again = last.record
     stored = version.facts.test
-    (low, high) = version.facts.interval
+    low, high = version.facts.interval
     exact = is_exact((*devices, *again.devices), spec.deterministic)
     is_same = exact and again.weights_sha256 == record.weights_sha256
     verdict = IDENTICAL if is_same else WITHIN if low <= again.test_accuracy <= high else DIVERGED
-    here = _conditions(code, load().fingerprint, again.versions, again.devices, cpus, last.history, spec.weights)
-    names = [name for name in {**stored_conditions, **here} if stored_conditions.get(name) != here.get(name)]
-    differing = {name: (stored_conditions.get(name, "none"), here.get(name, "none")) for name in names}
+    here = _conditions(again, last.history, code, load().fingerprint, cpus)
+    names = [name for name in {**before, **here} if before.get(name) != here.get(name)]
+    differing = {name: (before.get(name, "none"), here.get(name, "none")) for name in names}
     seconds = time.monotonic() - begin
     chained = tuple(origin.name for origin in origins)
     return Reproduction(verdict, stored, version.facts.interval, again.test, differing, seconds, exact, chained)
@@ -134,23 +142,17 @@ def _origins(objects: Objects, version: Version, spec: TrialSpec) -> list[Versio
 
 
 def _conditions(
-    code: Mapping[str, Any],
-    fingerprint: str,
-    versions: Mapping[str, str],
-    devices: Sequence[str],
-    cpus: int,
-    history: Sequence[EpochDone],
-    weights: Mapping[str, str],
+    record: TrialRecord, history: Sequence[EpochDone], code: Mapping[str, Any], fingerprint: str, cpus: int
 ) -> dict[str, str]:
     """Return everything that the weights depend on apart from the settings, by name."""
     return {
         "code": str(code.get("sha256")),
         "data": fingerprint,
-        **versions,
-        "devices": ", ".join(devices),
+        **record.versions,
+        "devices": ", ".join(record.devices),
         "CPUs": str(cpus),
         "images of the last epoch": f"{history[-1].train.total:,}",  # fewer than others if a deadline ended it
-        **{f"weights {name}": sha256 for name, sha256 in weights.items()},
+        **{f"weights {name}": sha256 for name, sha256 in record.spec.weights.items()},
     }
 
 

@@ -30,7 +30,16 @@ from mnist_lib.models.warm_start import warm_start
 from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
-from mnist_lib.results import Begun, EpochDone, Started, Trained, TrialEvent, TrialFailure, TrialRecord, TrialResult
+from mnist_lib.results import (
+    EpochDone,
+    Evaluating,
+    LaneReady,
+    TrialEvent,
+    TrialFailure,
+    TrialRecord,
+    TrialResult,
+    TrialStarted,
+)
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
@@ -48,10 +57,11 @@ MAX_COMPILED = 24
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlace:
-    """Where a lane runs. It is recorded in the results."""
+    """Where a lane runs, and since when. Results record where."""
 
     node: str
     gpus: tuple[str, ...] = ()  # ids of the granted GPUs
+    import_began: float | None = None  # the value of `time.monotonic()` when the process began to import TensorFlow
 
 
 def run_trials(
@@ -60,14 +70,14 @@ def run_trials(
     resources: Resources,
     place: WorkerPlace,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    import_began: float | None = None,
     pretrained: Callable[[], Pretrained] = Pretrained,
 ) -> Iterator[TrialEvent]:
     """Train trials one after the other and yield their events.
 
-    Each trial yields `Begun`, `Started`, `EpochDone` after each epoch, `Heartbeat` within long ones, `CheckpointTaken`
-    at intervals, after an epoch or within one, `Trained` before and during the evaluation on the test images, and
-    `TrialResult`, `RungDone` (in a search) or `TrialFailure` at its end. A failed trial does not end the lane.
+    Each trial yields `LaneReady`, `TrialStarted`, `EpochDone` after each epoch, `Heartbeat` within long ones,
+    `CheckpointTaken` at intervals, after an epoch or within one, `Evaluating` before and during the evaluation on the
+    test images, and `TrialResult`, `RungDone` (in a search) or `TrialFailure` at its end. A failed trial does not end
+    the lane.
 
     A process keeps its number of threads. The lane ends before a trial that needs another one; it has not begun then,
     so that it gets another lane.
@@ -78,11 +88,10 @@ def run_trials(
             exceptions other than MnistError are raised, since they end the lane.
         checkpoint_seconds: minimum time between checkpoints, which are taken between two chunks; 0: a checkpoint after
             each epoch, and none within one.
-        import_began: the value of `time.monotonic()` when this process began to import TensorFlow.
         pretrained: returns the weights that trials start from; called with `load`.
     """
     lane = _Lane(resources, place, checkpoint_seconds, pretrained)
-    phase_began = import_began
+    phase_began = place.import_began
     for assignment in assignments:
         spec = assignment.spec
         if not lane.suits(spec):
@@ -99,7 +108,7 @@ def run_trials(
         except MnistError as error:
             yield _failure(spec, error)
             continue
-        yield Begun(trial=spec.id)
+        yield LaneReady(trial=spec.id)
         try:
             yield from lane.run(assignment)
         except Exception as error:
@@ -177,7 +186,7 @@ class _Lane:
         return self._data
 
     def run(self, assignment: Assignment) -> Iterator[TrialEvent]:
-        """Train a trial and yield its events from `Started` on."""
+        """Train a trial and yield its events from `TrialStarted` on."""
         begin = time.monotonic()
         spec = assignment.spec
         if reason := self._dataset.refused.get(spec.model):
@@ -186,7 +195,7 @@ class _Lane:
         try:
             state, notices = resume(compiled, assignment)
             self._end_phase("compile")
-            yield Started(
+            yield TrialStarted(
                 trial=spec.id,
                 pid=os.getpid(),
                 node=self._place.node,
@@ -219,12 +228,12 @@ class _Lane:
         spec = assignment.spec
         test = self._dataset.test
         plan = compiled.plan
-        yield (trained := Trained(trial=spec.id))
-        probabilities, judgement = yield from self._tested(compiled, spec, state, trained)
+        yield (evaluating := Evaluating(trial=spec.id))
+        probabilities, judgement = yield from self._tested(compiled, spec, state, evaluating)
         of_fold = None
         validation = state.best.validation
         if compiled.fold is not None:
-            (of_fold,) = yield from compiled.trainer.predictor.evaluate(state.weights, compiled.fold.images, trained)
+            (of_fold,) = yield from compiled.trainer.predictor.evaluate(state.weights, compiled.fold.images, evaluating)
             validation = accuracy_of(of_fold, compiled.fold.labels, compiled.class_sizes)
         rates = learning_rates(spec, plan.steps)
         last_steps = [(done.epoch - 1) * plan.steps + plan.steps_for(done.train.total) - 1 for done in history]
@@ -266,29 +275,29 @@ class _Lane:
         )
 
     def _tested(
-        self, compiled: Compiled, spec: TrialSpec, state: TrainingState, trained: Trained
+        self, compiled: Compiled, spec: TrialSpec, state: TrainingState, evaluating: Evaluating
     ) -> Generator[TrialEvent, None, tuple[NDArray[np.float32], Mapping[str, bytes]]]:
         """Return the probabilities for the test images, and the file of the likeness, if pictures are judged by it."""
         evaluate = partial(compiled.trainer.predictor.evaluate, state.weights)
         test = self._dataset.test
         if _shows_digits(spec):  # pictures of digits are judged otherwise
-            (probabilities,) = yield from evaluate(test.images, trained)
+            (probabilities,) = yield from evaluate(test.images, evaluating)
             return probabilities, {}
         sample = compiled.train.take(slice(None, None, -(-len(compiled.train) // MAX_FITTED)))
-        features, logits = yield from evaluate(sample.images, trained, lambda outputs: outputs[1:])
+        features, logits = yield from evaluate(sample.images, evaluating, lambda outputs: outputs[1:])
         fitted = Likeness.fit(features, logits, sample.labels)
         probabilities, scores = yield from evaluate(
-            test.images, trained, lambda outputs: (outputs[0], fitted.scores(*outputs[1:]))
+            test.images, evaluating, lambda outputs: (outputs[0], fitted.scores(*outputs[1:]))
         )
         return probabilities, {LIKENESS: replace(fitted, held_out=np.sort(scores)).file()}
 
     def _compile(self, spec: TrialSpec, source: ModelFile | None) -> Compiled:
-        """Compile the model of a trial, unless an earlier trial of the same shape did."""
-        shape = spec.shape
-        if shape in self._compiled:
-            self._compiled[shape] = self._compiled.pop(shape)  # the last one is the most recently used
+        """Compile the model of a trial, unless an earlier trial of the same group did."""
+        group = spec.compile_group
+        if group in self._compiled:
+            self._compiled[group] = self._compiled.pop(group)  # the last one is the most recently used
         else:
-            while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of shapes
+            while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of groups
                 del self._compiled[next(iter(self._compiled))]
             train, held_out = self._parts(spec)
             validation, fold = (held_out, None) if spec.fold is None else (None, held_out)
@@ -321,8 +330,8 @@ class _Lane:
                 sizes = np.bincount(labels, minlength=len(self._dataset.classes))
             fitted = 0 if _shows_digits(spec) else min(len(train), MAX_FITTED)
             num_tested = len(self._dataset.test) + fitted + (0 if fold is None else len(fold))
-            self._compiled[shape] = Compiled(trainer, plan, train, validation, notices, fold, sizes, num_tested)
-        return self._compiled[shape]
+            self._compiled[group] = Compiled(trainer, plan, train, validation, notices, fold, sizes, num_tested)
+        return self._compiled[group]
 
     def _parts(self, spec: TrialSpec) -> tuple[Split, Split | None]:
         """Return the images to train on, and those of the trial's fold or, without folds, those for validation."""

@@ -10,7 +10,7 @@ from cluster.trial_queue import TrialQueue
 
 SILENCE = {"starting": 50, "assigned": 80, "preparing": 100, "training": 3, "finishing": 20, "ending": 5}
 LIMITS = Limits(silence_seconds=SILENCE, fetch_seconds=7)
-TRIAL = SimpleNamespace(id="trial", kind="kind", cost=1.0)
+TRIAL = SimpleNamespace(id="trial", compile_key="key", cost=1.0)
 
 
 def begun(at: float = 0.0) -> Lane:
@@ -108,8 +108,8 @@ def test_u5_an_event_whose_content_never_arrives_counts_as_a_lost_node() -> None
 def test_a_lane_prefers_trials_of_its_kind_then_of_no_other_lane_among_those_of_equal_cost() -> None:
     queue = TrialQueue(LIMITS)
     first, *others = (
-        SimpleNamespace(id=kind, kind=kind, cost=cost)
-        for kind, cost in (("other lane", 2.0), ("no lane", 2.0), ("own", 2.0), ("cheap", 1.0))
+        SimpleNamespace(id=key, compile_key=key, cost=cost)
+        for key, cost in (("other lane", 2.0), ("no lane", 2.0), ("own", 2.0), ("cheap", 1.0))
     )
     queue.put([first, *others])
     taken = [trial.id for _ in range(3) if (trial := queue.pop_for("own", {"other lane"}, lambda trial: True))]
@@ -119,9 +119,9 @@ def test_a_lane_prefers_trials_of_its_kind_then_of_no_other_lane_among_those_of_
 def test_a_trial_that_is_not_ready_does_not_delay_those_behind_it() -> None:
     queue = TrialQueue(LIMITS)
     first, second = (
-        SimpleNamespace(id=name, kind="kind", cost=cost) for name, cost in (("first", 2.0), ("second", 1.0))
+        SimpleNamespace(id=name, compile_key="key", cost=cost) for name, cost in (("first", 2.0), ("second", 1.0))
     )
     queue.put([first, second])
-    assert queue.pop_for("kind", (), lambda trial: trial is second) is second
-    assert queue.pop_for("kind", (), lambda trial: trial is second) is None
-    assert queue.pop_for("kind", (), lambda trial: True) is first
+    assert queue.pop_for("key", (), lambda trial: trial is second) is second
+    assert queue.pop_for("key", (), lambda trial: trial is second) is None
+    assert queue.pop_for("key", (), lambda trial: True) is first

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_address")]
 @dataclass(frozen=True)
 class Item:
     id: str
-    kind: str = ""
+    compile_key: str = ""
     cost: float = 1.0
 
 

@@ -22,7 +22,7 @@ class Source:
     expects_more = False
 
     def __init__(self, *names: str) -> None:
-        self._waiting = [SimpleNamespace(id=name, kind="kind", cost=1.0) for name in names]
+        self._waiting = [SimpleNamespace(id=name, compile_key="key", cost=1.0) for name in names]
 
     def next_trials(self, queued: int) -> list[Any]:
         trials, self._waiting = self._waiting, []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.results import Accuracy, Balanced, EpochDone, Epochs
+from mnist_lib.results import Accuracy, Balanced, EpochDone, EpochHistory
 
 counts = st.integers(0, 10**6).flatmap(lambda total: st.builds(Accuracy, st.integers(0, total), st.just(total)))
 
@@ -76,7 +76,7 @@ def epoch(number: int, loss: float, validation: Accuracy | None = None) -> Epoch
 
 
 def test_w7_the_epochs_of_a_trial_take_little_memory_and_come_back_exactly() -> None:
-    epochs, largest = Epochs(), 10**12
+    epochs, largest = EpochHistory(), 10**12
     added = [epoch(1, 1 / 3), epoch(2, 0.1, Accuracy(largest - 1, largest)), epoch(3, 1e-300, Accuracy(0, 0))]
     added.append(epoch(4, 0.5, Accuracy(1, 3, Balanced(1 / 3, 2.0, 1.1))))
     for done in added:
@@ -89,7 +89,7 @@ def test_w7_the_epochs_of_a_trial_take_little_memory_and_come_back_exactly() -> 
 
 
 def test_a_later_attempt_replaces_epochs_and_one_after_a_gap_is_left_out() -> None:
-    epochs = Epochs()
+    epochs = EpochHistory()
     for done in (epoch(1, 0.1), epoch(2, 0.2), epoch(3, 0.3), epoch(2, 0.4), epoch(5, 0.5)):
         epochs.add(done)
     assert [(done.epoch, done.loss) for done in epochs.first("t", len(epochs))] == [(1, 0.1), (2, 0.4), (3, 0.3)]

@@ -16,7 +16,7 @@ from mnist_lib.history import DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.page import ReportedRun
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
-from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialFailure, TrialRecord, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialFailure, TrialRecord, TrialResult, TrialStarted
 from mnist_lib.run_documents import ChangesSummary, FailedTrial, SearchSummary, Significance, Summary, Timing
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import CONFIGURATION, SEARCH, RunFolder
@@ -53,7 +53,7 @@ def made_run(
         lane, begin = number % 2, now + number // 2 * 9
         phases = {"import": 3.1, "data": 0.2, "compile": 1.4} if number < 2 else {"compile": 0.02}
         node, pid = f"node-{lane}/0123abcd", 100 + lane
-        started = Started(at=begin, trial=spec.id, node=node, pid=pid, devices=(), gpus=(), phases=phases)
+        started = TrialStarted(at=begin, trial=spec.id, node=node, pid=pid, devices=(), gpus=(), phases=phases)
         history.append(started)
         outcome: TrialResult | TrialFailure = _result(spec, dataset, rng, margin)
         if number >= len(specs) - failed:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from mnist_lib.assignment import Assignment
 from mnist_lib.environment import package_versions
-from mnist_lib.results import Accuracy, LaneStarted, Started, TrialEvent, TrialResult
+from mnist_lib.results import Accuracy, LaneStarted, TrialEvent, TrialResult, TrialStarted
 from mnist_lib.spec import trial_grid
 from tests.support.results import with_fields
 from tests.support.simulation.trials import Durations, trial_script, undisturbed_weights
@@ -43,7 +43,7 @@ def run_lane(assignments: Iterable[Assignment], dataset: list[Any], *_: Any) -> 
             match step:
                 case float():
                     time.sleep(step)
-                case Started():
+                case TrialStarted():
                     yield replace(step, pid=os.getpid())
                 case TrialResult():
                     test = Accuracy(half, len(labels))

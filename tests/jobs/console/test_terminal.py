@@ -89,7 +89,7 @@ from jobs.console.output import *
 from jobs.console.terminal import step
 from jobs.train import display
 from jobs.train.display import RunProgress
-from mnist_lib.results import Started
+from mnist_lib.results import TrialStarted
 from mnist_lib.spec import trial_grid
 from tests.support.hostile import HOSTILE
 
@@ -100,7 +100,7 @@ def command(_):
         time.sleep(0.3)
     progress = RunProgress(trial_grid(("keras",), [0], dataset="mnist-mini", epochs=10))
     with display.display(progress):
-        started = Started(trial="keras-s0", pid=1, node=HOSTILE, devices=(), gpus=(), resumed_after=0)
+        started = TrialStarted(trial="keras-s0", pid=1, node=HOSTILE, devices=(), gpus=(), resumed_after=0)
         progress.update(started, lambda trial: 1)
         logging.getLogger("jobs").info("logged %s", HOSTILE)
         print_stderr(f"printed {HOSTILE}")

@@ -22,7 +22,7 @@ from jobs.train.display import drawing
 from jobs.train.recorder import Recorder
 from mnist_lib.documents import encode
 from mnist_lib.errors import MnistError
-from mnist_lib.results import Accuracy, RungDone, Started, TrialFailure
+from mnist_lib.results import Accuracy, RungDone, TrialFailure, TrialStarted
 from mnist_lib.store.runs import SEARCH, RunFolder
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.simulation.clock import VirtualClock
@@ -292,7 +292,7 @@ def test_the_live_table_has_the_configurations_in_progress_up_to_their_next_rung
     first_two = search.next_trials(queued=0)
     assert [spec.id for spec in first_two] == trials
     for event in (
-        Started(trial=trials[0], pid=1, node="host", devices=(), gpus=()),
+        TrialStarted(trial=trials[0], pid=1, node="host", devices=(), gpus=()),
         RungDone(trial=trials[1], epoch=1, validation=Accuracy(9, 10), seconds=1.0, content=b""),
     ):
         give(search, event)

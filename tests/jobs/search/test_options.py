@@ -12,7 +12,7 @@ from jobs.console.options import parse
 from jobs.search.__main__ import main, plan_document, plan_lines, search_lines
 from jobs.search.options import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions, is_search
 from jobs.search.plan import SearchPlan
-from jobs.train.initial_versions import starting_from
+from jobs.train.initial_versions import with_warm_starts
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.resuming import configuration
@@ -74,7 +74,7 @@ def test_the_result_of_folds_says_that_its_score_is_out_of_fold() -> None:
 
 def test_trials_of_a_search_start_from_the_version_that_was_found_and_so_does_its_command() -> None:
     version = published(MemoryObjects(), 150)
-    given = starting_from(plan(RATE, "--init-from=keras@champion"), {"keras": version})
+    given = with_warm_starts(plan(RATE, "--init-from=keras@champion"), {"keras": version})
     settings = given.variation.configuration(3, seed=4)
     for spec in (given.trial(settings, 3), *given.finals(settings), *given.trials):
         assert (spec.init_from, spec.init_sha256) == ("keras@1", "0" * 64)

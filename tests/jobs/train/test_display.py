@@ -14,7 +14,7 @@ from cluster.lanes import Cause, Death
 from cluster.supervisor import LostAttempt
 from jobs.train import display
 from jobs.train.display import RunProgress, State
-from mnist_lib.results import Accuracy, EpochDone, Heartbeat, Started, TrialFailure
+from mnist_lib.results import Accuracy, EpochDone, Heartbeat, TrialFailure, TrialStarted
 from mnist_lib.spec import trial_grid
 
 
@@ -22,8 +22,8 @@ def progress_of(trials: int) -> RunProgress:
     return RunProgress(trial_grid(("keras",), range(trials), dataset="mnist-mini", epochs=10))
 
 
-def started(trial: str, resumed_after: int = 0) -> Started:
-    return Started(
+def started(trial: str, resumed_after: int = 0) -> TrialStarted:
+    return TrialStarted(
         trial=trial, pid=1, node="host-of-a-long-name/0123abcd", devices=(), gpus=(), resumed_after=resumed_after
     )
 

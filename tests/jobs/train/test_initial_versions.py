@@ -135,7 +135,7 @@ def test_before_any_trial_a_version_has_to_fit_and_known_test_images_are_left_ou
 
     def prepared(units: int) -> Dataset:
         found = started(objects, "--models=keras", "--init-from=keras@1", f"--hidden-units={units}")
-        versions = [*found.starts.values()]
+        versions = [*found.warm_starts.values()]
         pretrained = Pretrained(
             versions={version.facts.weights_sha256: stored_weights(objects, version) for version in versions}
         )

@@ -22,7 +22,7 @@ from jobs.train.resuming import configuration
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.results import Started
+from mnist_lib.results import TrialStarted
 from mnist_lib.settings import options_of
 from mnist_lib.store.opening import open_run
 from tests.support.bounds import at_most_processor_seconds
@@ -299,7 +299,7 @@ def test_resuming_with_another_dataset_names_both(tmp_path: Path) -> None:
     began, other = (plan(f"--dataset={name}", "--models=keras") for name in (f"{tmp_path}/letters", "mnist-mini"))
     terms = began.terms(code)
     with open_run(objects, "r", dataset="letters", terms=terms, command="jobs.train", configuration="") as folder:
-        folder.append_history(Started(trial="keras-s0", pid=1, node="n", devices=(), gpus=()))
+        folder.append_history(TrialStarted(trial="keras-s0", pid=1, node="n", devices=(), gpus=()))
     with (
         pytest.raises(SpecError, match="got dataset mnist-mini instead of letters; choose"),
         open_run(objects, "r", dataset="mnist-mini", terms=other.terms(code), command="jobs.train", configuration=""),

@@ -11,10 +11,10 @@ from tests.support.job import ROOT
 from tests.support.simulation.world import simulate
 
 PER_TEST = 50
-MORE = [pytest.param(first, marks=pytest.mark.long) for first in range(2 * PER_TEST, 400, PER_TEST)]
+USAGE_TAIL = [pytest.param(first, marks=pytest.mark.long) for first in range(2 * PER_TEST, 400, PER_TEST)]
 
 
-@pytest.mark.parametrize("first", [0, pytest.param(PER_TEST, marks=pytest.mark.slow), *MORE])
+@pytest.mark.parametrize("first", [0, pytest.param(PER_TEST, marks=pytest.mark.slow), *USAGE_TAIL])
 def test_p8_in_simulated_worlds_every_trial_ends_once_with_the_right_weights(first: int) -> None:
     for seed in range(first, first + PER_TEST):
         simulate(seed)

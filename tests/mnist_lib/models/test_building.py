@@ -12,7 +12,7 @@ from mnist_lib.data.split import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, check_model
-from mnist_lib.results import CheckpointTaken, Started, TrialFailure, TrialResult
+from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult, TrialStarted
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
@@ -34,7 +34,7 @@ def test_a_resumed_user_model_ends_with_the_same_weights(name: str, run: Run) ->
         events += run(own(name), replicas=replicas, checkpoint=checkpoint.content, before=events)
     else:
         events = run(own(name), replicas=replicas, resumed=True)
-    assert [event.resumed_after for event in events if isinstance(event, Started)] == [0, 1]
+    assert [event.resumed_after for event in events if isinstance(event, TrialStarted)] == [0, 1]
     whole, resumed = [event for event in events if isinstance(event, TrialResult)]
     assert resumed.record.weights_sha256 == whole.record.weights_sha256
     assert whole.files[SOURCE_FILE] == OWN.content
@@ -86,7 +86,7 @@ def test_augmentation_of_keras_acts_in_training_only(digits: Dataset) -> None:
 
 def test_a_model_that_xla_cannot_compile_is_trained_without_xla_with_a_notice(run: Run) -> None:
     _, started, *others = run(own("not_for_xla"))
-    assert isinstance(started, Started)
+    assert isinstance(started, TrialStarted)
     expected = "not_for_xla is trained without XLA, which cannot compile ImageProjectiveTransformV3"
     assert started.notices == (expected,)
     assert len(result_of(others).history) == 2
@@ -249,6 +249,6 @@ def test_w13_a_model_with_nothing_to_train_is_measured_with_a_notice(replicas: i
     events = run(
         TrialSpec.of("f", source_sha256=source.sha256, epochs=1, global_batch_size=50), source, replicas=replicas
     )
-    (started,) = [event for event in events if isinstance(event, Started)]
+    (started,) = [event for event in events if isinstance(event, TrialStarted)]
     assert started.notices == ("f has nothing to train: none of its weights is trainable",)
     assert len(result_of(events).history) == 1

@@ -16,7 +16,7 @@ from mnist_lib.models.building import build_model, check_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.model import Weights
 from mnist_lib.pretrained import Pretrained, WeightsFile
-from mnist_lib.results import CheckpointTaken, Started, TrialResult
+from mnist_lib.results import CheckpointTaken, TrialResult, TrialStarted
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.trainer import is_given
 from tests.support.own_trials import OWN, Run, own, result_of
@@ -104,5 +104,5 @@ def test_frozen_epochs_leave_given_weights_as_they_are_and_a_resumed_trial_ends_
 
 
 def test_a_trial_says_that_nothing_is_frozen_if_no_weight_is_given(run: Run) -> None:
-    (started,) = [event for event in run(own("sequential", freeze_epochs=1)) if isinstance(event, Started)]
+    (started,) = [event for event in run(own("sequential", freeze_epochs=1)) if isinstance(event, TrialStarted)]
     assert "--freeze-epochs freezes nothing" in started.notices[0]

@@ -18,7 +18,7 @@ from mnist_lib.spec import TrialSpec
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
 OWN = ModelFile.read(Path(__file__).parents[2] / "support/own_models.py")
-DIGITS, LETTERS, MORE = (tuple(classes) for classes in ("0123456789", "ABCDEFGHIJ", "0123456789ABC"))
+DIGITS, LETTERS, USAGE_TAIL = (tuple(classes) for classes in ("0123456789", "ABCDEFGHIJ", "0123456789ABC"))
 SHAPE = (16, 16, 1)
 
 
@@ -59,7 +59,7 @@ def test_every_seed_starts_from_the_same_weights_with_random_states_of_its_own(s
         assert bool(integers) == (spec.model != "scratch")
 
 
-@pytest.mark.parametrize("classes", [LETTERS, MORE])
+@pytest.mark.parametrize("classes", [LETTERS, USAGE_TAIL])
 @pytest.mark.parametrize(
     ("spec", "drawn_weights"),
     [

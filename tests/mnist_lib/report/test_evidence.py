@@ -17,7 +17,7 @@ from mnist_lib.report.evidence import (
     StoredTrial,
     most_confident_mistakes,
 )
-from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, Started, TrialResult
+from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialResult, TrialStarted
 from mnist_lib.spec import TrialSpec
 from tests.support.made_run import FOUR_LABELS, small_result, small_summary, tally_of
 from tests.support.simulation.trials import epoch_of
@@ -132,8 +132,8 @@ def epoch(at: float, trial: str, number: int, loss: float = 1.0) -> EpochDone:
     return EpochDone(at=at, trial=trial, epoch=number, loss=loss, train=train, validation=None, seconds=1.0)
 
 
-def started(at: float, trial: str, pid: int, **phases: float) -> Started:
-    return Started(at=at, trial=trial, node="a", pid=pid, devices=(), gpus=(), phases=phases)
+def started(at: float, trial: str, pid: int, **phases: float) -> TrialStarted:
+    return TrialStarted(at=at, trial=trial, node="a", pid=pid, devices=(), gpus=(), phases=phases)
 
 
 def test_an_attempt_that_was_lost_with_its_driver_ends_with_its_last_sign_of_life() -> None:

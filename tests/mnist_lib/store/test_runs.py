@@ -14,7 +14,7 @@ from mnist_lib.history import AttemptDied, DriverConnected
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.results import Accuracy, EpochDone, Started
+from mnist_lib.results import Accuracy, EpochDone, TrialStarted
 from mnist_lib.store import opening
 from mnist_lib.store.opening import open_run, run_to_resume
 from mnist_lib.store.runs import CONFIGURATION, RunFolder, check_run_name, check_writable, history_line
@@ -23,7 +23,7 @@ from tests.support.store.summaries import small_summary, summary_of
 
 TERMS = {"trials": {"keras-s0": {"epochs": 5, "seed": 0}, "keras-s1": {"epochs": 5, "seed": 1}}, "code": "abc"}
 
-STARTED = Started(trial="keras-s0", pid=1, node="n", devices=(), gpus=())
+STARTED = TrialStarted(trial="keras-s0", pid=1, node="n", devices=(), gpus=())
 EPOCH = EpochDone(trial="keras-s0", epoch=1, loss=0.5, train=Accuracy(1, 2), validation=None, seconds=1.0)
 
 

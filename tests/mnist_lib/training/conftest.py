@@ -17,7 +17,7 @@ def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_trial = trial._Lane._compile
 
     def compile_once(self: trial._Lane, spec: TrialSpec, source: Any) -> Compiled:
-        key = self._resources.cpu_replicas, spec.shape
+        key = self._resources.cpu_replicas, spec.compile_group
         if key not in COMPILED:
             COMPILED[key] = compile_trial(self, spec, source)
         return COMPILED[key]

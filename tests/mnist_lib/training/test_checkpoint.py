@@ -28,20 +28,20 @@ from mnist_lib.results import (
     Balanced,
     CheckpointTaken,
     EpochDone,
+    EpochHistory,
     EpochPart,
-    Epochs,
     RungDone,
-    Started,
     TrialEvent,
     TrialFailure,
     TrialResult,
+    TrialStarted,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.contents import contents_of
 from mnist_lib.store.publishing import publish
 from mnist_lib.training import prediction, trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.reproduction import IDENTICAL, reproduce
+from mnist_lib.training.reproduction import IDENTICAL, Means, reproduce
 from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.bounds import assert_at_most
@@ -124,7 +124,7 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     assignments = [Assignment(spec, content, epochs=epochs) for content in checkpoints.values()]
     monkeypatch.setattr(images, "MAX_HELD_BYTES", 0)
     seen = events(assignments, in_file(few, tmp_path), EACH_EPOCH, resources)
-    assert [event.resumed_after for event in seen if isinstance(event, Started)] == pytest.approx(positions)
+    assert [event.resumed_after for event in seen if isinstance(event, TrialStarted)] == pytest.approx(positions)
     (expected,) = results(uninterrupted)
     assert len(results(seen)) == len(positions)
     for resumed in results(seen):
@@ -165,7 +165,7 @@ def test_a_rung_that_is_resumed_within_an_epoch_has_the_same_score_and_values(fe
     assert len({result.record.weights_sha256 for seen in finished for result in results(seen)}) == 1
     refused = events([Assignment(spec, within, until=1)], few)
     assert any(
-        "its checkpoint is of a later rung" in event.notices[0] for event in refused if isinstance(event, Started)
+        "its checkpoint is of a later rung" in event.notices[0] for event in refused if isinstance(event, TrialStarted)
     )
 
 
@@ -214,10 +214,10 @@ def test_w7_a_trial_whose_epochs_are_lost_from_the_history_starts_from_the_begin
     (spec,) = trial_grid(["scratch"], [0], epochs=3, global_batch_size=50, hidden_units=8)
     uninterrupted = events([Assignment(spec)], few, EACH_EPOCH)
     _, second = (event.content for event in uninterrupted if isinstance(event, CheckpointTaken))
-    known = Epochs()
+    known = EpochHistory()
     known.add(next(event for event in uninterrupted if isinstance(event, EpochDone)))
     seen = events([Assignment(spec, second, epochs=known)], few, EACH_EPOCH)
-    (started,) = [event for event in seen if isinstance(event, Started)]
+    (started,) = [event for event in seen if isinstance(event, TrialStarted)]
     assert started.resumed_after == 0
     assert started.notices[0].startswith("the history of the run lacks epochs before its checkpoint of epoch 2")
     assert results(seen)[0].record.weights_sha256 == results(uninterrupted)[0].record.weights_sha256
@@ -244,7 +244,7 @@ def test_a_trial_with_an_unusable_checkpoint_starts_from_the_beginning_and_says_
     own, others = (event.content for event in uninterrupted if isinstance(event, CheckpointTaken))
     contents = {**damaged(own), "another's": others}
     seen = events([Assignment(spec, content) for content in contents.values()], few, EACH_EPOCH)
-    starts = [event for event in seen if isinstance(event, Started)]
+    starts = [event for event in seen if isinstance(event, TrialStarted)]
     for name, started, result in zip(contents, starts, results(seen), strict=True):
         assert started.resumed_after == 0, name
         assert "the checkpoint of scratch-s0 is damaged or belongs to another trial" in started.notices[0]
@@ -317,10 +317,11 @@ def test_a_version_that_a_deadline_ended_within_an_epoch_is_reproduced(
     code = {"sha256": "0" * 64}
     files, about = contents_of(result, few, "r", code)
     version = publish(LocalObjects(tmp_path), spec.model, "r", files, about)
-    again = reproduce(LocalObjects(tmp_path), version, lambda: few, 2, code)
+    again = reproduce(LocalObjects(tmp_path), version, lambda: few, code, Means(cpus=2))
     assert (again.verdict, again.differing) == (IDENTICAL, {})
     monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 3)  # as another version of the project may have
-    assert "images of the last epoch" in reproduce(LocalObjects(tmp_path), version, lambda: few, 2, code).differing
+    other = reproduce(LocalObjects(tmp_path), version, lambda: few, code, Means(cpus=2))
+    assert "images of the last epoch" in other.differing
 
 
 @pytest.mark.usefixtures("compiled_once")

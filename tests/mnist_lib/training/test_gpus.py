@@ -12,7 +12,7 @@ from tensorflow.python.framework.config import disable_op_determinism
 
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.split import Dataset
-from mnist_lib.results import Started, TrialEvent, TrialFailure, TrialResult
+from mnist_lib.results import TrialEvent, TrialFailure, TrialResult, TrialStarted
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import gpus, trial
 from mnist_lib.training.trainer import Trainer
@@ -114,7 +114,7 @@ def test_a_trial_on_a_gpu_that_xla_refuses_is_trained_without_xla(
 ) -> None:
     monkeypatch.setattr(trial, "refused_by_gpu", lambda: "a first compilation ended with SIGABRT")
     events = events_of(TrialSpec.of("keras", hidden_units=8, epochs=1), few_digits(digits))
-    (notices,) = [event.notices for event in events if isinstance(event, Started)]
+    (notices,) = [event.notices for event in events if isinstance(event, TrialStarted)]
     assert notices[-1] == "keras is trained without XLA: a first compilation ended with SIGABRT"
     assert isinstance(events[-1], TrialResult)
     assert compiled

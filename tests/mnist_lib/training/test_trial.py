@@ -19,15 +19,15 @@ from mnist_lib.models.building import build_model
 from mnist_lib.pretrained import Pretrained, StoredWeights
 from mnist_lib.results import (
     Accuracy,
-    Begun,
     EpochDone,
+    Evaluating,
     Heartbeat,
+    LaneReady,
     RungDone,
-    Started,
-    Trained,
     TrialEvent,
     TrialFailure,
     TrialResult,
+    TrialStarted,
 )
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.training import prediction, trial
@@ -54,8 +54,8 @@ def results_of(events: Sequence[TrialEvent]) -> dict[str, TrialResult]:
 def test_a_trial_yields_an_event_for_its_start_for_each_epoch_and_for_its_result(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=3, hidden_units=8, validation_percent=10)
     begun, started, *epochs, trained, result = events_of([spec], few_digits(digits))
-    assert isinstance(begun, Begun)
-    assert isinstance(started, Started)
+    assert isinstance(begun, LaneReady)
+    assert isinstance(started, TrialStarted)
     assert (started.devices, started.gpus, started.node) == (("CPU:0", "CPU:1"), ("3",), "here")
     assert [*started.phases] == ["import", "data", "compile"]
     assert all(0 <= seconds < 600 for seconds in started.phases.values())
@@ -80,7 +80,7 @@ def test_a_trial_with_other_classes_than_its_version_says_what_it_takes_from_it(
     _, started, *_, result = run_trials(
         [Assignment(spec)], lambda: few, TWO_REPLICAS, PLACE, pretrained=lambda: pretrained
     )
-    assert isinstance(started, Started)
+    assert isinstance(started, TrialStarted)
     assert started.notices == (
         "limited the global batch of 128 to all 120 training images",
         "all weights of keras but those of the last layer are from keras@3, since the classes differ",
@@ -183,7 +183,7 @@ def test_a_trial_that_pauses_after_each_rung_has_the_weights_of_one_that_does_no
         checkpoint = done.content
     assert checkpoint == b""  # nothing follows the last rung
     events = run(Assignment(spec), Assignment(spec, rungs[1].content, epochs=epochs_in(trained)))
-    assert [event.resumed_after for event in events if isinstance(event, Started)] == [0, 3]
+    assert [event.resumed_after for event in events if isinstance(event, TrialStarted)] == [0, 3]
     whole, resumed = [event for event in events if isinstance(event, TrialResult)]
     assert resumed.record.weights_sha256 == whole.record.weights_sha256
     shorter = [run(Assignment(spec, until=done.epoch))[-1] for done in rungs]
@@ -208,7 +208,7 @@ def test_w3_a_lane_that_validates_and_evaluates_for_minutes_is_not_silent(
     (spec,) = trial_grid(["keras"], [0], epochs=2, hidden_units=8, validation_percent=10)
     lane = Lane(handle=1, state_since=0)
     lane.start(WorkerProcess(node="n", host="h", pid=1), 0)
-    lane.assign(SimpleNamespace(id=spec.id, kind=spec.model, cost=spec.cost), 0)
+    lane.assign(SimpleNamespace(id=spec.id, compile_key=spec.model, cost=spec.cost), 0)
     seen = []
     for event in run_trials([Assignment(spec)], lambda: few_digits(digits), resources, PLACE):
         assert lane.why_overdue(Limits(), clock.now) is None
@@ -218,7 +218,8 @@ def test_w3_a_lane_that_validates_and_evaluates_for_minutes_is_not_silent(
     beats = [event.epoch for _, event in seen if isinstance(event, Heartbeat)]
     assert [(beat, beats.count(beat)) for beat in sorted({*beats})] == [(1, 1 + batches), (2, 1 + batches)]
     assert isinstance(seen[-1][1], TrialResult)
-    assert seen[-1][0] - next(now for now, event in seen if isinstance(event, Trained)) > SILENCE_SECONDS["finishing"]
+    begin = next(now for now, event in seen if isinstance(event, Evaluating))
+    assert seen[-1][0] - begin > SILENCE_SECONDS["finishing"]
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ def test_a_lane_removes_the_least_recently_used_compiled_model(
 def test_i3_a_batch_larger_than_the_dataset_is_reduced_with_a_notice(digits: Dataset) -> None:
     (spec,) = trial_grid(["keras"], [0], epochs=1, hidden_units=8, global_batch_size=1_000)
     events = events_of([spec], few_digits(digits))
-    assert isinstance(events[1], Started)
+    assert isinstance(events[1], TrialStarted)
     assert events[1].notices == ("limited the global batch of 1000 to all 120 training images",)
     assert isinstance(events[-1], TrialResult)
 

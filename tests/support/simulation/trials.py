@@ -16,15 +16,15 @@ from mnist_lib.clock import steady_time
 from mnist_lib.environment import package_versions
 from mnist_lib.results import (
     Accuracy,
-    Begun,
     CheckpointTaken,
     EpochDone,
+    Evaluating,
     Heartbeat,
+    LaneReady,
     RungDone,
-    Started,
-    Trained,
     TrialEvent,
     TrialFailure,
+    TrialStarted,
 )
 from mnist_lib.spec import TrialSpec
 from tests.support.results import trial_result
@@ -62,11 +62,11 @@ def trial_script(
         is_compiled: whether an earlier trial of the lane has compiled the model.
     """
     spec = given.spec
-    yield Begun(trial=spec.id)
+    yield LaneReady(trial=spec.id)
     phases = {"compile": 0.01} if is_compiled else {"import": durations.importing, "compile": durations.compiling}
     yield phases["compile"]
     done, weights = json.loads(bytes(given.checkpoint)) if given.checkpoint else (0, "")
-    yield Started(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done, phases=phases)
+    yield TrialStarted(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done, phases=phases)
     history = [] if given.until else given.epochs.first(spec.id, done)
     last = given.until or spec.epochs
     for epoch in range(done + 1, last + 1):
@@ -90,7 +90,7 @@ def trial_script(
         content = json.dumps([last, weights]).encode() if last < spec.epochs else b""
         yield RungDone(trial=spec.id, epoch=last, validation=score_of(weights), seconds=last, content=content)
         return
-    yield Trained(trial=spec.id)
+    yield Evaluating(trial=spec.id)
     yield durations.evaluating
     yield trial_result(
         spec,
