@@ -108,9 +108,6 @@ class TrialSettings(CheckedFields):
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = option(
         0.0, "share of each label that is spread evenly over all classes during training", varies=True
     )
-    label_noise: Annotated[float, Meta(ge=0, lt=1)] = option(
-        0.0, "share of the training images that are given the label of another class, at random", varies=True
-    )
     class_weights: Annotated[str, one_of(CLASS_WEIGHTS)] = option(
         "none",
         f"weight of an image in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",

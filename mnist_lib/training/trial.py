@@ -300,7 +300,6 @@ class _Lane:
             while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of groups
                 del self._compiled[next(iter(self._compiled))]
             train, held_out = self._parts(spec)
-            train = _with_label_noise(train, spec.label_noise, len(self._dataset.classes))
             validation, fold = (held_out, None) if spec.fold is None else (None, held_out)
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))
@@ -339,17 +338,6 @@ class _Lane:
         if spec.fold is None or spec.folds is None:
             return self._dataset.train_and_validation(spec.validation_percent)
         return self._dataset.train_and_fold(spec.fold, spec.folds)
-
-
-def _with_label_noise(train: Split, share: float, num_classes: int) -> Split:
-    """Return the images, of which a share has the label of another class."""
-    if not share:
-        return train
-    random = np.random.default_rng(0)
-    is_changed = random.random(len(train)) < share
-    labels = train.labels.copy()
-    labels[is_changed] = ((labels + random.integers(1, num_classes, len(train))) % num_classes)[is_changed]
-    return replace(train, labels=labels)
 
 
 def _shows_digits(spec: TrialSpec) -> bool:
