@@ -19,6 +19,10 @@ from mnist_lib import api
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
+from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.contents import read_manifest
+from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.versions import readable_versions
 from tests.support.bounds import JOB_SECONDS
 from tests.support.job import ROOT
 from tests.support.shared import made_once
@@ -75,6 +79,28 @@ def images_of(folder: Path) -> dict[str, list[str]]:
 
 def test_labels_corrections_groups_and_splits_are_the_same(earlier: Path, expected: Any) -> None:
     assert images_of(earlier) == expected["images"]
+
+
+def test_its_trials_and_versions_have_records(earlier: Path) -> None:
+    """They were written before there were records: settings stood among the results, those of versions in manifests."""
+    folder = LocalObjects(earlier / "results")
+    count = 0
+    for path in (earlier / "results/runs").glob("*/summary.json"):
+        summary = RunFolder(folder, path.parent.name).summary()
+        assert summary is not None
+        for trial, row in zip(summary.trials, json.loads(path.read_bytes())["trials"], strict=True):
+            settings = {name: row[name] for name in ("model", "seed", "epochs", "learning_rate", "arguments", "score")}
+            assert {name: getattr(trial.spec, name) for name in settings} == settings
+            assert getattr(trial, "test_accuracy", None) == row.get("test_accuracy")
+            count += 1
+    assert count > 10
+    for version in readable_versions(folder):
+        if version.deleted:
+            continue
+        record = read_manifest(folder, version).record
+        facts = version.facts
+        assert (record.id, record.test, record.weights_sha256) == (facts.trial, facts.test, facts.weights_sha256)
+        assert record.train_seconds > 0
 
 
 @pytest.mark.usefixtures("tensorflow")
