@@ -62,12 +62,23 @@ def draw(count: int, seed: int) -> list[Mutant]:
         (file,) = generator.choices(FILES, [source.count("\n") for source in sources.values()])
         name, occurrence = generator.choice(generator.choice(_possible(file)))
         old, new = sources[file], mutate_code(sources[file], OPERATORS[name], occurrence)
+        if not is_python(new):
+            continue
         _, _, place, *lines = difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
         removed, added = (" ".join(line[1:].strip() for line in lines if line[0] == sign).strip() for sign in "-+")
         change = f"{removed} -> {added}"
         at = place.split()[1].strip("-").partition(",")[0]
         drawn[change] = Mutant(name=f"{file}:{at}: {change}", file=file, old=old, new=new)
     return [*drawn.values()]
+
+
+def is_python(source: str) -> bool:
+    """Return whether a file compiles. Cosmic Ray also writes `if not one := other`."""
+    try:
+        compile(source, "", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def noticed(mutant: Mutant) -> str:
