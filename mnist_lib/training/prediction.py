@@ -31,7 +31,7 @@ class Predictor:
     """A model that predicts on the devices of a strategy. It is compiled once, for any number of images of a shape.
 
     Args:
-        parts: the parts of a batch that each device computes at the same time.
+        parts: the microbatches that each device computes at the same time.
     """
 
     def __init__(self, model: Model, strategy: tf.distribute.Strategy, parts: int = 1) -> None:
