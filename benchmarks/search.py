@@ -243,7 +243,7 @@ def gain(pictures: PictureSet, model: str, seed: int, seconds: float) -> Gain:
         options = [*FEW_SPACE, f"--seed={seed}", f"--max-seconds={seconds}"]
         found = json.loads(run([OWN, "-m", "jobs.search", *shared, *options])[0])
         took = time.monotonic() - begin
-        seeds = ",".join(str(trial["seed"]) for trial in found["trials"])
+        seeds = ",".join(str(trial["spec"]["seed"]) for trial in found["trials"])
         default = json.loads(run([OWN, "-m", "jobs.train", *shared, f"--seeds={seeds},"])[0])
     return Gain(mean_accuracy(default), mean_accuracy(found), found["search"]["configurations"], took)
 

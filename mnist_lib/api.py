@@ -44,7 +44,7 @@ class Classifier:
     accuracy: Accuracy  # on the test split: correct, total, value, interval()
     image_shape: tuple[int, int, int]  # height, width and channels of the images that it takes
     classes: tuple[str, ...] = field(repr=False)  # the names of the columns of `predict`
-    manifest: Mapping[str, Any] = field(repr=False)  # how it was made: spec, dataset, history, versions, ...
+    manifest: Mapping[str, Any] = field(repr=False)  # how it was made: record, history, dataset, code, ...
     _predict: "StoredPredictor" = field(repr=False)
     _stored: "tuple[Objects, Version] | None" = field(default=None, repr=False)  # where it is from
 

@@ -117,7 +117,7 @@ def convert(value: object, kind: type[T], name: str) -> T:
 def decode_upgraded(
     content: bytes, kind: type[T], schema: int, name: str, upgrade: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> T:
-    """Return a document as `decode` does, also one of the schema before, which `upgrade` changes to the present one.
+    """Return a document of this schema, or one of the schema before after `upgrade` has converted it.
 
     Raises IntegrityError as `decode` does, or SchemaError if a newer version of this program wrote it.
     """
@@ -126,7 +126,7 @@ def decode_upgraded(
         return decode(content, kind, name)
     document = decode(content, dict[str, Any], name)
     with reading(name):
-        document = upgrade(document)
+        document = {**upgrade(document), "schema": schema}
     return convert(document, kind, name)
 
 

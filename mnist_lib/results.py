@@ -300,9 +300,10 @@ class TrialRecord(EndedTrial, frozen=True, kw_only=True, tag="ok"):
     # Epochs that were trained, with the share of the last one; fewer than asked for if the time was up.
     trained_epochs: Rate
     train_seconds: Seconds  # seconds of training, without start-up and compilation
-    setup_seconds: Seconds  # seconds of compilation and initialisation, nearly 0 after a trial of the same shape
+    # Seconds of compilation and initialisation; nearly 0 if the lane has compiled the same model before.
+    setup_seconds: Seconds
     images_per_second: Rate  # speed of training
-    cpus: Number | None = None  # CPUs of each node, from which the threads follow; older runs lack it
+    cpus: Number | None = None  # CPUs of the trial, from which its number of threads follows; older runs lack it
     replicas: Number  # number of replicas
     devices: tuple[Text, ...]  # one device per replica, as TensorFlow names them
     gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
@@ -324,6 +325,8 @@ class TrialRecord(EndedTrial, frozen=True, kw_only=True, tag="ok"):
 
 
 class TrialResult(TrialEvent, frozen=True, kw_only=True):
+    """The end of a trial that was trained and evaluated: its record, its arrays and its files."""
+
     final = True
 
     record: TrialRecord

@@ -3,6 +3,7 @@
 `docs/reference/summary.md` is made from the fields and comments of the summary. `report.summary` makes a summary.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import field
@@ -256,6 +257,14 @@ def read_summary(content: bytes, name: str) -> Summary:
 
 def _with_specs(summary: dict[str, Any]) -> dict[str, Any]:
     """Return a summary of schema 1, whose trials had the fields of their spec among their own, as one of schema 2."""
-    names = TrialSpec.__dataclass_fields__
-    trials = [{**trial, "spec": {name: trial[name] for name in names if name in trial}} for trial in summary["trials"]]
-    return {**summary, "trials": trials}
+    return {**summary, "trials": [_with_spec(trial) for trial in summary["trials"]]}
+
+
+def _with_spec(trial: dict[str, Any]) -> dict[str, Any]:
+    spec = {name: trial[name] for name in TrialSpec.__dataclass_fields__ if name in trial}
+    return {**trial, "spec": with_microbatches(spec, trial.get("devices", ()))}
+
+
+def with_microbatches(spec: Mapping[str, Any], devices: Sequence[str]) -> dict[str, Any]:
+    """Return the spec in a document of schema 1 with its number of microbatches: one on GPUs, the default on CPUs."""
+    return {**spec, "microbatches": 1 if any("GPU" in device for device in devices) else 0}

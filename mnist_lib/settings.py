@@ -27,18 +27,18 @@ Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, title="S", description="seconds, 0 or more")]
 
 
-class Uses(TypedDict, total=False):
-    """How an option is used."""
+class OptionTraits(TypedDict, total=False):
+    """What holds for an option, apart from its value."""
 
     positional: bool  # whether the value is given without the option's name; a tuple takes all remaining words
-    required: bool
+    required: bool  # whether the command refuses to run without it
     in_terms: bool  # whether the result of a run depends on it, apart from that of its trials
     varies: bool  # whether it may vary in a search
     stored: bool  # whether a run or a scheduler stores it; otherwise, it concerns one process
     in_file: bool  # whether a --config file may have it; otherwise, it can run any code
 
 
-USUAL_USES = Uses(positional=False, required=False, in_terms=False, varies=False, stored=True, in_file=True)
+DEFAULT_TRAITS = OptionTraits(positional=False, required=False, in_terms=False, varies=False, stored=True, in_file=True)
 
 
 def option(
@@ -48,7 +48,7 @@ def option(
     *,
     name: str | None = None,
     short: Sequence[str] = (),
-    **uses: Unpack[Uses],
+    **traits: Unpack[OptionTraits],
 ) -> Any:
     """Return the dataclass field of an option. A default of None stands for "not given", whatever the type.
 
@@ -56,9 +56,10 @@ def option(
         metavar: stands for the value in --help; by default, it follows from the type.
         name: of the option, if it is not that of the field.
         short: one-letter names, such as `-v`.
+        traits: see `OptionTraits`.
     """
     metadata = {"help": help, "metavar": metavar, "name": name, "short": short}
-    return field(default=default, metadata={**metadata, **USUAL_USES, **uses})
+    return field(default=default, metadata={**metadata, **DEFAULT_TRAITS, **traits})
 
 
 def one_of(known: Mapping[str, Any] | Collection[str]) -> Meta:

@@ -50,7 +50,7 @@ MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as 
 MANY_EPOCHS = 40
 MAX_TRAINED_IMAGES = 50_000
 KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate from the weights of a version of the same dataset
-MIN_PARTED_BATCH = 128  # the smallest batch that is divided into microbatches by default
+MIN_DIVIDED_BATCH = 128  # the smallest batch that is divided into microbatches by default
 BY_IMAGES_TEXT = (
     f"epochs and batch size, if not given: {MIN_EPOCHS} and {MAX_BATCH_SIZE}; for few images, up to {FEW_EPOCHS} epochs"
     f" in batches down to {FEW_BATCH_SIZE}"
@@ -154,17 +154,16 @@ class TrialSpec(TrialSettings):
     # Arguments of the function that builds the model, by name.
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
     source_sha256: str | None = None  # sha256 of the Python file that defines the model; `null` for the catalog
-    # The sha256 of each file of weights whose path that function gets, by argument.
+    # The sha256 of each file of weights, by the argument of the model's function that gets its path.
     weights: Mapping[str, str] = field(default_factory=dict, hash=False)
     init_from: VersionName | None = None  # the version whose weights it starts from; `null` for random weights
     init_sha256: Sha256 | None = None  # the sha256 of these weights
     configuration: Seed | None = None  # its number in a search; `null` for any other trial
     # The fold, from 0, that it is not trained on and predicts; `null` for a trial without a fold.
     fold: Seed | None = None
-    folds: Folds | None = None  # into how many the training images are divided; `null` without folds
-    # Number of parts of each batch, each with a batch normalisation and random numbers of its own; at most one for each
-    # image. Replicas share them, and each has at least one. 0 stands for `default_microbatches`, by which all trials on
-    # CPUs were trained by earlier versions, whose documents lack the field.
+    folds: Folds | None = None  # number of folds of the training images; `null` without folds
+    # Number of parts of each batch, each normalised by its own statistics; at most one for each image. Replicas share
+    # them, and each has at least one. 0 stands for the default on CPUs.
     microbatches: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
     def __post_init__(self) -> None:
@@ -266,7 +265,7 @@ def defaults_for(images: float) -> dict[str, int]:
 
 def default_microbatches(model: str, batch_size: int) -> int:
     """Return the number of microbatches on CPUs. Small batches are not divided, for the sake of their statistics."""
-    return entry_of(model).microbatches if batch_size >= MIN_PARTED_BATCH else 1
+    return entry_of(model).microbatches if batch_size >= MIN_DIVIDED_BATCH else 1
 
 
 def is_unused(name: str, value: object) -> bool:

@@ -97,8 +97,12 @@ def test_its_trials_and_versions_have_records(earlier: Path) -> None:
     for version in readable_versions(folder):
         if version.deleted:
             continue
-        record = read_manifest(folder, version).record
+        manifest = read_manifest(folder, version)
+        record = manifest.record
         facts = version.facts
+        assert manifest.schema == 2
+        assert record.test_ci95 == facts.test_ci95
+        assert record.test_balanced_accuracy == facts.test_balanced_accuracy
         assert (record.id, record.test, record.weights_sha256) == (facts.trial, facts.test, facts.weights_sha256)
         assert record.train_seconds > 0
 

@@ -46,8 +46,8 @@ worth a retry, and [retraining](../retrain.md) follows it. A scheduler that sees
 first table."""
 ABOUT_SUMMARY = """\
 `summary.json` is the result of a run as one JSON document: `jobs.train --json` prints it, and the run's folder contains
-it. Fields may be added; existing ones keep their meaning. Accuracies are numbers in [0, 1]. Counts are objects with
-`correct` and `total`."""
+it. Within a schema, fields may be added, and existing ones keep their meaning. Accuracies are numbers in [0, 1]. Counts
+are objects with `correct` and `total`."""
 # The sections of that page: a heading, if it begins one, what stands above the table, the prefix of the fields, and the
 # type that has them.
 SECTIONS: Sequence[tuple[str, str, str, type]] = (
@@ -133,7 +133,7 @@ def summary_page() -> str:
 def field_meanings(kind: type) -> Mapping[str, str]:
     """Return the comment of each field that a class itself declares: the lines above it, or the end of its line.
 
-    An option without one has its help. Raises ValueError for a field without a comment.
+    A field without a comment has the help of its option. Raises ValueError if it has neither.
     """
     source = inspect.getsource(kind)
     options = {name: option.metadata.get("help") for name, option in getattr(kind, "__dataclass_fields__", {}).items()}

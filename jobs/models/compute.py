@@ -116,10 +116,10 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
     code = code_version(SOURCE_FOLDERS)
     with step(f"training {version.name} again") as progress:
         weights = {name: Path(str(path)) for name, path in (options.weights or {}).items()}
-        means = reproduction.Means(
+        inputs = reproduction.ReproductionInputs(
             cpus=options.cpus, model_file=options.model_file, model_arg=options.model_arg, weights=weights
         )
-        result = reproduction.reproduce(objects, version, load, code, means, progress)
+        result = reproduction.reproduce(objects, version, load, code, inputs, progress)
     again, stored = percent(result.again.value), percent(result.stored.value)
     accuracies = f"test accuracy {again}, stored {stored} ({interval_text(result.interval)})"
     how = "with different weights" if result.exact else "within the interval"

@@ -307,6 +307,7 @@ class Search:
         log.debug("%s", failure.details)
         self._failures.append(reason)
         self._so_far.pop(self._steps[trial].configuration, None)  # it would fail again, so it cannot win
+        self._recorder.checkpoints.forget(trial)  # it does not go on: another trial can be read
         self._recorder.append(ConfigurationFailed(trial=trial, reason=reason))
         self._end_step(trial, None, self._epochs_of(trial))
 

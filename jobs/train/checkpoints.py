@@ -57,7 +57,8 @@ class Checkpoints:
             epochs: the number that is known of the trial, see `newest_checkpoint`.
         """
         # An earlier driver may have stored a checkpoint of any trial.
-        if trial in self._cached or not self._epochs.get(trial, self._folder.resumed):
+        may_have_one = self._epochs[trial] > 0 if trial in self._epochs else self._folder.resumed
+        if trial in self._cached or not may_have_one:
             return True
         if trial not in self._reads and len(self._reads) < max(1, MAX_READ_BYTES // (self._largest or MAX_READ_BYTES)):
             self._wait.restart()

@@ -75,14 +75,14 @@ class Plan:
         """
         options = self.options
         microbatches = 1 if options.gpus_per_trial else 0  # 0: the default on CPUs
-        own = {"arguments": options.arguments, "microbatches": microbatches}
-        shared = {**field_values(options, TrialSettings), **own, **changes}
+        not_settings = {"arguments": options.arguments, "microbatches": microbatches}
+        shared = {**field_values(options, TrialSettings), **not_settings, **changes}
         del shared["seed"]
         shared |= {"dataset": options.data().name, "validation_percent": options.percent_for_validation}
         trials = trial_grid(models, seeds, sources=self.files, weights=self.weights_sha256, **shared)
-        return [self._started(trial, default_rate=shared["learning_rate"] is None) for trial in trials]
+        return [self._with_warm_start(trial, default_rate=shared["learning_rate"] is None) for trial in trials]
 
-    def _started(self, spec: TrialSpec, *, default_rate: bool) -> TrialSpec:
+    def _with_warm_start(self, spec: TrialSpec, *, default_rate: bool) -> TrialSpec:
         """Return a trial that starts from the version of its model, if there is one."""
         version = self.warm_starts.get(spec.model)
         if version is None:

@@ -1,4 +1,4 @@
-"""`summary.json`: the result of a run in one document. Programs rely on its schema: only add to it."""
+"""`summary.json`: the result of a run in one document. Programs rely on it: only add fields, or raise the schema."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields

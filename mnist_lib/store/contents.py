@@ -17,7 +17,6 @@ from mnist_lib.documents import (
     Document,
     Name,
     builtins_of,
-    convert,
     decode_upgraded,
     encode,
     written,
@@ -30,6 +29,7 @@ from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.pictures.likeness import LIKENESS, Likeness
 from mnist_lib.pretrained import EMPTIED, StoredWeights
 from mnist_lib.results import Accuracy, EpochDone, TrialRecord, TrialResult
+from mnist_lib.run_documents import with_microbatches
 from mnist_lib.spec import TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions
 from mnist_lib.store.versions import (
@@ -64,29 +64,38 @@ class Manifest(Document, frozen=True, kw_only=True):
         return self.record.spec
 
 
-def with_record(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of schema 1, which had the fields of a record among its own, as one of schema 2."""
-    history, devices = manifest["history"], manifest["devices"]
+def with_record(about: Mapping[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of schema 1, which had the fields of a record among its own, as one of schema 2.
+
+    Args:
+        about: the field of the version, which has some of what such a manifest lacks.
+    """
+    history = manifest["history"]
+    devices = manifest["devices"]
+    images = [epoch["train"]["total"] for epoch in history]
     seconds = sum(epoch["seconds"] for epoch in history)
-    images = sum(epoch["train"]["total"] for epoch in history)
-    test = convert(manifest.get("test") or Accuracy(0, 0), Accuracy, "test")
+    counts = manifest.get("test") or {"correct": 0, "total": 0}
+    test = Accuracy(counts["correct"], counts["total"])
     record = {
+        "validation": None,
+        "best_epoch": len(history),
+        **manifest,
         "status": "ok",
         "id": manifest.get("trial") or history[-1]["trial"],
-        "test": builtins_of(test),
+        "spec": with_microbatches(manifest["spec"], devices),
+        "test": counts,
         "test_accuracy": test.correct / max(1, test.total),
-        "test_ci95": test.interval(),
-        "best_epoch": len(history),
-        "trained_epochs": len(history),
+        "test_ci95": about.get("test_ci95") or test.interval(),
+        "test_balanced_accuracy": about.get("test_balanced_accuracy"),
+        "trained_epochs": len(history) - 1 + images[-1] / max(images),
         "train_seconds": seconds,
         "setup_seconds": 0.0,
-        "images_per_second": images / max(seconds, 1e-9),
+        "images_per_second": sum(images) / max(seconds, 1e-9),
         "replicas": len(devices),
         "gpus": [],
         "node": "",
-        "validation": None,
     }
-    return {**manifest, "record": {**record, **manifest, **{"test": record["test"]}}}
+    return {**manifest, "record": record}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,8 +266,9 @@ def contents_of(
 
 def read_manifest(objects: Objects, version: Version) -> Manifest:
     """Return the manifest of a version. Raises IntegrityError or SchemaError if it cannot be read."""
-    content, name = read_file(objects, version, MANIFEST, limit=MAX_EPOCHS_BYTES), f"{version.name}: {MANIFEST}"
-    return decode_upgraded(content, Manifest, MANIFEST_SCHEMA, name, with_record)
+    content = read_file(objects, version, MANIFEST, limit=MAX_EPOCHS_BYTES)
+    name = f"{version.name}: {MANIFEST}"
+    return decode_upgraded(content, Manifest, MANIFEST_SCHEMA, name, partial(with_record, version.about))
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ class Compiled:
     class_sizes: NDArray[np.int64] | None = None  # [classes] of all images held out, if their score is balanced
     num_tested: int = 0  # images that are evaluated when training has ended
 
-    def batches(self, images: int) -> int:
+    def batches(self, num_images: int) -> int:
         """Return the number of batches in which so many images are evaluated."""
-        return -(-images // self.trainer.predictor.batch_size(self.train.images.shape[1:]))
+        return -(-num_images // self.trainer.predictor.batch_size(self.train.images.shape[1:]))
 
 
 def epochs_so_far(state: TrainingState, plan: Plan) -> float:

@@ -31,13 +31,13 @@ class Predictor:
     """A model that predicts on the devices of a strategy. It is compiled once, for any number of images of a shape.
 
     Args:
-        parts: the microbatches that each device computes at the same time.
+        microbatches: number of microbatches that each device computes at the same time.
     """
 
-    def __init__(self, model: Model, strategy: tf.distribute.Strategy, parts: int = 1) -> None:
+    def __init__(self, model: Model, strategy: tf.distribute.Strategy, microbatches: int = 1) -> None:
         self._model = model
         self._strategy = strategy
-        self._parts = parts
+        self._microbatches = microbatches
         self._compiled: Callable[..., list[tuple[tf.Tensor, ...]]] | None = None
 
     def probabilities(self, weights: Weights, images: ImageArray) -> NDArray[np.float32]:
@@ -80,7 +80,7 @@ class Predictor:
         batch_size = self.batch_size(images.shape[1:])
         for begin in range(0, len(images), batch_size):
             batch = np.asarray(images[begin : begin + batch_size])
-            padded = np.pad(batch, [(0, -len(batch) % (devices * self._parts)), (0, 0), (0, 0), (0, 0)])
+            padded = np.pad(batch, [(0, -len(batch) % (devices * self._microbatches)), (0, 0), (0, 0), (0, 0)])
             predicted = zip(*self._predict(weights, tf.split(padded, devices)), strict=True)
             outputs = Outputs(*(np.concatenate(arrays)[: len(batch)] for arrays in predicted))
             if not np.isfinite(outputs.probabilities).all():
@@ -102,7 +102,7 @@ class Predictor:
         )
 
         def outputs(weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            predicted = [self._model.features(weights, part) for part in tf.split(images, self._parts)]
+            predicted = [self._model.features(weights, part) for part in tf.split(images, self._microbatches)]
             features, logits = (tf.concat(values, axis=0) for values in zip(*predicted, strict=True))
             return tf.nn.softmax(logits), features, logits
 

@@ -41,7 +41,7 @@ class Reproduction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
+class ReproductionInputs:
     """What a version is trained again with, besides what is stored.
 
     Args:
@@ -63,7 +63,7 @@ def reproduce(
     version: Version,
     load: Callable[[], Dataset],
     code: Mapping[str, Any],
-    means: Means,
+    inputs: ReproductionInputs,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Reproduction:
     """Train a version again in this process, on the same number of replicas.
@@ -87,9 +87,9 @@ def reproduce(
     spec = manifest.spec
     record = manifest.record
     devices = record.devices
-    cpus = means.cpus or record.cpus or os.cpu_count() or 1
+    cpus = inputs.cpus or record.cpus or os.cpu_count() or 1
     epochs = len(manifest.history)
-    files = _weights_files(version, spec, means.weights)
+    files = _weights_files(version, spec, inputs.weights)
     progress(counted(epochs, "epoch"))
     fingerprint = manifest.dataset.fingerprint
     before = _conditions(record, manifest.history, manifest.code, fingerprint, record.cpus or cpus)
@@ -100,7 +100,7 @@ def reproduce(
     gpus = sum("GPU" in device for device in devices)
     cpu_replicas = 1 if gpus else max(1, len(devices))
     resources = Resources(cpus=cpus, gpus=gpus, cpu_replicas=cpu_replicas, allow_cpu=True)
-    source = source_of(objects, version, manifest, means.model_file, means.model_arg)
+    source = source_of(objects, version, manifest, inputs.model_file, inputs.model_arg)
     images = manifest.history[-1].train.total
     assignment = Assignment(spec, source=source, until=epochs, images=images)
     load = functools.cache(load)  # the worker needs the dataset, and so does the comparison

@@ -1,7 +1,7 @@
 """A model and an optimizer on any number of replicas, which train one chunk after the other.
 
-A `Trainer` is compiled once for a shape of data and then trains any number of trials of that shape. It knows neither
-epochs nor time, see `mnist_lib.training.epochs`.
+A `Trainer` is compiled once for a compile group, see `TrialSpec`, and then trains any number of its trials. It knows
+neither epochs nor time, see `mnist_lib.training.epochs`.
 """
 
 from collections.abc import Callable, Sequence
@@ -155,8 +155,9 @@ class Trainer:
 def is_given(initial_weights: Callable[[int], Weights]) -> list[bool]:
     """Return whether each trainable weight is given, as by a file, and not drawn: two seeds make it equal.
 
-    A weight that is one number throughout, such as a bias of zeros, counts as drawn. If all of them were given, there
-    would be nothing to train, and all count as drawn: from the champion, a night has new weights only with a new class.
+    A weight that is one number throughout, such as a bias of zeros, counts as drawn. If all weights are given, all
+    count as drawn, since nothing would be trained otherwise. So a run that starts from the champion freezes weights
+    only if the dataset has a new class.
     """
     pairs = zip(*(initial_weights(seed).trainable for seed in (0, 1)), strict=True)
     given = [np.ptp(one) > 0 and np.array_equal(one, other) for one, other in pairs]

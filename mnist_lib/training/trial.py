@@ -299,7 +299,7 @@ class _Lane:
         else:
             while len(self._compiled) >= MAX_COMPILED:  # a search may have hundreds of groups
                 del self._compiled[next(iter(self._compiled))]
-            train, held_out = self._parts(spec)
+            train, held_out = self._splits(spec)
             validation, fold = (held_out, None) if spec.fold is None else (None, held_out)
             notices: tuple[str, ...] = ()
             batch_size = min(spec.global_batch_size, len(train))
@@ -333,7 +333,7 @@ class _Lane:
             self._compiled[group] = Compiled(trainer, plan, train, validation, notices, fold, sizes, num_tested)
         return self._compiled[group]
 
-    def _parts(self, spec: TrialSpec) -> tuple[Split, Split | None]:
+    def _splits(self, spec: TrialSpec) -> tuple[Split, Split | None]:
         """Return the images to train on, and those of the trial's fold or, without folds, those for validation."""
         if spec.fold is None or spec.folds is None:
             return self._dataset.train_and_validation(spec.validation_percent)

@@ -267,6 +267,16 @@ def test_a_search_whose_configurations_all_fail_says_so(caplog: pytest.LogCaptur
         winner(search)
 
 
+def test_a_configuration_that_fails_while_its_checkpoint_is_read_does_not_delay_others() -> None:
+    search = search_of(plan(), lanes=2, resumed=True)
+    first, second = search.next_trials(0)
+    search.is_ready(first)  # the read begins
+    assert not search.is_ready(second)
+    give(search, TrialFailure(trial=first.id, code="E-WORKER", message="its lane died"))
+    search.is_ready(second)
+    assert second.id in search._recorder.checkpoints._reads
+
+
 def test_data_that_cannot_be_read_end_the_search() -> None:
     world = SimulatedSearch(plan(), lanes=1)
     search = search_of(world.plan, world.storage)

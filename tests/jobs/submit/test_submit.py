@@ -186,7 +186,7 @@ def test_a_search_over_pictures_and_a_model_file_of_this_machine_is_submitted(
     assert summary["dataset"]["classes"] == ["a", "b"]
     assert summary["dataset"]["corrections"]["applied"] == 1
     assert summary["search"]["configurations"] == 4
-    assert [trial["model"] for trial in summary["trials"]] == [*summary["models"]]
+    assert [trial["spec"]["model"] for trial in summary["trials"]] == [*summary["models"]]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_x6_a_run_that_is_resumed_on_another_number_of_cpus_keeps_its_threads(
     version = tmp_path / "resumed/models/keras-cnn/versions/1"
     assert (version / MARGINS).read_bytes() == (tmp_path / "whole/models/keras-cnn/versions/1" / MARGINS).read_bytes()
     manifest = json.loads((version / MANIFEST).read_text())
-    assert manifest["cpus"] == first
+    assert manifest["record"]["cpus"] == first
 
 
 def test_a_trial_has_the_same_weights_alone_and_beside_one_that_needs_more_threads(

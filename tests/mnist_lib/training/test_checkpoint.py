@@ -41,7 +41,7 @@ from mnist_lib.store.contents import contents_of
 from mnist_lib.store.publishing import publish
 from mnist_lib.training import prediction, trial
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.reproduction import IDENTICAL, Means, reproduce
+from mnist_lib.training.reproduction import IDENTICAL, ReproductionInputs, reproduce
 from mnist_lib.training.steps import Values
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.bounds import assert_at_most
@@ -317,10 +317,10 @@ def test_a_version_that_a_deadline_ended_within_an_epoch_is_reproduced(
     code = {"sha256": "0" * 64}
     files, about = contents_of(result, few, "r", code)
     version = publish(LocalObjects(tmp_path), spec.model, "r", files, about)
-    again = reproduce(LocalObjects(tmp_path), version, lambda: few, code, Means(cpus=2))
+    again = reproduce(LocalObjects(tmp_path), version, lambda: few, code, ReproductionInputs(cpus=2))
     assert (again.verdict, again.differing) == (IDENTICAL, {})
     monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 3)  # as another version of the project may have
-    other = reproduce(LocalObjects(tmp_path), version, lambda: few, code, Means(cpus=2))
+    other = reproduce(LocalObjects(tmp_path), version, lambda: few, code, ReproductionInputs(cpus=2))
     assert "images of the last epoch" in other.differing
 
 

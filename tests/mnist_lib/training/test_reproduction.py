@@ -12,7 +12,7 @@ from mnist_lib.objects.records import seal
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.versions import Version, commit_record, version_folder
 from mnist_lib.training import reproduction
-from mnist_lib.training.reproduction import IDENTICAL, WITHIN, Means, Reproduction, reproduce
+from mnist_lib.training.reproduction import IDENTICAL, WITHIN, Reproduction, ReproductionInputs, reproduce
 from tests.support.digits import few_digits
 from tests.support.stored import publish_trained
 
@@ -31,7 +31,7 @@ def test_the_last_version_of_a_chain_is_reproduced_if_the_one_before_is_intact(
     assert len({version.facts.weights_sha256 for version in (first, second, third)}) == 3
 
     def again(version: Version) -> Reproduction:
-        return reproduce(objects, version, lambda: few, {"sha256": "0" * 64}, Means(cpus=2))
+        return reproduce(objects, version, lambda: few, {"sha256": "0" * 64}, ReproductionInputs(cpus=2))
 
     result = again(third)
     assert (result.verdict, result.starts_from, result.differing) == (IDENTICAL, ("keras@2", "keras@1"), {})
