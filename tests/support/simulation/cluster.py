@@ -373,4 +373,5 @@ class SimulatedCluster:
                 else:
                     yield step
             compiled.add(model)
+            self.watch.on_trial_ended(lane)
             lane.assignment, lane.trial_began_at = None, math.inf

@@ -144,11 +144,19 @@ class Invariants(Watch):
         must(not lane.cancelled, "late events", f"the abandoned lane {lane.number} is heard: {message.event}")
         self._taken_at[lane] = self._running
 
+    def on_trial_ended(self, lane: SimulatedLane) -> None:
+        if self._is_overtime(lane):  # the driver, behind with reading, may find this out before it reads the result
+            lane.faults.append("its trial took too long")
+
+    def _is_overtime(self, lane: SimulatedLane) -> bool:
+        return self._clock.now - lane.trial_began_at > self._limits.trial_seconds - 0.01
+
     def on_abandon(self, lane: SimulatedLane) -> None:
         if not self.is_driving:
             return
-        now, overtime = self._clock.now, self._clock.now - lane.trial_began_at > self._limits.trial_seconds - 0.01
-        must(bool(lane.faults) or overtime, "healthy lanes", f"lane {lane.number} is abandoned, and nothing touched it")
+        now = self._clock.now
+        is_touched = bool(lane.faults) or self._is_overtime(lane)
+        must(is_touched, "healthy lanes", f"lane {lane.number} is abandoned, and nothing touched it")
         results: list[str] = []
         for message in [] if lane.failed or lane.content_at > now else lane.arrived:
             if isinstance(message, Death):
