@@ -24,6 +24,6 @@ for event in run_trials(
         raise SystemExit(event.message)
     if isinstance(event, TrialResult):
         now = time.perf_counter()
-        seconds.append(now - begin - event.train_seconds)
+        seconds.append(now - begin - event.record.train_seconds)
         begin = now
 print(json.dumps({"seconds": seconds[1:], "correct": 0}))  # the first trial includes the compilation

@@ -166,7 +166,6 @@ def test_many_models_that_differ_in_every_setting_are_not_cut_off(
             {
                 "epochs": 100,
                 "global_batch_size": 8192,
-                "hidden_units": 1024,
                 "arguments": {"hidden_units": 1024},
                 "validation_percent": 20,
             },
