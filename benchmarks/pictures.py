@@ -102,6 +102,17 @@ def _fonts(folder: Path, signs: str) -> list[dict[str, Pixels]]:
     return found
 
 
+def letters_on(folder: Path, signs: str) -> Callable[[Random], Image.Image]:
+    """Return how a letter in a random font of a folder is drawn, on any background."""
+    fonts = _fonts(folder, signs)
+
+    def draw(random: Random) -> Image.Image:
+        font = fonts[random.integers(len(fonts))]
+        return _picture(font[signs[random.integers(len(signs))]], random, (48, 120), backgrounds=True)
+
+    return draw
+
+
 def _digits(folder: Path | None) -> tuple[list[Pixels], list[Pixels]]:
     """Return the images [n, 28, 28] and the labels [n] to train on and to test."""
     if folder is not None:
@@ -131,12 +142,12 @@ def _picture(glyph: Pixels, random: Random, sides: tuple[int, int], *, backgroun
     mask = Image.new("L", (width, height))
     mask.paste(sign, (left, top))
     share = np.asarray(mask, np.float64)[..., None] / 255
-    paper, ink = _contrasting(random)
-    levels = _background(height, width, paper, random) if backgrounds else _paper(height, width, paper, random)
-    return _image(share * ink + (1 - share) * levels)
+    paper, ink = contrasting(random)
+    levels = background(height, width, paper, random) if backgrounds else _paper(height, width, paper, random)
+    return image_of(share * ink + (1 - share) * levels)
 
 
-def _contrasting(random: Random) -> tuple[Colour, Colour]:
+def contrasting(random: Random) -> tuple[Colour, Colour]:
     """Return two random colours with enough contrast."""
     while True:
         first, second = random.uniform(0, 255, (2, 3))
@@ -148,7 +159,7 @@ def _paper(height: int, width: int, colour: Colour, random: Random) -> NDArray[n
     return colour + random.normal(0, 6, (height, width, 1))
 
 
-def _background(height: int, width: int, colour: Colour, random: Random) -> NDArray[np.float64]:
+def background(height: int, width: int, colour: Colour, random: Random) -> NDArray[np.float64]:
     """Return paper, a gradient, clouds or noise around a colour: [height, width, 3]."""
     levels, strength = np.broadcast_to(colour, (height, width, 3)), random.uniform(20, 55)
     match random.integers(4):
@@ -166,7 +177,7 @@ def _background(height: int, width: int, colour: Colour, random: Random) -> NDAr
     return levels + random.normal(0, 4, (height, width, 1))
 
 
-def _image(levels: NDArray[np.float64]) -> Image.Image:
+def image_of(levels: NDArray[np.float64]) -> Image.Image:
     return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
 
 
@@ -205,9 +216,9 @@ SCENES: dict[str, Sequence[Outline]] = {
 def _scene(label: int, test: bool, random: Random) -> Image.Image:
     """Return an object in two random colours against a random background, and something small beside it."""
     width, height = (int(side) for side in random.integers(64, 97, 2))
-    ground, first = _contrasting(random)
+    ground, first = contrasting(random)
     second = random.uniform(0, 255, 3)
-    image = _image(_background(height, width, ground, random))
+    image = image_of(background(height, width, ground, random))
     colours = [tuple(map(int, colour)) for colour in (first, second)]
     drawing = ImageDraw.Draw(image)
     x, y = random.uniform(0, (width, height))

@@ -46,9 +46,9 @@ from mnist_lib.data.split import TEST_SHARE, Dataset, Split
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures import rejecting
 from mnist_lib.pictures.ink import centre
-from mnist_lib.pictures.likeness import LIKENESS, Likeness
+from mnist_lib.pictures.likeness import LIKENESS, REJECT_SHARE, Likeness
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_picture
-from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, REJECT_SHARE, UNSURE, likeness_of, rejection
+from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, likeness_of, rejection
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec, defaults_for
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.images import ImageArray, Images
+from mnist_lib.data.made_up import SURFACES, is_blank
 from mnist_lib.data.split import Split
 from mnist_lib.documents import reading
 from mnist_lib.errors import IntegrityError, ModelError, SpecError
@@ -53,6 +54,7 @@ class LoadedModel:
     image_shape: ImageShape
     classes: tuple[str, ...]
     likeness: Likeness | None = None
+    rejects_blank: bool = False  # whether a picture of one colour shows none of the classes
 
 
 class StoredPredictor:
@@ -73,7 +75,10 @@ class StoredPredictor:
         for probabilities, features, logits in self._predictor.predict(self._loaded.weights, images):
             judged = np.ones(len(logits)) if likeness is None else likeness.likeness(features, logits)
             parts.append(Answers(probabilities, judged))
-        return Answers(*map(np.concatenate, zip(*parts, strict=True)))
+        answers = Answers(*map(np.concatenate, zip(*parts, strict=True)))
+        if self._loaded.rejects_blank:
+            answers.likeness[is_blank(images)] = 0.0
+        return answers
 
 
 def check_images(images: Any, image_shape: ImageShape) -> None:
@@ -117,7 +122,9 @@ def build(stored: StoredModel) -> LoadedModel:
             weights = model.read(stored.files)
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
             raise ModelError(f"{stored.name}: expected a model that fits into memory: {one_line(error)}") from error
-    return LoadedModel(model, weights, image_shape, classes, stored.likeness())
+    likeness = stored.likeness()
+    rejects_blank = likeness is not None and spec.none_class and SURFACES in stored.manifest.dataset.made_up
+    return LoadedModel(model, weights, image_shape, classes, likeness, rejects_blank)
 
 
 def load_trusted(objects: Objects, version: Version) -> Predict:

@@ -308,6 +308,9 @@ class TrialRecord(EndedTrial, frozen=True, kw_only=True, tag="ok"):
     devices: tuple[Text, ...]  # one device per replica, as TensorFlow names them
     gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
     node: Text  # the node that trained it
+    # By kind, how many of the made-up pictures that show none of the classes the model answers with `none of these`, if
+    # it rejects 2% of real pictures; empty if it was not trained with such pictures, or tested on too few real ones.
+    rejected: dict[Name, Accuracy] = msgspec.field(default_factory=dict)
     weights_sha256: Sha256  # SHA-256 of the weights
     # Versions of Python and packages in the worker, and what it says of its GPUs; older runs lack them.
     versions: Texts = msgspec.field(default_factory=dict)

@@ -262,9 +262,13 @@ def _with_specs(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _with_spec(trial: dict[str, Any]) -> dict[str, Any]:
     spec = {name: trial[name] for name in TrialSpec.__dataclass_fields__ if name in trial}
-    return {**trial, "spec": with_microbatches(spec, trial.get("devices", ()))}
+    return {**trial, "spec": spec_of_schema_1(spec, trial.get("devices", ()))}
 
 
-def with_microbatches(spec: Mapping[str, Any], devices: Sequence[str]) -> dict[str, Any]:
-    """Return the spec in a document of schema 1 with its number of microbatches: one on GPUs, the default on CPUs."""
-    return {**spec, "microbatches": 1 if any("GPU" in device for device in devices) else 0}
+def spec_of_schema_1(spec: Mapping[str, Any], devices: Sequence[str]) -> dict[str, Any]:
+    """Return the spec in a document of schema 1 with what was not a setting yet.
+
+    GPUs did not divide batches, CPUs as by default (0), and nothing was trained with made-up pictures.
+    """
+    microbatches = 1 if any("GPU" in device for device in devices) else 0
+    return {**spec, "microbatches": microbatches, "none_class": False}

@@ -137,6 +137,11 @@ class TrialSettings(CheckedFields):
         "accuracy",
         f"measure by which epochs, configurations and trials are compared. {'; '.join(map(': '.join, SCORES.items()))}",
     )
+    none_class: bool = option(
+        True,
+        "train on a folder of pictures with made-up ones as a further class, so that more pictures of something else"
+        " are answered with `none of these` (default: yes)",
+    )
     # The seed of the initial weights and of the order of the images.
     seed: Seed = option(0, "first seed, if --seeds is a number")
 

@@ -18,13 +18,12 @@ from jobs.console.output import table
 from jobs.console.terminal import Drawn
 from mnist_lib.errors import ImageError
 from mnist_lib.objects.output_file import atomic_output
-from mnist_lib.pictures.likeness import Answers
+from mnist_lib.pictures.likeness import REJECT_SHARE, Answers
 from mnist_lib.pictures.reading import Picture, as_picture
 from mnist_lib.pictures.rejecting import (
     NO_ANSWER,
     NONE_OF_THESE,
     NOT_ONE_DIGIT,
-    REJECT_SHARE,
     UNSURE,
     Rejection,
     rejection,

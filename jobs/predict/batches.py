@@ -16,9 +16,9 @@ from mnist_lib.api import load_stored
 from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.likeness import Answers, min_held_out
+from mnist_lib.pictures.likeness import REJECT_SHARE, Answers, min_held_out
 from mnist_lib.pictures.reading import Folders, Layout, Picture, Shape, read_content, read_picture
-from mnist_lib.pictures.rejecting import NONE_OF_THESE, REJECT_SHARE
+from mnist_lib.pictures.rejecting import NONE_OF_THESE
 from mnist_lib.pictures.sandbox import FILES_PER_CALL, Sandbox
 from mnist_lib.store.contents import StoredModel
 

@@ -11,7 +11,7 @@ from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
 from jobs.console.values import UserPath
 from jobs.models.options import CHAMPION_DATASET_HELP, VERSION_DATASET_HELP, VERSION_HELP, ModelFileOptions
-from mnist_lib.pictures.rejecting import REJECT_SHARE
+from mnist_lib.pictures.likeness import REJECT_SHARE
 from mnist_lib.settings import Positive, Seconds, Seed, option
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture

@@ -7,6 +7,7 @@ images depends only on the seed and the epoch, so that a resumed run trains on t
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD
+from mnist_lib.data.made_up import MadeUp
 from mnist_lib.data.split import Labels, Split
 
 # The maxima of a chunk. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take
@@ -47,6 +49,7 @@ class Plan:
     replicas: int
     image_bytes: int = 1
     is_slow: bool = False  # whether a step takes more than a few milliseconds
+    made_up: MadeUp = MadeUp()  # noqa: RUF009  # immutable
 
     @property
     def steps(self) -> int:
@@ -65,6 +68,11 @@ class Plan:
     @property
     def replica_batch_size(self) -> int:
         return -(-self.global_batch_size // self.replicas)
+
+    @property
+    def replica_made_up(self) -> int:
+        """Made-up pictures of each replica in a step."""
+        return self.made_up.count(self.replica_batch_size)
 
     def steps_for(self, images: int) -> int:
         """Return the number of steps for the first images of an epoch."""
@@ -88,6 +96,7 @@ class ReplicaPart(NamedTuple):
     # only fill in.
     weights: tf.Tensor
     replica: tf.Tensor  # [steps] int32: the number of the replica
+    made_up: tf.Tensor  # [steps, made-up pictures, height, width, channels] uint8
 
 
 class Chunk(NamedTuple):
@@ -100,8 +109,9 @@ def blank_chunk(split: Split, plan: Plan) -> Chunk:
     batches = (plan.steps_per_chunk, plan.replica_batch_size)
     images = tf.zeros((*batches, *split.images.shape[1:]), split.images.dtype)
     labels, weights = tf.zeros(batches, split.labels.dtype), tf.zeros(batches)
-    parts = (ReplicaPart(images, labels, weights, tf.fill(batches[:1], replica)) for replica in range(plan.replicas))
-    return Chunk(tf.constant(1), tuple(parts))
+    made_up = tf.zeros((batches[0], plan.replica_made_up, *split.images.shape[1:]), split.images.dtype)
+    part = partial(ReplicaPart, images, labels, weights, made_up=made_up)
+    return Chunk(tf.constant(1), tuple(part(tf.fill(batches[:1], replica)) for replica in range(plan.replicas)))
 
 
 def balancing_weights(labels: Labels) -> NDArray[np.float32]:
@@ -137,13 +147,23 @@ def epochs(
         DataReadError: images cannot be read.
     """
     labels, image_weights = tf.constant(split.labels), None if weights is None else tf.constant(weights)
-    shape, errors = (plan.steps_per_chunk, plan.replica_batch_size, *split.images.shape[1:]), list[Exception]()
-    sources = [split.images]  # emptied at the end, since TensorFlow never forgets a function
+    image_shape, errors = split.images.shape[1:], list[Exception]()
+    shape = (plan.replicas, plan.steps_per_chunk, plan.replica_batch_size, *image_shape)
+    shape_made_up = (plan.replicas, plan.steps_per_chunk, plan.replica_made_up, *image_shape)
+    sources = [(split.images, plan.made_up)]  # emptied at the end, since TensorFlow never forgets a function
 
-    def read(indices: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Return the pixels of images, [replicas, *shape]."""
+    def read(
+        indices: NDArray[np.int32], epoch: NDArray[np.int64], chunk: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the pixels of images, [*shape], and of made-up pictures, [*shape_made_up]."""
         try:
-            return np.asarray(sources[0][indices.reshape(-1)]).reshape(plan.replicas, *shape)
+            images, made_up = sources[0]
+            pixels = np.asarray(images[indices.reshape(-1)])
+            made = np.empty(shape_made_up, np.uint8)
+            if made.size:
+                random = np.random.default_rng([seed, int(epoch), int(chunk)])
+                made = made_up.make(pixels, math.prod(shape_made_up[:3]), random).reshape(shape_made_up)
+            return pixels.reshape(shape), made
         except Exception as error:
             errors.append(error)  # TensorFlow raises another error in its place
             raise
@@ -152,10 +172,10 @@ def epochs(
     def chunks_of(epoch: tf.Tensor) -> tf.data.Dataset:
         order = order_of(plan.images, seed, epoch)
         begin = tf.where(epoch == first, tf.constant(first_chunk, tf.int64), 0)
-        return tf.data.Dataset.range(begin, plan.chunks).map(lambda chunk: gather(order, chunk))
+        return tf.data.Dataset.range(begin, plan.chunks).map(lambda chunk: gather(order, epoch, chunk))
 
     @tf.autograph.experimental.do_not_convert
-    def gather(order: tf.Tensor, chunk: tf.Tensor) -> Chunk:
+    def gather(order: tf.Tensor, epoch: tf.Tensor, chunk: tf.Tensor) -> Chunk:
         first_step = tf.cast(chunk, tf.int32) * plan.steps_per_chunk
         step = (first_step + tf.range(plan.steps_per_chunk))[:, None]  # [steps, 1]
         indices, weights_of_images = [], []
@@ -171,9 +191,16 @@ def epochs(
             if image_weights is not None:
                 weights_of_images[-1] *= tf.gather(image_weights, indices[-1])
         # At once, since images are read in the order of their file.
-        images = tf.unstack(tf.ensure_shape(tf.numpy_function(read, [indices], tf.uint8), (plan.replicas, *shape)))
+        images, made_up = tf.numpy_function(read, [indices, epoch, chunk], (tf.uint8, tf.uint8))
+        images, made_up = tf.ensure_shape(images, shape), tf.ensure_shape(made_up, shape_made_up)
         parts = (
-            ReplicaPart(images[replica], tf.gather(labels, index), weight, tf.fill([plan.steps_per_chunk], replica))
+            ReplicaPart(
+                images=images[replica],
+                labels=tf.gather(labels, index),
+                weights=weight,
+                replica=tf.fill([plan.steps_per_chunk], replica),
+                made_up=made_up[replica],
+            )
             for replica, (index, weight) in enumerate(zip(indices, weights_of_images, strict=True))
         )
         return Chunk(tf.minimum(plan.steps_per_chunk, plan.steps - first_step), tuple(parts))

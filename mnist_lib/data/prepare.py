@@ -10,6 +10,7 @@ from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.embedded import read_embedded
 from mnist_lib.data.listing import MAX_NAMED, list_folder
+from mnist_lib.data.made_up import kinds_unlike
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import (
@@ -76,7 +77,10 @@ def prepare(
     dataset = dataclasses.replace(dataset, reusable=not is_temporary(dataset.images))
     if used is not None:
         labels = used.part_of(labels, where)
-    return with_corrections(dataset, labels, where, published=request.folder is None, for_training=for_training)
+    dataset = with_corrections(dataset, labels, where, published=request.folder is None, for_training=for_training)
+    if request.folder is None or not for_training:
+        return dataset
+    return dataclasses.replace(dataset, made_up=kinds_unlike(dataset.train.images, dataset.train.labels))
 
 
 def with_near_copies(

@@ -138,6 +138,7 @@ class Dataset:
     used_labels: UsedLabels = NO_LABELS
     corrected_hashes: ImageHashes | None = None  # [m, 2]: of images that corrections relabel or remove; None: of none
     changes: Changes | None = None  # None: there was no earlier run, or it is not known what its images were
+    made_up: tuple[str, ...] = ()  # kinds of made-up pictures that no class looks like, see `data.made_up`
     near_copies: NearCopies | None = None  # None: not looked for
     # The files of the first near-copies in the test split, and of the training images that they resemble.
     near_copy_files: tuple[tuple[str, str], ...] = ()

@@ -20,6 +20,7 @@ from mnist_lib.documents import reading
 from mnist_lib.objects.archives import npz, read_npz
 
 LIKENESS = "likeness.npz"  # the file of a version
+REJECT_SHARE = 0.02  # of real pictures that are answered with "none of these"
 MAX_FEATURES = 256  # more are folded, see `mnist_lib.models.model.folded`
 MAX_FITTED = 10_000  # training images, so that this takes less than half an epoch
 TINY = 1e-12  # instead of dividing by 0
@@ -32,7 +33,7 @@ class Answers(NamedTuple):
     """What a model answers for n pictures."""
 
     probabilities: Array  # [n, classes]
-    likeness: NDArray[np.float64]  # [n], above 0 and up to 1; 1 if there are no held-out pictures to compare with
+    likeness: NDArray[np.float64]  # [n], from 0 to 1; 1 if there are no held-out pictures to compare with
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from mnist_lib.pictures.ink import MIN_INK, Levels, centre, resized, without_margins
+from mnist_lib.pictures.likeness import REJECT_SHARE
 
 NOT_ONE_DIGIT: Final = "not one digit"
 NONE_OF_THESE: Final = "none of these"
 UNSURE: Final = "unsure"
 Rejection = Literal["not one digit", "none of these", "unsure"]
 NO_ANSWER: tuple[Rejection, ...] = (NOT_ONE_DIGIT, NONE_OF_THESE)  # these stand in place of a class
-
-REJECT_SHARE = 0.02  # of real pictures that are rejected as `NONE_OF_THESE`
 
 # Shares of held-out digits. Below the first likeness, a picture is rejected; below the second, its class is unsure.
 MIN_LIKENESS = 0.003

@@ -27,6 +27,7 @@ from mnist_lib.report.label_errors import suspects
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.texts import (
     KINDS,
+    MADE_UP_TEXTS,
     SPLIT_NAMES,
     changes_by_class,
     corrections_texts,
@@ -104,6 +105,8 @@ def report(run: ReportedRun) -> Report:
         train=run.dataset.train,
         folds_text=folds_text(run.summary.folds) if run.summary.folds else None,
         suspects=suspects(run.summary.label_errors, run.dataset, evidence.MAX_PICTURES),
+        rejected={name: tally.chosen.record.rejected for name, tally in run.tallies.items()},
+        made_up_texts=MADE_UP_TEXTS,
         near_copies=[*zip(near.test, near.train, strict=True)][: evidence.MAX_PICTURES // 2] if near else [],
         link=functools.partial(_link, run.pictures),
         left_out=[notice for notice in dataset.notices if notice.startswith(ABOUT_PICTURES)],

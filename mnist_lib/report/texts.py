@@ -32,6 +32,13 @@ FEW_STEPS, FEW_STEPS_PER_EPOCH = 200, 10
 WIDE = 0.05  # of a 95% interval: folds are then worth their time
 PICTURE_MODEL_ADVICE = f"train a network that suits pictures: --models {PICTURE_MODEL}"
 BALANCE = "to let every class count the same, train with --score balanced-accuracy --class-weights balanced"
+MADE_UP_TEXTS = {  # of `mnist_lib.data.made_up`
+    "noise": "noise",
+    "surfaces": "plain and graded surfaces",
+    "blobs": "blurred colours, and blobs",
+    "tiles": "test pictures whose tiles are in another order",
+    "two": "halves of two test pictures",
+}
 KINDS = ("added", "removed", "relabelled")
 SPLIT_NAMES = {"train": "for training", "test": "for the test"}
 

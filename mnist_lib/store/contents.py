@@ -29,7 +29,7 @@ from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.pictures.likeness import LIKENESS, Likeness
 from mnist_lib.pretrained import EMPTIED, StoredWeights
 from mnist_lib.results import Accuracy, EpochDone, TrialRecord, TrialResult
-from mnist_lib.run_documents import with_microbatches
+from mnist_lib.run_documents import spec_of_schema_1
 from mnist_lib.spec import TrialSpec, is_unused
 from mnist_lib.store.predictions import PREDICTIONS, Predictions
 from mnist_lib.store.versions import (
@@ -82,7 +82,7 @@ def with_record(about: Mapping[str, Any], manifest: dict[str, Any]) -> dict[str,
         **manifest,
         "status": "ok",
         "id": manifest.get("trial") or history[-1]["trial"],
-        "spec": with_microbatches(manifest["spec"], devices),
+        "spec": spec_of_schema_1(manifest["spec"], devices),
         "test": counts,
         "test_accuracy": test.correct / max(1, test.total),
         "test_ci95": about.get("test_ci95") or test.interval(),
@@ -239,6 +239,7 @@ def contents_of(
         image_shape=dataset.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
         classes=dataset.classes,
         group_by=dataset.group_by,
+        made_up=dataset.made_up,
     )
     record = result.record
     about = About(

@@ -56,6 +56,7 @@ def gradient_difference(name: str, dataset: Dataset, strategy: tf.distribute.Str
                 tf.constant(batch.labels[None]),
                 tf.fill((1, IMAGES), tf.constant(share / shares.sum() / IMAGES, tf.float32)),
                 tf.constant([0]),
+                tf.zeros((1, 0, *dataset.image_shape), tf.uint8),
             )
             for share in shares
         )

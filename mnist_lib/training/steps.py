@@ -26,6 +26,8 @@ from mnist_lib.models.scratch import Optimizer, softmax_cross_entropy
 # gradient inputs^T @ g with 10 columns as for g^T @ inputs, 6 times with 16, and equally long with 32.
 NARROW = 16
 
+MADE_UP_WEIGHT = 0.25  # of the mean loss of made-up pictures; that of images has 1
+
 
 class Values(NamedTuple):
     """Everything that training changes. A step returns new values."""
@@ -228,7 +230,9 @@ def gradients_of(
 ) -> tuple[Tensors, Tensors, Totals, tf.Tensor]:
     """Return the gradients of one step of a shard, the state after it, its totals, and the margins of its images.
 
-    The loss is the replica's share of the loss of the global batch, so that gradients add up over replicas.
+    The loss is the replica's share of the loss of the global batch, so that gradients add up over replicas. With
+    made-up pictures, it is that of a further class, whose logit is 0: the level of the other logits, which softmax
+    ignores, then says how much a picture looks like any class. Totals and margins are those of the images.
 
     Args:
         is_frozen: whether each of the trainable weights is not trained in this step: its gradient is then 0.
@@ -236,9 +240,12 @@ def gradients_of(
     trained = [weight for weight, frozen in zip(weights.trainable, is_frozen, strict=True) if not frozen]
     with tf.GradientTape() as tape:
         tape.watch(trained)
-        logits, state, extra = model.train_logits(weights, batch.images, batch.replica)
+        logits, of_made_up, state, extra = _train_logits(model, weights, batch)
         losses = smoothed_losses(logits, batch.labels, label_smoothing)  # [replica batch]
         loss = tf.reduce_sum(losses * batch.weights) + extra / replicas
+        if of_made_up.shape[0]:
+            loss += tf.reduce_sum(batch.weights * tf.nn.softplus(-tf.reduce_logsumexp(logits, axis=1)))
+            loss += MADE_UP_WEIGHT * tf.reduce_mean(tf.nn.softplus(tf.reduce_logsumexp(of_made_up, axis=1))) / replicas
     real = batch.weights > 0
     correct = real & (tf.argmax(logits, axis=1, output_type=tf.int32) == tf.cast(batch.labels, tf.int32))
     totals = Totals(
@@ -251,6 +258,19 @@ def gradients_of(
     pairs = zip(weights.trainable, is_frozen, strict=True)
     gradients = [tf.zeros_like(weight) if frozen else next(found) for weight, frozen in pairs]
     return gradients, state, totals, margins_of(logits, batch.labels)
+
+
+def _train_logits(
+    model: Model, weights: Weights, batch: ReplicaPart
+) -> tuple[tf.Tensor, tf.Tensor, Tensors, tf.Tensor]:
+    """Return `Model.train_logits` for images and made-up pictures together, in the same statistics, each by itself."""
+    if not batch.made_up.shape[0]:
+        logits, state, extra = model.train_logits(weights, batch.images, batch.replica)
+        return logits, logits[:0], state, extra
+    images = tf.concat([batch.images, batch.made_up], axis=0)
+    logits, state, extra = model.train_logits(weights, images, batch.replica)
+    count = batch.labels.shape[0]
+    return logits[:count], logits[count:], state, extra
 
 
 def margins_of(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -273,20 +293,25 @@ def gradients_of_microbatches(
     """
     num_images = batch.labels.shape[0]
     count = min(count, num_images)
-    edges = [num_images * number // count for number in range(count + 1)]
     shards = [
-        batch._replace(
-            images=batch.images[begin:end],
-            labels=batch.labels[begin:end],
-            weights=batch.weights[begin:end],
+        ReplicaPart(
+            images=batch.images[_shard(num_images, number, count)],
+            labels=batch.labels[_shard(num_images, number, count)],
+            weights=batch.weights[_shard(num_images, number, count)],
             replica=batch.replica * count + number,
+            made_up=batch.made_up[_shard(batch.made_up.shape[0], number, count)],
         )
-        for number, (begin, end) in enumerate(itertools.pairwise(edges))
+        for number in range(count)
     ]
     *done, margins = zip(*(gradients(weights, shard, replicas * count) for shard in shards), strict=True)
     by_weight, states, totals = ([*zip(*each, strict=True)] for each in done)
     state = [tf.add_n(values) / count if values[0].dtype.is_floating else values[0] for values in states]
     return [*map(tf.add_n, by_weight)], state, _summed(totals, tf.add_n, count), tf.concat(margins, axis=0)
+
+
+def _shard(size: int, number: int, count: int) -> slice:
+    """Return the rows of one of `count` shards."""
+    return slice(size * number // count, size * (number + 1) // count)
 
 
 def _no_totals() -> Totals:

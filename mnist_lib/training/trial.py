@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Resources
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.batches import Plan
+from mnist_lib.data.made_up import MadeUp, made_up
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import MnistError, ModelError
@@ -27,10 +28,11 @@ from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.warm_start import warm_start
-from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, Likeness
+from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, REJECT_SHARE, Likeness, min_held_out
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
+    Accuracy,
     EpochDone,
     Evaluating,
     LaneReady,
@@ -53,6 +55,8 @@ from mnist_lib.wording import one_line
 # Compiled models that a lane holds; the least recently used one is removed first. Without its values, a model of dense
 # layers or a small convolutional network takes about 17 MB, most of it for what TensorFlow and XLA compile.
 MAX_COMPILED = 24
+
+MAX_MADE_UP = 200  # made-up pictures of each kind on which a trained model is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +233,7 @@ class _Lane:
         test = self._dataset.test
         plan = compiled.plan
         yield (evaluating := Evaluating(trial=spec.id))
-        probabilities, judgement = yield from self._tested(compiled, spec, state, evaluating)
+        probabilities, judgement, rejected = yield from self._tested(compiled, spec, state, evaluating)
         of_fold = None
         validation = state.best.validation
         if compiled.fold is not None:
@@ -259,6 +263,7 @@ class _Lane:
             devices=devices,
             gpus=self._place.gpus,
             node=self._place.node,
+            rejected=rejected,
             weights_sha256=compiled.trainer.model.stored(state.weights).sha256(),
             versions={**package_versions(), **gpu_facts()},
         )
@@ -276,20 +281,30 @@ class _Lane:
 
     def _tested(
         self, compiled: Compiled, spec: TrialSpec, state: TrainingState, evaluating: Evaluating
-    ) -> Generator[TrialEvent, None, tuple[NDArray[np.float32], Mapping[str, bytes]]]:
-        """Return the probabilities for the test images, and the file of the likeness, if pictures are judged by it."""
+    ) -> Generator[TrialEvent, None, tuple[NDArray[np.float32], Mapping[str, bytes], dict[str, Accuracy]]]:
+        """Return the probabilities for the test images and, if pictures are judged by their likeness, its file, and how
+        many made-up pictures of each kind it rejects.
+        """
         evaluate = partial(compiled.trainer.predictor.evaluate, state.weights)
         test = self._dataset.test
         if _shows_digits(spec):  # pictures of digits are judged otherwise
             (probabilities,) = yield from evaluate(test.images, evaluating)
-            return probabilities, {}
+            return probabilities, {}, {}
         sample = compiled.train.take(slice(None, None, -(-len(compiled.train) // MAX_FITTED)))
         features, logits = yield from evaluate(sample.images, evaluating, lambda outputs: outputs[1:])
         fitted = Likeness.fit(features, logits, sample.labels)
         probabilities, scores = yield from evaluate(
             test.images, evaluating, lambda outputs: (outputs[0], fitted.scores(*outputs[1:]))
         )
-        return probabilities, {LIKENESS: replace(fitted, held_out=np.sort(scores)).file()}
+        likeness = replace(fitted, held_out=np.sort(scores))
+        rejected = {}
+        if len(scores) >= min_held_out(REJECT_SHARE):
+            originals = np.asarray(test.images[:: -(-len(test) // MAX_MADE_UP)])
+            for kind in compiled.plan.made_up.kinds:
+                pictures = made_up(kind, originals, np.random.default_rng(0))
+                (ranks,) = yield from evaluate(pictures, evaluating, lambda outputs: (likeness.likeness(*outputs[1:]),))
+                rejected[kind] = Accuracy(int((ranks <= REJECT_SHARE).sum()), len(ranks))
+        return probabilities, {LIKENESS: likeness.file()}, rejected
 
     def _compile(self, spec: TrialSpec, source: ModelFile | None) -> Compiled:
         """Compile the model of a trial, unless an earlier trial of the same group did."""
@@ -309,7 +324,8 @@ class _Lane:
             num_replicas = len(devices_of(self._strategy))
             model = build_model(spec, image_shape, len(self._dataset.classes), source, self._pretrained())
             is_slow = not self._resources.gpus and not model.fast_in_xla_on_cpu
-            plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape), is_slow)
+            kinds = self._dataset.made_up if spec.none_class else ()
+            plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape), is_slow, MadeUp(kinds))
             start = warm_start(model, spec, image_shape, self._dataset.classes, source, self._pretrained())
             notices += (start.notice,) if start.notice else ()
             trainer = Trainer(model, spec, self._strategy, start.initial_weights, xla=not self._refused_by_gpu)

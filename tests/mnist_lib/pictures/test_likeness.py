@@ -13,8 +13,8 @@ from mnist_lib.data.split import Dataset, Split
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import npz
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.pictures.likeness import LIKENESS, Likeness, min_held_out
-from mnist_lib.pictures.rejecting import NONE_OF_THESE, REJECT_SHARE, rejection
+from mnist_lib.pictures.likeness import LIKENESS, REJECT_SHARE, Likeness, min_held_out
+from mnist_lib.pictures.rejecting import NONE_OF_THESE, rejection
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel, contents_of
