@@ -1,7 +1,7 @@
 """How much of something else models of a user's own pictures reject, with and without made-up pictures in training.
 
     python -m benchmarks.sources DIR
-    python -m benchmarks.rejecting_own --sources DIR --source MNIST
+    python -m benchmarks.rejecting_own --source MNIST --sources DIR
 
 Each set of `benchmarks.pictures` is trained with the default network and options, once with made-up pictures
 (`mnist_lib.data.made_up`) and once with --no-none-class, on the same pictures of each seed. Both are calibrated on the

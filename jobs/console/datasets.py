@@ -54,6 +54,14 @@ class SourceOptions(OriginalFiles):
         in_terms=True,
     )
 
+    none: str | None = option(
+        None,
+        "class folder whose pictures show none of the classes (counter-examples): models learn to answer pictures like"
+        " them with `none of these`",
+        "NAME",
+        in_terms=True,
+    )
+
     @functools.cached_property
     def builder_file(self) -> ModelFile | None:
         """The file of --tfds-import. Raises ModelError if it cannot be read, or is not valid Python."""
@@ -67,6 +75,7 @@ class SourceOptions(OriginalFiles):
             "tfds_import": self.builder_file,
             "splits": (self.train_split, self.test_split),
             "group_by": self.group_by,
+            "none": self.none,
         }
 
 

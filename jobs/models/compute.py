@@ -206,7 +206,8 @@ def dataset_request(version: Version, dataset: str | None, **arguments: Any) -> 
     if dataset is None and tested_on.name not in DATASETS:
         where = "name it with --dataset DIR or tfds:NAME"
         raise SpecError(f"dataset: {version.name} was trained on {tested_on.name}; {where}")
-    arguments["group_by"] = arguments.get("group_by") or tested_on.group_by
+    for name in ("group_by", "none"):
+        arguments[name] = arguments.get(name) or getattr(tested_on, name)
     return DataRequest(dataset=dataset or tested_on.name, **arguments).shaped(tested_on.image_shape)
 
 

@@ -57,8 +57,9 @@ def main(arguments: Sequence[str]) -> CommandResult:
     request, version = options.request(_dataset(options, versions)), _version(options, objects, versions)
     stored = StoredModel.read(objects, version, options.model_file, options.model_arg) if version else None
     if version is not None and version.facts.dataset.name == request.name:
-        request = replace(request, group_by=request.group_by or version.facts.dataset.group_by)
-        request = request.shaped(version.facts.dataset.image_shape)
+        known = version.facts.dataset
+        request = replace(request, group_by=request.group_by or known.group_by, none=request.none or known.none)
+        request = request.shaped(known.image_shape)
     with contextlib.closing(ModelProcess(stored) if stored else NoModel()) as model:
         with step(f"reading {request.name}") as progress:
             percent = stored.manifest.spec.validation_percent if stored else None

@@ -182,7 +182,7 @@ def _own_files(plan: Plan) -> tuple[list[str], dict[str, Path | bytes]]:
         flags.append(f"--weights={name}={SENT}/{name}{weights.suffix}")
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
-        paths = [file.path for file in list_folder(data.folder, group_by=data.group_by).files]
+        paths = [file.path for file in list_folder(data.folder, group_by=data.group_by, none=data.none).files]
         paths += [LABELS] if LabelsFile(LocalObjects(data.folder)).content() else []  # refuses a link
         paths += [BY_FILE] if data.group_by == BY_FILE else []  # likewise, in `list_folder`
         own |= {f"{SENT}/{data.name}/{path}": data.folder / path for path in paths}

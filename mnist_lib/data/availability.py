@@ -43,7 +43,7 @@ def describe_availability(request: DataRequest) -> str:
         DataError: a folder has too few pictures.
     """
     if request.folder is not None:
-        listing = list_folder(request.folder, group_by=request.group_by)
+        listing = list_folder(request.folder, group_by=request.group_by, none=request.none)
         pictures, classes = counted(len(listing.files), "picture"), counted(len(listing.classes), "class")
         return f"{request.name} is {request.folder}, a folder of {pictures} in {classes}"
     if request.entry is None:

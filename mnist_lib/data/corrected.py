@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.corrections import NONE, Correction, CorrectionCounts, UsedLabels, parse_corrections
 from mnist_lib.data.listing import MAX_NAMED, listed
 from mnist_lib.data.split import (
+    COUNTER_EXAMPLE,
     TEST,
     UNDECIDED,
     Dataset,
@@ -50,8 +51,10 @@ def with_corrections(
             or to test.
     """
     corrections = _Corrections.of(parse_corrections(content, where), dataset.classes)
-    found = indices_of(dataset.hashes, corrections.hashes)
-    corrected, in_test, undecided = found >= 0, dataset.part % UNDECIDED == TEST, dataset.part >= UNDECIDED
+    is_none = dataset.part >= COUNTER_EXAMPLE  # corrections do not concern these
+    found = np.where(is_none, -1, indices_of(dataset.hashes, corrections.hashes))
+    corrected, in_test = found >= 0, (dataset.part % UNDECIDED == TEST) & ~is_none
+    undecided = (dataset.part >= UNDECIDED) & ~is_none
     used = np.unique(found[corrected])
     corrections.check(used, dataset, where)
     labels = dataset.labels.astype(np.int64)
@@ -74,13 +77,14 @@ def with_corrections(
     )
     fingerprint = _fingerprint(dataset, labels, np.where(undecided, corrected, changed))
     rows = np.flatnonzero(stays & (corrected | ~undecided))
-    rows = rows[np.argsort(in_test[rows], kind="stable")]  # pictures whose class is decided come last in their split
+    part = np.where(is_none, dataset.part, dataset.part % UNDECIDED)
+    rows = rows[np.argsort(part[rows], kind="stable")]  # pictures whose class is decided come last in their split
     # An image that stays where it is is not copied.
     result = dataset.take(slice(len(rows)) if np.array_equal(rows, np.arange(len(rows))) else rows)
     result = replace(
         result,
         labels=as_labels(labels[rows], len(dataset.classes)),
-        part=result.part % UNDECIDED,
+        part=part[rows],
         # A folder has no other version.
         version=fingerprint[:8] if dataset.version == dataset.fingerprint[:8] else dataset.version,
         fingerprint=fingerprint,

@@ -26,6 +26,7 @@ from mnist_lib.data.prepared.index import Index, known_pictures
 from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
 from mnist_lib.data.split import (
+    COUNTER_EXAMPLE,
     NO_GROUP,
     TEST,
     TRAIN,
@@ -71,7 +72,8 @@ def read_folder(
     undecided, rows = _in_several_classes(hashes[readable], labels[readable]), np.flatnonzero(readable)
     if names:
         side = np.where(part == TEST, -1.0, ranks)  # the higher, the nearer to training
-        notices += _group_notices(listing.classes, names, labels[rows], groups[rows], side[rows])
+        known = rows[labels[rows] < len(listing.classes)]
+        notices += _group_notices(listing.classes, names, labels[known], groups[known], side[known])
         is_copy = _nearer_to_training(hashes[rows], side[rows])
         copies = [listing.files[row].path for row in rows[is_copy]]
         if copies:
@@ -79,8 +81,13 @@ def read_folder(
             notices.append(f"{which}: {len(copies):,} ({listed(copies)})")
     else:
         is_copy = np.zeros(len(rows), bool)
+    is_none = labels == len(listing.classes)
     part[rows] += UNDECIDED * undecided.astype(np.uint8)
-    rows = rows[~is_copy]
+    rows = rows[~is_copy & ~(undecided & is_none[rows])]
+    part[is_none] += COUNTER_EXAMPLE
+    if is_none[rows].any():
+        train, test = np.bincount(part[rows[is_none[rows]]] - COUNTER_EXAMPLE, minlength=2)
+        notices.append(f"counter-examples in {request.none}: {train:,} for training, {test:,} for the test")
     rows = rows[np.argsort(np.minimum(part[rows], UNDECIDED), kind="stable")]
     progress(Progress.read("1 all pictures are read, and their images are hashed"))
     dataset = Dataset(
@@ -96,7 +103,7 @@ def read_folder(
         ),
         has_test_folder="test" in listing.splits.values(),
         images=images[rows],
-        labels=as_labels(labels[rows], len(listing.classes)),
+        labels=as_labels(np.where(is_none, 0, labels)[rows], len(listing.classes)),
         hashes=hashes[rows],
         files=_files(listing)[rows],
         groups=groups[rows],
@@ -105,6 +112,7 @@ def read_folder(
     ).with_fingerprint()
     digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode())
     digest.update(dataset.ranks[: len(dataset.train)].tobytes())
+    digest.update(hashes[rows[is_none[rows]]].tobytes())
     dataset = replace(dataset, version=digest.hexdigest()[:8], fingerprint=digest.hexdigest())
     return dataset, pictures[readable]
 

@@ -36,7 +36,9 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
             f"{dataset.name}: expected test images on which {', '.join(trained)} was not trained, got none; start"
             " from another version, or add pictures"
         )
-    rows = np.flatnonzero(np.concatenate([np.ones(len(dataset.train), bool), ~left_out]))
+    is_kept = np.ones(len(dataset.labels), bool)
+    is_kept[len(dataset.train) :][: len(test)] = ~left_out
+    rows = np.flatnonzero(is_kept)
     changed = f"{dataset.fingerprint}{hash_arrays([test.hashes[left_out]])}"
     fingerprint = hashlib.sha256(changed.encode()).hexdigest()
     published = dataset.published_test_labels

@@ -36,7 +36,7 @@ MAX_NAMED = 5  # files or classes in one message
 
 class PictureFile(NamedTuple):
     path: str  # relative to the folder
-    label: int
+    label: int  # the number of classes, if it is a counter-example
     split: str  # "train", "validation" or "test"; "" if its group decides, or without groups its pixels
     group: str = ""  # the name of its group; "" without groups
 
@@ -46,7 +46,8 @@ class Listing:
     """The pictures of a folder. `state` changes when a picture or its group is added, removed, renamed or changed."""
 
     classes: tuple[str, ...]
-    paths: tuple[Sequence[str], ...]  # for each class: its pictures, sorted, relative to the folder
+    # For each class: its pictures, sorted, relative to the folder. Last come counter-examples, if there are some.
+    paths: tuple[Sequence[str], ...]
     splits: Mapping[str, str]  # the split of each top folder, as in `PictureFile`; none if pixels or groups decide
     groups: Sequence[str]  # the group of each picture, in the order of `paths`; none without groups
     notices: tuple[str, ...]  # about what is left out
@@ -68,12 +69,14 @@ class Listing:
         return self.splits.get(path.partition("/")[0], "")
 
 
-def list_folder(folder: Path, per_class: int | None = None, group_by: str | None = None) -> Listing:
+def list_folder(
+    folder: Path, per_class: int | None = None, group_by: str | None = None, none: str | None = None
+) -> Listing:
     """List the pictures of a folder, without reading them.
 
     Args:
         per_class: how many pictures of each class to list, in each split; by default all.
-        group_by: as in `DataRequest`; by default, the pictures have no groups.
+        group_by, none: as in `DataRequest`; by default, the pictures have no groups, and all folders are classes.
 
     Raises:
         DataMissingError: there is no such folder.
@@ -103,10 +106,13 @@ def list_folder(folder: Path, per_class: int | None = None, group_by: str | None
         scan.leave_out("outside of a class folder", scan.own_pictures(top))
     empty = [name for name, lines in found.items() if not lines]
     named = sorted((name for name, lines in found.items() if lines), key=_natural)
+    if none is not None and none not in named:
+        raise DataError(f"none: expected a class folder of {folder} with pictures, got {none}; known: {listed(named)}")
+    named = [name for name in named if name != none]
     scan.leave_out(f"a class after the first {MAX_CLASSES:,}", named[MAX_CLASSES:])
     classes, paths, groups = tuple(named[:MAX_CLASSES]), list[list[str]](), list[str]()
-    digest.update(repr(tops).encode(errors="surrogateescape"))
-    for name in classes:
+    digest.update(repr((tops, none) if none is not None else tops).encode(errors="surrogateescape"))
+    for name in (*classes, *([] if none is None else [none])):
         lines = sorted(found.pop(name))
         digest.update(os.fsencode(f"{name}\0{len(lines)}\0" + "\n".join(lines)))
         paths.append([line.partition("\0")[0] for line in lines])
@@ -323,7 +329,7 @@ def _check_classes(folder: Path, listing: Listing) -> None:
         )
     untrained = [
         name
-        for name, paths in zip(classes, listing.paths, strict=True)
+        for name, paths in zip(classes, listing.paths, strict=False)  # also those of counter-examples
         if not any(listing.split(path) in ("train", "") for path in paths)
     ]
     if untrained:

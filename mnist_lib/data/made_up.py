@@ -17,12 +17,13 @@ Pixels = NDArray[np.uint8]  # [n, height, width, channels], 0-255
 Levels = NDArray[Any]  # the same as floating-point numbers; values beyond 0 to 255 are clipped
 Random = np.random.Generator
 
-SURFACES = "surfaces"
+SURFACES, COUNTER_EXAMPLES = "surfaces", "counter-examples"
 PER_BATCH = 4  # pictures of a batch for each made-up one
 MAX_CELLS = 8  # in a row and in a column
 TILES = 3, 5  # limits of the same; in fewer and larger tiles, an object may be whole
 MAX_BLOBS = 5
-SHARES = {"noise": 1, SURFACES: 1, "blobs": 2, "tiles": 2, "two": 4}  # those that are harder to tell are more
+# Those that are harder to tell from real pictures are more.
+SHARES = {"noise": 1, SURFACES: 1, "blobs": 2, "tiles": 2, "two": 4, COUNTER_EXAMPLES: 4}
 
 # What a class looks like: a kind is left out if this share of the pictures of a class are like it.
 LIKE_SHARE = 0.1
@@ -39,10 +40,11 @@ class MadeUp:
     """The made-up pictures of a trial."""
 
     kinds: tuple[str, ...] = ()
+    counter_examples: ImageArray | None = None  # given by the user, and used like a kind
 
     def count(self, batch_size: int) -> int:
         """Return how many are added to a batch of pictures."""
-        return -(-batch_size // PER_BATCH) if self.kinds else 0
+        return -(-batch_size // PER_BATCH) if self._all_kinds else 0
 
     def make(self, pictures: Pixels, count: int, random: Random) -> Pixels:
         """Return `count` made-up pictures of random kinds, in their shares.
@@ -50,13 +52,26 @@ class MadeUp:
         Args:
             pictures: from which they are made.
         """
-        shares = np.array([SHARES[kind] for kind in self.kinds])
-        kinds = random.choice(len(shares), size=count, p=shares / shares.sum())
+        kinds = self._all_kinds
+        shares = np.array([SHARES[kind] for kind in kinds])
+        chosen = random.choice(len(kinds), size=count, p=shares / shares.sum())
         made = np.empty((count, *pictures.shape[1:]), np.uint8)
-        for number, kind in enumerate(self.kinds):
-            rows = np.flatnonzero(kinds == number)
-            made[rows] = made_up(kind, pictures[random.integers(len(pictures), size=len(rows))], random)
+        for number, kind in enumerate(kinds):
+            rows = np.flatnonzero(chosen == number)
+            if kind == COUNTER_EXAMPLES:
+                made[rows] = np.asarray(_some(self.counter_examples, len(rows), random))
+            else:
+                made[rows] = made_up(kind, _some(pictures, len(rows), random), random)
         return made
+
+    @property
+    def _all_kinds(self) -> tuple[str, ...]:
+        has_some = self.counter_examples is not None and len(self.counter_examples) > 0
+        return (*self.kinds, COUNTER_EXAMPLES) if has_some else self.kinds
+
+
+def _some(pictures: Any, count: int, random: Random) -> Any:
+    return pictures[random.integers(len(pictures), size=count)]
 
 
 def made_up(kind: str, pictures: Pixels, random: Random) -> Pixels:

@@ -67,7 +67,8 @@ def prepare(
     request = with_local_files(request)
     if request.folder is not None:
         dataset = _read_folder(request, request.folder, progress)
-        dataset = dataclasses.replace(dataset, group_by=request.group_by)  # not in the index, which has the groups
+        # These are not in the index, which has what follows from them.
+        dataset = dataclasses.replace(dataset, group_by=request.group_by, none=request.none)
         # Read after the pictures, which may take long, so that the newest corrections are used.
         file = LabelsFile(LocalObjects(request.folder))
         labels, where = file.content(), file.where
@@ -123,7 +124,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     """Return the dataset in a folder of pictures, from its index if no picture has changed."""
     from mnist_lib.data.folder import read_folder, require_all_readable  # imports Pillow
 
-    listing = list_folder(folder, group_by=request.group_by)
+    listing = list_folder(folder, group_by=request.group_by, none=request.none)
     state = pictures_hash(listing)
 
     def prepared() -> Dataset | None:

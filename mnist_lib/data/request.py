@@ -64,6 +64,7 @@ class DataRequest:
         strict: refuse a folder with unreadable pictures, instead of leaving these out.
         group_by: what decides the split of a picture of a folder instead of its pixels: "folder", "groups.csv" or a
             regular expression, see `data.groups`.
+        none: the name of a class folder whose pictures are counter-examples: they show none of the classes.
         dataset_name: the name of a folder in trials, runs and versions; by default, it is made from the folder's name.
 
     Raises:
@@ -77,6 +78,7 @@ class DataRequest:
     channels: Channels | None = None
     strict: bool = False
     group_by: str | None = None
+    none: str | None = None
     dataset_name: str | None = None
     tfds_import: ModelFile | None = None
     splits: tuple[str, str] = ("train", "test")
@@ -96,6 +98,8 @@ class DataRequest:
                 got = f"got {self.dataset}, whose images have no paths"
                 raise SpecError(f"group_by: expected a folder of pictures as --dataset, {got}; omit it")
             check_group_by(self.group_by)
+        if self.none is not None and self.folder is None and self.url is None:
+            raise SpecError(f"none: expected a folder of pictures as --dataset, got {self.dataset}; omit it")
         if self.tfds is None and (self.tfds_import or self.splits != ("train", "test")):
             raise SpecError(f"tfds_import, train_split, test_split: expected tfds:NAME, got {self.dataset}; omit them")
         if self.folder is None and self.tfds is None and self.url is None:

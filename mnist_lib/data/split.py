@@ -35,7 +35,7 @@ ImageHashes = NDArray[np.uint64]
 Labels = NDArray[np.uint8] | NDArray[np.uint16]  # uint16 if there are more than 256 classes
 Ranks = NDArray[np.float32] | NDArray[np.float64]
 MADE: Any = None  # default of a column that is made from the others
-TRAIN, TEST, UNDECIDED = 0, 1, 2  # see `Dataset.part`
+TRAIN, TEST, UNDECIDED, COUNTER_EXAMPLE = 0, 1, 2, 4  # see `Dataset.part`
 NO_GROUP = -1
 COLUMNS = ("images", "labels", "hashes", "files", "groups", "ranks", "part")  # of `Dataset`
 
@@ -106,7 +106,8 @@ class NearCopies:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A table with a row for each image: those of the train split, then those of the test split.
+    """A table with a row for each image: those of the train split, then those of the test split, then counter-examples,
+    which show none of the classes.
 
     Until corrections are applied, pictures of a folder that are in several classes come last. They are left out, unless
     a correction says which class is correct.
@@ -120,12 +121,14 @@ class Dataset:
     # [n], from 0 to 1: train images with a rank below a share are for validation. If the folder says which are, theirs
     # are less by 1, the others more by 1. Folds divide the range from 0 to 1.
     ranks: Ranks
-    part: NDArray[np.uint8]  # [n]: TRAIN or TEST; with UNDECIDED added if the picture is in several classes
+    # [n]: TRAIN or TEST; with UNDECIDED added if the picture is in several classes, or COUNTER_EXAMPLE.
+    part: NDArray[np.uint8]
     name: str
     version: str
     classes: tuple[str, ...]  # the names of the labels
     fingerprint: str  # covers every image and label of both splits
     group_by: str | None = None  # as in `DataRequest`
+    none: str | None = None  # as in `DataRequest`
     reusable: bool = True  # False: what has been prepared is among the temporary files
     notices: tuple[str, ...] = ()  # about what is left out
     unreadable: tuple[str, ...] = ()  # paths of files and folders that could not be read and are left out
@@ -185,6 +188,11 @@ class Dataset:
     @property
     def test(self) -> Split:
         return self._split(TEST)
+
+    def counter_examples(self, part: int) -> ImageArray:
+        """Return the pictures that show none of the classes. `part`: TRAIN or TEST."""
+        images: ImageArray = self.images[self._rows(COUNTER_EXAMPLE + part)]
+        return images
 
     @property
     def test_groups(self) -> NDArray[np.int32] | None:

@@ -58,7 +58,7 @@ def volume_of(request: DataRequest) -> Volume | None:
         DataError: a folder cannot be listed, or none of its pictures can be read.
     """
     if request.folder is not None:
-        listing = list_folder(request.folder, group_by=request.group_by)
+        listing = list_folder(request.folder, group_by=request.group_by, none=request.none)
         dataset = prepared_dataset(request, pictures_hash(listing))
         if dataset is None:
             return _expected(request, listing)
@@ -81,6 +81,7 @@ def _expected(request: DataRequest, listing: Listing) -> Volume:
     from mnist_lib.data.folder import probable_shape  # imports Pillow
 
     images, shape = sum(map(len, listing.paths)), probable_shape(request, listing)
-    splits = Counter(listing.split(path) for paths in listing.paths for path in paths)
-    train = images - splits["test"] - round(TEST_SHARE * splits[""])
+    of_classes = listing.paths[: len(listing.classes)]
+    splits = Counter(listing.split(path) for paths in of_classes for path in paths)
+    train = splits.total() - splits["test"] - round(TEST_SHARE * splits[""])
     return Volume(images=images, train=train, image_shape=shape, exact=False)

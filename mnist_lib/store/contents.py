@@ -239,6 +239,7 @@ def contents_of(
         image_shape=dataset.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
         classes=dataset.classes,
         group_by=dataset.group_by,
+        none=dataset.none,
         made_up=dataset.made_up,
     )
     record = result.record

@@ -13,7 +13,7 @@ import numpy as np
 from mnist_lib.data.changes import DatasetState
 from mnist_lib.data.listing import listed
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, indices_of
+from mnist_lib.data.split import TEST, Dataset, indices_of
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.run_documents import Summary
@@ -76,7 +76,7 @@ def objections(reference: LastRun, before: DatasetState | None, dataset: Dataset
     if before is not None:
         of_people = dataset.corrected_hashes
         corrected = indices_of(before.hashes, before.hashes[:0] if of_people is None else of_people) >= 0
-        present = {dataset.classes[label] for label in np.unique(dataset.labels)}
+        present = {dataset.classes[label] for label in np.unique(dataset.labels[dataset.part <= TEST])}
         classes = [before.classes[label] for label in np.unique(before.labels[~corrected])]
         missing = [name for name in classes if name not in present]
         kept = int((~corrected).sum())

@@ -57,6 +57,7 @@ class DatasetFacts(Document, frozen=True, kw_only=True):
     image_shape: ImageShape
     classes: ClassNames
     group_by: Text | None = None  # as in `DataRequest`
+    none: Text | None = None  # as in `DataRequest`
     made_up: tuple[Text, ...] = ()  # as in `Dataset`
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Resources
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.made_up import MadeUp, made_up
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.made_up import COUNTER_EXAMPLES, MadeUp, made_up
+from mnist_lib.data.split import TEST, TRAIN, Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import MnistError, ModelError
 from mnist_lib.intervals import accuracy_interval
@@ -300,8 +300,11 @@ class _Lane:
         rejected = {}
         if len(scores) >= min_held_out(REJECT_SHARE):
             originals = np.asarray(test.images[:: -(-len(test) // MAX_MADE_UP)])
-            for kind in compiled.plan.made_up.kinds:
-                pictures = made_up(kind, originals, np.random.default_rng(0))
+            others = {kind: made_up(kind, originals, np.random.default_rng(0)) for kind in compiled.plan.made_up.kinds}
+            others |= {COUNTER_EXAMPLES: np.asarray(self._dataset.counter_examples(TEST))}
+            for kind, pictures in others.items():
+                if not len(pictures):
+                    continue
                 (ranks,) = yield from evaluate(pictures, evaluating, lambda outputs: (likeness.likeness(*outputs[1:]),))
                 rejected[kind] = Accuracy(int((ranks <= REJECT_SHARE).sum()), len(ranks))
         return probabilities, {LIKENESS: likeness.file()}, rejected
@@ -324,8 +327,10 @@ class _Lane:
             num_replicas = len(devices_of(self._strategy))
             model = build_model(spec, image_shape, len(self._dataset.classes), source, self._pretrained())
             is_slow = not self._resources.gpus and not model.fast_in_xla_on_cpu
-            kinds = self._dataset.made_up if spec.none_class else ()
-            plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape), is_slow, MadeUp(kinds))
+            made_up = MadeUp()
+            if spec.none_class:
+                made_up = MadeUp(self._dataset.made_up, self._dataset.counter_examples(TRAIN))
+            plan = Plan(len(train), batch_size, num_replicas, math.prod(image_shape), is_slow, made_up)
             start = warm_start(model, spec, image_shape, self._dataset.classes, source, self._pretrained())
             notices += (start.notice,) if start.notice else ()
             trainer = Trainer(model, spec, self._strategy, start.initial_weights, xla=not self._refused_by_gpu)

@@ -283,7 +283,7 @@ def fingerprint_of_files(request: DataRequest, labels: bytes = b"") -> str | Non
         state = wanted_tags(BucketObjects(request.url))
     elif request.folder is not None:
         state, labels = (
-            list_folder(request.folder, group_by=request.group_by).state,
+            list_folder(request.folder, group_by=request.group_by, none=request.none).state,
             LabelsFile(LocalObjects(request.folder)).content(),
         )
     elif request.entry is not None and request.entry.embedded:

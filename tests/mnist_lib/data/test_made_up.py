@@ -71,6 +71,18 @@ def test_the_kinds_of_a_batch_have_their_shares(monkeypatch: pytest.MonkeyPatch)
     assert (made.max(axis=(1, 2, 3)) == 0).mean() == pytest.approx(expected, abs=0.04)
 
 
+def test_counter_examples_are_used_as_they_are() -> None:
+    pictures = squares(8, np.random.default_rng(0))
+    given = squares(3, np.random.default_rng(1))
+    assert MadeUp(counter_examples=given[:0]).count(8) == 0
+    assert MadeUp(counter_examples=given).count(8) == 2
+    made = MadeUp(("noise",), given).make(pictures, 1_000, np.random.default_rng(0))
+    known = {picture.tobytes() for picture in given}
+    used = [picture.tobytes() in known for picture in made]
+    assert np.mean(used) == pytest.approx(0.8, abs=0.04)
+    assert {picture.tobytes() for picture in made[np.array(used)]} == known
+
+
 @pytest.mark.parametrize(
     ("other", "without"),
     [

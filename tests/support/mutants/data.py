@@ -158,10 +158,18 @@ MUTANTS = (
     Mutant(
         name="pictures whose class is decided are in the wrong split",
         file=CORRECTED,
-        old='    rows = rows[np.argsort(in_test[rows], kind="stable")]',
+        old='    rows = rows[np.argsort(part[rows], kind="stable")]',
         new="    rows = rows[:]",
         why="A picture for the test would be trained on.",
         tests=(f"{TESTS}/test_corrected.py::test_a_correction_decides_about_a_picture_in_several_classes",),
+    ),
+    Mutant(
+        name="a correction gives a counter-example a class",
+        file=CORRECTED,
+        old="    found = np.where(is_none, -1, indices_of(dataset.hashes, corrections.hashes))",
+        new="    found = indices_of(dataset.hashes, corrections.hashes)",
+        why="A picture that shows no class would be left out, and counted as corrected.",
+        tests=(f"{TESTS}/test_counter_examples.py",),
     ),
     Mutant(
         name="a line that is being written is read",
