@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from jobs.models.compute import load_dataset
 from jobs.review.labels import DecisionError
 from mnist_lib.data.corrections import NONE
-from mnist_lib.data.listing import Listing, list_folder
+from mnist_lib.data.listing import Listing, listing_of
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import hash_of_text, is_held_out, shares_of, text_of
@@ -126,8 +126,8 @@ class ReviewedData:
         return self.dataset.classes
 
     def paths(self) -> list[Path]:
-        """Return the files of its pictures."""
-        return [self.folder / file.path for file in self.listing.files] if self.folder and self.listing else []
+        """Return the files of its pictures, without counter-examples."""
+        return [self.folder / file.path for file in self.listing.class_files] if self.folder and self.listing else []
 
     def images(self, split: str) -> "Split":
         return self.dataset.test if split == "hold-out" else self.dataset.train
@@ -172,13 +172,13 @@ def read_data(
         objects: the storage, which contains the corrections of a dataset that is not a folder.
         validation_percent: as for `ReviewedData`.
     """
-    folder = with_local_files(request).folder
-    listing = list_folder(folder) if folder is not None else None
+    local = with_local_files(request)
+    listing = listing_of(local) if local.folder is not None else None
     dataset = load_dataset(request, objects, progress)
     if NONE in dataset.classes:
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
-    return ReviewedData(request, dataset.in_memory(), folder, listing, validation_percent)
+    return ReviewedData(request, dataset.in_memory(), local.folder, listing, validation_percent)
 
 
 class Viewer:
@@ -299,7 +299,7 @@ class Additions:
 
 def _places(listing: Listing) -> tuple[dict[SplitName, str], dict[tuple[str, str], str]]:
     """Return the folder of each split, and that of each class in it."""
-    files = [(PurePosixPath(file.path).parts, listing.classes[file.label], file.split) for file in listing.files]
+    files = [(PurePosixPath(file.path).parts, listing.classes[file.label], file.split) for file in listing.class_files]
     is_flat = all(unicodedata.normalize("NFC", parts[0]) == name for parts, name, _ in files)
     tops: dict[SplitName, str] = {}
     folders: dict[tuple[str, str], str] = {}

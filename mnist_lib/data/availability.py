@@ -10,7 +10,7 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
-from mnist_lib.data.listing import list_folder
+from mnist_lib.data.listing import list_folder, listing_of
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataChecksumError, DataFolderError, DataMissingError
 from mnist_lib.wording import counted
@@ -43,7 +43,7 @@ def describe_availability(request: DataRequest) -> str:
         DataError: a folder has too few pictures.
     """
     if request.folder is not None:
-        listing = list_folder(request.folder, group_by=request.group_by, none=request.none)
+        listing = listing_of(request)
         pictures, classes = counted(len(listing.files), "picture"), counted(len(listing.classes), "class")
         return f"{request.name} is {request.folder}, a folder of {pictures} in {classes}"
     if request.entry is None:

@@ -6,7 +6,7 @@ images depends only on the seed and the epoch, so that a resumed run trains on t
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -49,7 +49,7 @@ class Plan:
     replicas: int
     image_bytes: int = 1
     is_slow: bool = False  # whether a step takes more than a few milliseconds
-    made_up: MadeUp = MadeUp()  # noqa: RUF009  # immutable
+    made_up: MadeUp = field(default_factory=MadeUp)
 
     @property
     def steps(self) -> int:
@@ -147,23 +147,23 @@ def epochs(
         DataReadError: images cannot be read.
     """
     labels, image_weights = tf.constant(split.labels), None if weights is None else tf.constant(weights)
-    image_shape, errors = split.images.shape[1:], list[Exception]()
+    errors = list[Exception]()
+    image_shape = split.images.shape[1:]
     shape = (plan.replicas, plan.steps_per_chunk, plan.replica_batch_size, *image_shape)
     shape_made_up = (plan.replicas, plan.steps_per_chunk, plan.replica_made_up, *image_shape)
-    sources = [(split.images, plan.made_up)]  # emptied at the end, since TensorFlow never forgets a function
+    sources = [split.images]  # emptied at the end, since TensorFlow never forgets a function
 
     def read(
         indices: NDArray[np.int32], epoch: NDArray[np.int64], chunk: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the pixels of images, [*shape], and of made-up pictures, [*shape_made_up]."""
         try:
-            images, made_up = sources[0]
-            pixels = np.asarray(images[indices.reshape(-1)])
-            made = np.empty(shape_made_up, np.uint8)
-            if made.size:
+            images = np.asarray(sources[0][indices.reshape(-1)])
+            made_up = np.empty(shape_made_up, np.uint8)
+            if made_up.size:
                 random = np.random.default_rng([seed, int(epoch), int(chunk)])
-                made = made_up.make(pixels, math.prod(shape_made_up[:3]), random).reshape(shape_made_up)
-            return pixels.reshape(shape), made
+                made_up = plan.made_up.make(images, math.prod(shape_made_up[:3]), random).reshape(shape_made_up)
+            return images.reshape(shape), made_up
         except Exception as error:
             errors.append(error)  # TensorFlow raises another error in its place
             raise
@@ -192,7 +192,8 @@ def epochs(
                 weights_of_images[-1] *= tf.gather(image_weights, indices[-1])
         # At once, since images are read in the order of their file.
         images, made_up = tf.numpy_function(read, [indices, epoch, chunk], (tf.uint8, tf.uint8))
-        images, made_up = tf.ensure_shape(images, shape), tf.ensure_shape(made_up, shape_made_up)
+        images = tf.ensure_shape(images, shape)
+        made_up = tf.ensure_shape(made_up, shape_made_up)
         parts = (
             ReplicaPart(
                 images=images[replica],

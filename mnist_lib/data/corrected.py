@@ -53,7 +53,8 @@ def with_corrections(
     corrections = _Corrections.of(parse_corrections(content, where), dataset.classes)
     is_none = dataset.part >= COUNTER_EXAMPLE  # corrections do not concern these
     found = np.where(is_none, -1, indices_of(dataset.hashes, corrections.hashes))
-    corrected, in_test = found >= 0, (dataset.part % UNDECIDED == TEST) & ~is_none
+    corrected = found >= 0
+    in_test = (dataset.part % UNDECIDED == TEST) & ~is_none
     undecided = (dataset.part >= UNDECIDED) & ~is_none
     used = np.unique(found[corrected])
     corrections.check(used, dataset, where)

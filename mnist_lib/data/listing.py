@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from mnist_lib.catalog import PICTURE_SUFFIXES
 from mnist_lib.data.groups import BY_FILE, groups_of
-from mnist_lib.data.request import MAX_CLASSES
+from mnist_lib.data.request import MAX_CLASSES, DataRequest
 from mnist_lib.errors import DataError, DataMissingError
 from mnist_lib.wording import counted
 
@@ -64,9 +64,20 @@ class Listing:
             for path in paths
         )
 
+    @property
+    def class_files(self) -> tuple[PictureFile, ...]:
+        """Those of `files` that are in a class."""
+        return tuple(file for file in self.files if file.label < len(self.classes))
+
     def split(self, path: str) -> str:
         """Return the split of a picture, as in `PictureFile`."""
         return self.splits.get(path.partition("/")[0], "")
+
+
+def listing_of(request: DataRequest) -> Listing:
+    """List the pictures of a requested folder of this machine. Raises the errors of `list_folder`."""
+    assert request.folder is not None
+    return list_folder(request.folder, group_by=request.group_by, none=request.none)
 
 
 def list_folder(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.images import ImageArray
+from mnist_lib.data.images import ImageArray, blocks
 
 Pixels = NDArray[np.uint8]  # [n, height, width, channels], 0-255
 Levels = NDArray[Any]  # the same as floating-point numbers; values beyond 0 to 255 are clipped
@@ -180,7 +180,9 @@ def kinds_unlike(pictures: ImageArray, labels: NDArray[np.integer]) -> tuple[str
         return ()
     every = -(-len(pictures) // MAX_COMPARED)
     stride = max(1, min(pictures.shape[1:3]) // SIDE)
-    levels = np.asarray(pictures[::every], np.float32)[:, ::stride, ::stride]
+    sample = pictures[::every]
+    reduced = [np.asarray(sample[rows])[:, ::stride, ::stride] for rows in blocks(sample)]
+    levels = np.concatenate(reduced, dtype=np.float32)
     is_flat, roughness = _flat_and_rough(levels)
     is_texture = is_flat | (_unevenness(levels) < MAX_UNEVEN)
     is_smooth = ~is_flat & (roughness < MAX_SMOOTH)

@@ -9,7 +9,7 @@ from mnist_lib.data.availability import check_source, default_data_dir, describe
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.embedded import read_embedded
-from mnist_lib.data.listing import MAX_NAMED, list_folder
+from mnist_lib.data.listing import MAX_NAMED, listing_of
 from mnist_lib.data.made_up import kinds_unlike
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
@@ -124,7 +124,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     """Return the dataset in a folder of pictures, from its index if no picture has changed."""
     from mnist_lib.data.folder import read_folder, require_all_readable  # imports Pillow
 
-    listing = list_folder(folder, group_by=request.group_by, none=request.none)
+    listing = listing_of(request)
     state = pictures_hash(listing)
 
     def prepared() -> Dataset | None:

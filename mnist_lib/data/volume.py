@@ -7,7 +7,7 @@ from typing import Any
 
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES
-from mnist_lib.data.listing import Listing, list_folder
+from mnist_lib.data.listing import Listing, listing_of
 from mnist_lib.data.prepared.index import pictures_hash, prepared_dataset, tfds_folder, tfds_hash
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import TEST_SHARE
@@ -58,7 +58,7 @@ def volume_of(request: DataRequest) -> Volume | None:
         DataError: a folder cannot be listed, or none of its pictures can be read.
     """
     if request.folder is not None:
-        listing = list_folder(request.folder, group_by=request.group_by, none=request.none)
+        listing = listing_of(request)
         dataset = prepared_dataset(request, pictures_hash(listing))
         if dataset is None:
             return _expected(request, listing)

@@ -299,7 +299,7 @@ def gradients_of_microbatches(
             labels=batch.labels[_shard(num_images, number, count)],
             weights=batch.weights[_shard(num_images, number, count)],
             replica=batch.replica * count + number,
-            made_up=batch.made_up[_shard(batch.made_up.shape[0], number, count)],
+            made_up=batch.made_up[_shard(batch.made_up.shape[0], number, count)],  # at least one, if there are some
         )
         for number in range(count)
     ]
@@ -310,8 +310,9 @@ def gradients_of_microbatches(
 
 
 def _shard(size: int, number: int, count: int) -> slice:
-    """Return the rows of one of `count` shards."""
-    return slice(size * number // count, size * (number + 1) // count)
+    """Return the rows of one of `count` shards. If there are fewer rows, shards have one in common."""
+    begin = size * number // count
+    return slice(begin, max(begin + 1, size * (number + 1) // count))
 
 
 def _no_totals() -> Totals:

@@ -8,19 +8,16 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Resources
-from mnist_lib.catalog import DATASETS
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.made_up import COUNTER_EXAMPLES, MadeUp, made_up
-from mnist_lib.data.split import TEST, TRAIN, Dataset, Split
+from mnist_lib.data.made_up import MadeUp
+from mnist_lib.data.split import TRAIN, Dataset, Split
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import MnistError, ModelError
 from mnist_lib.intervals import accuracy_interval
@@ -28,11 +25,9 @@ from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.warm_start import warm_start
-from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, REJECT_SHARE, Likeness, min_held_out
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
-    Accuracy,
     EpochDone,
     Evaluating,
     LaneReady,
@@ -45,6 +40,7 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
+from mnist_lib.training.evaluation import evaluate_on_test, num_evaluated
 from mnist_lib.training.gpus import gpu_facts, refused_by_gpu
 from mnist_lib.training.prediction import accuracy_of
 from mnist_lib.training.schedules import learning_rates
@@ -55,8 +51,6 @@ from mnist_lib.wording import one_line
 # Compiled models that a lane holds; the least recently used one is removed first. Without its values, a model of dense
 # layers or a small convolutional network takes about 17 MB, most of it for what TensorFlow and XLA compile.
 MAX_COMPILED = 24
-
-MAX_MADE_UP = 200  # made-up pictures of each kind on which a trained model is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +227,8 @@ class _Lane:
         test = self._dataset.test
         plan = compiled.plan
         yield (evaluating := Evaluating(trial=spec.id))
-        probabilities, judgement, rejected = yield from self._tested(compiled, spec, state, evaluating)
+        tested = yield from evaluate_on_test(compiled, self._dataset, spec, state.weights, evaluating)
+        probabilities = tested.probabilities
         of_fold = None
         validation = state.best.validation
         if compiled.fold is not None:
@@ -263,7 +258,7 @@ class _Lane:
             devices=devices,
             gpus=self._place.gpus,
             node=self._place.node,
-            rejected=rejected,
+            rejected=tested.rejected,
             weights_sha256=compiled.trainer.model.stored(state.weights).sha256(),
             versions={**package_versions(), **gpu_facts()},
         )
@@ -273,41 +268,11 @@ class _Lane:
             history=tuple(history),
             probabilities=probabilities,
             of_fold=of_fold,
-            files={**compiled.trainer.model.files(state.weights), **judgement, **margins, **source},
+            files={**compiled.trainer.model.files(state.weights), **tested.files, **margins, **source},
             tensorboard=event_file(
                 history, rates[last_steps], state.best.epoch, probabilities, test, self._dataset.classes
             ),
         )
-
-    def _tested(
-        self, compiled: Compiled, spec: TrialSpec, state: TrainingState, evaluating: Evaluating
-    ) -> Generator[TrialEvent, None, tuple[NDArray[np.float32], Mapping[str, bytes], dict[str, Accuracy]]]:
-        """Return the probabilities for the test images and, if pictures are judged by their likeness, its file, and how
-        many made-up pictures of each kind it rejects.
-        """
-        evaluate = partial(compiled.trainer.predictor.evaluate, state.weights)
-        test = self._dataset.test
-        if _shows_digits(spec):  # pictures of digits are judged otherwise
-            (probabilities,) = yield from evaluate(test.images, evaluating)
-            return probabilities, {}, {}
-        sample = compiled.train.take(slice(None, None, -(-len(compiled.train) // MAX_FITTED)))
-        features, logits = yield from evaluate(sample.images, evaluating, lambda outputs: outputs[1:])
-        fitted = Likeness.fit(features, logits, sample.labels)
-        probabilities, scores = yield from evaluate(
-            test.images, evaluating, lambda outputs: (outputs[0], fitted.scores(*outputs[1:]))
-        )
-        likeness = replace(fitted, held_out=np.sort(scores))
-        rejected = {}
-        if len(scores) >= min_held_out(REJECT_SHARE):
-            originals = np.asarray(test.images[:: -(-len(test) // MAX_MADE_UP)])
-            others = {kind: made_up(kind, originals, np.random.default_rng(0)) for kind in compiled.plan.made_up.kinds}
-            others |= {COUNTER_EXAMPLES: np.asarray(self._dataset.counter_examples(TEST))}
-            for kind, pictures in others.items():
-                if not len(pictures):
-                    continue
-                (ranks,) = yield from evaluate(pictures, evaluating, lambda outputs: (likeness.likeness(*outputs[1:]),))
-                rejected[kind] = Accuracy(int((ranks <= REJECT_SHARE).sum()), len(ranks))
-        return probabilities, {LIKENESS: likeness.file()}, rejected
 
     def _compile(self, spec: TrialSpec, source: ModelFile | None) -> Compiled:
         """Compile the model of a trial, unless an earlier trial of the same group did."""
@@ -349,8 +314,7 @@ class _Lane:
             if held_out is not None and spec.score == "balanced-accuracy":  # together, folds hold out all train images
                 labels = held_out.labels if fold is None else self._dataset.train.labels
                 sizes = np.bincount(labels, minlength=len(self._dataset.classes))
-            fitted = 0 if _shows_digits(spec) else min(len(train), MAX_FITTED)
-            num_tested = len(self._dataset.test) + fitted + (0 if fold is None else len(fold))
+            num_tested = num_evaluated(self._dataset, spec, len(train)) + (0 if fold is None else len(fold))
             self._compiled[group] = Compiled(trainer, plan, train, validation, notices, fold, sizes, num_tested)
         return self._compiled[group]
 
@@ -359,7 +323,3 @@ class _Lane:
         if spec.fold is None or spec.folds is None:
             return self._dataset.train_and_validation(spec.validation_percent)
         return self._dataset.train_and_fold(spec.fold, spec.folds)
-
-
-def _shows_digits(spec: TrialSpec) -> bool:
-    return spec.dataset in DATASETS and DATASETS[spec.dataset].shows_digits

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.images import PREPARED, Images, PixelFile
-from mnist_lib.data.listing import Listing, list_folder
+from mnist_lib.data.listing import Listing, listing_of
 from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
@@ -283,7 +283,7 @@ def fingerprint_of_files(request: DataRequest, labels: bytes = b"") -> str | Non
         state = wanted_tags(BucketObjects(request.url))
     elif request.folder is not None:
         state, labels = (
-            list_folder(request.folder, group_by=request.group_by, none=request.none).state,
+            listing_of(request).state,
             LabelsFile(LocalObjects(request.folder)).content(),
         )
     elif request.entry is not None and request.entry.embedded:
