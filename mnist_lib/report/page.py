@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.made_up import MAKERS
 from mnist_lib.data.split import Dataset, Split
 from mnist_lib.documents import builtins_of
 from mnist_lib.report import evidence, plots
@@ -37,6 +38,7 @@ from mnist_lib.report.texts import (
     objection_texts,
     unusual_texts,
 )
+from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import CONFIGURATION, RunFolder
 from mnist_lib.wording import counted, percent, printable, rounded
@@ -105,8 +107,8 @@ def report(run: ReportedRun) -> Report:
         train=run.dataset.train,
         folds_text=folds_text(run.summary.folds) if run.summary.folds else None,
         suspects=suspects(run.summary.label_errors, run.dataset, evidence.MAX_PICTURES),
-        rejected={name: tally.chosen.record.rejected for name, tally in run.tallies.items()},
-        made_up_texts=MADE_UP_TEXTS,
+        rejected=rejected_by_kind(run.tallies),
+        not_made_up=[MADE_UP_TEXTS[kind] for kind in MAKERS if kind not in run.dataset.made_up],
         near_copies=[*zip(near.test, near.train, strict=True)][: evidence.MAX_PICTURES // 2] if near else [],
         link=functools.partial(_link, run.pictures),
         left_out=[notice for notice in dataset.notices if notice.startswith(ABOUT_PICTURES)],
@@ -127,6 +129,16 @@ def report(run: ReportedRun) -> Report:
         system=f"{platform.system()} {platform.machine()}",
     )
     return Report(page, {plot.name: plot.png for plot in drawn})
+
+
+def rejected_by_kind(tallies: Mapping[str, Tally]) -> dict[str, dict[str, Accuracy]]:
+    """Return how many pictures of something else each model rejects: by the text of their kind, and by model."""
+    rejected = {name: tally.chosen.record.rejected for name, tally in tallies.items()}
+    return {
+        text: {name: counts[kind] for name, counts in rejected.items() if kind in counts}
+        for kind, text in MADE_UP_TEXTS.items()
+        if any(kind in counts for counts in rejected.values())
+    }
 
 
 def page_of_another_test(found: Any, images: Split, trial: evidence.StoredTrial) -> bytes:

@@ -38,7 +38,7 @@ MADE_UP_TEXTS = {  # of `mnist_lib.data.made_up`
     "blobs": "blurred colours, and blobs",
     "tiles": "test pictures whose tiles are in another order",
     "two": "halves of two test pictures",
-    "counter-examples": "counter-examples on which no model was trained",
+    "counter-examples": "your counter-examples that are held out",
 }
 KINDS = ("added", "removed", "relabelled")
 SPLIT_NAMES = {"train": "for training", "test": "for the test"}

@@ -38,6 +38,15 @@ def test_a_new_picture_is_in_the_folder_of_its_class(tmp_path: Path) -> None:
     assert found(folder) == [f"b/{HASH}.png", f"b/{HASH[:-1]}d.jpg"]
 
 
+def test_counter_examples_are_not_reviewed_and_a_class_after_them_keeps_its_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "letters", classes("a", "b", "c"))
+    request = DataRequest(dataset=f"{folder}/", data_dir=tmp_path, none="a")
+    reviewed = read_data(request, LocalObjects(tmp_path))
+    assert {path.parent.name for path in reviewed.paths()} == {"b", "c"}
+    add(Additions.of(reviewed), "b")
+    assert found(folder) == [f"b/{HASH}.png", f"b/{HASH[:-1]}d.jpg"]
+
+
 def test_with_train_and_test_folders_it_is_in_the_one_of_its_split(tmp_path: Path) -> None:
     pictures = classes("a", "b", pictures=8)
     split = {f"{('Training', 'test')[number % 2]}/{path}": each for number, (path, each) in enumerate(pictures.items())}

@@ -224,6 +224,24 @@ def test_labels_are_questioned_by_accurate_models_only_and_the_page_says_so(
     assert "No label is questioned: that takes at least 2 trials of models with a mean test accuracy of at" in page
 
 
+def test_pictures_of_something_else_are_shown_by_kind_and_what_was_not_made_up_is_said(digits: Dataset) -> None:
+    run = made_run(digits, seeds=1, models=("keras", "scratch"))
+    assert b"Pictures of something else" not in report(run).page
+    rejected = {"keras": {"noise": Accuracy(199, 200), "counter-examples": Accuracy(3, 8)}, "scratch": {}}
+    for name, tally in run.tallies.items():
+        record = structs.replace(tally.chosen.record, rejected=rejected[name])
+        tally.chosen = structs.replace(tally.chosen, record=record)
+    page = report(replace(run, dataset=replace(digits, made_up=("noise", "tiles", "two")))).page.decode()
+    (table,) = re.findall(r'aria-label="Pictures of something else">(.*?)</table>', page, re.DOTALL)
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+    assert rows == [
+        ["pictures", "keras", "scratch"],
+        ["noise", "100%", "-"],
+        ["your", "counter-examples", "that", "are", "held", "out", "38%", "-"],
+    ]
+    assert "Not made up, since a class looks like it: plain and graded surfaces; blurred colours, and blobs." in page
+
+
 def test_a_dataset_that_has_changed_unexpectedly_is_said_with_the_command_that_accepts_it(digits: Dataset) -> None:
     run = made_run(digits, seeds=1)
     accept = "python -m jobs.models accept digits --state 3f452b93d340 --storage results"
