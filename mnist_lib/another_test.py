@@ -3,7 +3,7 @@
 It is no test for a promotion, which compares two versions on the hold-out of a dataset.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from mnist_lib.intervals import accuracy_interval, units_of
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file
 from mnist_lib.pictures.sandbox import Sandboxes
-from mnist_lib.report.evidence import StoredTrial
+from mnist_lib.report.evidence import Mistake, StoredTrial
 from mnist_lib.report.summary import recall_by_class
 from mnist_lib.results import Accuracy, mean_score
 from mnist_lib.run_documents import Recall
@@ -104,8 +104,7 @@ def another_test(
     train = len(dataset.train)
     test = len(dataset.test)
     rows = np.arange(0 if request.folder is not None else train, train + test)
-    of_version = {name: index for index, name in enumerate(facts.classes)}
-    labels = np.array([of_version.get(name, -1) for name in dataset.classes])[dataset.labels[rows]]
+    labels = _labels_of(version, dataset)[rows]
     if (labels < 0).all():
         expected = f"{dataset.name}: expected classes of {version.name}, such as {facts.classes[0]}"
         raise DataError(f"{expected}, got {', '.join(dataset.classes)[:300]}; rename the folders of the classes")
@@ -147,17 +146,24 @@ def another_test(
         unread=unread,
         left_out=tuple(text for text in dataset.notices if text.startswith("left out")),
         groups=None if groups is None else int(units_of(len(new), groups).max(initial=-1)) + 1,
-        mistakes=[
-            {
-                "file": tested.file(each.image),
-                "label": facts.classes[each.label],
-                "answer": facts.classes[each.predicted],
-                "probability": each.probability,
-            }
-            for each in answered.mistakes
-        ],
+        mistakes=[_mistake(each, tested, facts.classes) for each in answered.mistakes],
     )
     return found, tested, answered
+
+
+def _labels_of(version: Version, dataset: Dataset) -> "NDArray[Any]":
+    """Return the class of the version for each image of a dataset, [images]; -1 if it knows none of that name."""
+    numbers = {name: number for number, name in enumerate(version.facts.dataset.classes)}
+    return np.array([numbers.get(name, -1) for name in dataset.classes])[dataset.labels]
+
+
+def _mistake(mistake: Mistake, tested: Split, classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "file": tested.file(mistake.image),
+        "label": classes[mistake.label],
+        "answer": classes[mistake.predicted],
+        "probability": mistake.probability,
+    }
 
 
 def _as_predicted(folder: Path, dataset: Dataset, facts: DatasetFacts) -> "list[NDArray[np.uint8] | None]":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from mnist_lib.errors import SpecError
 
 MAX_PROBABILITIES = 1 << 28  # bytes, for all test images of a dataset: 4 per image and class
+MIN_DIVIDED_BATCH = 128  # the smallest batch that is divided into microbatches by default
 DIGITS = tuple("0123456789")  # the classes of most datasets here
 
 
@@ -34,8 +35,12 @@ class ModelEntry:
     schedule: str = "constant"
     cost: float = 1.0  # rough relative cost of training on one image; the most expensive trials start first
     suits_pictures: bool = True  # whether it recognises objects at any place and against any background
-    # Default of `TrialSpec.microbatches` for large batches on CPUs, where one replica trains all of them side by side.
+    # Number of microbatches of large batches on CPUs, where one replica trains all of them side by side.
     microbatches: int = 1
+
+    def microbatches_for(self, batch_size: int) -> int:
+        """Return the default on CPUs. Small batches are not divided, for the sake of their statistics."""
+        return self.microbatches if batch_size >= MIN_DIVIDED_BATCH else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +109,12 @@ MODELS = {
 }
 PICTURE_MODEL = "keras-resnet"  # the default for pictures of the user's own: see benchmarks/README.md
 USER_MODEL = ModelEntry(build="", cost=60.0)  # the defaults of a model in a user's Python file
+
+
+def entry_of(model: str) -> ModelEntry:
+    """Return a model's entry in the catalog, or the defaults for a user's model."""
+    return MODELS.get(model, USER_MODEL)
+
 
 # name -> default learning rate, the same as in Keras.
 OPTIMIZERS = {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001}

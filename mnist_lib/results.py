@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-
 NUMBERS_PER_EPOCH = 9
 
 
@@ -288,8 +287,7 @@ class TrialRecord(EndedTrial, frozen=True, kw_only=True, tag="ok"):
 
     test: Accuracy  # counts on the test images
     test_accuracy: Share  # the accuracy on them
-    # The mean of the accuracies of the classes on them; older runs lack it.
-    test_balanced_accuracy: Share | None = None
+    test_balanced_accuracy: Share | None = None  # the mean of the accuracies of the classes; older runs lack it
     test_ci95: Interval  # lower and upper limit of its 95% interval, for another test set of this size
     # Counts on the validation images at the chosen epoch; of a trial of a fold, on the images of its fold; `null`
     # without validation. With the score `balanced-accuracy`, also sums of the weights of the images (`balanced`).
@@ -297,19 +295,17 @@ class TrialRecord(EndedTrial, frozen=True, kw_only=True, tag="ok"):
     # The chosen epoch, whose weights were measured and may be stored: the latest of those close to the best on
     # validation, or the last one without validation.
     best_epoch: Number
-    # Epochs that were trained, with the share of the last one; fewer than asked for if the time was up.
-    trained_epochs: Rate
+    trained_epochs: Rate  # number of epochs, with the share of the last one; fewer than asked for if the time was up
     train_seconds: Seconds  # seconds of training, without start-up and compilation
-    # Seconds of compilation and initialisation; nearly 0 if the lane has compiled the same model before.
-    setup_seconds: Seconds
+    setup_seconds: Seconds  # seconds of compilation and initialisation; nearly 0 if the lane has compiled it before
     images_per_second: Rate  # speed of training
     cpus: Number | None = None  # CPUs of the trial, from which its number of threads follows; older runs lack it
     replicas: Number  # number of replicas
     devices: tuple[Text, ...]  # one device per replica, as TensorFlow names them
     gpus: tuple[Text, ...]  # ids of the GPUs that Ray granted
     node: Text  # the node that trained it
-    # By kind, how many of the made-up pictures that show none of the classes the model answers with `none of these`, if
-    # it rejects 2% of real pictures; empty if it was not trained with such pictures, or tested on too few real ones.
+    # By kind of pictures that show none of the classes, how many are answered with `none of these`; empty if none were
+    # made up or given, or if there are fewer than 49 test images.
     rejected: dict[Name, Accuracy] = msgspec.field(default_factory=dict)
     weights_sha256: Sha256  # SHA-256 of the weights
     # Versions of Python and packages in the worker, and what it says of its GPUs; older runs lack them.

@@ -18,8 +18,7 @@ from mnist_lib.catalog import (
     PRECISIONS,
     SCHEDULES,
     SCORES,
-    USER_MODEL,
-    ModelEntry,
+    entry_of,
     require_known,
 )
 from mnist_lib.documents import Sha256, VersionName
@@ -49,8 +48,6 @@ MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as 
 # Above MANY_EPOCHS, all epochs together train on at most MAX_TRAINED_IMAGES images.
 MANY_EPOCHS = 40
 MAX_TRAINED_IMAGES = 50_000
-KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate from the weights of a version of the same dataset
-MIN_DIVIDED_BATCH = 128  # the smallest batch that is divided into microbatches by default
 BY_IMAGES_TEXT = (
     f"epochs and batch size, if not given: {MIN_EPOCHS} and {MAX_BATCH_SIZE}; for few images, up to {FEW_EPOCHS} epochs"
     f" in batches down to {FEW_BATCH_SIZE}"
@@ -191,7 +188,7 @@ class TrialSpec(TrialSettings):
                 require(name, self.arguments[name], Annotated[int, Meta(ge=1, le=size.maximum)])
         check_fields(self, complete=True)
         if not self.microbatches:
-            object.__setattr__(self, "microbatches", default_microbatches(self.model, self.global_batch_size))
+            object.__setattr__(self, "microbatches", entry_of(self.model).microbatches_for(self.global_batch_size))
         if self.momentum and self.optimizer not in WITH_MOMENTUM:
             raise SpecError(
                 f"momentum: expected one of the optimizers {', '.join(WITH_MOMENTUM)}, got {self.optimizer}"
@@ -268,11 +265,6 @@ def defaults_for(images: float) -> dict[str, int]:
     return {"epochs": epochs, "global_batch_size": batch_size}
 
 
-def default_microbatches(model: str, batch_size: int) -> int:
-    """Return the number of microbatches on CPUs. Small batches are not divided, for the sake of their statistics."""
-    return entry_of(model).microbatches if batch_size >= MIN_DIVIDED_BATCH else 1
-
-
 def is_unused(name: str, value: object) -> bool:
     """Return whether the value of a field of a spec stands for "not used", so that reports leave it out."""
     if name == "microbatches":
@@ -289,11 +281,6 @@ def is_exact(devices: Iterable[str], deterministic: bool) -> bool:
     On GPUs, XLA chooses kernels by their speed, and the gradient of max-pooling is a sum in any order.
     """
     return deterministic or not any("GPU" in device for device in devices)
-
-
-def entry_of(model: str) -> ModelEntry:
-    """Return a model's entry in the catalog, or the defaults for a user's model."""
-    return MODELS.get(model, USER_MODEL)
 
 
 def trial_grid(

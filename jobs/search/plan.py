@@ -15,6 +15,7 @@ from jobs.console.options import flags_of, load_yaml
 from jobs.search.options import CONFIGURATIONS, MAX_CONFIGURATIONS, SETTINGS, SearchOptions
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan, arguments_of
+from mnist_lib.catalog import entry_of
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
 from mnist_lib.search.halving import DEFAULTS, Halving, Ladder
@@ -26,9 +27,7 @@ from mnist_lib.spec import (
     WITH_MOMENTUM,
     TrialSettings,
     TrialSpec,
-    default_microbatches,
     defaults_for,
-    entry_of,
 )
 from mnist_lib.wording import one_line
 
@@ -222,7 +221,7 @@ class SearchPlan(Plan):
         arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
         if number is not None and not self.options.gpus_per_trial:
             # The same for all configurations of a model, since they are compared: that of the batch size by default.
-            changes["microbatches"] = default_microbatches(model, self.options.global_batch_size or MAX_BATCH_SIZE)
+            changes["microbatches"] = entry_of(model).microbatches_for(self.options.global_batch_size or MAX_BATCH_SIZE)
         (spec,) = self._specs([model], [self.options.seed], **changes, arguments=arguments)
         return replace(spec, configuration=number)
 

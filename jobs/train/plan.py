@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from jobs.console.options import flags_of, parse, split_config
 from jobs.train.options import TrainOptions
+from mnist_lib.catalog import entry_of
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.settings import MAX_SEED, field_values, options_of, values_of
-from mnist_lib.spec import KNOWN_WEIGHTS_RATE, TrialSettings, TrialSpec, entry_of, trial_grid
+from mnist_lib.spec import TrialSettings, TrialSpec, trial_grid
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
+KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate from the weights of a version of the same dataset
 BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of --tfds-import
 
 

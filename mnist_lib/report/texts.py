@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mnist_lib.catalog import DATASETS, PICTURE_MODEL
+from mnist_lib.catalog import DATASETS, PICTURE_MODEL, entry_of
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.request import Growth
@@ -20,7 +20,7 @@ from mnist_lib.run_documents import (
     NearCopiesSummary,
     Summary,
 )
-from mnist_lib.spec import INEXACT_TEXT, entry_of, is_exact
+from mnist_lib.spec import INEXACT_TEXT, is_exact
 from mnist_lib.wording import and_balanced, counted, interval_text, percent, rounded
 
 if TYPE_CHECKING:

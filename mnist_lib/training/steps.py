@@ -10,7 +10,6 @@ AutoGraph is off where no Python loop or branch depends on a tensor, which saves
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
@@ -21,10 +20,7 @@ import tensorflow as tf
 from mnist_lib.data.batches import Chunk, ReplicaPart
 from mnist_lib.models.model import Model, Tensors, Weights
 from mnist_lib.models.scratch import Optimizer, softmax_cross_entropy
-
-# `with_narrow_transposed` transposes kernels with at most this many columns: XLA on CPUs takes 9 times as long for the
-# gradient inputs^T @ g with 10 columns as for g^T @ inputs, 6 times with 16, and equally long with 32.
-NARROW = 16
+from mnist_lib.training.layouts import Layout, as_one_vector, with_narrow_transposed
 
 MADE_UP_WEIGHT = 0.25  # of the mean loss of made-up pictures; that of images has 1
 
@@ -46,13 +42,6 @@ class Totals(NamedTuple):
     correct: tf.Tensor  # [] int64
     seen: tf.Tensor  # [] int64
     finite_steps: tf.Tensor  # [] int64: steps with a finite loss; once a loss is not finite, no later loss is
-
-
-class Layout(NamedTuple):
-    """How a chunk holds the weights, their gradients and the slots."""
-
-    pack: Callable[[Tensors], Tensors]  # takes tensors as the model has them
-    unpack: Callable[[Tensors], Tensors]
 
 
 # `gradients_of` for a model.
@@ -91,22 +80,6 @@ def refused_by_xla(error: tf.errors.OpError) -> str | None:
         r"unsupported operations .*? on XLA_\w+: (\w+)|op (\w+) must be a compile-time constant", str(error)
     )
     return found and (found[1] or found[2])
-
-
-def with_narrow_transposed(weights: Tensors) -> Layout:
-    """Return the layout in which XLA is fast on CPUs: kernels with few columns are transposed."""
-    is_narrow = [len(weight.shape) == 2 and weight.shape[1] <= NARROW for weight in weights]
-
-    def transposed(tensors: Tensors) -> Tensors:
-        return [tf.transpose(t) if narrow else t for t, narrow in zip(tensors, is_narrow, strict=True)]
-
-    return Layout(transposed, transposed)
-
-
-def as_one_vector(weights: Tensors) -> Layout:
-    """Return the layout in which one all-reduce and one update are enough for all weights."""
-    shapes = [weight.shape for weight in weights]
-    return Layout(lambda tensors: [_concat(tensors)], lambda vector: _split(vector[0], shapes))
 
 
 class Steps:
@@ -338,19 +311,3 @@ def _add(totals: Totals, part: Totals) -> Totals:
 def _map(values: Values, change: Callable[[Tensors], Tensors]) -> Values:
     """Change the layout of the weights and, in the same way, of the slots."""
     return values._replace(trainable=change(values.trainable), slots=[change(slot) for slot in values.slots])
-
-
-def _concat(tensors: Tensors) -> tf.Tensor:
-    if not tensors:  # a user's model may have no weights, or only frozen ones
-        return tf.zeros([0])
-    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
-
-
-def _split(flat: tf.Tensor, shapes: Sequence[tf.TensorShape]) -> Tensors:
-    # tf.slice does not copy aligned memory; tf.split does.
-    sizes = [shape.num_elements() for shape in shapes]
-    begins = itertools.accumulate(sizes, initial=0)
-    return [
-        tf.reshape(tf.slice(flat, [begin], [size]), shape)
-        for begin, size, shape in zip(begins, sizes, shapes, strict=False)
-    ]

@@ -17,15 +17,14 @@ from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.layouts import as_one_vector, with_narrow_transposed
 from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.steps import (
     Steps,
     Values,
     XlaScope,
     _no_totals,
-    as_one_vector,
     gradients_of,
-    with_narrow_transposed,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
