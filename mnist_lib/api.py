@@ -57,7 +57,7 @@ class Classifier:
         return self._predict(images)
 
     def likeness(self, images: "NDArray[np.uint8]") -> "NDArray[np.float64]":
-        """Return how much images look like one of the classes, [n], from 0 to 1.
+        """Return how much images look like one of the classes, [n], above 0 and up to 1.
 
         At most a share s of real pictures has a likeness of s or less, so `jobs.predict` answers "none of these" up to
         0.02. It is 1 for each image if the version has no held-out pictures to compare with.

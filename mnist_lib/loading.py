@@ -31,7 +31,7 @@ from mnist_lib.models.keras_models import KERAS_FILE
 from mnist_lib.models.model import ImageShape, Model, Weights, serving_module
 from mnist_lib.objects.output_file import atomic_output, require_absent
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.pictures.likeness import Answers, Likeness
+from mnist_lib.pictures.likeness import TINY, Answers, Likeness
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.results import Accuracy
 from mnist_lib.store.contents import StoredModel
@@ -77,7 +77,7 @@ class StoredPredictor:
             parts.append(Answers(probabilities, judged))
         answers = Answers(*map(np.concatenate, zip(*parts, strict=True)))
         if self._loaded.rejects_blank:
-            answers.likeness[is_blank(images)] = 0.0
+            answers.likeness[is_blank(images)] = TINY  # not 0, so that a share of 0 rejects nothing
         return answers
 
 

@@ -33,7 +33,7 @@ class Answers(NamedTuple):
     """What a model answers for n pictures."""
 
     probabilities: Array  # [n, classes]
-    likeness: NDArray[np.float64]  # [n], from 0 to 1; 1 if there are no held-out pictures to compare with
+    likeness: NDArray[np.float64]  # [n], above 0 and up to 1; 1 if there are no held-out pictures to compare with
 
 
 @dataclass(frozen=True)

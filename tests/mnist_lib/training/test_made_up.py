@@ -162,6 +162,7 @@ def test_more_pictures_of_something_else_are_rejected_and_blank_ones_always(digi
         shares[none_class] = {name: rejected.mean() for name, rejected in answers.items()}
     assert result.record.rejected["noise"].total == 167  # every third of 500
     assert result.record.rejected["noise"].value >= 0.9
+    assert (predictor.answers(pictures["blank"]).likeness > 0).all()  # so that a share of 0 rejects nothing
     assert shares[True]["blank"] == 1
     assert shares[True]["noise"] >= 0.9
     assert shares[True]["fresh"] <= 0.06
