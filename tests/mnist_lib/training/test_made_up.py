@@ -140,7 +140,7 @@ def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights(
         assert result.record.rejected == expected.record.rejected
 
 
-def test_more_pictures_of_something_else_are_rejected_and_blank_ones_always(digits: Dataset, tmp_path: Any) -> None:
+def test_x9_more_pictures_of_something_else_are_rejected_and_blank_ones_always(digits: Dataset, tmp_path: Any) -> None:
     rng = np.random.default_rng(2)
     objects = LocalObjects(tmp_path)
     own = Dataset.of("own", "1", digits.train.take(np.arange(1_000)), digits.test.take(np.arange(500)))
@@ -163,6 +163,7 @@ def test_more_pictures_of_something_else_are_rejected_and_blank_ones_always(digi
     assert result.record.rejected["noise"].total == 167  # every third of 500
     assert result.record.rejected["noise"].value >= 0.9
     assert (predictor.answers(pictures["blank"]).likeness > 0).all()  # so that a share of 0 rejects nothing
+    assert result.record.rejected["two"].value >= 0.8
     assert shares[True]["blank"] == 1
     assert shares[True]["noise"] >= 0.9
     assert shares[True]["fresh"] <= 0.06
