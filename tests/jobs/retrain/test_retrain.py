@@ -119,13 +119,13 @@ def test_nights_of_a_new_user_end_with_the_model_of_more_pictures_not_of_wrong_o
     assert re.search(rf"digits: 370 images added.* since {third['run']}.*; keras@4 has ", fourth["text"])
     assert fourth["models"]["keras"]["new_test"]["total"] > 0
     assert re.search(r"digits: 370 images\s+added", schedule.run("status")[1])
-    threes = [index for index in ORDER[800:] if digits.train.labels[index] == 3][:100]
-    for index in threes:  # into a wrong class
+    wrong = [index for index in ORDER[800:] if digits.train.labels[index] != 5][:200]
+    for index in wrong:  # a whole folder, unpacked into a class
         Image.fromarray(digits.train.images[index, ..., 0]).save(folder / f"5/{index}.png")
     fifth = notice(5)
     assert fifth["events"] == ["success", "rejection", "unusual"]
     assert fifth["data"]["unusual"].keys() == {"5"}
-    assert "unusual: 100 images added to class 5, where " in fifth["text"]
+    assert "unusual: 200 images added to class 5, where " in fifth["text"]
     assert "keras@5 has " in fifth["text"]
     assert " and is not the champion (" in fifth["text"]
     assert "keras@4 predicts " in schedule.log()  # the new test images
