@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from jobs.models.compute import load_dataset
 from jobs.review.labels import DecisionError
 from mnist_lib.data.corrections import NONE
-from mnist_lib.data.listing import Listing, listing_of
+from mnist_lib.data.listing import Listing
 from mnist_lib.data.mirror import with_local_files
+from mnist_lib.data.own_pictures import listing_of
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import hash_of_text, is_held_out, shares_of, text_of
 from mnist_lib.errors import DataError, IntegrityError, SpecError
@@ -127,7 +128,9 @@ class ReviewedData:
 
     def paths(self) -> list[Path]:
         """Return the files of its pictures, without counter-examples."""
-        return [self.folder / file.path for file in self.listing.class_files] if self.folder and self.listing else []
+        if self.folder is None or self.listing is None:
+            return []
+        return [self.folder / path for path in self.listing.paths[: self.listing.in_classes]]
 
     def images(self, split: str) -> "Split":
         return self.dataset.test if split == "hold-out" else self.dataset.train
@@ -259,11 +262,14 @@ class Additions:
         if request.group_by is not None:
             expected = f"expected a dataset without groups, got {request.name} with --group-by {request.group_by}"
             raise SpecError(f"pictures: {expected}; copy new pictures into their groups yourself, and omit them here")
+        if listing.table is not None:
+            expected = f"expected a dataset whose folders are its classes, got {request.name} with a table of labels"
+            raise SpecError(f"pictures: {expected}; add rows for new pictures to it yourself, and omit them here")
         if request.url is not None:
             for name in listing.classes:
                 check_part("class", name)
         tops, folders = _places(listing)
-        present = {PurePosixPath(file.path).stem for file in listing.files}
+        present = {PurePosixPath(path).stem for path in listing.paths}
         where = request.folder if request.folder is not None else str(request.url)
         return cls(where, tops, folders, present)
 
@@ -299,7 +305,11 @@ class Additions:
 
 def _places(listing: Listing) -> tuple[dict[SplitName, str], dict[tuple[str, str], str]]:
     """Return the folder of each split, and that of each class in it."""
-    files = [(PurePosixPath(file.path).parts, listing.classes[file.label], file.split) for file in listing.class_files]
+    files = [
+        (PurePosixPath(path).parts, listing.classes[label], split)
+        for path, label, split in zip(listing.paths, listing.labels, listing.splits, strict=True)
+        if label < len(listing.classes)
+    ]
     is_flat = all(unicodedata.normalize("NFC", parts[0]) == name for parts, name, _ in files)
     tops: dict[SplitName, str] = {}
     folders: dict[tuple[str, str], str] = {}

@@ -20,7 +20,7 @@ from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan, require_trusted_code
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.groups import BY_FILE
-from mnist_lib.data.listing import listing_of
+from mnist_lib.data.own_pictures import listing_of
 from mnist_lib.model_file import trust, with_folder
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import is_url
@@ -182,11 +182,12 @@ def _own_files(plan: Plan) -> tuple[list[str], dict[str, Path | bytes]]:
         flags.append(f"--weights={name}={SENT}/{name}{weights.suffix}")
     data = options.data()
     if data.folder is not None and not Path(options.dataset).is_absolute():
-        paths = [file.path for file in listing_of(data).files]
+        listing = listing_of(data)
+        paths = [*listing.paths, *([] if listing.table is None else [listing.table])]
         paths += [LABELS] if LabelsFile(LocalObjects(data.folder)).content() else []  # refuses a link
         paths += [BY_FILE] if data.group_by == BY_FILE else []  # likewise, in `list_folder`
         own |= {f"{SENT}/{data.name}/{path}": data.folder / path for path in paths}
-        flags.append(f"--dataset={SENT}/{data.name}")
+        flags.append(f"--dataset={SENT}/{data.name}" + (f"/{data.table}" if data.table else ""))
     if _size_of(own) > MAX_SENT_BYTES:
         raise UsageError(
             f"dataset, weights: expected at most {MAX_SENT_BYTES / 1e6:.0f} MB of files to send with the job, got"

@@ -10,7 +10,8 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
-from mnist_lib.data.listing import list_folder, listing_of
+from mnist_lib.data.class_folders import list_folder
+from mnist_lib.data.own_pictures import listing_of, table_of
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataChecksumError, DataFolderError, DataMissingError
 from mnist_lib.wording import counted
@@ -44,8 +45,9 @@ def describe_availability(request: DataRequest) -> str:
     """
     if request.folder is not None:
         listing = listing_of(request)
-        pictures, classes = counted(len(listing.files), "picture"), counted(len(listing.classes), "class")
-        return f"{request.name} is {request.folder}, a folder of {pictures} in {classes}"
+        pictures, classes = counted(len(listing.paths), "picture"), counted(len(listing.classes), "class")
+        kind = "folder" if request.table is None else "table"
+        return f"{request.name} is {request.dataset}, a {kind} of {pictures} in {classes}"
     if request.entry is None:
         return f"{request.name} is read from {request.dataset}"
     name, entry, source = request.dataset, request.entry, request.data_source
@@ -62,7 +64,7 @@ def describe_availability(request: DataRequest) -> str:
 
 def check_availability(request: DataRequest) -> None:
     """Check within seconds that a run could get the dataset. Raises the errors of `describe_availability`."""
-    if request.folder is not None:
+    if request.folder is not None and table_of(request) is None:
         list_folder(request.folder, per_class=1)  # the worker lists them all, which takes seconds for a million
     else:
         describe_availability(request)

@@ -8,7 +8,6 @@ are in the same split. Of equal pictures in several groups, only those on the si
 import contextlib
 import functools
 import hashlib
-import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +20,11 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.groups import hash_of_group
 from mnist_lib.data.images import Images, blocks
-from mnist_lib.data.listing import MAX_NAMED, Listing, listed, real_folders
+from mnist_lib.data.listing import Listing
 from mnist_lib.data.prepared.index import Index, known_pictures
 from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
+from mnist_lib.data.scan import MAX_NAMED, listed, real_folders
 from mnist_lib.data.split import (
     COUNTER_EXAMPLE,
     NO_GROUP,
@@ -65,7 +65,7 @@ def read_folder(
     images, pictures, errors, notices = _read(request, listing, prepared, index, progress)
     hashes = pictures["hash"]
     notices += _unreadable(listing, errors)
-    labels, readable = np.array([file.label for file in listing.files]), images.rows >= 0
+    labels, readable = np.array(listing.labels), images.rows >= 0
     names, groups = _groups(listing)
     of_names = np.frombuffer(b"".join(map(hash_of_group, names)), np.uint64).reshape(-1, 2)
     part, ranks = _parts_and_ranks(listing, of_names[groups] if names else hashes)
@@ -75,7 +75,7 @@ def read_folder(
         known = rows[labels[rows] < len(listing.classes)]
         notices += _group_notices(listing.classes, names, labels[known], groups[known], side[known])
         is_copy = _nearer_to_training(hashes[rows], side[rows])
-        copies = [listing.files[row].path for row in rows[is_copy]]
+        copies = [listing.paths[row] for row in rows[is_copy]]
         if copies:
             which = "left out of the hold-out, since another group has the same picture for training"
             notices.append(f"{which}: {len(copies):,} ({listed(copies)})")
@@ -99,9 +99,9 @@ def read_folder(
         # As documents write them, since the index does.
         unreadable=tuple(
             path.encode(errors="replace").decode()
-            for path in (*(listing.files[index].path for index in errors), *listing.unreadable)
+            for path in (*(listing.paths[index] for index in errors), *listing.unreadable)
         ),
-        has_test_folder="test" in listing.splits.values(),
+        has_test_folder="test" in listing.splits,
         images=images[rows],
         labels=as_labels(np.where(is_none, 0, labels)[rows], len(listing.classes)),
         hashes=hashes[rows],
@@ -126,7 +126,7 @@ def _read(
     """
     folder = request.folder
     assert folder is not None
-    paths = [folder / file.path for file in listing.files]
+    paths = [folder / path for path in listing.paths]
     pictures, folders = known_pictures(paths, index), real_folders([folder])
     rows = pictures["row"]  # a view, as the next one
     hashes = pictures["hash"]
@@ -140,7 +140,7 @@ def _read(
             found[place] = shape_or_error
             if isinstance(shape_or_error, Shape):
                 pictures["shape"][place] = shape_or_error
-        shape, notices = _shape(request, dict(zip((file.path for file in listing.files), found, strict=True)))
+        shape, notices = _shape(request, dict(zip(listing.paths, found, strict=True)))
         earlier = index.file if index is not None and index.file.image_shape == shape else None
         if earlier is None:
             rows[:] = -1
@@ -169,7 +169,7 @@ def _read(
 
 def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return TRAIN or TEST and the rank for each file of a listing: as its folder says, or else the hash, [n, 2]."""
-    splits = np.array([file.split for file in listing.files])
+    splits = np.array(listing.splits)
     part = np.where((splits == "test") | ((splits == "") & is_held_out(hashes)), TEST, TRAIN).astype(np.uint8)
     given, ranks = splits == "validation", shares_of(hashes)[:, 1]
     if given.any():  # then any share above 0 selects the pictures in that folder and no others
@@ -180,10 +180,7 @@ def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.
 def _groups(listing: Listing) -> tuple[list[str], NDArray[np.int32]]:
     """Return the names of the groups, none without groups, and the number of the group of each file: [files]."""
     numbers: dict[str, int] = {}
-    if any(file.group for file in listing.files):
-        groups = [numbers.setdefault(file.group, len(numbers)) for file in listing.files]
-    else:
-        groups = [NO_GROUP] * len(listing.files)
+    groups = [numbers.setdefault(group, len(numbers)) for group in listing.groups] or [NO_GROUP] * len(listing.paths)
     return [*numbers], np.array(groups, np.int32)
 
 
@@ -234,7 +231,7 @@ def _in_several_classes(hashes: ImageHashes, labels: NDArray[np.int64]) -> NDArr
 
 def _files(listing: Listing) -> NDArray[np.uint8]:
     """Return the path of each file as in `Dataset`, or none if they take too much memory, since one is very long."""
-    paths = [os.fsencode(file.path) for file in listing.files]
+    paths = [os.fsencode(path) for path in listing.paths]
     if max(map(len, paths)) * len(paths) > MAX_PATHS_BYTES:
         return np.empty((len(paths), 0), np.uint8)
     return np.array(paths).view(np.uint8).reshape(len(paths), -1)
@@ -289,8 +286,7 @@ def probable_shape(request: DataRequest, listing: Listing) -> Shape:
         DataError: none of these can be read.
     """
     assert request.folder is not None
-    names = [*itertools.chain(*listing.paths)]
-    names = names[:: -(-len(names) // MAX_SAMPLE)]
+    names = listing.paths[:: -(-len(listing.paths) // MAX_SAMPLE)]
     with Sandboxes(len(names)) as sandboxes:
         shape = functools.partial(shape_of, folders=real_folders([request.folder]))
         found = sandboxes.map(shape, [request.folder / name for name in names])
@@ -318,7 +314,7 @@ def chosen_shape(
 
 def _unreadable(listing: Listing, errors: dict[int, ImageError]) -> list[str]:
     """Return a notice for each of the first pictures that could not be read."""
-    texts = [f"left out: {listing.files[place].path}: {error}" for place, error in errors.items()]
+    texts = [f"left out: {listing.paths[place]}: {error}" for place, error in errors.items()]
     more = [f"left out, cannot be read: {len(texts) - MAX_NAMED:,} more"] if len(texts) > MAX_NAMED else []
     return [*texts[:MAX_NAMED], *more]
 

@@ -3,9 +3,7 @@
 The hash of a group's name decides its split, so a group keeps its split when pictures or other groups are added.
 """
 
-import csv
 import hashlib
-import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +12,14 @@ from typing import Any
 
 import re2
 
+from mnist_lib.data.csv_file import read_csv
 from mnist_lib.documents import Number, Text
 from mnist_lib.errors import DataError, SpecError
-from mnist_lib.objects.local import LocalObjects
 from mnist_lib.wording import counted
 
-BY_FOLDER, BY_FILE = "folder", "groups.csv"
-GROUPINGS = (BY_FOLDER, BY_FILE)  # any other value is a regular expression
+BY_FOLDER, BY_FILE, BY_COLUMN = "folder", "groups.csv", "column"
+GROUPINGS = (BY_FOLDER, BY_FILE, BY_COLUMN)  # any other value is a regular expression
 COLUMNS = ("path", "group")  # of the file
-MAX_FILE_BYTES = 1 << 28  # some millions of pictures
 MAX_PATTERN = 1_000  # characters
 
 
@@ -39,7 +36,9 @@ def check_group_by(group_by: str) -> None:
     """Raise SpecError unless the text is one of `GROUPINGS`, or a regular expression with a group."""
     if group_by in GROUPINGS:
         return
-    expected = f"group_by: expected {BY_FOLDER}, {BY_FILE} or a regular expression with a group in parentheses"
+    expected = (
+        f"group_by: expected {BY_FOLDER}, {BY_FILE}, {BY_COLUMN} or a regular expression with a group in parentheses"
+    )
     got = f"got {group_by[:100]!r}"
     try:
         groups = _compile(group_by).groups if len(group_by) <= MAX_PATTERN else 0
@@ -56,11 +55,14 @@ def groups_of(group_by: str, folder: Path, paths: Sequence[str], depth: int) -> 
     Args:
         group_by: as `check_group_by` accepts it.
         paths: of all pictures, relative to the folder of the dataset.
-        depth: the number of folders down to a class folder: 1 for CLASS/picture, 2 for train/CLASS/picture.
+        depth: the number of folders down to a class folder: 1 for CLASS/picture, 2 for train/CLASS/picture; 0 if a
+            table names the classes.
 
     Raises:
         DataError: a picture has no group, or the file of the groups is missing, damaged, or names other pictures.
     """
+    if group_by == BY_COLUMN:
+        raise DataError(f"{folder}: expected a table of labels with a column of groups, got none; omit --group-by")
     names = [unicodedata.normalize("NFC", path) for path in paths]  # the same on every file system
     if group_by == BY_FOLDER:
         groups = ["".join(name.split("/")[depth:-1][:1]) for name in names]
@@ -100,21 +102,10 @@ def hash_of_group(group: str) -> bytes:
 
 def _read_file(folder: Path) -> dict[str, str]:
     """Return the groups in the file of a folder, by path. Raises DataError if it is missing or damaged."""
-    where, columns = folder / BY_FILE, " and ".join(COLUMNS)
-    content = LocalObjects(folder).read(BY_FILE, MAX_FILE_BYTES)
-    if content is None:
-        raise DataError(f"{where}: expected a file with the columns {columns}, got none; write it, or omit --group-by")
-    reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline=""), strict=True)
     groups: dict[str, str] = {}
-    try:
-        missing = {*COLUMNS} - {*(reader.fieldnames or ())}
-        if missing:
-            raise DataError(f"{where}: expected the columns {columns}, got none named {min(missing)}; add it")
-        for row in reader:
-            path, group = (unicodedata.normalize("NFC", row[column] or "") for column in COLUMNS)
-            if not path or not group or groups.setdefault(path, group) != group:
-                got = f"line {reader.line_num}: expected a path with one group, got {path[:100]!r} with {group[:100]!r}"
-                raise DataError(f"{where}: {got}; correct it")
-    except csv.Error as error:
-        raise DataError(f"{where}: expected CSV, got other text ({error}); correct it") from error
+    for line, row in read_csv(folder, BY_FILE, COLUMNS, "write it, or omit --group-by"):
+        path, group = (row[column] for column in COLUMNS)
+        if not path or not group or groups.setdefault(path, group) != group:
+            got = f"line {line}: expected a path with one group, got {path[:100]!r} with {group[:100]!r}"
+            raise DataError(f"{folder / BY_FILE}: {got}; correct it")
     return groups

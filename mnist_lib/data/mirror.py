@@ -15,8 +15,9 @@ import filelock
 from mnist_lib.catalog import MAX_PICTURE_BYTES, PICTURE_SUFFIXES
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LABELS, MAX_LABELS_BYTES
-from mnist_lib.data.groups import BY_FILE, MAX_FILE_BYTES
-from mnist_lib.data.request import DataRequest
+from mnist_lib.data.csv_file import MAX_CSV_BYTES
+from mnist_lib.data.groups import BY_FILE
+from mnist_lib.data.request import TABLE, DataRequest
 from mnist_lib.documents import decode
 from mnist_lib.errors import DataMissingError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import concurrently
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from mnist_lib.objects.bucket import BucketObjects
 
 # Hidden files, which readers of pictures ignore: the size and the tag of each copied object, and a lock.
-MAX_BYTES = {LABELS: MAX_LABELS_BYTES, BY_FILE: MAX_FILE_BYTES}  # of the files that are no pictures
+MAX_BYTES = {
+    LABELS: MAX_LABELS_BYTES,
+    BY_FILE: MAX_CSV_BYTES,
+    TABLE: MAX_CSV_BYTES,
+}  # of the files that are no pictures
 STATE, LOCK = ".mirror.json", ".mirror.lock"
 
 

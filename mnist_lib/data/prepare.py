@@ -9,10 +9,10 @@ from mnist_lib.data.availability import check_source, default_data_dir, describe
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.embedded import read_embedded
-from mnist_lib.data.listing import MAX_NAMED, listing_of
 from mnist_lib.data.made_up import kinds_unlike
 from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
+from mnist_lib.data.own_pictures import listing_of
 from mnist_lib.data.prepared.folder import (
     LOCK_SUFFIX,
     is_temporary,
@@ -33,6 +33,7 @@ from mnist_lib.data.prepared.index import (
     write_index,
 )
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.scan import MAX_NAMED
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.objects.local import LocalObjects
@@ -67,8 +68,6 @@ def prepare(
     request = with_local_files(request)
     if request.folder is not None:
         dataset = _read_folder(request, request.folder, progress)
-        # These are not in the index, which has what follows from them.
-        dataset = dataclasses.replace(dataset, group_by=request.group_by, none=request.none)
         # Read after the pictures, which may take long, so that the newest corrections are used.
         file = LabelsFile(LocalObjects(request.folder))
         labels, where = file.content(), file.where
@@ -143,7 +142,8 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
                 write_index(dataset, path, request, state, pictures)
         if request.strict:
             require_all_readable(dataset)
-    return dataset
+    # These are not in the index, which has what follows from them.
+    return dataclasses.replace(dataset, group_by=listing.group_by, none=request.none)
 
 
 def _read_tfds(request: DataRequest, data_dir: Path) -> Dataset:

@@ -23,6 +23,7 @@ TFDS = "tfds:"
 MAX_NAME = 60  # characters: run names, limited to 100, contain it
 DATASET_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}", re.ASCII)
 MAX_CLASSES = 1_000
+TABLE = "metadata.csv"  # of labels, which is found in a folder of pictures
 
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]
 ImageSize = Annotated[tuple[Side, Side], Meta(description=f"sides from 1 to {MAX_SIDE}")]  # height, width
@@ -52,8 +53,8 @@ class DataRequest:
     """A dataset, and where its files are.
 
     Args:
-        dataset: a name of the catalog; "tfds:NAME[/CONFIG][:VERSION]"; or, with a "/", a folder of pictures or the URL
-            of one in a bucket.
+        dataset: a name of the catalog; "tfds:NAME[/CONFIG][:VERSION]"; or, with a "/", a folder of pictures, a table of
+            labels (`FILE.csv`) of pictures that are in its folder, or the URL of a folder in a bucket.
         data_dir: the folder of prepared datasets, which other programs may share. None stands for TFDS' default, or for
             a temporary folder if that cannot be written, as in a container without a home.
         data_source: a folder with the original files of a dataset of the catalog, which are read instead of downloaded.
@@ -62,8 +63,8 @@ class DataRequest:
         tfds_import: the content of a Python file that registers the user's own builder with TFDS.
         splits: the names of the train and the test split of a dataset of TFDS.
         strict: refuse a folder with unreadable pictures, instead of leaving these out.
-        group_by: what decides the split of a picture of a folder instead of its pixels: "folder", "groups.csv" or a
-            regular expression, see `data.groups`.
+        group_by: what decides the split of a picture of a folder instead of its pixels: "folder", "groups.csv",
+            "column" or a regular expression, see `data.groups`.
         none: the name of a class folder whose pictures are counter-examples: they show none of the classes.
         dataset_name: the name of a folder in trials, runs and versions; by default, it is made from the folder's name.
 
@@ -84,8 +85,8 @@ class DataRequest:
     splits: tuple[str, str] = ("train", "test")
 
     def __post_init__(self) -> None:
-        if self.folder is not None:  # absolute, since a worker has another working folder
-            object.__setattr__(self, "dataset", str(self.folder))
+        if self._path is not None:  # absolute, since a worker has another working folder
+            object.__setattr__(self, "dataset", str(self._path))
         if self.dataset_name is not None:
             if self.folder is None and self.url is None:
                 raise SpecError(f"dataset_name: expected a folder as --dataset, got {self.dataset}; omit it")
@@ -104,7 +105,7 @@ class DataRequest:
             raise SpecError(f"tfds_import, train_split, test_split: expected tfds:NAME, got {self.dataset}; omit them")
         if self.folder is None and self.tfds is None and self.url is None:
             with contextlib.suppress(OSError):  # such as a name that is too long
-                if self.dataset not in DATASETS and Path(self.dataset).is_dir():
+                if self.dataset not in DATASETS and Path(self.dataset).exists():
                     hint = f"did you mean ./{self.dataset}? known: {', '.join(DATASETS)}"
                     raise SpecError(f"dataset: {self.dataset!r} is not known; {hint}")
             require_known("dataset", self.dataset, DATASETS)
@@ -156,6 +157,15 @@ class DataRequest:
     @property
     def folder(self) -> Path | None:
         """The folder of pictures, or None."""
+        return self._path if self._path is None or self.table is None else self._path.parent
+
+    @property
+    def table(self) -> str | None:
+        """The name of the table of labels in the folder, or None if none is named."""
+        return self._path.name if self._path is not None and self._path.suffix.lower() == ".csv" else None
+
+    @property
+    def _path(self) -> Path | None:
         if self.tfds is not None or self.url is not None or "/" not in self.dataset:
             return None
         try:
@@ -173,6 +183,8 @@ class DataRequest:
             own = self.tfds
         elif self.url is not None:
             own = self.url.rpartition("/")[2]
+        elif self.table not in (None, TABLE):
+            own = Path(self.dataset).stem
         elif self.folder is not None:
             own = Path(os.path.realpath(self.folder)).name  # unlike `resolve`, without an error in a loop of links
         else:

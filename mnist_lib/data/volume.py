@@ -7,7 +7,8 @@ from typing import Any
 
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES
-from mnist_lib.data.listing import Listing, listing_of
+from mnist_lib.data.listing import Listing
+from mnist_lib.data.own_pictures import listing_of
 from mnist_lib.data.prepared.index import pictures_hash, prepared_dataset, tfds_folder, tfds_hash
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import TEST_SHARE
@@ -80,8 +81,7 @@ def _expected(request: DataRequest, listing: Listing) -> Volume:
     """Return the volume of a folder that is not prepared, by the sizes of some of its pictures."""
     from mnist_lib.data.folder import probable_shape  # imports Pillow
 
-    images, shape = sum(map(len, listing.paths)), probable_shape(request, listing)
-    of_classes = listing.paths[: len(listing.classes)]
-    splits = Counter(listing.split(path) for paths in of_classes for path in paths)
+    images, shape = len(listing.paths), probable_shape(request, listing)
+    splits = Counter(listing.splits[: listing.in_classes])
     train = splits.total() - splits["test"] - round(TEST_SHARE * splits[""])
     return Volume(images=images, train=train, image_shape=shape, exact=False)

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.images import PREPARED, Images, PixelFile
-from mnist_lib.data.listing import Listing, listing_of
+from mnist_lib.data.listing import Listing
 from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
+from mnist_lib.data.own_pictures import listing_of
 from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
 from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
@@ -100,7 +101,8 @@ def index_name(request: DataRequest) -> str:
     """Return the name of the index of a dataset."""
     if request.entry is not None:
         return request.tfds_name
-    source = os.fsencode(request.folder.resolve()) if request.folder else request.tfds_name.encode()
+    folder, tfds_name = request.folder, request.tfds_name
+    source = tfds_name.encode() if folder is None else os.fsencode(folder.resolve() / (request.table or ""))
     return f"{request.name}-{hashlib.sha256(source).hexdigest()[:16]}"
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mnist_lib.data.changes import DatasetState, changes_between
+from mnist_lib.data.class_folders import list_folder
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.hold_out import without_trained
 from mnist_lib.data.images import ImageArray
-from mnist_lib.data.listing import list_folder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import TEST, TRAIN, Dataset
 from mnist_lib.data.volume import volume_of
@@ -98,7 +98,7 @@ def test_they_do_not_count_as_training_images(folder: Path, tmp_path: Path) -> N
 
 
 def test_a_folder_that_is_not_there_and_a_dataset_without_folders_are_errors(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"none: expected a class folder of .* got others; known: a, b, other"):
+    with pytest.raises(DataError, match=r"none: expected a class of .* got others; known: a, b, other"):
         list_folder(folder, none="others")
     with pytest.raises(DataError, match="expected 2 to 1,000 class folders"):
         list_folder(write_folder(folder.with_name("g"), classes("a", "b")), none="b")

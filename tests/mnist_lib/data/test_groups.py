@@ -150,7 +150,7 @@ def test_a_changed_group_changes_the_dataset_and_is_read_again(tmp_path: Path) -
     [
         (
             "font[0-9]+",
-            r"expected folder, groups.csv or a regular expression .*, got 'font\[0-9\]\+'; put",
+            r"expected folder, groups.csv, column or a regular expression .*, got 'font\[0-9\]\+'; put",
         ),
         ("(", r"got '\(', which is not valid \(missing \): \(\); correct it"),
         ("(a{1000}){1000}", "which is not valid"),
@@ -188,7 +188,7 @@ def test_groups_of_images_without_paths_are_refused(dataset: str) -> None:
         ("a/([0-9])", None, r"by --group-by a/\(\[0-9\]\), got 1 picture without one, such as b/2.png; change the"),
         ("2?(z?)", None, "got 2 pictures without one, such as a/1.png"),
         (BY_FILE, None, "expected a file with the columns path and group, got none; write it, or omit --group-by"),
-        (BY_FILE, "path;group\n", "expected the columns path and group, got none named group; add it"),
+        (BY_FILE, "path|group\n", "expected the columns path and group, got none named group; add it"),
         (BY_FILE, "", "expected the columns path and group, got none named group; add it"),
         (
             BY_FILE,

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mnist_lib.data import listing
-from mnist_lib.data.listing import find_pictures, list_folder
+from mnist_lib.data import scan
+from mnist_lib.data.class_folders import list_folder
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.scan import find_pictures
 from mnist_lib.errors import DataError, DataMissingError, SpecError
 from tests.support.other_user import lines_as_nobody, visible_folder
 from tests.support.pictures import classes, noise, read, total, write_folder
@@ -23,9 +24,9 @@ def test_d8_classes_are_the_folders_in_natural_order(tmp_path: Path) -> None:
 
 def test_the_pixels_decide_about_the_test_if_there_is_a_train_folder_alone(tmp_path: Path) -> None:
     alone = classes("train/a", "train/b", pictures=2)
-    assert {file.split for file in list_folder(write_folder(tmp_path / "f", alone)).files} == {""}
+    assert {*list_folder(write_folder(tmp_path / "f", alone)).splits} == {""}
     both = {**alone, "test/a/9.png": noise(9)}
-    assert {file.split for file in list_folder(write_folder(tmp_path / "g", both)).files} == {"train", "test"}
+    assert {*list_folder(write_folder(tmp_path / "g", both)).splits} == {"train", "test"}
 
 
 def test_d8_hidden_files_are_ignored_and_other_non_pictures_are_counted_and_named(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_a_pipe_in_a_class_folder_is_left_out_without_a_delay(tmp_path: Path) ->
 
 
 def test_folders_without_permission_and_links_to_nowhere_are_left_out_and_named() -> None:
-    imports = "from mnist_lib.data.listing import DataError, list_folder"
+    imports = "from mnist_lib.data.class_folders import DataError, list_folder"
     code = """
 for name in ("some", "one", "closed", "closed/inside"):
     try:
@@ -191,7 +192,7 @@ def test_a_class_after_the_thousandth_is_left_out_and_named(tmp_path: Path) -> N
         write_folder(tmp_path / f"f/{number}", {"1.png": b""})
     listed = list_folder(tmp_path / "f")
     assert listed.classes == tuple(str(number) for number in range(1, 1_001))
-    assert [file.path for file in listed.files] == [f"{name}/1.png" for name in listed.classes]
+    assert listed.paths == [f"{name}/1.png" for name in listed.classes]
     assert listed.notices == ("left out, a class after the first 1,000: 2 (1001, 1002)",)
 
 
@@ -209,16 +210,16 @@ def test_a_check_of_a_folder_looks_at_no_more_pictures_than_it_asks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "a/0-note.pdf": b"x"})
-    looked_at, may_be_picture = Counter[str](), listing._may_be_picture
+    looked_at, may_be_picture = Counter[str](), scan._may_be_picture
 
     def look_at(name: str) -> bool:
         looked_at[Path(name).suffix] += 1
         return may_be_picture(name)
 
-    monkeypatch.setattr(listing, "_may_be_picture", look_at)
+    monkeypatch.setattr(scan, "_may_be_picture", look_at)
     checked = list_folder(folder, per_class=2)
     assert checked.classes == ("a", "b")
-    assert [file.label for file in checked.files] == [0, 0, 1, 1]
+    assert checked.labels == [0, 0, 1, 1]
     assert looked_at[".png"] == 4
     for picture in (folder / "b").iterdir():
         picture.unlink()
@@ -255,7 +256,7 @@ def test_d8_what_is_left_out_below_a_named_folder_is_named(
 
 
 def test_files_and_folders_without_permission_are_refused_one_by_one() -> None:
-    imports = "from mnist_lib.data.listing import find_pictures; from mnist_lib.pictures.reading import *"
+    imports = "from mnist_lib.data.scan import find_pictures; from mnist_lib.pictures.reading import *"
     code = """
 for path in find_pictures([folder / name for name in ("secret.png", "closed", "closed/a.png", "closed/b", "listed")]):
     try:
