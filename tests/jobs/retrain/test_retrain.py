@@ -85,6 +85,30 @@ def test_a_schedule_runs_a_search(schedule: Schedule) -> None:
 
 
 @pytest.mark.long
+def test_a_night_trains_on_the_rows_that_were_added_to_a_table(schedule: Schedule, digits: Dataset) -> None:
+    schedule.trains = True
+    folder = add_digits(schedule.folder / "digits", digits, 0, 400)
+    rows = [f"{path.relative_to(folder)},digit {path.parent.name}" for path in sorted(folder.glob("*/*"))]
+    table = folder / "metadata.csv"
+    train = ("--models=keras", "--epochs=5", "--no-report", "--dataset", str(folder))
+
+    def night(hour: int, count: int) -> dict[str, Any]:
+        table.write_text("\n".join(("file_name,label", *rows[:count])))
+        command = ("--once", HOURLY, "--skip-unchanged", "--json")
+        code, stdout = schedule.run(*command, train=train, later=hour * HOUR)
+        assert code == 0, schedule.log()
+        found: dict[str, Any] = json.loads(stdout)
+        return found
+
+    first = night(0, 300)
+    assert first["outcome"] == "done"
+    assert night(1, 300)["outcome"] == "unchanged"
+    second = night(2, 400)
+    assert second["data"].items() >= {"since": first["run"], "added": 100, "removed": 0, "relabelled": 0}.items()
+    assert f"digits: 100 images added since {first['run']}" in second["text"]
+
+
+@pytest.mark.long
 def test_nights_of_a_new_user_end_with_the_model_of_more_pictures_not_of_wrong_ones(
     schedule: Schedule, digits: Dataset
 ) -> None:
