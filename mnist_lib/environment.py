@@ -22,6 +22,11 @@ RESULT_PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 MODULE = (sys.executable, "-P", "-m")
 
 
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use. Only Linux can tell that they are fewer than all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def child_variables(**more: str) -> dict[str, str]:
     """Return variables of the environment with which a child process finds modules where this process does."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}

@@ -17,7 +17,8 @@ DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR 
 TFDS_IMPORT_HELP = "Python file that defines your own TFDS builder, for the dataset tfds:NAME"
 DATASET_HELP = (
     "dataset: a folder of pictures (CLASS/picture, train/CLASS/picture and test/CLASS/picture, or any with a table of"
-    " labels, metadata.csv), such as ./letters or s3://bucket/letters; another such table, as ./letters/two.csv; tfds:NAME for a dataset of TensorFlow Datasets; or "
+    " labels, metadata.csv), such as ./letters or s3://bucket/letters; another such table, as ./letters/two.csv;"
+    " tfds:NAME for a dataset of TensorFlow Datasets; or "
     + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
 )
 
@@ -48,8 +49,8 @@ class SourceOptions(OriginalFiles):
         None,
         "group of each picture of a folder; a group, such as all pictures of one object, is never in two splits."
         " folder: the folder below that of the class; groups.csv: this file in the folder, with the columns path and"
-        " group; column: the column group of a table of labels, which is used by default; any other value: a regular expression, whose first group is found in the path inside the folder"
-        " (default: equal pictures are a group)",
+        " group; column: the column group of a table of labels, which is used by default; any other value: a regular"
+        " expression, whose first group is found in the path inside the folder (default: equal pictures are a group)",
         "folder|groups.csv|column|REGEX",
         in_terms=True,
     )

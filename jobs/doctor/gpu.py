@@ -22,7 +22,7 @@ from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
 from mnist_lib.documents import decode, encode
-from mnist_lib.environment import MODULE, child_variables, import_keras
+from mnist_lib.environment import MODULE, child_variables, import_keras, usable_cpus
 from mnist_lib.errors import MnistError
 from mnist_lib.results import EpochDone, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
@@ -76,7 +76,7 @@ def devices(options: DoctorOptions) -> Iterator[Finding]:
     if not options.gpu:
         return
     data_dir = options.data_dir or default_data_dir()
-    cpu = measure(Resources(cpus=len(os.sched_getaffinity(0))), data_dir)
+    cpu = measure(Resources(cpus=usable_cpus()), data_dir)
     yield from compared("the CPU", cpu, cpu)
     if not cpu.gpus:
         yield Finding("GPU", "TensorFlow sees no GPU here", INSTALL_GPU, "E-GPU-INVISIBLE")

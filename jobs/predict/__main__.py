@@ -143,9 +143,12 @@ def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[Pi
 
 
 def _seconds_of_process() -> float:
-    """Return the seconds since this process was started, imports included."""
+    """Return the seconds since this process was started, imports included; elsewhere than on Linux, those of work."""
+    status = Path("/proc/self/stat")
+    if not status.exists():
+        return time.process_time()
     # Not psutil's create_time(), which is up to a second off: Linux gives the time of the boot in whole seconds.
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    fields = status.read_text().rpartition(")")[2].split()
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 

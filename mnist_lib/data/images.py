@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,8 +116,8 @@ class PixelFile:
     def is_complete(self) -> bool:
         """Return whether the file is there, and has all images."""
         try:
-            with self._opened() as descriptor:
-                return os.fstat(descriptor).st_size >= self.bytes
+            with self._opened() as file:
+                return os.fstat(file.fileno()).st_size >= self.bytes
         except DataReadError:
             return False
 
@@ -139,12 +140,12 @@ class PixelFile:
             if begin < end:
                 part = buffer[places[begin] * size : (places[begin] + end - begin) * size]
                 runs.append((NAME_BYTES + ordered[begin] * size, part))
-        with self._opened() as descriptor:
-            if len(runs) > 1:  # so that the disk reads all of them at the same time
+        with self._opened() as file:
+            if len(runs) > 1 and hasattr(os, "posix_fadvise"):  # so that the disk reads all of them at the same time
                 for offset, part in runs:
-                    os.posix_fadvise(descriptor, offset, len(part), os.POSIX_FADV_WILLNEED)
+                    os.posix_fadvise(file.fileno(), offset, len(part), os.POSIX_FADV_WILLNEED)
             for offset, part in runs:
-                _read_into(part, descriptor, offset)
+                _read_into(part, file, offset)
         return pixels
 
     def read_checked(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -167,13 +168,13 @@ class PixelFile:
         return pixels
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        """Yield a descriptor of the file, and turn each OSError in the block into a DataReadError."""
+    def _opened(self) -> Iterator[FileIO]:
+        """Yield the file, opened, and turn each OSError in the block into a DataReadError."""
         try:
             with self.path.open("rb", buffering=0) as file:
                 if file.read(NAME_BYTES) != self.name.encode():
                     raise OSError(errno.EIO, "another file")
-                yield file.fileno()
+                yield file
         except OSError as error:
             raise _not_read(self.path, error) from error
 
@@ -183,7 +184,7 @@ def read_part(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
     part = np.empty(size, np.uint8)
     try:
         with path.open("rb", buffering=0) as file:
-            _read_into(part.data, file.fileno(), offset)
+            _read_into(part.data, file, offset)
     except OSError as error:
         raise _not_read(path, error) from error
     return part
@@ -197,12 +198,13 @@ def _not_read(path: Path, error: OSError) -> DataReadError:
     return DataReadError(f"{path}: expected the images of a dataset, got {error.strerror or error}; {advice}")
 
 
-def _read_into(buffer: memoryview, descriptor: int, offset: int) -> None:
+def _read_into(buffer: memoryview, file: FileIO, offset: int) -> None:
+    file.seek(offset)
     while buffer:
-        count = os.preadv(descriptor, [buffer], offset)
+        count = file.readinto(buffer)
         if not count:
             raise OSError("a shorter file")
-        buffer, offset = buffer[count:], offset + count
+        buffer = buffer[count:]
 
 
 def _empty(*shape: int) -> NDArray[np.uint8]:

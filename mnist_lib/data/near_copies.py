@@ -6,7 +6,6 @@ shift decides. A copy that is turned, mirrored or very noisy is not found, nor i
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.images import MAX_HELD_BYTES, ImageArray
 from mnist_lib.data.split import Dataset, NearCopies
+from mnist_lib.environment import usable_cpus
 from mnist_lib.wording import reported
 
 SIDE = 28  # pixels: larger images are reduced to this
@@ -43,7 +43,7 @@ def near_copies(dataset: Dataset, progress: Callable[[str], object] = lambda tex
     """
     train, total = len(dataset.train), len(dataset.train) + len(dataset.test)
     images = _ReducedImages(dataset.images[:total])
-    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), MAX_THREADS)) as threads:
+    with ThreadPoolExecutor(min(usable_cpus(), MAX_THREADS)) as threads:
         read = threads.map(images.marks, _blocks(total))
         read = reported(read, total, "images read for near-copies", progress, BLOCK)
         marks, rows = (np.concatenate(parts) for parts in zip(*read, strict=True))

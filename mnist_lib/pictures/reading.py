@@ -107,7 +107,7 @@ def read_content(path: Path, folders: Folders = NO_FOLDERS) -> bytes:
     size = size_of(path)
     with _image_errors(), open(path, "rb", opener=_open) as file:
         around = [folders[parent] for parent in path.parents if parent in folders]
-        opened = str(Path(f"/proc/self/fd/{file.fileno()}").readlink())
+        opened = _path_of(file.fileno(), path)
         if around and not any(opened.startswith(f"{folder.rstrip('/')}/") for folder in around):
             raise ImageError("expected a file in the folder that was named, got a link out of it; name the file itself")
         content: bytes = file.read(size + 1) or b""  # None: no data yet, in some files of the kernel
@@ -115,6 +115,14 @@ def read_content(path: Path, folders: Folders = NO_FOLDERS) -> bytes:
         got = "more" if len(content) > size else f"{len(content):,}"
         raise ImageError(f"expected the {size:,} bytes of a file, got {got}; wait until it is written")
     return content
+
+
+def _path_of(descriptor: int, path: Path) -> str:
+    """Return the real path of an open file. Only Linux can tell it; elsewhere, a link may have changed meanwhile."""
+    try:
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    except FileNotFoundError:
+        return os.path.realpath(path)
 
 
 def size_of(path: Path) -> int:

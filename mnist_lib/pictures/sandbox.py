@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mnist_lib.environment import MODULE, child_variables
+from mnist_lib.environment import MODULE, child_variables, usable_cpus
 from mnist_lib.errors import ImageError
 
 T = TypeVar("T")
@@ -44,7 +45,8 @@ class Sandbox:
     """A process with limits, which is replaced when a file ends it. Threads that use it at the same time take turns."""
 
     def __init__(self) -> None:
-        self._position = os.memfd_create("position")  # holds the number of the file that the process is at
+        # Holds the number of the file that the process is at.
+        self._position = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # open as long as the sandbox
         self._lock, self._closed, self._turn = threading.Lock(), False, threading.RLock()
         self._start()
 
@@ -68,12 +70,12 @@ class Sandbox:
         if not items:
             return []
         try:
-            _write(self._position, NOT_BEGUN)
+            _write(self._position.fileno(), NOT_BEGUN)
             self._connection.send((function, items))
             results: list[T | ImageError] = self._connection.recv()
             return results
         except (EOFError, OSError):  # the process has ended
-            code, at = self._process.wait(), _read(self._position)
+            code, at = self._process.wait(), _read(self._position.fileno())
         with self._lock:
             if self._closed:
                 raise ImageError("expected an open sandbox, got one that was closed; open another") from None
@@ -93,11 +95,11 @@ class Sandbox:
             self._process.wait()
 
     def __del__(self) -> None:
-        os.close(self._position)
+        self._position.close()
 
     def _start(self) -> None:
         # One thread: several processes run at a time, and the memory of more threads would count.
-        self._process, self._connection = child_process(__name__, self._position, OPENBLAS_NUM_THREADS="1")
+        self._process, self._connection = child_process(__name__, self._position.fileno(), OPENBLAS_NUM_THREADS="1")
 
 
 class Sandboxes:
@@ -108,7 +110,7 @@ class Sandboxes:
 
     def __init__(self, files: int) -> None:
         """`files`: how many files there are."""
-        processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES, files // MIN_FILES_PER_PROCESS)
+        processes = min(usable_cpus(), MAX_PROCESSES, files // MIN_FILES_PER_PROCESS)
         self._sandboxes = [Sandbox() for _ in range(max(1, processes))]
         self._threads = ThreadPoolExecutor(len(self._sandboxes))  # each waits for a sandbox, and replaces its process
         self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
@@ -193,11 +195,7 @@ def _serve(connection: "Connection[Any, Any]", position: int) -> None:
     for limited in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(limited, signal.SIG_DFL)  # ends the process, also in the code of a decoder
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = address_space + MAX_BYTES
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if soft == resource.RLIM_INFINITY or soft > limit:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    _limit_memory()
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what a decoder prints is not for the user
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
@@ -211,6 +209,16 @@ def _serve(connection: "Connection[Any, Any]", position: int) -> None:
             for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
                 signal.setitimer(timer, 0)  # the other end may be slow to receive
             connection.send(results)
+
+
+def _limit_memory() -> None:
+    """Limit the memory of this process to what it has and MAX_BYTES. Only Linux can tell what it has."""
+    used = Path("/proc/self/statm")
+    if used.exists():
+        limit = int(used.read_text().split()[0]) * resource.getpagesize() + MAX_BYTES
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if soft == resource.RLIM_INFINITY or soft > limit:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _result(function: Callable[[Item], T], item: Item) -> T | ImageError:

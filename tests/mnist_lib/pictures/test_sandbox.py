@@ -78,7 +78,7 @@ def test_each_of_many_threads_gets_the_results_of_its_own_items(sandbox: Sandbox
 
 def test_the_file_that_is_decoded_while_the_process_is_killed_is_named(sandbox: Sandbox) -> None:
     def kill() -> None:
-        wait_until(lambda: module._read(sandbox._position) == 1, "the second picture is not decoded")
+        wait_until(lambda: module._read(sandbox._position.fileno()) == 1, "the second picture is not decoded")
         sandbox._process.kill()
 
     killer = threading.Thread(target=kill)
@@ -120,7 +120,7 @@ def test_closing_ends_a_process_that_is_decoding() -> None:
         failed.set()
 
     threading.Thread(target=read).start()
-    wait_until(lambda: module._read(sandbox._position) == 0, "the first picture is not decoded")
+    wait_until(lambda: module._read(sandbox._position.fileno()) == 0, "the first picture is not decoded")
     sandbox.close()
     assert failed.wait(10)
     assert sandbox._process.returncode == -signal.SIGKILL
