@@ -57,16 +57,18 @@ def list_table(folder: Path, name: str, group_by: str | None = None, none: str |
 
     about = ("table", [row[2:] for row in rows], none)
     listing = Listing.of(scan, {label: [*lines] for label, lines in found.items()}, none, split_of, about)
-    if group_by == BY_COLUMN or (group_by is None and any(groups.values())):
-        listing = listing.with_groups(BY_COLUMN, [groups[path] for path in listing.paths])
-        without = [row.line for row in rows if not row.group]
-        if without:
-            raise _wrong(where, without[0], "a group, as most rows have one", "none")
-    elif group_by is not None:
-        listing = listing.with_groups(group_by, groups_of(group_by, folder, listing.paths, depth=0))
     listing = replace(listing, table=name)
     listing.check(where, "classes", "add rows with other labels", "the split train")
-    return listing
+    if group_by is None and any(groups.values()):
+        group_by = BY_COLUMN
+    if group_by is None:
+        return listing
+    if group_by != BY_COLUMN:
+        return listing.with_groups(group_by, groups_of(group_by, folder, listing.paths, depth=0))
+    for row in rows:
+        if not row.group:
+            raise _wrong(where, row.line, f"a group in the column {GROUP}", "none")
+    return listing.with_groups(BY_COLUMN, [groups[path] for path in listing.paths])
 
 
 def _rows(folder: Path, name: str) -> Iterator[LabelRow]:

@@ -105,7 +105,7 @@ def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
             ("scans/000.png", "b", "test"),
             r"line 3: expected scans/000\.png with one split and one group, got others than in an earlier row",
         ),
-        (("scans/001.png", "a", "train", ""), r"line 3: expected a group, as most rows have one, got none"),
+        (("scans/001.png", "a", "train", ""), r"line 3: expected a group in the column group, got none"),
     ],
 )
 def test_a_wrong_row_is_named_by_its_line(tmp_path: Path, row: tuple[str, ...], expected: str) -> None:
