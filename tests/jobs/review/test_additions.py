@@ -139,6 +139,15 @@ def test_a_dataset_with_groups_takes_no_new_pictures(tmp_path: Path) -> None:
         Additions.of(grouped)
 
 
+def test_a_table_of_labels_takes_no_new_pictures(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.glob("*/*.png"))]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    data = read_data(DataRequest(dataset=str(folder), data_dir=tmp_path), LocalObjects(tmp_path))
+    with pytest.raises(SpecError, match=r"got f with a table of labels; add rows for new pictures to it yourself"):
+        Additions.of(data)
+
+
 def test_a_dataset_without_a_folder_takes_no_new_pictures(digits: Dataset) -> None:
     known = ReviewedData(DataRequest(dataset="mnist-mini"), digits)
     with pytest.raises(SpecError, match="expected a folder of pictures, got mnist-mini, which takes no new pictures"):

@@ -310,6 +310,16 @@ def test_weights_are_sent_if_all_files_fit(tmp_path: Path, monkeypatch: pytest.M
         _own_files(given)
 
 
+def test_a_table_of_labels_is_sent_with_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "icons", classes("scans", pictures=8))
+    rows = [f"scans/{number}.png,{'ab'[number % 2]}" for number in range(6)]
+    (folder / "two.csv").write_text("\n".join(["file_name,label", *rows]))
+    monkeypatch.chdir(tmp_path)
+    flags, own = _own_files(_check(TrainOptions, ["--dataset=./icons/two.csv", "--storage=/s"]))
+    assert f"--dataset={SENT}/two/two.csv" in flags
+    assert sorted(own) == [*(f"{SENT}/two/scans/{number}.png" for number in range(6)), f"{SENT}/two/two.csv"]
+
+
 def test_w11_no_file_outside_of_a_folder_of_pictures_is_sent_through_a_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
