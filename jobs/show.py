@@ -13,7 +13,7 @@ from jobs.console.output import CommandResult, entry_point, has_colors
 from jobs.console.terminal import step
 from jobs.console.values import Folder
 from jobs.models.compute import load_dataset
-from mnist_lib.data.availability import default_data_dir
+from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.objects.storage import open_storage

@@ -106,7 +106,7 @@ def storage(options: DoctorOptions) -> Iterator[Finding]:
 
 
 def dataset(options: DoctorOptions) -> Iterator[Finding]:
-    from mnist_lib.data.availability import describe_availability
+    from mnist_lib.data.sources.availability import describe_availability
 
     yield Finding("dataset", describe_availability(options.data()))
 

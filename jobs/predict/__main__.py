@@ -22,7 +22,7 @@ from jobs.predict.answers import Answer, Failure, PictureResult, picture_results
 from jobs.predict.batches import Answerer, layout_of, load_model, predict_here, predict_on_cluster, why_all_accepted
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version
-from mnist_lib.data.scan import find_pictures, real_folders
+from mnist_lib.data.sources.scan import find_pictures, real_folders
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.reading import Picture, read_file, size_of

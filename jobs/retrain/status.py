@@ -17,7 +17,7 @@ from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
 from jobs.train.resuming import resume_command, stored_command
 from mnist_lib.clock import moment_of
-from mnist_lib.data.scan import listed
+from mnist_lib.data.sources.scan import listed
 from mnist_lib.documents import builtins_of
 from mnist_lib.errors import MnistError
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term

@@ -29,7 +29,7 @@ from jobs.review.table import apply_table, write_table
 from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
-from mnist_lib.data.scan import find_pictures, real_folders
+from mnist_lib.data.sources.scan import find_pictures, real_folders
 from mnist_lib.errors import MnistError, ModelError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.corrections import NONE, Correction, CorrectionCounts, UsedLabels, parse_corrections
-from mnist_lib.data.scan import MAX_NAMED, listed
+from mnist_lib.data.sources.scan import MAX_NAMED, listed
 from mnist_lib.data.split import (
     COUNTER_EXAMPLE,
     TEST,

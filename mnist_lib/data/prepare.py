@@ -5,14 +5,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mnist_lib.data.availability import check_source, default_data_dir, describe_availability
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.embedded import read_embedded
 from mnist_lib.data.made_up import kinds_unlike
-from mnist_lib.data.mirror import with_local_files
 from mnist_lib.data.near_copies import near_copies
-from mnist_lib.data.own_pictures import listing_of
 from mnist_lib.data.prepared.folder import (
     LOCK_SUFFIX,
     is_temporary,
@@ -33,7 +30,10 @@ from mnist_lib.data.prepared.index import (
     write_index,
 )
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.scan import MAX_NAMED
+from mnist_lib.data.sources.availability import check_source, default_data_dir, describe_availability
+from mnist_lib.data.sources.mirror import with_local_files
+from mnist_lib.data.sources.own_pictures import listing_of
+from mnist_lib.data.sources.scan import MAX_NAMED
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.objects.local import LocalObjects
@@ -121,7 +121,7 @@ def _read_other(request: DataRequest) -> Dataset:
 
 def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], object]) -> Dataset:
     """Return the dataset in a folder of pictures, from its index if no picture has changed."""
-    from mnist_lib.data.folder import read_folder, require_all_readable  # imports Pillow
+    from mnist_lib.data.reading.folder import read_folder, require_all_readable  # imports Pillow
 
     listing = listing_of(request)
     state = pictures_hash(listing)
@@ -156,7 +156,7 @@ def _read_tfds(request: DataRequest, data_dir: Path) -> Dataset:
         return dataset
     # This fails before the slow import, and before a folder is created.
     describe_availability(dataclasses.replace(request, data_dir=data_dir))
-    from mnist_lib.data.tfds_images import prepare_builder, read_prepared  # imports TensorFlow and Pillow
+    from mnist_lib.data.reading.tfds_images import prepare_builder, read_prepared  # imports TensorFlow and Pillow
 
     builder = prepare_builder(request, data_dir)
     prepared = prepared_folder(request.data_dir)

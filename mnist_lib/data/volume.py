@@ -5,12 +5,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES
-from mnist_lib.data.listing import Listing
-from mnist_lib.data.own_pictures import listing_of
 from mnist_lib.data.prepared.index import pictures_hash, prepared_dataset, tfds_folder, tfds_hash
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.sources.availability import default_data_dir
+from mnist_lib.data.sources.listing import Listing
+from mnist_lib.data.sources.own_pictures import listing_of
 from mnist_lib.data.split import TEST_SHARE
 from mnist_lib.errors import DataFolderError
 from mnist_lib.wording import bytes_text
@@ -79,7 +79,7 @@ def volume_of(request: DataRequest) -> Volume | None:
 
 def _expected(request: DataRequest, listing: Listing) -> Volume:
     """Return the volume of a folder that is not prepared, by the sizes of some of its pictures."""
-    from mnist_lib.data.folder import probable_shape  # imports Pillow
+    from mnist_lib.data.reading.folder import probable_shape  # imports Pillow
 
     images, shape = len(listing.paths), probable_shape(request, listing)
     splits = Counter(listing.splits[: listing.in_classes])

@@ -12,7 +12,7 @@ import numpy as np
 
 from mnist_lib.data.changes import DatasetState
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.scan import listed
+from mnist_lib.data.sources.scan import listed
 from mnist_lib.data.split import TEST, Dataset, indices_of
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently

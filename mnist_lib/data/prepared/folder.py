@@ -17,8 +17,8 @@ from typing import Any
 
 import filelock
 
-from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.images import PREPARED, ImageArray, Images, PixelFile
+from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.errors import DataError, DataFolderError
 
 FETCH_BYTES = 16 << 20  # size of a part of a file that a node gets from another

@@ -24,15 +24,15 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.images import PREPARED, Images, PixelFile
-from mnist_lib.data.listing import Listing
-from mnist_lib.data.mirror import wanted_tags
 from mnist_lib.data.near_copies import near_copies
-from mnist_lib.data.own_pictures import listing_of
 from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
 from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
+from mnist_lib.data.sources.availability import default_data_dir
+from mnist_lib.data.sources.listing import Listing
+from mnist_lib.data.sources.mirror import wanted_tags
+from mnist_lib.data.sources.own_pictures import listing_of
 from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.environment import package_versions

@@ -10,7 +10,7 @@ import pytest
 from jobs.review.data import Viewer
 from jobs.review.model_process import ModelProcess
 from mnist_lib.api import find_version
-from mnist_lib.data.scan import real_folders
+from mnist_lib.data.sources.scan import real_folders
 from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import NO_FOLDERS
@@ -67,7 +67,7 @@ class Running:
 def two_sandboxes(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, other_sandbox: Sandbox) -> None:
     running = itertools.cycle([sandbox, other_sandbox])  # one to show pictures, one to decide about them
     monkeypatch.setattr("jobs.review.data.Sandbox", lambda: Running(next(running)))
-    for module in ("jobs.review.pictures", "mnist_lib.data.folder"):
+    for module in ("jobs.review.pictures", "mnist_lib.data.reading.folder"):
         monkeypatch.setattr(f"{module}.Sandboxes", lambda files: contextlib.nullcontext(sandbox))
 
 

@@ -9,4 +9,4 @@ from mnist_lib.pictures.sandbox import Sandbox
 
 @pytest.fixture(autouse=True)
 def one_sandbox(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
-    monkeypatch.setattr("mnist_lib.data.folder.Sandboxes", lambda files: contextlib.nullcontext(sandbox))
+    monkeypatch.setattr("mnist_lib.data.reading.folder.Sandboxes", lambda files: contextlib.nullcontext(sandbox))

@@ -81,7 +81,7 @@ def test_the_label_none_removes_a_picture_and_its_copies(tmp_path: Path) -> None
 def test_a_correction_does_not_read_pictures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     read(folder)
-    monkeypatch.setattr("mnist_lib.data.folder.read_folder", None)
+    monkeypatch.setattr("mnist_lib.data.reading.folder.read_folder", None)
     correct(folder, correction(noise(3), "b"))
     assert noise(3).tobytes() in images_of(read(folder), "b")
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mnist_lib.data.changes import DatasetState, changes_between
-from mnist_lib.data.class_folders import list_folder
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.hold_out import without_trained
 from mnist_lib.data.images import ImageArray
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.sources.class_folders import list_folder
 from mnist_lib.data.split import TEST, TRAIN, Dataset
 from mnist_lib.data.volume import volume_of
 from mnist_lib.errors import DataError, SpecError

@@ -191,7 +191,7 @@ def test_each_image_of_a_folder_knows_its_file_whatever_is_corrected(tmp_path: P
 def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     first = read(folder)
-    monkeypatch.setattr("mnist_lib.data.folder.read_folder", None)
+    monkeypatch.setattr("mnist_lib.data.reading.folder.read_folder", None)
     again = read(folder)
     assert np.array_equal(again.train.images, first.train.images)
     assert (again.ranks == first.ranks).all()

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mnist_lib.data.corrections import NONE
-from mnist_lib.data.label_table import list_table
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared.index import fingerprint_of_files
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.sources.label_table import list_table
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataError, IntegrityError
 from tests.support.corrections import correct, correction

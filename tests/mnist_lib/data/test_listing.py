@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mnist_lib.data import scan
-from mnist_lib.data.class_folders import list_folder
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.scan import find_pictures
+from mnist_lib.data.sources import scan
+from mnist_lib.data.sources.class_folders import list_folder
+from mnist_lib.data.sources.scan import find_pictures
 from mnist_lib.errors import DataError, DataMissingError, SpecError
 from tests.support.other_user import lines_as_nobody, visible_folder
 from tests.support.pictures import classes, noise, read, total, write_folder
@@ -83,7 +83,7 @@ def test_a_pipe_in_a_class_folder_is_left_out_without_a_delay(tmp_path: Path) ->
 
 
 def test_folders_without_permission_and_links_to_nowhere_are_left_out_and_named() -> None:
-    imports = "from mnist_lib.data.class_folders import DataError, list_folder"
+    imports = "from mnist_lib.data.sources.class_folders import DataError, list_folder"
     code = """
 for name in ("some", "one", "closed", "closed/inside"):
     try:
@@ -256,7 +256,7 @@ def test_d8_what_is_left_out_below_a_named_folder_is_named(
 
 
 def test_files_and_folders_without_permission_are_refused_one_by_one() -> None:
-    imports = "from mnist_lib.data.scan import find_pictures; from mnist_lib.pictures.reading import *"
+    imports = "from mnist_lib.data.sources.scan import find_pictures; from mnist_lib.pictures.reading import *"
     code = """
 for path in find_pictures([folder / name for name in ("secret.png", "closed", "closed/a.png", "closed/b", "listed")]):
     try:

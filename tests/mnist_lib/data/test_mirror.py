@@ -7,9 +7,9 @@ import obstore
 import pytest
 
 from mnist_lib.catalog import MAX_PICTURE_BYTES
-from mnist_lib.data import mirror
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.sources import mirror
 from mnist_lib.errors import DataMissingError, TooLargeError
 from mnist_lib.objects import bucket
 from tests.support.pictures import classes, noise, write_folder

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from mnist_lib import catalog
-from mnist_lib.data import availability
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.reading.tfds_images import prepare_builder
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.tfds_images import prepare_builder
+from mnist_lib.data.sources import availability
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 from tests.support.bounds import assert_at_most
 from tests.support.builders import trees

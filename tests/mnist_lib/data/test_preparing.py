@@ -18,11 +18,11 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_lib import wording
-from mnist_lib.data import folder as reading
 from mnist_lib.data.images import NAME_BYTES, Images, read_part
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared.folder import on_this_node
 from mnist_lib.data.prepared.writer import ProgressFile
+from mnist_lib.data.reading import folder as reading
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import COLUMNS, Dataset
 from mnist_lib.errors import DataError

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnist_lib.data import tfds_images
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.reading import tfds_images
+from mnist_lib.data.reading.tfds_images import prepare_builder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.split import Dataset
-from mnist_lib.data.tfds_images import prepare_builder
 from mnist_lib.errors import DataError, DataMissingError, ModelError
 from mnist_lib.model_file import ModelFile
 from tests.support.builders import builder_file, trees

@@ -16,10 +16,10 @@ from jobs.predict.answers import picture_results
 from jobs.predict.batches import predict_on_cluster
 from jobs.predict.options import PredictOptions
 from jobs.review.data import Viewer, read_data
-from mnist_lib.data.class_folders import list_folder
-from mnist_lib.data.folder import read_folder
+from mnist_lib.data.reading.folder import read_folder
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.scan import find_pictures, real_folders
+from mnist_lib.data.sources.class_folders import list_folder
+from mnist_lib.data.sources.scan import find_pictures, real_folders
 from mnist_lib.errors import ImageError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.likeness import Answers

@@ -2,7 +2,7 @@
 
 from tests.support.mutants.mutant import Mutant
 
-LISTING, SPLIT = "mnist_lib/data/listing.py", "mnist_lib/data/split.py"
+LISTING, SPLIT = "mnist_lib/data/sources/listing.py", "mnist_lib/data/split.py"
 IMAGES, PREPARED_FOLDER = "mnist_lib/data/images.py", "mnist_lib/data/prepared/folder.py"
 CORRECTED, CORRECTIONS = "mnist_lib/data/corrected.py", "mnist_lib/data/corrections.py"
 TESTS = "mnist_lib/data"
@@ -26,7 +26,7 @@ MUTANTS = (
     ),
     Mutant(
         name="links to pictures outside of the folder are followed",
-        file="mnist_lib/data/scan.py",
+        file="mnist_lib/data/sources/scan.py",
         old="if not Path(path).resolve().is_relative_to(self._inside):",
         new="if not Path(path).is_file():",
         why="A private picture could become part of a dataset and of its report.",
@@ -74,7 +74,7 @@ MUTANTS = (
     ),
     Mutant(
         name="each new picture writes all images again",
-        file="mnist_lib/data/folder.py",
+        file="mnist_lib/data/reading/folder.py",
         old="2 * len(known) < len(earlier.checksums)",
         new="2 * len(known) > len(earlier.checksums)",
         why="Each night, 40 GB would be written and sent to each node.",

@@ -10,9 +10,9 @@ import urllib.request
 from importlib import metadata
 from pathlib import Path
 
-from mnist_lib.data.class_folders import list_folder
-from mnist_lib.data.own_pictures import listing_of, table_of
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.sources.class_folders import list_folder
+from mnist_lib.data.sources.own_pictures import listing_of, table_of
 from mnist_lib.errors import DataChecksumError, DataFolderError, DataMissingError
 from mnist_lib.wording import counted
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.groups import hash_of_group
 from mnist_lib.data.images import Images, blocks
-from mnist_lib.data.listing import Listing
 from mnist_lib.data.prepared.index import Index, known_pictures
 from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
-from mnist_lib.data.scan import MAX_NAMED, listed, real_folders
+from mnist_lib.data.sources.listing import Listing
+from mnist_lib.data.sources.scan import MAX_NAMED, listed, real_folders
 from mnist_lib.data.split import (
     COUNTER_EXAMPLE,
     NO_GROUP,

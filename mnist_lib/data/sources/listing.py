@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mnist_lib.data.request import MAX_CLASSES
-from mnist_lib.data.scan import FolderScan, listed
+from mnist_lib.data.sources.scan import FolderScan, listed
 from mnist_lib.errors import DataError
 from mnist_lib.wording import counted
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from mnist_lib.catalog import MAX_PICTURE_BYTES, PICTURE_SUFFIXES
-from mnist_lib.data.availability import default_data_dir
 from mnist_lib.data.corrections import LABELS, MAX_LABELS_BYTES
 from mnist_lib.data.csv_file import MAX_CSV_BYTES
 from mnist_lib.data.groups import BY_FILE
 from mnist_lib.data.request import TABLE, DataRequest
+from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.documents import decode
 from mnist_lib.errors import DataMissingError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import concurrently

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from mnist_lib.data.csv_file import read_csv
 from mnist_lib.data.groups import BY_COLUMN, groups_of
-from mnist_lib.data.listing import SPLITS, Listing, found_picture, is_class_name
-from mnist_lib.data.scan import FolderScan
+from mnist_lib.data.sources.listing import SPLITS, Listing, found_picture, is_class_name
+from mnist_lib.data.sources.scan import FolderScan
 from mnist_lib.errors import DataError
 
 FILE_NAME, LABEL, SPLIT, GROUP = "file_name", "label", "split", "group"  # columns

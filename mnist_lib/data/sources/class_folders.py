@@ -6,8 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from mnist_lib.data.groups import BY_FILE, groups_of
-from mnist_lib.data.listing import SPLITS, Listing, found_picture, is_class_name
-from mnist_lib.data.scan import FolderScan, holds, listed
+from mnist_lib.data.sources.listing import SPLITS, Listing, found_picture, is_class_name
+from mnist_lib.data.sources.scan import FolderScan, holds, listed
 from mnist_lib.errors import DataError
 
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from mnist_lib.data.class_folders import list_folder
-from mnist_lib.data.label_table import FILE_NAME, LABEL, list_table
-from mnist_lib.data.listing import Listing
 from mnist_lib.data.request import TABLE, DataRequest
-from mnist_lib.data.scan import holds
+from mnist_lib.data.sources.class_folders import list_folder
+from mnist_lib.data.sources.label_table import FILE_NAME, LABEL, list_table
+from mnist_lib.data.sources.listing import Listing
+from mnist_lib.data.sources.scan import holds
 
 
 def listing_of(request: DataRequest) -> Listing:

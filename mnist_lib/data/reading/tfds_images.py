@@ -15,12 +15,12 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.availability import missing_data, require_obtainable
-from mnist_lib.data.folder import chosen_shape
 from mnist_lib.data.images import Images
 from mnist_lib.data.prepared.index import lock_preparation
 from mnist_lib.data.prepared.writer import PixelWriter
+from mnist_lib.data.reading.folder import chosen_shape
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
+from mnist_lib.data.sources.availability import missing_data, require_obtainable
 from mnist_lib.data.split import Dataset, Split, as_labels
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError

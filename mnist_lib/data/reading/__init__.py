@@ -1,0 +1,1 @@
+"""Read the pictures of a dataset into its file of pixels."""
