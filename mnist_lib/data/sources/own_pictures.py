@@ -8,6 +8,8 @@ from mnist_lib.data.sources.label_table import FILE_NAME, LABEL, list_table
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.scan import holds
 
+MAX_HEADER_BYTES = 10_000
+
 
 def listing_of(request: DataRequest) -> Listing:
     """List the pictures of a requested folder or table of this machine. Raises the errors of the lists."""
@@ -26,9 +28,15 @@ def table_of(request: DataRequest) -> str | None:
 
 
 def _has_labels(path: Path) -> bool:
-    """Return whether a file names labels of files in its header, and not something else about them."""
+    """Return whether a file names labels of files in its header, and not something else about them.
+
+    Of one that cannot be read, it is supposed, so that reading it is an error.
+    """
     if not holds(path.is_file):
         return False
-    with path.open("rb") as file:
-        header = file.readline(10_000)
+    try:
+        with path.open("rb") as file:
+            header = file.readline(MAX_HEADER_BYTES)
+    except OSError:
+        return True
     return FILE_NAME.encode() in header and LABEL.encode() in header

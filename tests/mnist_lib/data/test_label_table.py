@@ -17,6 +17,7 @@ from mnist_lib.data.sources.label_table import list_table
 from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataError, IntegrityError
 from tests.support.corrections import correct, correction
+from tests.support.other_user import lines_as_nobody, visible_folder
 from tests.support.pictures import classes, noise, read, total, write_folder
 
 COLUMNS = ("file_name", "label")
@@ -190,3 +191,21 @@ def test_a_hundred_thousand_rows_are_listed_within_seconds(tmp_path: Path) -> No
     assert time.monotonic() - begin < 10
     assert (len(listing.paths), listing.classes) == (100_000, tuple(map(str, range(10))))
     assert np.bincount(listing.labels).tolist() == [10_000] * 10
+
+
+def test_a_table_without_permission_is_named() -> None:
+    imports = (
+        "from mnist_lib.data.sources.own_pictures import listing_of; from mnist_lib.data.request import DataRequest"
+    )
+    code = """
+try:
+    listing_of(DataRequest(dataset=str(folder / "f")))
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+    with visible_folder() as folder:
+        write_folder(folder / "f", classes("a", "b", pictures=2))
+        write_table(folder / "f/metadata.csv", [("a/0.png", "a")]).chmod(0)
+        (line,) = lines_as_nobody(folder, imports, code)
+    assert line.startswith("DataError: ")
+    assert line.endswith("f/metadata.csv cannot be read (Permission denied); check its permissions")
