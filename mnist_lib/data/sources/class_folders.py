@@ -3,6 +3,7 @@
 import itertools
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_lib.data.groups import BY_FILE, groups_of
@@ -44,10 +45,12 @@ def list_folder(
     if group_by != BY_FILE and holds((folder / BY_FILE).is_file):
         scan.notice(f"{BY_FILE} is not used; to form groups with it, use --group-by {BY_FILE}")
 
-    def split_of(path: str) -> str:
-        return tops.get(path.partition("/")[0], "")
+    def splits_of(paths: Sequence[str]) -> list[str]:
+        if "" in tops:  # there may be a million
+            return [""] * len(paths)
+        return [tops[path.partition("/")[0]] for path in paths]
 
-    listing = Listing.of(scan, found, none, split_of, (tops, none) if none is not None else tops)
+    listing = Listing.of(scan, found, none, splits_of, (tops, none) if none is not None else tops)
     if group_by is not None:
         depth = 1 if "" in tops else 2
         listing = listing.with_groups(group_by, groups_of(group_by, folder, listing.paths, depth))

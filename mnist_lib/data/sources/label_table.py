@@ -3,7 +3,7 @@ Face has it, and, if wanted, split and group.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -52,11 +52,11 @@ def list_table(folder: Path, name: str, group_by: str | None = None, none: str |
         raise _wrong(where, rows[0].line, f"the path of a picture, relative to {folder}", f"{rows[0].path!r}")
     is_given = "test" in splits.values()
 
-    def split_of(path: str) -> str:
-        return splits[path] if is_given or splits[path] != "train" else ""
+    def splits_of(paths: Sequence[str]) -> list[str]:
+        return [splits[path] if is_given or splits[path] != "train" else "" for path in paths]
 
     about = ("table", [row[2:] for row in rows], none)
-    listing = Listing.of(scan, {label: [*lines] for label, lines in found.items()}, none, split_of, about)
+    listing = Listing.of(scan, {label: [*lines] for label, lines in found.items()}, none, splits_of, about)
     listing = replace(listing, table=name)
     listing.check(where, "classes", "add rows with other labels", "the split train")
     if group_by is None and any(groups.values()):

@@ -39,7 +39,7 @@ class Listing:
         scan: FolderScan,
         found: dict[str, list[str]],
         none: str | None,
-        split_of: Callable[[str], str],
+        splits_of: Callable[[Sequence[str]], Sequence[str]],
         about: object,
     ) -> "Listing":
         """Return the listing of what was found.
@@ -47,7 +47,7 @@ class Listing:
         Args:
             found: by class, what `found_picture` returns for each picture.
             none: the class of the counter-examples, or None.
-            split_of: returns the split of a path.
+            splits_of: returns the split of each path.
             about: what else changes the state.
 
         Raises:
@@ -71,7 +71,7 @@ class Listing:
             classes=classes,
             paths=paths,
             labels=[label for label, lines in enumerate(lines_by_class) for _ in lines],
-            splits=[split_of(path) for path in paths],
+            splits=splits_of(paths),
             notices=(*notices, *scan.notices()),
             unreadable=scan.unreadable(),
             state=digest.hexdigest(),
@@ -98,7 +98,8 @@ class Listing:
             got = f"{len(names):,}" + (f" ({names[0]})" if names else "")
             got += f", and {len(unreadable):,} that cannot be read ({listed(unreadable)})" if unreadable else ""
             raise DataError(f"{where}: expected 2 to {MAX_CLASSES:,} {classes} with pictures, got {got}; {advice}")
-        trained = {label for label, split in zip(self.labels, self.splits, strict=True) if is_to_train(split)}
+        pairs = {*zip(self.labels, self.splits, strict=True)}
+        trained = {label for label, split in pairs if is_to_train(split)}
         untrained = [name for label, name in enumerate(names) if label not in trained]
         if untrained:
             raise DataError(
