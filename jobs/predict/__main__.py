@@ -143,7 +143,7 @@ def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[Pi
 
 
 def _seconds_of_process() -> float:
-    """Return the seconds since this process was started, imports included; elsewhere than on Linux, those of work."""
+    """Return the seconds since this process was started, imports included; without Linux, its processor time."""
     status = Path("/proc/self/stat")
     if not status.exists():
         return time.process_time()

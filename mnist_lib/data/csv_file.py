@@ -27,7 +27,8 @@ def read_csv(
         DataError: there is no such file, it cannot be read, lacks a required column, or is not CSV.
         StoreError: it is too large, or a link.
     """
-    where, columns = folder / name, f"{', '.join(required[:-1])} and {required[-1]}"
+    where = folder / name
+    columns = f"{', '.join(required[:-1])} and {required[-1]}"
     if where.is_symlink():  # in a folder that others supply, it could lead anywhere
         raise IntegrityError(f"{where}: expected a regular file, got a link; replace it with a copy")
     try:

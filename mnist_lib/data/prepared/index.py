@@ -101,8 +101,9 @@ def index_name(request: DataRequest) -> str:
     """Return the name of the index of a dataset."""
     if request.entry is not None:
         return request.tfds_name
-    folder, tfds_name = request.folder, request.tfds_name
-    source = tfds_name.encode() if folder is None else os.fsencode(folder.resolve() / (request.table or ""))
+    source = request.tfds_name.encode()
+    if request.folder is not None:
+        source = os.fsencode(request.folder.resolve() / (request.table or ""))
     return f"{request.name}-{hashlib.sha256(source).hexdigest()[:16]}"
 
 

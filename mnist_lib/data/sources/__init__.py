@@ -1,1 +1,1 @@
-"""Where the pictures and labels of a dataset come from, before they are read: folders, tables, buckets, TFDS."""
+"""Find the files of a dataset and their labels: in folders, in a table, in a bucket. No picture is read here."""

@@ -36,9 +36,11 @@ def list_table(folder: Path, name: str, group_by: str | None = None, none: str |
         DataMissingError: there is no such folder.
         DataError: there is no such table, or a row is wrong; or as for `list_folder`.
     """
-    scan, where = FolderScan.of(folder), folder / name
+    scan = FolderScan.of(folder)
+    where = folder / name
     rows = [*_rows(folder, name)]
-    splits, groups = dict[str, str](), dict[str, str]()
+    splits: dict[str, str] = {}  # by path
+    groups: dict[str, str] = {}
     found: dict[str, dict[str, None]] = defaultdict(dict)  # by label; a picture in two rows counts once
     for row in rows:
         picture = scan.picture(row.path)

@@ -93,14 +93,14 @@ class Listing:
             where, classes, advice: for a message about the number of classes.
             train: where pictures to train on can be added, for the other message.
         """
-        names, unreadable = self.classes, self.unreadable
-        if len(names) < 2:
-            got = f"{len(names):,}" + (f" ({names[0]})" if names else "")
-            got += f", and {len(unreadable):,} that cannot be read ({listed(unreadable)})" if unreadable else ""
+        if len(self.classes) < 2:
+            got = f"{len(self.classes):,}" + (f" ({self.classes[0]})" if self.classes else "")
+            if self.unreadable:
+                got += f", and {len(self.unreadable):,} that cannot be read ({listed(self.unreadable)})"
             raise DataError(f"{where}: expected 2 to {MAX_CLASSES:,} {classes} with pictures, got {got}; {advice}")
         pairs = {*zip(self.labels, self.splits, strict=True)}
         trained = {label for label, split in pairs if is_to_train(split)}
-        untrained = [name for label, name in enumerate(names) if label not in trained]
+        untrained = [name for label, name in enumerate(self.classes) if label not in trained]
         if untrained:
             raise DataError(
                 f"{where}: expected pictures to train on for each class, got none for {listed(untrained)}; add some to"

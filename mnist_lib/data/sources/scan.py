@@ -110,7 +110,8 @@ class FolderScan:
             try:
                 with os.scandir(parent) as entries:
                     for entry in entries:
-                        name, path = entry.name, entry.path[self._prefix :]
+                        name = entry.name
+                        path = entry.path[self._prefix :]
                         if _may_be_picture(name) and (status := _status_of_file(entry)) is not None:
                             yield path, status
                         elif holds(entry.is_dir):

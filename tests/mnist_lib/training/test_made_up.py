@@ -119,6 +119,13 @@ def test_it_is_turned_off_by_the_spec_and_by_the_dataset(dataset: Dataset) -> No
     assert [*some.record.rejected] == ["noise"]
 
 
+def test_a_fold_is_trained_with_the_same_loss(dataset: Dataset) -> None:
+    fold = spec_of(fold=1, folds=3)
+    result = trained(fold, dataset)
+    assert result.of_fold is not None
+    assert result.record.weights_sha256 != trained(replace(fold, none_class=False), dataset).record.weights_sha256
+
+
 @pytest.mark.parametrize(
     ("model", "resources"), [("keras", TWO), pytest.param("keras-cnn", ONE, marks=pytest.mark.long)]
 )
