@@ -20,6 +20,7 @@ from mnist_lib.documents import builtins_of
 from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.report.page import Report, ReportedRun, report
 from mnist_lib.results import Accuracy
+from mnist_lib.run_documents import LabelErrors
 from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.made_run import NAUGHTY, made_run, with_news, with_search
@@ -291,6 +292,15 @@ def test_the_command_that_reproduces_a_model_names_its_weights_files(digits: Dat
     trials = [with_fields(trial, source_sha256="0" * 64, weights={"body": "0" * 64}) for trial in run.summary.trials]
     page = report(replace(run, summary=structs.replace(run.summary, trials=trials))).page.decode()
     assert re.search(r"jobs.models reproduce keras@\d+ --storage \S+ --weights body=FILE\n", page)
+
+
+def test_the_command_that_reviews_labels_names_the_storage(digits: Dataset) -> None:
+    run = made_run(digits, seeds=1, models=("keras",))
+    summary = structs.replace(run.summary, label_errors=LabelErrors(count=1, first=()))
+    page = report(replace(run, summary=summary)).page.decode()
+    storage = re.search(r"jobs.models reproduce \S+ (--storage \S+)", page)
+    assert storage is not None
+    assert f"python -m jobs.review {storage[1]}" in page
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "one" else pytest.mark.long) for n in RUNS])
