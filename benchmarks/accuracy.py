@@ -29,7 +29,8 @@ from benchmarks.drawings import mnist
 from benchmarks.errors import draw_errors, errors_of, errors_text
 from benchmarks.record import setting
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.intervals import VARYING, accuracy_interval
 from mnist_lib.report.aggregation import Tally, seed_statistics
 from mnist_lib.results import TrialFailure, TrialResult
@@ -118,9 +119,9 @@ def data_of(record: str, source: Path | None) -> Dataset:
     return Dataset.of("bench", "held-out", train.take(first), train.take(last))
 
 
-def original(source: Path, part: str) -> Split:
+def original(source: Path, part: str) -> Table:
     images, labels = mnist(source, part)
-    return Split(images[..., None], labels)
+    return Table.of(images[..., None], labels)
 
 
 def load(source: Path | None) -> Dataset:
@@ -128,7 +129,7 @@ def load(source: Path | None) -> Dataset:
         file = Path(folder, "digits.npz")
         write_digits(file, source)
         with np.load(file) as arrays:
-            train, test = (Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
+            train, test = (Table.of(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
     return Dataset.of("bench", "1", train, test)
 
 

@@ -20,7 +20,8 @@ from benchmarks.few_pictures import splits_of
 from benchmarks.record import setting
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import VALIDATION_PERCENT, TrialSpec, defaults_for
 
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def accuracies(
-    model: str, pictures: int, train: Split, test: Split, draw: int, resources: Resources, epochs: int | None = None
+    model: str, pictures: int, train: Table, test: Table, draw: int, resources: Resources, epochs: int | None = None
 ) -> list[float]:
     """Return the test accuracy of each of `RULES`. `epochs`: by default, those of so many pictures."""
     import tensorflow as tf

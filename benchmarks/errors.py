@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.results import TrialResult
 
 COLUMNS, CAPTION = 8, 9  # of the plot: images in a row, and pixels above each

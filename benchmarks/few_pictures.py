@@ -28,10 +28,11 @@ from benchmarks.pictures import NAMES, PictureSet, picture_sets
 from benchmarks.record import paired_difference_text, setting
 from benchmarks.trials import train_trial
 from mnist_lib.assignment import Resources
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.table import Table
 from mnist_lib.spec import TrialSpec, defaults_for
 
 # Accuracy in percent that the mean of the draws has to reach, by model and number of pictures.
@@ -160,20 +161,20 @@ def on_digits(source: Path | None, draws: int) -> None:
     print("\n".join(lines))
 
 
-def splits_of(source: Path | None) -> tuple[Split, Split]:
+def splits_of(source: Path | None) -> tuple[Table, Table]:
     """Return the training and the test images of MNIST or, without its files, the embedded digits."""
     if source is None:
         with np.load(FOLDER / "mnist-mini.npz") as arrays:
-            return tuple(Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))  # type: ignore[return-value]
+            return tuple(Table.of(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))  # type: ignore[return-value]
     (train, train_labels), (test, test_labels) = mnist(source, "train"), mnist(source, "t10k")
-    return Split(train[..., None], train_labels), Split(test[..., None], test_labels)
+    return Table.of(train[..., None], train_labels), Table.of(test[..., None], test_labels)
 
 
 def accuracies(
     model: str,
     pictures: int,
-    train: Split,
-    test: Split,
+    train: Table,
+    test: Table,
     draws: Sequence[int],
     resources: Resources,  # of the process, which takes its number of threads only once
     **settings: Any,

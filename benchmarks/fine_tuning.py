@@ -21,7 +21,8 @@ from benchmarks.record import setting
 from benchmarks.trials import train_trial
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import DIGITS
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.pretrained import Pretrained, StoredWeights
 from mnist_lib.spec import TrialSpec, defaults_for
 
@@ -61,7 +62,7 @@ def main() -> None:
             print(f"| {per_class} | {name} | {statistics.fmean(found):.2%} | {spread:.2f} | {better} |", flush=True)
 
 
-def digits_weights(train: Split, test: Split, resources: Resources, epochs: int = 5) -> StoredWeights:
+def digits_weights(train: Table, test: Table, resources: Resources, epochs: int = 5) -> StoredWeights:
     """Return the weights of a network that is trained on digits."""
     dataset = Dataset.of("digits", "1", train, test)
     result = train_trial(TrialSpec.of(MODEL, dataset="digits", epochs=epochs), dataset, resources)
@@ -78,10 +79,10 @@ def accuracy(per_class: int, seed: int, digits: StoredWeights, resources: Resour
     return train_trial(spec, dataset, resources, Pretrained(versions={sha256: digits})).record.test_accuracy
 
 
-def letters(per_class: int, seed: int) -> Split:
+def letters(per_class: int, seed: int) -> Table:
     """Return printed letters, light on dark."""
     random, labels = np.random.default_rng(seed), np.repeat(np.arange(len(CLASSES), dtype=np.uint8), per_class)
-    return Split(np.stack([_letter(CLASSES[int(label)], random) for label in labels])[..., None], labels)
+    return Table.of(np.stack([_letter(CLASSES[int(label)], random) for label in labels])[..., None], labels)
 
 
 def _letter(sign: str, random: np.random.Generator) -> Pixels:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,9 +23,10 @@ from benchmarks.drawings import Pixels, Random, font_files, glyphs, varied
 from benchmarks.record import setting
 from benchmarks.trials import train_trial
 from mnist_lib.assignment import Resources
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import COLUMNS, TEST, Dataset
+from mnist_lib.data.table import TEST
 from mnist_lib.documents import Interval
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import percent
@@ -142,12 +142,10 @@ def read(home: str, name: str, group_by: str | None = None) -> Dataset:
 
 def tested_on(dataset: Dataset, others: Dataset) -> Dataset:
     """Return the train images of a dataset with all images of another one as test images."""
-    train, columns = len(dataset.train), dict[str, Any]()
-    for column in [column for column in COLUMNS if column != "files"]:  # paths have other lengths
-        columns[column] = np.concatenate((getattr(dataset, column)[:train], getattr(others, column)))
-    columns |= {"files": np.empty((len(columns["part"]), 0), np.uint8)}
-    columns["part"][train:] = TEST
-    return replace(dataset, **columns).with_fingerprint()
+    train, test = (replace(table, files=table.files[:, :0]) for table in (dataset.train, others.table))
+    table = train.followed_by(replace(test, splits=np.full(len(test), TEST, np.uint8)))
+    dataset = replace(dataset, table=table)
+    return replace(dataset, fingerprint=dataset.fingerprint_of_splits())
 
 
 def measured(dataset: Dataset, spec: TrialSpec, resources: Resources) -> Measured:

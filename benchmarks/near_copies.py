@@ -22,9 +22,10 @@ from PIL import Image
 from benchmarks import drawings
 from benchmarks.drawings import Pixels, Random
 from benchmarks.record import setting
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import read_embedded
 from mnist_lib.data.near_copies import near_copies
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.table import Table
 from mnist_lib.results import Accuracy
 from mnist_lib.wording import percent
 
@@ -121,7 +122,7 @@ def photographs(folder: Path) -> Pixels:
 
 def named(train: Pixels, test: Pixels) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], int, float]:
     """Return whether each test image is named a near-copy, [n], how many could be compared, and the seconds it took."""
-    one, other = (Split(images, np.zeros(len(images), np.uint8)) for images in (train, test))
+    one, other = (Table.of(images, np.zeros(len(images), np.uint8)) for images in (train, test))
     dataset, begin = Dataset.of("images", "1", one, other), time.monotonic()
     found = near_copies(dataset)
     return ~found.distinct(len(test)), found.compared, time.monotonic() - begin

@@ -41,8 +41,9 @@ from benchmarks.record import setting
 from benchmarks.trials import train_trial
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import DIGITS
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
-from mnist_lib.data.split import TEST_SHARE, Dataset, Split
+from mnist_lib.data.table import TEST_SHARE, Table
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures import rejecting
 from mnist_lib.pictures.ink import centre
@@ -154,7 +155,7 @@ class Task:
     """What models are trained on, and other pictures, laid out as theirs: [n, height, width, channels]."""
 
     name: str
-    pictures: Split
+    pictures: Table
     classes: Sequence[str]
     others: Mapping[str, Pixels]
     trained: Sequence[tuple[str, int]]  # models, and their numbers of training pictures
@@ -173,7 +174,7 @@ def tasks(mnist: Path, sources: Path, count: int) -> Iterator[Task]:
             if kind.name in wanted and (drawn := sample([*kind.pictures], count, random))
         }
     parts = [drawings.mnist(mnist, part) for part in ("train", "t10k")]
-    digits = Split(np.concatenate([images for images, _ in parts])[..., None], np.concatenate([y for _, y in parts]))
+    digits = Table.of(np.concatenate([images for images, _ in parts])[..., None], np.concatenate([y for _, y in parts]))
     sizes = [("keras-cnn", 60_000), ("keras-cnn", 1_000), ("keras-cnn", 300), ("keras", 60_000), ("scratch", 60_000)]
     yield Task("digits", digits, DIGITS, others, sizes)
     photos, side = drawings.photographs(sources / "evaluation" / "photographs"), (PIECE_SIDE, PIECE_SIDE)
@@ -184,7 +185,7 @@ def tasks(mnist: Path, sources: Path, count: int) -> Iterator[Task]:
     signs = [piece(str(sign), fonts, random) for sign in random.choice([*string.ascii_letters], count)]
     others = {"letters": np.stack(signs), "parts of photographs": np.stack([*map(np.asarray, parts_of_photos)])}
     sizes = [("keras-cnn", 1_000), ("keras-cnn", 300), ("keras", 1_000)]
-    yield Task("chess pieces", Split(np.stack(drawn_pieces), labels), [name for name, _ in PIECES], others, sizes)
+    yield Task("chess pieces", Table.of(np.stack(drawn_pieces), labels), [name for name, _ in PIECES], others, sizes)
 
 
 def sample(pictures: Sequence[Pixels], count: int, random: np.random.Generator) -> list[Pixels]:

@@ -1,7 +1,7 @@
 """A trial of a benchmark in this process, without Ray."""
 
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec

@@ -22,7 +22,7 @@ from benchmarks.few_pictures import splits_of
 from benchmarks.record import paired_difference_text, setting
 from jobs.train.plan import KNOWN_WEIGHTS_RATE
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from mnist_lib.results import EpochDone
 from mnist_lib.spec import TrialSpec, defaults_for
 
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def pair(
-    model: str, pictures: int, epochs: int, train: Split, test: Split, seed: int, resources: Resources
+    model: str, pictures: int, epochs: int, train: Table, test: Table, seed: int, resources: Resources
 ) -> tuple[Trained, Trained]:
     """Train on so many pictures from random weights, and from a version that was trained on 10/11 of them."""
     train = train.take(np.random.default_rng(seed).permutation(len(train))[:pictures])
@@ -102,7 +102,7 @@ class FirstEpochs:
 
 
 def first_epochs(
-    model: str, pictures: int, rates: Sequence[float], train: Split, test: Split, seed: int, resources: Resources
+    model: str, pictures: int, rates: Sequence[float], train: Table, test: Table, seed: int, resources: Resources
 ) -> dict[tuple[str, float], FirstEpochs]:
     """Return what the first epochs change, by the pictures and the share of the default learning rate."""
     train = train.take(np.random.default_rng(seed).permutation(len(train))[:pictures])
@@ -121,7 +121,7 @@ def first_epochs(
     return found
 
 
-def table_of_first_epochs(seeds: Sequence[int], train: Split, test: Split, resources: Resources) -> Iterator[str]:
+def table_of_first_epochs(seeds: Sequence[int], train: Table, test: Table, resources: Resources) -> Iterator[str]:
     yield f"n = {len(seeds)} seeds."
     yield "\n| model | pictures | rate | after 1 epoch | after 2 | after 3 | epochs to the accuracy from scratch |"
     yield "|---" * 7 + "|"
@@ -144,7 +144,7 @@ def rows_of_first_epochs(model: str, pictures: int, found: Sequence[dict[tuple[s
     return rows
 
 
-def learn(spec: TrialSpec, train: Split, test: Split, resources: Resources, start: "Weights | None" = None) -> Trained:
+def learn(spec: TrialSpec, train: Table, test: Table, resources: Resources, start: "Weights | None" = None) -> Trained:
     """Train, from the given weights but with random states of its own, and test after each epoch."""
     from mnist_lib.data.batches import Plan
     from mnist_lib.models.building import build_model

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     from mnist_lib.report.dataset import dataset_tables, describe, draw_examples, examples_as_text
 
     description = describe(
-        dataset, options.data_dir or default_data_dir() if dataset.reusable else None, options.data().folder
+        dataset, options.data_dir or default_data_dir() if dataset.report.reusable else None, options.data().folder
     )
     if options.picture is not None:
         with atomic_output(options.picture) as written:

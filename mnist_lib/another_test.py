@@ -13,9 +13,10 @@ import numpy as np
 
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_in_storage
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, Split, file_of, indices_of
+from mnist_lib.data.table import Table, indices_of
 from mnist_lib.documents import Interval
 from mnist_lib.errors import DataError
 from mnist_lib.intervals import accuracy_interval, units_of
@@ -86,7 +87,7 @@ def another_test(
     predict: "Callable[[Any], NDArray[np.float32]]",
     request: DataRequest,
     progress: Callable[[str], object] = lambda text: None,
-) -> tuple[AnotherTest, Split, StoredTrial]:
+) -> tuple[AnotherTest, Table, StoredTrial]:
     """Test a version on a folder of pictures, or on the test split of another dataset.
 
     Args:
@@ -104,17 +105,18 @@ def another_test(
     train = len(dataset.train)
     test = len(dataset.test)
     rows = np.arange(0 if request.folder is not None else train, train + test)
-    labels = _labels_of(version, dataset)[rows]
+    of_classes = dataset.table.take(rows)
+    labels = _labels_of(version, dataset, of_classes)
     if (labels < 0).all():
         expected = f"{dataset.name}: expected classes of {version.name}, such as {facts.classes[0]}"
         raise DataError(f"{expected}, got {', '.join(dataset.classes)[:300]}; rename the folders of the classes")
-    unknown = np.bincount(dataset.labels[rows][labels < 0], minlength=len(dataset.classes))
+    unknown = np.bincount(of_classes.labels[labels < 0], minlength=len(dataset.classes))
     rows = rows[labels >= 0]
     labels = labels[labels >= 0]
     unread = 0
-    images = dataset.images
+    images = dataset.table.images
     if request.folder is not None and facts.name in DATASETS:
-        read = _as_predicted(request.folder, dataset.take(rows), facts)
+        read = _as_predicted(request.folder, dataset.table.take(rows), facts)
         is_read = np.array([image is not None for image in read])
         unread = int((~is_read).sum())
         rows = rows[is_read]
@@ -124,13 +126,14 @@ def another_test(
     probabilities = predict(images[rows])
     is_known = np.zeros(len(rows), bool)
     for hashes in trained_images(objects, origins(objects, [version.name], [])).values():
-        is_known |= indices_of(dataset.hashes[rows], hashes) >= 0
+        is_known |= indices_of(dataset.table.hashes[rows], hashes) >= 0
     new = np.flatnonzero(~is_known)
     correct = probabilities.argmax(axis=1) == labels
-    groups = None if dataset.group_by is None else dataset.groups[rows[new]]
+    groups = None if dataset.group_by is None else dataset.table.groups[rows[new]]
     answered = StoredTrial.of(probabilities[new], labels[new])
     recall = recall_by_class(correct[new], labels[new], len(facts.classes), groups)
-    tested = Split(images[rows[new]], labels[new], dataset.hashes[rows[new]], dataset.files[rows[new]])
+    about = dataset.table.take(rows[new])
+    tested = Table.of(images[rows[new]], labels[new], about.hashes, files=about.files)
     found = AnotherTest(
         version=version.name,
         dataset=dataset.name,
@@ -144,20 +147,20 @@ def another_test(
         confusion=answered.confusion.tolist(),
         unknown={dataset.classes[i]: int(unknown[i]) for i in np.flatnonzero(unknown)},
         unread=unread,
-        left_out=tuple(text for text in dataset.notices if text.startswith("left out")),
+        left_out=tuple(text for text in dataset.report.notices if text.startswith("left out")),
         groups=None if groups is None else int(units_of(len(new), groups).max(initial=-1)) + 1,
         mistakes=[_mistake(each, tested, facts.classes) for each in answered.mistakes],
     )
     return found, tested, answered
 
 
-def _labels_of(version: Version, dataset: Dataset) -> "NDArray[Any]":
-    """Return the class of the version for each image of a dataset, [images]; -1 if it knows none of that name."""
+def _labels_of(version: Version, dataset: Dataset, images: Table) -> "NDArray[Any]":
+    """Return the class of the version for images of a dataset, [images]; -1 if it knows none of that name."""
     numbers = {name: number for number, name in enumerate(version.facts.dataset.classes)}
-    return np.array([numbers.get(name, -1) for name in dataset.classes])[dataset.labels]
+    return np.array([numbers.get(name, -1) for name in dataset.classes])[images.labels]
 
 
-def _mistake(mistake: Mistake, tested: Split, classes: Sequence[str]) -> dict[str, Any]:
+def _mistake(mistake: Mistake, tested: Table, classes: Sequence[str]) -> dict[str, Any]:
     return {
         "file": tested.file(mistake.image),
         "label": classes[mistake.label],
@@ -166,10 +169,10 @@ def _mistake(mistake: Mistake, tested: Split, classes: Sequence[str]) -> dict[st
     }
 
 
-def _as_predicted(folder: Path, dataset: Dataset, facts: DatasetFacts) -> "list[NDArray[np.uint8] | None]":
+def _as_predicted(folder: Path, pictures: Table, facts: DatasetFacts) -> "list[NDArray[np.uint8] | None]":
     """Read pictures as `jobs.predict` does for a version of the catalog's digits; None for one that it refuses."""
     layout = Layout.of(facts.name, Shape(*facts.image_shape))
-    paths = [folder / str(file_of(path)) for path in dataset.files]
+    paths = [folder / str(pictures.file(row)) for row in range(len(pictures))]
     with Sandboxes(len(paths)) as sandboxes:
-        pictures = sandboxes.map(partial(read_file, layout=layout), paths)
-        return [picture.image if isinstance(picture, Picture) else None for picture in pictures]
+        read = sandboxes.map(partial(read_file, layout=layout), paths)
+        return [picture.image if isinstance(picture, Picture) else None for picture in read]

@@ -22,7 +22,7 @@ from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.images import ImageArray, Images
 from mnist_lib.data.made_up import SURFACES, is_blank
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from mnist_lib.documents import reading
 from mnist_lib.errors import IntegrityError, ModelError, SpecError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
@@ -170,7 +170,7 @@ class Evaluation:
         return self.max_difference <= MAX_ROUNDING
 
 
-def compare_with_stored(stored: Predictions, predict: Predict, test: Split) -> Evaluation:
+def compare_with_stored(stored: Predictions, predict: Predict, test: Table) -> Evaluation:
     """Predict the test split again and compare. Raises IntegrityError if these are no such predictions."""
     probabilities = predict(test.images)
     with reading(stored.name, "a model with predictions as they are stored"):

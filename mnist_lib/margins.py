@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.split import ImageHashes, Labels, Split
+from mnist_lib.data.table import ImageHashes, Labels, Table
 from mnist_lib.documents import reading
 from mnist_lib.objects.archives import npz, read_npz
 
@@ -51,7 +51,7 @@ class Margins:
     quartiles: NDArray[np.float32]  # [3]: of all images, also of those that are not stored
 
     @classmethod
-    def of(cls, sums: Sums, split: Split) -> "Margins":
+    def of(cls, sums: Sums, split: Table) -> "Margins":
         """Return the lowest margins of the images of a split that have been trained on in an epoch that counts."""
         means = sums[0] / np.maximum(sums[1], 1)
         trained = np.flatnonzero(sums[1])

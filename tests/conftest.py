@@ -28,8 +28,9 @@ import numpy as np
 import pytest
 
 from mnist_lib.assignment import Resources
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.table import Table
 from mnist_lib.environment import _without_collections
 from mnist_lib.pictures.sandbox import Sandbox
 from tests.support.bounds import wait_until
@@ -189,7 +190,7 @@ def is_tensorflow_used() -> bool:
 def digits() -> Dataset:
     """mnist-mini, read directly from its file."""
     with np.load(FOLDER / "mnist-mini.npz") as arrays:
-        train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
+        train, test = (Table.of(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
     return Dataset.of("mnist-mini", "1.0.0", train, test)
 
 

@@ -40,7 +40,8 @@ from benchmarks.digits import write_digits
 from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
 from mnist_lib.assignment import Resources
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.promotion import Rule
 from tests.support.results import trial_result
@@ -89,7 +90,7 @@ def test_the_phases_of_a_job_take_no_longer_than_the_job(digits_file: Path, tmp_
 
 
 def test_the_errors_of_an_ensemble_are_listed_and_drawn() -> None:
-    images = Split(np.zeros((4, 28, 28, 1), np.uint8), np.array([0, 1, 1, 1], np.uint8))
+    images = Table.of(np.zeros((4, 28, 28, 1), np.uint8), np.array([0, 1, 1, 1], np.uint8))
     by_seed = ([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.9, 0.1]], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.4, 0.6]])
     results = [
         trial_result(

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from mnist_lib import api
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.contents import read_manifest
 from mnist_lib.store.runs import RunFolder

@@ -7,7 +7,7 @@ from stopwatch import BATCH_SIZE, digits, measure
 
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from mnist_lib.models.building import build_model
 from mnist_lib.results import EpochDone
 from mnist_lib.spec import TrialSpec
@@ -22,7 +22,7 @@ resources = Resources(cpus=threads, cpu_replicas=replicas)
 configure_process(resources, spec)
 
 data = digits()
-images = Split(data.train_images, data.train_labels)
+images = Table.of(data.train_images, data.train_labels)
 model = build_model(spec, (28, 28, 1), 10)
 trainer = Trainer(model, spec, mirrored_strategy(resources))
 plan = Plan(len(images), BATCH_SIZE, replicas)

@@ -7,13 +7,14 @@ import time
 from stopwatch import digits
 
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
 data = digits()
-train, test = Split(data.train_images, data.train_labels), Split(data.test_images, data.test_labels)
+train, test = Table.of(data.train_images, data.train_labels), Table.of(data.test_images, data.test_labels)
 dataset = Dataset.of("bench", "1", train, test)
 specs = [TrialSpec.of(sys.argv[3], seed=seed, epochs=1) for seed in range(int(sys.argv[2]) + 1)]
 seconds, begin = [], time.perf_counter()

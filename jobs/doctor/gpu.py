@@ -18,9 +18,9 @@ from jobs.console.output import print_result
 from jobs.doctor.checks import INSTALL, INSTALL_GPU, DoctorOptions, Finding
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.availability import default_data_dir
-from mnist_lib.data.split import Dataset
 from mnist_lib.documents import decode, encode
 from mnist_lib.environment import MODULE, child_variables, import_keras, usable_cpus
 from mnist_lib.errors import MnistError

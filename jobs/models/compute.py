@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import RenderableType
 
-    from mnist_lib.data.split import Dataset, ImageHashes, Split
+    from mnist_lib.data.dataset import Dataset
+    from mnist_lib.data.table import ImageHashes, Table
 
 NUM_MISTAKES = 5  # that `evaluate --on` prints; the report shows more
 NUM_EXPORT_IMAGES = 100  # test images on which an exported file is compared with the stored version
@@ -211,14 +212,14 @@ def dataset_request(version: Version, dataset: str | None, **arguments: Any) -> 
     return DataRequest(dataset=dataset or tested_on.name, **arguments).shaped(tested_on.image_shape)
 
 
-def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Split":
+def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Table":
     """Return the images that the version was tested on, with the labels that they had then.
 
     Raises DataError if the dataset here does not have them.
     """
     import numpy as np  # it takes time to load, and most commands do without
 
-    from mnist_lib.data.split import Split, indices_of
+    from mnist_lib.data.table import Table, indices_of
 
     tested_on = version.facts.dataset.fingerprint
     dataset = load_dataset(data, objects, used=used_labels(objects, version))
@@ -235,7 +236,7 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Spli
             f" all but {missing:,}; name the same data with --dataset, --data-dir or --data-source"
         )
     rows = np.where(in_test < 0, in_train, len(train) + in_test)
-    return Split(dataset.images[rows], stored.labels, stored.hashes)
+    return Table.of(dataset.table.images[rows], stored.labels, stored.hashes)
 
 
 def used_labels(objects: Objects, version: Version) -> UsedLabels:

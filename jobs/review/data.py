@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from jobs.models.compute import load_dataset
 from jobs.review.labels import DecisionError
 from mnist_lib.data.corrections import NONE
+from mnist_lib.data.dataset import is_validated
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.mirror import with_local_files
 from mnist_lib.data.sources.own_pictures import listing_of
-from mnist_lib.data.split import hash_of_text, is_held_out, shares_of, text_of
+from mnist_lib.data.table import hash_of_text, is_held_out, shares_of, text_of
 from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_part
@@ -32,7 +33,8 @@ from mnist_lib.pictures.rejecting import Rejection, rejection
 from mnist_lib.pictures.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from mnist_lib.data.split import Dataset, Split
+    from mnist_lib.data.dataset import Dataset
+    from mnist_lib.data.table import Table
 
 MAX_VIEWS = 64  # that are held in memory
 SIDE, ZOOMED_SIDE = 640, 2_400  # pixels of the longer side of a view, at most
@@ -132,24 +134,29 @@ class ReviewedData:
             return []
         return [self.folder / path for path in self.listing.paths[: self.listing.in_classes]]
 
-    def images(self, split: str) -> "Split":
+    def images(self, split: str) -> "Table":
         return self.dataset.test if split == "hold-out" else self.dataset.train
 
     def _split(self, split: SplitName, index: int) -> SplitName:
         """Return the split of an image, by its index in the training or the test images."""
-        return "validation" if split == "training" and self._is_validated(self.dataset.ranks[index]) else split
+        return "validation" if split == "training" and self._validated[index] else split
 
-    def _is_validated(self, rank: float) -> bool:
-        percent = self.dataset.percent_for_validation(self.validation_percent)
-        return percent > 0 and rank < percent / 100
+    @functools.cached_property
+    def _validated(self) -> NDArray[np.bool_]:
+        """Whether each training image is for validation."""
+        return is_validated(self.dataset.train, self._percent)
+
+    @functools.cached_property
+    def _percent(self) -> int:
+        return self.dataset.percent_for_validation(self.validation_percent)
 
     def file_item(self, path: Path, image: str) -> ReviewItem:
         """Return the picture in a file. One that is not in the dataset has no label. `image`: the hash of its pixels"""
         if image in self.known:
             return ReviewItem(image, str(path), path, *self.known[image])
         row = hash_of_text(image)[None]
-        is_validated = self._is_validated(shares_of(row)[0, 1])
-        split: SplitName = "hold-out" if is_held_out(row)[0] else "validation" if is_validated else "training"
+        below = shares_of(row)[0, 1] < self._percent / 100 and not self.dataset.train.validation.any()
+        split: SplitName = "hold-out" if is_held_out(row)[0] else "validation" if below else "training"
         is_inside = self.folder is not None and path.resolve().is_relative_to(self.folder.resolve())
         return ReviewItem(image, str(path), path, split, None, is_new=not is_inside)
 

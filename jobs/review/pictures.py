@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jobs.review.data import LearnedLabel, ReviewedData, ReviewItem, SplitName
 from jobs.review.labels import Labels
-from mnist_lib.data.split import text_of
+from mnist_lib.data.table import text_of
 from mnist_lib.errors import DataError, ImageError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.examination import examine_file

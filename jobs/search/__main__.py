@@ -12,7 +12,7 @@ from jobs.search.options import SearchOptions
 from jobs.search.plan import SearchPlan
 from jobs.train.__main__ import checked_plan, run_job
 from jobs.train.plan import resolve_defaults_by
-from mnist_lib.data.volume import volume_of
+from mnist_lib.data.reading.volume import volume_of
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import mean_score
 from mnist_lib.run_documents import Summary

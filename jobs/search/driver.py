@@ -15,7 +15,7 @@ from jobs.train.recorder import Recorder
 from jobs.train.run import Run
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.history import ConfigurationFailed, Cut, RungDecision, RungScored, SearchDocument, Winner
 from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialStarted
 from mnist_lib.run_documents import SearchSummary, Summary

@@ -32,7 +32,7 @@ from mnist_lib.spec import (
 from mnist_lib.wording import one_line
 
 if TYPE_CHECKING:
-    from mnist_lib.data.split import Dataset
+    from mnist_lib.data.dataset import Dataset
 
 BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
 MAX_SPACE_BYTES = 100_000

@@ -14,8 +14,8 @@ from jobs.train.initial_versions import start_text, versions_to_start_from, with
 from jobs.train.options import TrainOptions, names_to_start_from
 from jobs.train.plan import Plan, resolve_defaults_by, weights_texts
 from mnist_lib.catalog import PICTURE_MODEL
+from mnist_lib.data.reading.volume import Volume, volume_of
 from mnist_lib.data.request import DEFAULT_SIDE, DataRequest
-from mnist_lib.data.volume import Volume, volume_of
 from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.spec import (

@@ -20,10 +20,10 @@ from mnist_lib.catalog import DATASETS
 from mnist_lib.clock import steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, DatasetState, growth
 from mnist_lib.data.corrections import labels_in_storage
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.hold_out import require_untrained
 from mnist_lib.data.prepared.folder import protect_images
 from mnist_lib.data.prepared.writer import ProgressFile
-from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.report.texts import changes_text, groups_texts, growth_texts, near_copies_texts
@@ -103,7 +103,7 @@ class RunDataset:
         if self._known is None:
             self._known = info = self._prepared()
             self.prepared = steady_time()
-            protect_images(info.images)
+            protect_images(info.table.images)
             self._plan = self._plan.resolve_defaults(lambda: len(info.train))
             options = self._plan.options
             info.check_use(options.percent_for_validation, options.folds)
@@ -118,11 +118,11 @@ class RunDataset:
         """Record what the run begins with, and compare it with what an earlier driver has recorded."""
         if self._begun is None:
             begun = RunData(
-                info.used_labels,
+                info.report.used_labels,
                 self._since,
                 options.init_from or (),
                 info.image_shape,  # type: ignore[arg-type]  # it has 1, 3 or 4 channels
-                info.unreadable,
+                info.report.unreadable,
             )
             begin_with(self._folder, begun)
         self._folder.require_same("fingerprint.txt", info.fingerprint, "dataset")
@@ -131,7 +131,7 @@ class RunDataset:
         log.info("%s: %s training images, %s test images", info.name, f"{len(info.train):,}", f"{len(info.test):,}")
         for text in groups_texts(info.group_counts):
             log.info("%s: %s", info.name, text)
-        if not info.reusable:
+        if not info.report.reusable:
             log.info(
                 "the folder of prepared datasets could not be written, so the images are among the temporary files, and"
                 " the next run may have to prepare them again; use another --data-dir"
@@ -142,7 +142,7 @@ class RunDataset:
                 " some out with --validation-percent",
                 *(info.name, f"{len(info.train):,}", VALIDATION_PERCENT, MIN_VALIDATION),
             )
-        for notice in info.notices:
+        for notice in info.report.notices:
             log.warning("%s: %s", info.name, notice)
         if self._has_known_shape:
             size = " x ".join(map(str, info.image_shape))
@@ -204,11 +204,11 @@ class RunDataset:
             changes=self._changes(),
             objections=self._objections,
             accept=shlex.join(self._accept_command) if self._objections else None,
-            newly_damaged=len({*self.info.unreadable} - self._known_unreadable),
+            newly_damaged=len({*self.info.report.unreadable} - self._known_unreadable),
         )
 
     def _changes(self) -> ChangesSummary | None:
-        changes = self.info.changes
+        changes = self.info.report.changes
         since = self._since
         if changes is None or since is None:
             return None

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,12 @@ from cluster.tasks import call_on_node
 from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.corrections import UsedLabels
+from mnist_lib.data.dataset import Changes, Dataset
 from mnist_lib.data.images import read_part
 from mnist_lib.data.prepared.folder import on_this_node
 from mnist_lib.data.prepared.writer import ProgressFile
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Changes, Dataset, ImageHashes
+from mnist_lib.data.table import ImageHashes
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
@@ -71,9 +72,9 @@ def prepare_dataset(
     show = preparation.progress.write if preparation.progress else lambda text: None
     dataset = prepare(request, show, labels=preparation.labels, used=preparation.used)
     dataset = with_near_copies(without_trained(dataset, preparation.trained), request, show)
-    dataset = replace(dataset, refused=_refused_models(models, dataset, pretrained))
+    dataset = dataset.reporting(refused=_refused_models(models, dataset, pretrained))
     state = DatasetState.of(dataset)
-    info = replace(dataset.without_images(), changes=_changes_since(preparation.before, state))
+    info = dataset.without_images().reporting(changes=_changes_since(preparation.before, state))
     return dataset, info, np.frombuffer(state.content(), np.uint8)
 
 
@@ -146,6 +147,6 @@ def run_lane(
         dataset: Dataset = ray.get(images)
         is_there = ray.get_runtime_context().get_node_id() == node
         read = None if is_there else functools.partial(call_on_node, node, read_part)
-        return replace(dataset, images=on_this_node(dataset.images, read))
+        return dataset.with_images(on_this_node(dataset.table.images, read))
 
     yield from run_trials(assignments, load, resources, place, checkpoint_seconds, lambda: ray.get(pretrained))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD
 from mnist_lib.data.made_up import MadeUp
-from mnist_lib.data.split import Labels, Split
+from mnist_lib.data.table import Labels, Table
 
 # The maxima of a chunk. A few dozen steps already make Python's overhead small; 117 steps of 128 MNIST images take
 # 12 MB.
@@ -104,7 +104,7 @@ class Chunk(NamedTuple):
     parts: tuple[ReplicaPart, ...]  # one per replica
 
 
-def blank_chunk(split: Split, plan: Plan) -> Chunk:
+def blank_chunk(split: Table, plan: Plan) -> Chunk:
     """Return a chunk of one real step, in shape and type like those of `epochs`, with black images of class 0."""
     batches = (plan.steps_per_chunk, plan.replica_batch_size)
     images = tf.zeros((*batches, *split.images.shape[1:]), split.images.dtype)
@@ -127,7 +127,7 @@ def order_of(images: int, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
 
 
 def epochs(
-    split: Split,
+    split: Table,
     plan: Plan,
     seed: int,
     first: int,

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.data.dataset import Changes, Dataset
 from mnist_lib.data.request import ClassNames, CountsBySplit, Growth
-from mnist_lib.data.split import Changes, Dataset, ImageHashes, Labels
+from mnist_lib.data.table import ImageHashes, Labels
 from mnist_lib.documents import decode, encode, reading
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.results import Accuracy
 
 SPLITS = ("train", "test")
+PARTS = np.array((0, 1, 4, 5), np.uint8)  # in a file: train, test, and counter-examples for them, with the label 0
 MAX_STATE_BYTES = 1 << 31  # 100 million images
 MAX_EARLIER_RUNS = 30
 # More images of a class than this many times the mean of earlier runs, and at least so many, are unusual.
@@ -29,12 +31,15 @@ class DatasetState:
 
     hashes: ImageHashes  # [images, 2]
     labels: Labels  # [images]
-    split: NDArray[np.uint8]  # [images], 0: train, 1: test
+    split: NDArray[np.uint8]  # [images], of PARTS
     classes: tuple[str, ...]
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DatasetState":
-        return cls(dataset.hashes, dataset.labels, dataset.part, dataset.classes)
+        table = dataset.table
+        is_none = table.labels == len(dataset.classes)
+        labels = table.labels * ~is_none
+        return cls(table.hashes, labels, PARTS[2 * is_none + table.splits], dataset.classes)
 
     @classmethod
     def read(cls, content: bytes, name: str) -> "DatasetState":

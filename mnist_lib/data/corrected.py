@@ -7,25 +7,15 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.corrections import NONE, Correction, CorrectionCounts, UsedLabels, parse_corrections
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.sources.scan import MAX_NAMED, listed
-from mnist_lib.data.split import (
-    COUNTER_EXAMPLE,
-    TEST,
-    UNDECIDED,
-    Dataset,
-    ImageHashes,
-    Labels,
-    as_labels,
-    file_of,
-    hash_of_text,
-    indices_of,
-    text_of,
-)
+from mnist_lib.data.table import TEST, ImageHashes, Labels, Table, hash_of_text, indices_of, text_of
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.wording import counted
@@ -51,58 +41,65 @@ def with_corrections(
             or to test.
     """
     corrections = _Corrections.of(parse_corrections(content, where), dataset.classes)
-    is_none = dataset.part >= COUNTER_EXAMPLE  # corrections do not concern these
-    found = np.where(is_none, -1, indices_of(dataset.hashes, corrections.hashes))
+    before = dataset.table
+    shows_class = before.labels < len(dataset.classes)  # corrections do not concern counter-examples
+    found = np.where(shows_class, indices_of(before.hashes, corrections.hashes), -1)
     corrected = found >= 0
-    in_test = (dataset.part % UNDECIDED == TEST) & ~is_none
-    undecided = (dataset.part >= UNDECIDED) & ~is_none
     used = np.unique(found[corrected])
     corrections.check(used, dataset, where)
-    labels = dataset.labels.astype(np.int64)
-    labels[corrected] = corrections.labels[found[corrected]]
-    changed, stays = labels != dataset.labels, labels != REMOVED
-    stands, random, disputed = np.zeros((3, len(labels)), bool)
-    for column, values in (
-        (stands, corrections.stands),
-        (random, corrections.random),
-        (disputed, corrections.disputed),
-    ):
+
+    def of_images(values: NDArray[Any]) -> NDArray[Any]:
+        """Return a column of the corrections for each image; 0 for one without a correction."""
+        column = np.zeros(len(before), values.dtype)
         column[corrected] = values[found[corrected]]
+        return column
+
+    labels = np.where(corrected, of_images(corrections.labels), before.labels)
+    changed = labels != before.labels
+    stays = labels != REMOVED
+    in_test = (before.splits == TEST) & shows_class
     counts = CorrectionCounts(
         applied=int((changed & stays).sum()),
-        confirmed=int((stands & ~changed).sum()),
+        confirmed=int((of_images(corrections.stands) & ~changed).sum()),
         removed=int((~stays).sum()),
         holdout=int((changed & in_test).sum()),
-        disputed_holdout=int((changed & in_test & disputed).sum()),
+        disputed_holdout=int((changed & in_test & of_images(corrections.disputed)).sum()),
         unknown=len(corrections.labels) - len(used),
     )
-    fingerprint = _fingerprint(dataset, labels, np.where(undecided, corrected, changed))
-    rows = np.flatnonzero(stays & (corrected | ~undecided))
-    part = np.where(is_none, dataset.part, dataset.part % UNDECIDED)
-    rows = rows[np.argsort(part[rows], kind="stable")]  # pictures whose class is decided come last in their split
-    # An image that stays where it is is not copied.
-    result = dataset.take(slice(len(rows)) if np.array_equal(rows, np.arange(len(rows))) else rows)
+    fingerprint = _fingerprint(dataset, labels, np.where(before.conflicts, corrected, changed))
+    new_labels: Any = labels.astype(before.labels.dtype)
+    after = replace(
+        before,
+        labels=new_labels,
+        published=before.labels if published else new_labels,
+        reviewed=of_images(corrections.random),
+        conflicts=before.conflicts & ~corrected,
+    )
+    rows = np.flatnonzero(stays & ~after.conflicts)
+    rows = rows[np.argsort(after.parts(len(dataset.classes))[rows], kind="stable")]  # decided ones last in their split
     result = replace(
-        result,
-        labels=as_labels(labels[rows], len(dataset.classes)),
-        part=part[rows],
+        dataset,
+        # An image that stays where it is is not copied.
+        table=after.take(slice(len(rows)) if np.array_equal(rows, np.arange(len(rows))) else rows),
         # A folder has no other version.
         version=fingerprint[:8] if dataset.version == dataset.fingerprint[:8] else dataset.version,
         fingerprint=fingerprint,
-        published_test_labels=dataset.labels[rows][in_test[rows]] if published and changed[in_test].any() else None,
-        reviewed_test=random[rows][in_test[rows]] if random[rows][in_test[rows]].any() else None,
+    )
+    train = len(result.train)
+    test = len(result.test)
+    if not train + test or (for_training and not (train and test)):
+        more = "pictures" if dataset.group_by is None else "groups of pictures"
+        expected = "expected pictures to train and test on"
+        raise DataError(f"{dataset.name}: {expected}, got {train:,} and {test:,}; add more {more}")
+    notices = [*dataset.report.notices]
+    if not published:
+        notices += [*_contradictions(before, np.flatnonzero(after.conflicts)), *_missing_classes(result)]
+    return result.reporting(
+        notices=(*notices, *corrections.notices(used, dataset.classes, where)),
         corrections=counts if len(corrections.labels) else None,
         used_labels=UsedLabels.of(content),
-        corrected_hashes=dataset.hashes[changed] if changed.any() else None,
+        corrected=before.hashes[changed] if changed.any() else None,
     )
-    if not len(result.labels) or (for_training and not (len(result.train) and len(result.test))):
-        got = f"{len(result.train):,} and {len(result.test):,}"
-        more = "pictures" if dataset.group_by is None else "groups of pictures"
-        raise DataError(f"{dataset.name}: expected pictures to train and test on, got {got}; add more {more}")
-    notices = [*dataset.notices]
-    if not published:
-        notices += [*_contradictions(dataset, np.flatnonzero(undecided & ~corrected)), *_missing_classes(result)]
-    return replace(result, notices=(*notices, *corrections.notices(used, dataset.classes, where)))
 
 
 @dataclass(frozen=True)
@@ -167,21 +164,21 @@ def _fingerprint(dataset: Dataset, labels: NDArray[np.int64], changed: NDArray[n
     """Return the sha256 of the dataset before corrections and of each change; no image is hashed again."""
     if not changed.any():
         return dataset.fingerprint
-    hashes, labels = dataset.hashes[changed], labels[changed]
+    hashes, labels = dataset.table.hashes[changed], labels[changed]
     order = np.lexsort((labels, hashes[:, 1], hashes[:, 0]))
     return hashlib.sha256(f"{dataset.fingerprint}{hash_arrays((hashes[order], labels[order]))}".encode()).hexdigest()
 
 
-def _contradictions(dataset: Dataset, rows: NDArray[np.int64]) -> list[str]:
+def _contradictions(table: Table, rows: NDArray[np.int64]) -> list[str]:
     """Return a notice for the first pictures that are in several classes and have no correction."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for row in rows.tolist():
-        same[dataset.hashes[row].tobytes()].append(row)
+        same[table.hashes[row].tobytes()].append(row)
     groups = [*same.values()]
     notices = [
         "left out, the same picture in several classes: "
-        + listed([file_of(dataset.files[row]) or text_of(dataset.hashes[row]) for row in ordered])
-        for ordered in (_one_of_each_first(group, dataset.labels) for group in groups[:MAX_NAMED])
+        + listed([table.file(row) or text_of(table.hashes[row]) for row in ordered])
+        for ordered in (_one_of_each_first(group, table.labels) for group in groups[:MAX_NAMED])
     ]
     if len(groups) > MAX_NAMED:
         notices.append(f"left out, in several classes: {len(groups) - MAX_NAMED:,} more")

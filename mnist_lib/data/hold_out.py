@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mnist_lib.data.split import Dataset, ImageHashes, indices_of
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import ImageHashes, indices_of
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.wording import counted
@@ -21,7 +22,7 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
     Raises:
         DataError: no test image is left.
     """
-    test, notices = dataset.test, [*dataset.notices]
+    test, notices = dataset.test, [*dataset.report.notices]
     left_out = np.zeros(len(test), bool)
     for version, hashes in trained.items():
         new = ~left_out & (indices_of(test.hashes, hashes) >= 0)
@@ -36,21 +37,16 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
             f"{dataset.name}: expected test images on which {', '.join(trained)} was not trained, got none; start"
             " from another version, or add pictures"
         )
-    is_kept = np.ones(len(dataset.labels), bool)
+    is_kept = np.ones(len(dataset.table), bool)
     is_kept[len(dataset.train) :][: len(test)] = ~left_out
-    rows = np.flatnonzero(is_kept)
     changed = f"{dataset.fingerprint}{hash_arrays([test.hashes[left_out]])}"
     fingerprint = hashlib.sha256(changed.encode()).hexdigest()
-    published = dataset.published_test_labels
-    reviewed = dataset.reviewed_test
     return replace(
-        dataset.take(rows),
+        dataset,
+        table=dataset.table.take(np.flatnonzero(is_kept)),
         version=fingerprint[:8] if dataset.version == dataset.fingerprint[:8] else dataset.version,
         fingerprint=fingerprint,
-        notices=tuple(notices),
-        published_test_labels=None if published is None else published[~left_out],
-        reviewed_test=None if reviewed is None else reviewed[~left_out],
-    )
+    ).reporting(notices=tuple(notices))
 
 
 def require_untrained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> None:

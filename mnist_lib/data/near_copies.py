@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.data.dataset import Dataset, NearCopies
 from mnist_lib.data.images import MAX_HELD_BYTES, ImageArray
-from mnist_lib.data.split import Dataset, NearCopies
 from mnist_lib.environment import usable_cpus
 from mnist_lib.wording import reported
 
@@ -42,7 +42,7 @@ def near_copies(dataset: Dataset, progress: Callable[[str], object] = lambda tex
         progress: called now and then with how many images are read, and then with how many are compared.
     """
     train, total = len(dataset.train), len(dataset.train) + len(dataset.test)
-    images = _ReducedImages(dataset.images[:total])
+    images = _ReducedImages(dataset.table.images[:total])
     with ThreadPoolExecutor(min(usable_cpus(), MAX_THREADS)) as threads:
         read = threads.map(images.marks, _blocks(total))
         read = reported(read, total, "images read for near-copies", progress, BLOCK)

@@ -1,12 +1,13 @@
 """Get a dataset, once per run: from a folder of pictures, here or in a bucket, or through TFDS."""
 
-import dataclasses
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
+from mnist_lib.data.dataset import Dataset, Report
 from mnist_lib.data.embedded import read_embedded
 from mnist_lib.data.made_up import kinds_unlike
 from mnist_lib.data.near_copies import near_copies
@@ -29,12 +30,23 @@ from mnist_lib.data.prepared.index import (
     tfds_hash,
     write_index,
 )
+from mnist_lib.data.reading.tables import (
+    Decoded,
+    counter_example_notices,
+    group_notices,
+    in_order,
+    table_of,
+    with_conflicts,
+    with_fingerprint,
+    with_splits,
+    without_copies,
+)
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.availability import check_source, default_data_dir, describe_availability
+from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.mirror import with_local_files
 from mnist_lib.data.sources.own_pictures import listing_of
 from mnist_lib.data.sources.scan import MAX_NAMED
-from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.objects.local import LocalObjects
 
@@ -67,20 +79,20 @@ def prepare(
     where = f"the corrections of {request.name}: {LABELS}"
     request = with_local_files(request)
     if request.folder is not None:
-        dataset = _read_folder(request, request.folder, progress)
+        dataset = _read_folder(request, progress)
         # Read after the pictures, which may take long, so that the newest corrections are used.
         file = LabelsFile(LocalObjects(request.folder))
         labels, where = file.content(), file.where
     else:
-        dataset = _read_other(request)
-    protect_images(dataset.images)
-    dataset = dataclasses.replace(dataset, reusable=not is_temporary(dataset.images))
+        dataset = _read_other(request, progress)
+    protect_images(dataset.table.images)
+    dataset = dataset.reporting(reusable=not is_temporary(dataset.table.images))
     if used is not None:
         labels = used.part_of(labels, where)
     dataset = with_corrections(dataset, labels, where, published=request.folder is None, for_training=for_training)
     if request.folder is None or not for_training:
         return dataset
-    return dataclasses.replace(dataset, made_up=kinds_unlike(dataset.train.images, dataset.train.labels))
+    return replace(dataset, made_up=kinds_unlike(dataset.train.images, dataset.train.labels))
 
 
 def with_near_copies(
@@ -103,25 +115,25 @@ def with_near_copies(
     first = zip(found.test[:MAX_NAMED], found.train[:MAX_NAMED], strict=True)
     files = ((dataset.test.file(test), dataset.train.file(train)) for test, train in first)
     named = tuple((test, train) for test, train in files if test and train)
-    return dataclasses.replace(dataset, near_copies=found, near_copy_files=named)
+    return dataset.reporting(near_copies=found, near_copy_files=named)
 
 
-def _read_other(request: DataRequest) -> Dataset:
+def _read_other(request: DataRequest, progress: Callable[[str], object]) -> Dataset:
     """Return a dataset that is not a folder, without corrections."""
     if request.entry is not None and request.entry.embedded:
         return read_embedded(request.dataset)
     try:
-        return _read_tfds(request, request.data_dir or default_data_dir())
+        return _read_tfds(request, request.data_dir or default_data_dir(), progress)
     except DataFolderError:
         if request.data_dir is not None:
             raise
         with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return _read_tfds(request, Path(temporary))
+            return _read_tfds(request, Path(temporary), progress)
 
 
-def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], object]) -> Dataset:
+def _read_folder(request: DataRequest, progress: Callable[[str], object]) -> Dataset:
     """Return the dataset in a folder of pictures, from its index if no picture has changed."""
-    from mnist_lib.data.reading.folder import read_folder, require_all_readable  # imports Pillow
+    from mnist_lib.data.reading.folder import decode_folder, require_all_readable  # imports Pillow
 
     listing = listing_of(request)
     state = pictures_hash(listing)
@@ -129,7 +141,7 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
     def prepared() -> Dataset | None:
         dataset = prepared_dataset(request, state)
         # With `strict`, the damaged ones are read again.
-        return None if dataset is not None and request.strict and dataset.unreadable else dataset
+        return None if dataset is not None and request.strict and dataset.report.unreadable else dataset
 
     dataset = prepared()
     if dataset is None:
@@ -137,35 +149,58 @@ def _read_folder(request: DataRequest, folder: Path, progress: Callable[[str], o
         with lock_preparation(request.name, path.with_suffix(LOCK_SUFFIX)):
             dataset = prepared()  # another process may have prepared it meanwhile
             if dataset is None:
-                index = read_index(request.name, path)
-                dataset, pictures = read_folder(request, listing, path.parent, index, progress)
-                write_index(dataset, path, request, state, pictures)
+                decoded = decode_folder(request, listing, path.parent, read_index(request.name, path), progress)
+                dataset = dataset_of(request, listing, decoded)
+                write_index(dataset, path, request, state, decoded.pictures)
         if request.strict:
             require_all_readable(dataset)
     # These are not in the index, which has what follows from them.
-    return dataclasses.replace(dataset, group_by=listing.group_by, none=request.none)
+    return replace(dataset, group_by=listing.group_by, none=request.none)
 
 
-def _read_tfds(request: DataRequest, data_dir: Path) -> Dataset:
+def _read_tfds(request: DataRequest, data_dir: Path, progress: Callable[[str], object]) -> Dataset:
     """Return a dataset of TFDS, from its index if neither the files of TFDS nor the user's builder have changed."""
-    entry, folder = request.entry, tfds_folder(request, data_dir)
+    folder = tfds_folder(request, data_dir)
     if request.data_source is not None:
         check_source(request, request.data_source)  # even if it is prepared: it may have been from other files
     dataset = prepared_dataset(request, tfds_hash(request, folder))
     if dataset is not None:
         return dataset
     # This fails before the slow import, and before a folder is created.
-    describe_availability(dataclasses.replace(request, data_dir=data_dir))
-    from mnist_lib.data.reading.tfds_images import prepare_builder, read_prepared  # imports TensorFlow and Pillow
+    describe_availability(replace(request, data_dir=data_dir))
+    from mnist_lib.data.reading.tfds_images import (  # imports TensorFlow and Pillow
+        decode_prepared,
+        list_prepared,
+        prepare_builder,
+    )
 
     builder = prepare_builder(request, data_dir)
     prepared = prepared_folder(request.data_dir)
-    dataset = read_prepared(request, builder, prepared)
-    if entry:
-        dataset = dataclasses.replace(dataset, classes=entry.classes)
-        dataset.check(entry.train, entry.test)
+    listing = list_prepared(request, builder)
+    decoded = decode_prepared(request, listing, prepared, builder)
+    dataset = dataset_of(request, listing, decoded)
     if Path(builder.data_path).is_relative_to(folder):
         write_index(dataset, index_path(prepared, index_name(request)), request, tfds_hash(request, folder))
     else:  # in a namespace of TFDS, whose folders are elsewhere
         remove_unused(prepared)
     return dataset
+
+
+def dataset_of(request: DataRequest, listing: Listing, decoded: Decoded) -> Dataset:
+    """Return the dataset of pictures that were listed and decoded, without corrections."""
+    table = table_of(listing, decoded)
+    table = with_splits(table, listing)
+    table = table.take(decoded.images.rows >= 0)
+    notices = [*listing.notices, *decoded.notices_and_errors(listing), *group_notices(table, listing)]
+    table = with_conflicts(table, listing)
+    table, of_copies = without_copies(table, listing)
+    table = in_order(table, listing)
+    report = Report(
+        notices=(*notices, *of_copies, *counter_example_notices(table, listing, request.none)),
+        unreadable=decoded.unreadable(listing),
+        has_test_folder=not listing.version and "test" in listing.splits,
+    )
+    dataset = Dataset(
+        table=table, name=request.name, version="", classes=listing.classes, fingerprint="", report=report
+    )
+    return with_fingerprint(dataset, listing)

@@ -12,14 +12,15 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.bar import Bar
 from rich.console import Group
 from rich.style import Style
-from rich.table import Table
+from rich.table import Table as TextTable
 from rich.text import Text
 
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.images import blocks
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.table import Table
 from mnist_lib.pictures.reading import as_picture
 from mnist_lib.report.summary import near_copies_summary
 from mnist_lib.report.texts import corrections_texts, groups_texts, near_copies_texts
@@ -58,14 +59,14 @@ def describe(dataset: Dataset, data_dir: Path | None, folder: Path | None = None
         "image_shape": list(dataset.image_shape),
         "prepared_in": str(folder) if folder else None,
         "splits": {name: _describe(split, len(dataset.classes)) for name, split in splits},
-        "notices": list(dataset.notices),
-        "corrections": dataset.corrections,
+        "notices": list(dataset.report.notices),
+        "corrections": dataset.report.corrections,
         "groups": dataset.group_counts,
         "near_copies": near_copies_summary(dataset),
     }
 
 
-def _describe(split: Split, classes: int) -> dict[str, Any]:
+def _describe(split: Table, classes: int) -> dict[str, Any]:
     pixels = (np.asarray(split.images[block]) for block in blocks(split.images))
     lowest, highest, sums = zip(*((part.min(), part.max(), part.sum()) for part in pixels), strict=True)
     return {
@@ -100,8 +101,8 @@ def dataset_tables(description: dict[str, Any]) -> Group:
     )
 
 
-def _classes(classes: list[str], train: list[int], test: list[int]) -> Table:
-    table = Table(box=None, padding=(0, 1))
+def _classes(classes: list[str], train: list[int], test: list[int]) -> TextTable:
+    table = TextTable(box=None, padding=(0, 1))
     table.add_column("class", justify="right", max_width=MAX_NAME, no_wrap=True)
     for heading in ("train", "test"):
         table.add_column(heading, justify="right")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.split import Labels
+from mnist_lib.data.table import Labels
 from mnist_lib.history import AttemptDied, DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import EpochDone, EpochHistory, HistoryEntry, TrialStarted, mean_score

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.run_documents import FoldsSummary, OutOfFold
 from mnist_lib.spec import TrialSpec
@@ -27,9 +27,10 @@ def folds_summary(of_folds: Mapping[TrialSpec, Probabilities], dataset: Dataset)
     """
     folds = next(iter(of_folds)).folds
     assert folds is not None
-    labels = dataset.train.labels
+    train = dataset.train
+    labels = train.labels
     models = dict[str, OutOfFold]()
-    groups = np.unique(dataset.ranks[: len(labels)], return_inverse=True)[1].astype(np.int32)  # each is in one fold
+    groups = np.unique(train.ranks, return_inverse=True)[1].astype(np.int32)  # each is in one fold
     balances = next(iter(of_folds)).score == "balanced-accuracy"
     for model, by_seed in out_of_fold(of_folds, dataset).items():
         correct = by_seed.argmax(axis=2) == labels

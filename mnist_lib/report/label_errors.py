@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnist_lib.data.split import Dataset, hash_of_text, indices_of, text_of
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import hash_of_text, indices_of, text_of
 from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.results import TrialResult
 from mnist_lib.run_documents import MAX_LABEL_ERRORS, LabelError, LabelErrors

@@ -17,8 +17,9 @@ import jinja2
 from markupsafe import Markup, escape
 
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import MAKERS
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.table import Table
 from mnist_lib.documents import builtins_of
 from mnist_lib.report import evidence, plots
 from mnist_lib.report.aggregation import Tally
@@ -79,7 +80,7 @@ class Report:
 def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
-    folder, dataset, near = run.folder, run.summary.dataset, run.dataset.near_copies
+    folder, dataset, near = run.folder, run.summary.dataset, run.dataset.report.near_copies
     search, course = ReportedSearch.of(folder.search(), run.summary), Course.of(folder.history(), run.summary)
     drawn = [plots.accuracy_of_trials(run.summary)] if stored else []
     if course.curves:
@@ -141,7 +142,7 @@ def rejected_by_kind(tallies: Mapping[str, Tally]) -> dict[str, dict[str, Accura
     }
 
 
-def page_of_another_test(found: Any, images: Split, trial: evidence.StoredTrial) -> bytes:
+def page_of_another_test(found: Any, images: Table, trial: evidence.StoredTrial) -> bytes:
     """Return the page of an `AnotherTest`. Args: what `another_test` returns."""
     ink = " ink" if found.dataset in DATASETS else ""
     return render("another_test.html", found=found, images=images, trial=trial, ink=ink, data_url=data_url)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.changes import fall
-from mnist_lib.data.split import Dataset, Labels
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Labels
 from mnist_lib.documents import Interval
 from mnist_lib.environment import package_versions
 from mnist_lib.intervals import VARYING, accuracy_interval
@@ -119,21 +120,22 @@ def dataset_summary(info: Dataset, validation_percent: int | None) -> DatasetSum
         validation=validation,
         test=len(info.test),
         largest_class=int(np.bincount(info.test.labels).max()),
-        damaged=len(info.unreadable),
-        notices=info.notices,
-        corrections=info.corrections,
+        damaged=len(info.report.unreadable),
+        notices=info.report.notices,
+        corrections=info.report.corrections,
         groups=info.group_counts,
-        has_test_folder=info.has_test_folder,
+        has_test_folder=info.report.has_test_folder,
         near_copies=near_copies_summary(info),
     )
 
 
 def near_copies_summary(info: Dataset) -> NearCopiesSummary | None:
     """Return what a summary says about near-copies, or None if they were not looked for."""
-    if info.near_copies is None:
+    found = info.report.near_copies
+    if found is None:
         return None
-    first = tuple(NearCopyFiles(test=test, train=train) for test, train in info.near_copy_files)
-    return NearCopiesSummary(count=len(info.near_copies.test), compared=info.near_copies.compared, first=first)
+    first = tuple(NearCopyFiles(test=test, train=train) for test, train in info.report.near_copy_files)
+    return NearCopiesSummary(count=len(found.test), compared=found.compared, first=first)
 
 
 def _by_class(chosen: TrialResult, facts: Dataset) -> dict[str, Any]:
@@ -159,18 +161,18 @@ def recall_by_class(
 
 def _partial_tests(chosen: TrialResult, facts: Dataset, before: Sequence[Accuracy]) -> dict[str, Any]:
     """Return the accuracy of the stored trial on published labels, and on reviewed, new and distinct images alone."""
-    answers, labels, published = chosen.probabilities.argmax(axis=1), facts.test.labels, facts.published_test_labels
-    correct, fields = answers == labels, dict[str, Any]()
-    if published is not None:
-        test = Accuracy(int((answers == published).sum()), len(published))
+    images, changes, near_copies = facts.test, facts.report.changes, facts.report.near_copies
+    answers = chosen.probabilities.argmax(axis=1)
+    correct, fields = answers == images.labels, dict[str, Any]()
+    if (images.published != images.labels).any():
+        test = Accuracy(int((answers == images.published).sum()), len(images))
         fields |= {"published_test": test, "published_test_accuracy": test.value}
-    if facts.changes is not None and facts.changes.new_test.any():
-        test, _ = _part(correct, facts.changes.new_test)
+    if changes is not None and changes.new_test.any():
+        test, _ = _part(correct, changes.new_test)
         fields |= {"new_test": test, "new_test_accuracy": test.value, "new_test_before": fall(test, before)}
-    distinct = facts.near_copies.distinct(len(labels)) if facts.near_copies else np.ones(len(labels), bool)
-    some_are = distinct.any() and not distinct.all()
-    for name, inside in (("reviewed", facts.reviewed_test), ("distinct", distinct if some_are else None)):
-        if inside is not None:
+    distinct = near_copies.distinct(len(images)) if near_copies else np.ones(len(images), bool)
+    for name, inside in (("reviewed", images.reviewed), ("distinct", distinct & (not distinct.all()))):
+        if inside.any():
             test, interval = _part(correct, inside, facts.test_groups)
             fields |= {f"{name}_test": test, f"{name}_test_accuracy": test.value, f"{name}_test_ci95": interval}
     return fields

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from mnist_lib.report.evidence import most_confident_mistakes
 from mnist_lib.results import EpochDone
 
@@ -27,7 +27,7 @@ def event_file(
     learning_rates: NDArray[np.float32],  # [epochs or more], at the last step of each epoch
     best_epoch: int,  # whose weights gave the probabilities
     probabilities: NDArray[np.float32],  # [test images, classes]
-    test: Split,
+    test: Table,
     classes: Sequence[str],
 ) -> bytes:
     """Return the content of an event file, whose steps are epochs."""
@@ -58,7 +58,7 @@ def _scalars(epoch: EpochDone, learning_rate: float) -> dict[str, float]:
     }
 
 
-def _mistakes(probabilities: NDArray[np.float32], test: Split, classes: Sequence[str]) -> Iterator[Any]:
+def _mistakes(probabilities: NDArray[np.float32], test: Table, classes: Sequence[str]) -> Iterator[Any]:
     for rank, mistake in enumerate(most_confident_mistakes(probabilities, test.labels, MAX_MISTAKES), start=1):
         image = test.images[mistake.image]
         height, width, channels = image.shape

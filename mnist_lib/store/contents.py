@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.documents import (
     Count,
     Document,

@@ -15,7 +15,7 @@ import numpy as np
 from mnist_lib.data.changes import MAX_STATE_BYTES, DatasetState
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.request import ImageShape
-from mnist_lib.data.split import TRAIN, ImageHashes, indices_of
+from mnist_lib.data.table import TRAIN, ImageHashes, indices_of
 from mnist_lib.documents import Name, Sha256, Text, VersionName, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently

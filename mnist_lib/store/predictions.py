@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.split import ImageHashes, Labels, indices_of
+from mnist_lib.data.table import ImageHashes, Labels, indices_of
 from mnist_lib.documents import Interval, reading
 from mnist_lib.intervals import accuracy_interval, balanced_interval
 from mnist_lib.objects.archives import read_npz

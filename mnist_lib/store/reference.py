@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from mnist_lib.data.changes import DatasetState
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.scan import listed
-from mnist_lib.data.split import TEST, Dataset, indices_of
+from mnist_lib.data.table import indices_of
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.run_documents import Summary
@@ -74,13 +75,13 @@ def objections(reference: LastRun, before: DatasetState | None, dataset: Dataset
         return ()
     found = []
     if before is not None:
-        of_people = dataset.corrected_hashes
+        of_people = dataset.report.corrected
         corrected = indices_of(before.hashes, before.hashes[:0] if of_people is None else of_people) >= 0
-        present = {dataset.classes[label] for label in np.unique(dataset.labels[dataset.part <= TEST])}
+        present = {dataset.classes[label] for label in np.unique(dataset.table.labels) if label < len(dataset.classes)}
         classes = [before.classes[label] for label in np.unique(before.labels[~corrected])]
         missing = [name for name in classes if name not in present]
         kept = int((~corrected).sum())
-        gone = int((~corrected & (indices_of(before.hashes, dataset.hashes) < 0)).sum())
+        gone = int((~corrected & (indices_of(before.hashes, dataset.table.hashes) < 0)).sum())
         if missing:
             are = "is" if len(missing) == 1 else "are"
             found.append(f"{len(missing):,} of {counted(len(classes), 'class')} {are} gone ({listed(missing)})")
@@ -88,8 +89,8 @@ def objections(reference: LastRun, before: DatasetState | None, dataset: Dataset
             found.append(f"all {counted(gone, 'picture')} are gone; for another dataset, use --dataset-name")
         elif gone > MAX_SHARE_GONE * len(before.hashes):
             found.append(f"{gone:,} of {counted(len(before.hashes), 'picture')} are gone")
-    if reference.has_test_folder not in (None, dataset.has_test_folder):
-        found.append(f"folders train and test have {'appeared' if dataset.has_test_folder else 'disappeared'}")
+    if reference.has_test_folder not in (None, dataset.report.has_test_folder):
+        found.append(f"folders train and test have {'appeared' if dataset.report.has_test_folder else 'disappeared'}")
     if (shape := reference.image_shape) is not None and shape != dataset.image_shape:
         new, old = (" x ".join(map(str, each)) for each in (dataset.image_shape, shape))
         found.append(f"images are {new}, not {old}")

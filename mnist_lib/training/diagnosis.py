@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Chunk, ReplicaPart
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.model import Weights

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
 from mnist_lib.data.batches import Plan, balancing_weights, epochs, order_of
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from mnist_lib.errors import CheckpointError, DivergedError, SpecError
 from mnist_lib.margins import add_margins, counted_epochs, no_sums
 from mnist_lib.models.model import Weights
@@ -43,10 +43,10 @@ class Compiled:
 
     trainer: Trainer
     plan: Plan
-    train: Split
-    validation: Split | None = None
+    train: Table
+    validation: Table | None = None
     notices: tuple[str, ...] = ()
-    fold: Split | None = None  # the images of the trial's fold
+    fold: Table | None = None  # the images of the trial's fold
     class_sizes: NDArray[np.int64] | None = None  # [classes] of all images held out, if their score is balanced
     num_tested: int = 0  # images that are evaluated when training has ended
 
@@ -239,7 +239,7 @@ def _after(state: TrainingState, done: EpochDone, weights: Weights) -> TrainingS
     return TrainingState(weights, best, done.epoch, seconds=state.seconds + done.seconds, margins=state.margins)
 
 
-def _validate(compiled: Compiled, split: Split, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:
+def _validate(compiled: Compiled, split: Table, heartbeat: Heartbeat) -> Generator[TrialEvent, None, Accuracy]:
     trainer = compiled.trainer
     try:
         (probabilities,) = yield from trainer.predictor.evaluate(trainer.weights, split.images, heartbeat)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.catalog import DATASETS
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import COUNTER_EXAMPLES, made_up
-from mnist_lib.data.split import TEST, Dataset
+from mnist_lib.data.table import TEST
 from mnist_lib.models.model import Weights
 from mnist_lib.pictures.likeness import LIKENESS, MAX_FITTED, REJECT_SHARE, Likeness, min_held_out
 from mnist_lib.results import Accuracy, TrialEvent

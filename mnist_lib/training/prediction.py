@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.images import ImageArray
-from mnist_lib.data.split import Labels
+from mnist_lib.data.table import Labels
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.results import Accuracy, Balanced, TrialEvent

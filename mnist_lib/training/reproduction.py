@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.documents import Interval
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
 from mnist_lib.objects.protocol import Objects

@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Chunk, Plan, blank_chunk
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from mnist_lib.errors import ModelError
 from mnist_lib.models.model import Model, Weights
 from mnist_lib.models.scratch import Optimizer
@@ -107,7 +107,7 @@ class Trainer:
         """Free the memory of the values. `start` sets them again."""
         self.values = self.values._replace(trainable=[], slots=[], state=[])
 
-    def compile(self, split: Split, plan: Plan) -> None:
+    def compile(self, split: Table, plan: Plan) -> None:
         """Compile by running one step and one evaluation, so that the time of an epoch excludes compilation.
 
         XLA cannot compile every operation of a user's model; the model is then run without XLA.
@@ -130,7 +130,7 @@ class Trainer:
             self._compile_steps(xla=False)
             self._run_once(split, plan)
 
-    def _run_once(self, split: Split, plan: Plan) -> None:
+    def _run_once(self, split: Table, plan: Plan) -> None:
         rates = np.zeros(plan.steps_per_chunk, np.float32)
         for steps in self._steps.values():
             steps.run(self.values, blank_chunk(split, plan), tf.constant(rates))

@@ -16,8 +16,9 @@ import tensorflow as tf
 
 from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Resources
 from mnist_lib.data.batches import Plan
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import MadeUp
-from mnist_lib.data.split import TRAIN, Dataset, Split
+from mnist_lib.data.table import TRAIN, Table
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import MnistError, ModelError
 from mnist_lib.intervals import accuracy_interval
@@ -187,7 +188,7 @@ class _Lane:
         """Train a trial and yield its events from `TrialStarted` on."""
         begin = time.monotonic()
         spec = assignment.spec
-        if reason := self._dataset.refused.get(spec.model):
+        if reason := self._dataset.report.refused.get(spec.model):
             raise ModelError(reason)
         compiled = self._compile(spec, assignment.source)
         try:
@@ -318,7 +319,7 @@ class _Lane:
             self._compiled[group] = Compiled(trainer, plan, train, validation, notices, fold, sizes, num_tested)
         return self._compiled[group]
 
-    def _splits(self, spec: TrialSpec) -> tuple[Split, Split | None]:
+    def _splits(self, spec: TrialSpec) -> tuple[Table, Table | None]:
         """Return the images to train on, and those of the trial's fold or, without folds, those for validation."""
         if spec.fold is None or spec.folds is None:
             return self._dataset.train_and_validation(spec.validation_percent)

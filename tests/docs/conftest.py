@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jobs.models import __main__ as models
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from tests.support.shared import made_once
 
 

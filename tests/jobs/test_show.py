@@ -17,10 +17,11 @@ from jobs import show
 from jobs.console.output import as_text
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.table import Table
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.report.dataset import EXAMPLES, choose, dataset_tables, describe, draw_examples, examples_as_text
 from tests.support.corrections import correct, correction
@@ -47,12 +48,13 @@ def command(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def embedded(name: str) -> Dataset:
     with np.load(FOLDER / f"{name}.npz") as arrays:
-        train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
+        train, test = (Table.of(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
     return Dataset.of(name, "1.0.0", train, test)
 
 
 def test_the_folder_of_the_pictures_is_not_called_prepared_and_notices_follow_each_other(tmp_path: Path) -> None:
-    dataset = replace(embedded("sklearn-digits"), name="letters", notices=("left out: a.pdf", "left out: b.png"))
+    dataset = embedded("sklearn-digits").reporting(notices=("left out: a.pdf", "left out: b.png"))
+    dataset = replace(dataset, name="letters")
     text = as_text(dataset_tables(describe(dataset, None, folder=tmp_path)))
     assert f"  folder       {tmp_path}" in text.splitlines()
     assert "prepared" not in text

@@ -18,7 +18,7 @@ from PIL import Image
 import mnist_lib
 from jobs.predict.batches import layout_of, predict_here
 from mnist_lib.api import choose_version, find_version
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import ImageError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.likeness import Answers

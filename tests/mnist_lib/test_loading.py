@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mnist_lib.api import load_stored
 from mnist_lib.catalog import MODELS
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.documents import reading
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.loading import compare_with_stored, load_trusted

@@ -11,7 +11,8 @@ from mnist_lib import margins
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, epochs
-from mnist_lib.data.split import Dataset, indices_of
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import indices_of
 from mnist_lib.errors import IntegrityError
 from mnist_lib.margins import MARGINS, Margins, counted_epochs, no_sums
 from mnist_lib.models.building import build_model

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from mnist_lib.data.corrections import Correction, LabelsFile, Reason
-from mnist_lib.data.split import hashes_of, text_of
+from mnist_lib.data.table import hashes_of, text_of
 from mnist_lib.documents import Moment
 from mnist_lib.objects.local import LocalObjects
 

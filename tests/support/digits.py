@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
-from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.ink import centre, find_ink
 
 with np.load(FOLDER / "mnist-mini.npz") as arrays:

@@ -9,8 +9,9 @@ from msgspec import structs
 
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import CorrectionCounts
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import CountsBySplit, Growth
-from mnist_lib.data.split import Dataset, Labels, Split
+from mnist_lib.data.table import Labels, Table
 from mnist_lib.documents import decode, encode
 from mnist_lib.history import DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
@@ -222,7 +223,7 @@ def small_summary(*predicted: list[int], failed: int = 0, **facts: Any) -> Summa
     """Return the summary of keras trials with these predictions for FOUR_LABELS, and of `failed` failed trials.
 
     Args:
-        facts: other fields of the dataset.
+        facts: other fields of the dataset, of its report, or columns of its table.
     """
     results = [small_result(seed, predicted=classes) for seed, classes in enumerate(predicted)]
     return summary_of_results(results, failed=failed, **facts)
@@ -243,11 +244,14 @@ def summary_of_results(
         failure = TrialFailure(trial=f"keras-s{seed}", code="E-NAN", message="loss is not a number")
         rows.append(failed_trial(TrialSpec.of("keras", seed=seed), failure))
     images = np.zeros((len(labels), 1, 1, 1), np.uint8)
-    dataset = Dataset.of("few", "1", Split(images[:0], labels[:0]), Split(images, labels), classes)
+    dataset = Dataset.of("few", "1", Table.of(images[:0], labels[:0]), Table.of(images, labels), classes)
+    report, columns = (
+        {name: facts.pop(name) for name in {*facts} & {*vars(of)}} for of in (dataset.report, dataset.table)
+    )
     return summarize(
         run="r",
         dataset=structs.replace(dataset_summary(dataset, None), train=10_000, image_shape=(28, 28, 1)),
-        facts=replace(dataset, **facts),
+        facts=replace(dataset.reporting(**report), table=replace(dataset.table, **columns), **facts),
         tallies=tallies,
         stored={"keras": Stored(version=7, champion=True, promotion="better")} if results else {},
         trials=rows,

@@ -1,14 +1,13 @@
 """Images in a file of pixels."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.images import Images, PixelFile
 from mnist_lib.data.prepared.writer import PixelWriter
-from mnist_lib.data.split import Dataset
 
 
 def write_pixels(folder: Path, images: Any) -> Images:
@@ -22,7 +21,7 @@ def write_pixels(folder: Path, images: Any) -> Images:
 
 def in_file(dataset: Dataset, folder: Path) -> Dataset:
     """Return a dataset with its images in a file of a folder."""
-    return replace(dataset, images=write_pixels(folder, dataset.images))
+    return dataset.with_images(write_pixels(folder, dataset.table.images))
 
 
 def file_of(images: object) -> PixelFile:

@@ -22,9 +22,9 @@ from jobs.review.server import Server, listening_socket
 from jobs.review.session import Session
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import LabelsFile, labels_file
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.scan import find_pictures
-from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import NO_FOLDERS, Layout, Shape
 from tests.support.job import DRIVER, ROOT, end_of

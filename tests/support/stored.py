@@ -14,7 +14,7 @@ import numpy as np
 
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.results import TrialResult

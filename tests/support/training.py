@@ -4,7 +4,7 @@ import math
 
 from mnist_lib.assignment import Assignment
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from mnist_lib.margins import no_sums
 from mnist_lib.results import EpochDone
 from mnist_lib.spec import TrialSpec
@@ -14,7 +14,7 @@ from mnist_lib.training.trainer import Trainer
 
 
 def train_epochs(
-    trainer: Trainer, split: Split, plan: Plan, spec: TrialSpec, last: int | None = None, done: int = 0
+    trainer: Trainer, split: Table, plan: Plan, spec: TrialSpec, last: int | None = None, done: int = 0
 ) -> list[EpochDone]:
     """Train the epochs that follow on those which are done, with the values of the trainer.
 

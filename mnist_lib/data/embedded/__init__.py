@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 
 FOLDER = Path(__file__).parent
 VERSION = "1.0.0"  # of both datasets
@@ -18,10 +19,10 @@ def read_embedded(name: str) -> Dataset:
     so that the same seed gives the same weights.
     """
 
-    def read(split: str) -> Split:
+    def read(split: str) -> Table:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         order = sorted(range(len(labels)), key=lambda number: hashlib.md5(f"{split}{number}".encode()).digest())
-        return Split(images[order], labels[order])
+        return Table.of(images[order], labels[order])
 
     with np.load(FOLDER / f"{name}.npz") as arrays:
         return Dataset.of(name, VERSION, read("train"), read("test"))

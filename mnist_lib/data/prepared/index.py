@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.corrections import LabelsFile
+from mnist_lib.data.dataset import Dataset, NearCopies, Report
 from mnist_lib.data.images import PREPARED, Images, PixelFile
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
@@ -33,7 +34,7 @@ from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.mirror import wanted_tags
 from mnist_lib.data.sources.own_pictures import listing_of
-from mnist_lib.data.split import COLUMNS, Dataset, NearCopies
+from mnist_lib.data.table import Table
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DataError, DataFolderError, IntegrityError
@@ -41,19 +42,19 @@ from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.output_file import replacement
 
-INDEX_SCHEMA = 10
+INDEX_SCHEMA = 11
 LOCK_SECONDS = 7_200.0  # for a preparation by another process
 NEAR_COPIES_SCHEMA = 1
 NEAR_COPIES = ("compared", "test", "train")
 ABOUT, ROWS, CHECKSUMS, PICTURES = "about", "rows", "checksums", "pictures"  # arrays besides the columns
-OF_TABLE = tuple(column for column in COLUMNS if column != "images")
+OF_TABLE = ("labels", "hashes", "files", "groups", "splits", "ranks", "validation", "conflicts")
 
 # What is known about a picture of a folder. The key changes with its path, its state and the code that reads it.
 PICTURE = np.dtype(
     [
         ("key", "S16"),
         ("shape", "<i4", 3),  # height, width and channels of the picture
-        ("hash", "<u8", 2),  # as in `Dataset.hashes`
+        ("hash", "<u8", 2),  # as in `Table`
         ("row", "<i8"),  # of its image in the file of pixels; -1 if it is not there
     ]
 )
@@ -62,13 +63,21 @@ NO_PICTURES = np.empty(0, PICTURE)
 log = logging.getLogger(__name__)
 
 
-class _About(TypedDict):
+class _OfDataset(TypedDict):
     version: Text
     classes: ClassNames
     fingerprint: Text
+
+
+class _OfReport(TypedDict):
     notices: tuple[Text, ...]
     unreadable: tuple[Text, ...]
     has_test_folder: bool
+
+
+class _About(TypedDict):
+    dataset: _OfDataset
+    report: _OfReport
     image_shape: tuple[Count, Count, Count]
 
 
@@ -133,9 +142,15 @@ def write_index(
         state: a text that changes with the sources of the images; `Index.serves` compares it.
         pictures: those of a folder, an array of PICTURE.
     """
-    images: Any = dataset.images
-    about = encode({field: getattr(dataset, field) for field in _About.__annotations__})
-    arrays = {column: getattr(dataset, column) for column in OF_TABLE}
+    images: Any = dataset.table.images
+    about = encode(
+        {
+            "dataset": {field: getattr(dataset, field) for field in _OfDataset.__annotations__},
+            "report": {field: getattr(dataset.report, field) for field in _OfReport.__annotations__},
+            "image_shape": dataset.image_shape,
+        }
+    )
+    arrays = {column: getattr(dataset.table, column) for column in OF_TABLE}
     arrays |= {ROWS: images.rows, CHECKSUMS: images.source.checksums, PICTURES: pictures}
     arrays |= {ABOUT: np.frombuffer(about, np.uint8)}
     with writing(path.parent):
@@ -184,13 +199,15 @@ def read_index(name: str, path: Path) -> Index | None:
         log.debug("%s: %s", path, error)
         return None
     rows, checksums, pictures = (arrays.pop(array) for array in (ROWS, CHECKSUMS, PICTURES))
-    file = PixelFile(path.parent, Path(pixels).stem, about.pop("image_shape"), checksums)
+    file = PixelFile(path.parent, Path(pixels).stem, about["image_shape"], checksums)
     if not file.is_complete():
         return None
     with contextlib.suppress(OSError):
         os.utime(file.path)  # so that it is not removed before a run protects it
-    columns: dict[str, Any] = arrays
-    return Index(Dataset(name=name, **about, **columns, images=Images(file, rows)), file, pictures, source)
+    table = Table.of(Images(file, rows), **arrays)
+    return Index(
+        Dataset(name=name, table=table, report=Report(**about["report"]), **about["dataset"]), file, pictures, source
+    )
 
 
 def prepared_dataset(request: DataRequest, state: str) -> Dataset | None:

@@ -1,128 +1,43 @@
-"""Read a folder of pictures as a dataset.
-
-Without a test folder, the hash of a picture's pixels, or of its group, decides whether it is for training or for the
-test, and whether it may be for validation. So a picture stays in its split when others are added, and equal pictures
-are in the same split. Of equal pictures in several groups, only those on the side of training are used.
-"""
+"""Decode a folder of pictures: find a size that most of them have, and read each that the last index does not know."""
 
 import contextlib
 import functools
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mnist_lib.data.groups import hash_of_group
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.images import Images, blocks
 from mnist_lib.data.prepared.index import Index, known_pictures
 from mnist_lib.data.prepared.writer import PixelWriter
+from mnist_lib.data.reading.tables import Decoded
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
 from mnist_lib.data.sources.listing import Listing
-from mnist_lib.data.sources.scan import MAX_NAMED, listed, real_folders
-from mnist_lib.data.split import (
-    COUNTER_EXAMPLE,
-    NO_GROUP,
-    TEST,
-    TRAIN,
-    UNDECIDED,
-    Dataset,
-    ImageHashes,
-    as_labels,
-    is_held_out,
-    shares_of,
-)
+from mnist_lib.data.sources.scan import listed, real_folders
+from mnist_lib.data.table import as_labels
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_of
 from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.wording import Progress, counted, reported
 
-MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for the longest
 CHANNELS = {1: "grey", 3: "colour", 4: "colour with transparency"}
 MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
 
 
-def read_folder(
+def decode_folder(
     request: DataRequest, listing: Listing, prepared: Path, index: Index | None, progress: Callable[[str], object]
-) -> tuple[Dataset, NDArray[np.void]]:
-    """Read the pictures of a folder into a file of pixels, and return the dataset, without corrections.
+) -> Decoded:
+    """Read the pictures of a folder into a file of pixels.
 
     Args:
         prepared: as `prepared_folder` returns it.
         index: that of the last preparation. Pictures that it knows are not read again.
 
-    Returns:
-        the dataset, and an array of `index.PICTURE`: what has been read of each picture.
-
     Raises:
         DataError: there is too little space for the images, or no picture can be read.
-    """
-    images, pictures, errors, notices = _read(request, listing, prepared, index, progress)
-    hashes = pictures["hash"]
-    notices += _unreadable(listing, errors)
-    labels, readable = np.array(listing.labels), images.rows >= 0
-    names, groups = _groups(listing)
-    of_names = np.frombuffer(b"".join(map(hash_of_group, names)), np.uint64).reshape(-1, 2)
-    part, ranks = _parts_and_ranks(listing, of_names[groups] if names else hashes)
-    undecided, rows = _in_several_classes(hashes[readable], labels[readable]), np.flatnonzero(readable)
-    if names:
-        side = np.where(part == TEST, -1.0, ranks)  # the higher, the nearer to training
-        known = rows[labels[rows] < len(listing.classes)]
-        notices += _group_notices(listing.classes, names, labels[known], groups[known], side[known])
-        is_copy = _nearer_to_training(hashes[rows], side[rows])
-        copies = [listing.paths[row] for row in rows[is_copy]]
-        if copies:
-            which = "left out of the hold-out, since another group has the same picture for training"
-            notices.append(f"{which}: {len(copies):,} ({listed(copies)})")
-    else:
-        is_copy = np.zeros(len(rows), bool)
-    is_none = labels == len(listing.classes)
-    part[rows] += UNDECIDED * undecided.astype(np.uint8)
-    rows = rows[~is_copy & ~(undecided & is_none[rows])]
-    part[is_none] += COUNTER_EXAMPLE
-    if is_none[rows].any():
-        train, test = np.bincount(part[rows[is_none[rows]]] - COUNTER_EXAMPLE, minlength=2)
-        notices.append(f"counter-examples in {request.none}: {train:,} for training, {test:,} for the test")
-    rows = rows[np.argsort(np.minimum(part[rows], UNDECIDED), kind="stable")]
-    progress(Progress.read("1 all pictures are read, and their images are hashed"))
-    dataset = Dataset(
-        name=request.name,
-        version="",
-        classes=listing.classes,
-        fingerprint="",
-        notices=(*listing.notices, *notices),
-        # As documents write them, since the index does.
-        unreadable=tuple(
-            path.encode(errors="replace").decode()
-            for path in (*(listing.paths[index] for index in errors), *listing.unreadable)
-        ),
-        has_test_folder="test" in listing.splits,
-        images=images[rows],
-        labels=as_labels(np.where(is_none, 0, labels)[rows], len(listing.classes)),
-        hashes=hashes[rows],
-        files=_files(listing)[rows],
-        groups=groups[rows],
-        ranks=ranks[rows],
-        part=part[rows],
-    ).with_fingerprint()
-    digest = hashlib.sha256(dataset.fingerprint.encode() + "\0".join(listing.classes).encode())
-    digest.update(dataset.ranks[: len(dataset.train)].tobytes())
-    digest.update(hashes[rows[is_none[rows]]].tobytes())
-    dataset = replace(dataset, version=digest.hexdigest()[:8], fingerprint=digest.hexdigest())
-    return dataset, pictures[readable]
-
-
-def _read(
-    request: DataRequest, listing: Listing, prepared: Path, index: Index | None, progress: Callable[[str], object]
-) -> tuple[Images, NDArray[np.void], dict[int, ImageError], list[str]]:
-    """Return the image of each picture, what is known of it, the errors of those that cannot be read, and notices.
-
-    The row of a picture that cannot be read is -1.
     """
     folder = request.folder
     assert folder is not None
@@ -164,77 +79,16 @@ def _read(
                 writer.add(picture.image[None])
             else:
                 errors[place] = picture
-        return Images(writer.finish(), rows), pictures, errors, notices
-
-
-def _parts_and_ranks(listing: Listing, hashes: ImageHashes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return TRAIN or TEST and the rank for each file of a listing: as its folder says, or else the hash, [n, 2]."""
-    splits = np.array(listing.splits)
-    part = np.where((splits == "test") | ((splits == "") & is_held_out(hashes)), TEST, TRAIN).astype(np.uint8)
-    given, ranks = splits == "validation", shares_of(hashes)[:, 1]
-    if given.any():  # then any share above 0 selects the pictures in that folder and no others
-        ranks = ranks + np.where(given, -1, 1)
-    return part, ranks.astype(np.float32)
-
-
-def _groups(listing: Listing) -> tuple[list[str], NDArray[np.int32]]:
-    """Return the names of the groups, none without groups, and the number of the group of each file: [files]."""
-    numbers: dict[str, int] = {}
-    groups = [numbers.setdefault(group, len(numbers)) for group in listing.groups] or [NO_GROUP] * len(listing.paths)
-    return [*numbers], np.array(groups, np.int32)
-
-
-def _nearer_to_training(hashes: ImageHashes, side: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return for each picture whether the same one has a higher `side`: [pictures]."""
-    _, picture = np.unique(hashes, axis=0, return_inverse=True)
-    highest = np.full(len(hashes), -1.0)
-    np.maximum.at(highest, picture, side)
-    nearer: NDArray[np.bool_] = side < highest[picture]
-    return nearer
-
-
-def _group_notices(
-    classes: Sequence[str],
-    names: Sequence[str],
-    labels: NDArray[np.int64],
-    groups: NDArray[np.int32],
-    side: NDArray[np.float64],
-) -> list[str]:
-    """Return notices about classes with one group, and about groups that the folders put on several sides."""
-    in_class = np.unique(np.column_stack((labels, groups)), axis=0)
-    single = [
-        name
-        for name, count in zip(classes, np.bincount(in_class[:, 0], minlength=len(classes)), strict=True)
-        if count == 1
-    ]
-    on_sides = np.unique(np.column_stack((groups, side)), axis=0)[:, 0].astype(np.int64)
-    several = [
-        name for name, count in zip(names, np.bincount(on_sides, minlength=len(names)), strict=True) if count > 1
-    ]
-    notices = []
-    if single:
-        which = f"{counted(len(single), 'class')} with all pictures in one group, so in one split"
-        notices.append(f"{which}: {listed(single)}")
-    if several:
-        which = f"{counted(len(several), 'group')} in more than one of the folders train, validation and test"
-        notices.append(f"{which}: {listed(several)}")
-    return notices
-
-
-def _in_several_classes(hashes: ImageHashes, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return for each picture whether there is the same one in another class: [pictures]."""
-    _, picture = np.unique(hashes, axis=0, return_inverse=True)
-    pairs = np.unique(np.column_stack((picture, labels)), axis=0)
-    several: NDArray[np.bool_] = np.bincount(pairs[:, 0])[picture] > 1
-    return several
-
-
-def _files(listing: Listing) -> NDArray[np.uint8]:
-    """Return the path of each file as in `Dataset`, or none if they take too much memory, since one is very long."""
-    paths = [os.fsencode(path) for path in listing.paths]
-    if max(map(len, paths)) * len(paths) > MAX_PATHS_BYTES:
-        return np.empty((len(paths), 0), np.uint8)
-    return np.array(paths).view(np.uint8).reshape(len(paths), -1)
+        file = writer.finish()
+    progress(Progress.read("1 all pictures are read, and their images are hashed"))
+    return Decoded(
+        images=Images(file, rows),
+        hashes=hashes,
+        labels=as_labels(np.array(listing.labels), max(listing.labels) + 1),
+        errors=errors,
+        notices=tuple(notices),
+        pictures=pictures[rows >= 0],
+    )
 
 
 def _shape(request: DataRequest, found: Mapping[str, Shape | ImageError]) -> tuple[Shape, list[str]]:
@@ -312,17 +166,14 @@ def chosen_shape(
     ]
 
 
-def _unreadable(listing: Listing, errors: dict[int, ImageError]) -> list[str]:
-    """Return a notice for each of the first pictures that could not be read."""
-    texts = [f"left out: {listing.paths[place]}: {error}" for place, error in errors.items()]
-    more = [f"left out, cannot be read: {len(texts) - MAX_NAMED:,} more"] if len(texts) > MAX_NAMED else []
-    return [*texts[:MAX_NAMED], *more]
-
-
 def require_all_readable(dataset: Dataset) -> None:
     """Raise DataError if pictures of a folder cannot be read."""
-    if dataset.unreadable:
-        first = dataset.unreadable[0]
-        named = (text.removeprefix("left out: ") for text in dataset.notices if text.startswith(f"left out: {first}: "))
-        count = counted(len(dataset.unreadable), "picture")
+    if dataset.report.unreadable:
+        first = dataset.report.unreadable[0]
+        named = (
+            text.removeprefix("left out: ")
+            for text in dataset.report.notices
+            if text.startswith(f"left out: {first}: ")
+        )
+        count = counted(len(dataset.report.unreadable), "picture")
         raise DataError(f"{dataset.name}: {count} cannot be read, such as {next(named, first)}")

@@ -7,7 +7,6 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable
-from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, get_args
@@ -15,13 +14,16 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.images import Images
+from mnist_lib.catalog import DatasetEntry
+from mnist_lib.data.images import ImageArray, Images, blocks
 from mnist_lib.data.prepared.index import lock_preparation
 from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.reading.folder import chosen_shape
+from mnist_lib.data.reading.tables import Decoded
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
 from mnist_lib.data.sources.availability import missing_data, require_obtainable
-from mnist_lib.data.split import Dataset, Split, as_labels
+from mnist_lib.data.sources.listing import Listing
+from mnist_lib.data.table import Labels, as_labels, hashes_of
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 from mnist_lib.model_file import ModelFile
@@ -126,14 +128,11 @@ def _line(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).split()])[:300]
 
 
-def read_prepared(request: DataRequest, builder: Any, prepared: Path) -> Dataset:
-    """Read both splits of a dataset that TFDS has prepared into a file of pixels.
-
-    Args:
-        prepared: as `prepared_folder` returns it.
+def list_prepared(request: DataRequest, builder: Any) -> Listing:
+    """List both splits of a dataset that TFDS has prepared.
 
     Raises:
-        DataError: it is not labelled images, a split does not exist, or there is too little space for the images.
+        DataError: it is not labelled images, or a split does not exist.
     """
     import tensorflow_datasets as tfds
 
@@ -152,18 +151,65 @@ def read_prepared(request: DataRequest, builder: Any, prepared: Path) -> Dataset
         raise DataError(
             f"{request.dataset}: expected the split {missing[0]}, got {known}; use --train-split or --test-split"
         )
-    shape, notices = _shape(request, image.shape)
-    count = sum(builder.info.splits[split].num_examples for split in request.splits)
-    labels, end = np.zeros(count, np.int64), 0
+    train, test = (builder.info.splits[split].num_examples for split in request.splits)
+    return Listing(
+        classes=request.entry.classes if request.entry else tuple(label.names),
+        paths=(),
+        labels=(),
+        splits=["train"] * train + ["test"] * test,
+        notices=(),
+        unreadable=(),
+        version=str(builder.version),
+    )
+
+
+def decode_prepared(request: DataRequest, listing: Listing, prepared: Path, builder: Any) -> Decoded:
+    """Read both splits of a dataset that TFDS has prepared into a file of pixels.
+
+    Args:
+        prepared: as `prepared_folder` returns it.
+
+    Raises:
+        DataError: a file is damaged, there is too little space for the images, or a dataset of the catalog is not as it
+            was published.
+    """
+    shape, notices = _shape(request, builder.info.features[builder.info.supervised_keys[0]].shape)
+    count = len(listing.splits)
+    labels = np.zeros(count, np.int64)
+    train = listing.splits.count("train")
     with PixelWriter(prepared, shape, count) as writer:
-        for split in request.splits:
-            begin, end = end, end + builder.info.splits[split].num_examples
-            _read(request, builder, split, writer, shape, labels[begin:end])
+        for split, rows in zip(request.splits, (slice(train), slice(train, count)), strict=True):
+            _read(request, builder, split, writer, shape, labels[rows])
         images = Images(writer.finish(), np.arange(count))
-    rows = Split(images, as_labels(labels, label.num_classes))
-    train = builder.info.splits[request.splits[0]].num_examples
-    dataset = Dataset.of_rows(request.name, str(builder.version), rows, train, label.names)
-    return replace(dataset, notices=tuple(notices))
+    of_classes = as_labels(labels, len(listing.classes))
+    if request.entry:
+        check_published(request.name, request.entry, images, of_classes, train)
+    return Decoded(images=images, hashes=hashes_of(images), labels=of_classes, notices=tuple(notices))
+
+
+def check_published(name: str, entry: DatasetEntry, images: ImageArray, labels: Labels, train: int) -> None:
+    """Check a dataset of the catalog. `train`: the number of images before those of the test split
+
+    Raises:
+        DataError: a split has a wrong number of images, a label without a class, or a blank image.
+    """
+    splits = (("train", slice(train), entry.train), ("test", slice(train, len(labels)), entry.test))
+    for split, rows, expected in splits:
+        where = f"{name}/{split}"
+        of_split = images[rows]
+        if not len(labels[rows]) == len(of_split) == expected:
+            got = f"{len(of_split)} and {len(labels[rows])} labels"
+            raise DataError(f"{where}: expected {expected} images, got {got}")
+        if labels[rows].max() >= len(entry.classes):
+            index, last = int(labels[rows].argmax()), len(entry.classes) - 1
+            raise DataError(f"{where}: expected labels 0 to {last}, image {index} has {labels[rows][index]}")
+        for block in blocks(of_split):
+            pixels = np.asarray(of_split[block])
+            flat = pixels.reshape(len(pixels), -1)
+            constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
+            if len(constant):
+                blank, value = block.start + constant[0], flat[constant[0], 0]
+                raise DataError(f"{where}: image {blank} is blank: all its pixels are {value}")
 
 
 def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, list[str]]:

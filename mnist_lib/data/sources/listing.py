@@ -31,7 +31,8 @@ class Listing:
     table: str | None = None  # the name of the file with the labels; None if they are names of folders
     notices: tuple[str, ...]  # about what is left out
     unreadable: tuple[str, ...]  # paths of folders and pictures that are left out since they cannot be read
-    state: str  # changes when a picture, its split or its group is added, removed, renamed or changed
+    state: str = ""  # changes when a picture, its split or its group is added, removed, renamed or changed
+    version: str = ""  # of a published dataset: its images keep their order, by which they are for validation
 
     @classmethod
     def of(

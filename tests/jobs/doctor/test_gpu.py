@@ -13,7 +13,7 @@ from jobs.doctor.checks import Finding
 from jobs.doctor.gpu import Devices, DevicesError, Measurement, compared, measure
 from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import ReplicaPart
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.models.model import Tensors
 from mnist_lib.training import diagnosis
 from mnist_lib.training.diagnosis import gradient_difference, moved, wrong_numbers

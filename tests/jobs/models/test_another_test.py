@@ -12,9 +12,9 @@ import mnist_lib
 from jobs.console.exit_codes import exit_code_of
 from jobs.models import __main__ as models
 from mnist_lib.data.changes import DatasetState
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.spec import TrialSpec

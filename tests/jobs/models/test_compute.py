@@ -11,7 +11,7 @@ import pytest
 from jobs.console.options import parser
 from jobs.models import __main__ as models
 from jobs.models.options import EvaluateOptions
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec

@@ -14,7 +14,7 @@ import pytest
 from jobs.models import __main__ as models
 from mnist_lib.api import load_stored
 from mnist_lib.catalog import EXPORT_FORMATS
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.contents import StoredModel
 from tests.support.job import ROOT

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from tests.support.drawing import drawn, png
 from tests.support.job import train
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.mnist, pytest.mark
 @pytest.fixture(scope="module")
 def mnist(
     mnist_source: Path, data_dir: Path, ray_address: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Split]:
+) -> tuple[Path, Table]:
     """A storage whose champion has at least 98% accuracy on the full MNIST, and 1,000 test images."""
     from mnist_lib.data.prepare import prepare
     from mnist_lib.data.request import DataRequest
@@ -61,7 +61,7 @@ VARIANTS: dict[str, Callable[[Image.Image], bytes]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_970_of_1000_saved_digits_are_predicted_right(
-    variant: str, mnist: tuple[Path, Split], tmp_path: Path, predict: Any
+    variant: str, mnist: tuple[Path, Table], tmp_path: Path, predict: Any
 ) -> None:
     storage, test = mnist
     for number, image in enumerate(np.asarray(test.images)[..., 0]):
@@ -71,7 +71,7 @@ def test_970_of_1000_saved_digits_are_predicted_right(
     assert (predicted_digits(stdout) == test.labels).mean() >= 0.97
 
 
-def test_38_of_40_drawn_digits_are_predicted_right(mnist: tuple[Path, Split], tmp_path: Path, predict: Any) -> None:
+def test_38_of_40_drawn_digits_are_predicted_right(mnist: tuple[Path, Table], tmp_path: Path, predict: Any) -> None:
     storage, test = mnist
     for number in range(40):
         (tmp_path / f"{number:04d}").write_bytes(drawn(test.images[number][..., 0], number))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mnist_lib.catalog import DIGITS
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from tests.support.bounds import wait_until
 from tests.support.drawing import KINDS, drawn, header_only, png
 from tests.support.hostile import HOSTILE, is_harmless

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_lib.data.split import Dataset, hashes_of, is_held_out
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import hashes_of, is_held_out
 from mnist_lib.objects.local import LocalObjects
 from tests.support.digits import ORDER, add_digits
 from tests.support.job import ROOT

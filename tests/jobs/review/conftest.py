@@ -10,8 +10,8 @@ import pytest
 from jobs.review.data import Viewer
 from jobs.review.model_process import ModelProcess
 from mnist_lib.api import find_version
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.sources.scan import real_folders
-from mnist_lib.data.split import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import NO_FOLDERS
 from mnist_lib.pictures.sandbox import Sandbox

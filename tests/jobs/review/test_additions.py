@@ -8,8 +8,8 @@ import pytest
 from obstore.store import from_url
 
 from jobs.review.data import Additions, ReviewedData, read_data
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.bucket import BucketObjects
 from mnist_lib.objects.local import LocalObjects

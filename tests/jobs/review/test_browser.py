@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from tests.support.bounds import wait_until
 from tests.support.browser import CUT_OFF, LETTERS, LOOKS, MIN_LETTER_HEIGHT, WIDE
 from tests.support.reviewing import Command, free_port, lines_of, write_digits

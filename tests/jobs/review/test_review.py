@@ -18,8 +18,9 @@ from jobs.review.labels import Decision, Labels
 from jobs.review.options import ReviewOptions
 from jobs.review.pictures import MIN_PROBABILITY, disputed_items, run_versions
 from mnist_lib.data.corrections import LabelsFile
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, text_of
+from mnist_lib.data.table import text_of
 from mnist_lib.errors import DataError, SpecError
 from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.objects.local import LocalObjects

@@ -16,8 +16,8 @@ from jobs.review.data import HIDDEN, Viewer
 from jobs.review.model_process import ModelProcess
 from jobs.review.server import MAX_STRANGERS, MAX_UPLOAD_BYTES, NUM_ANSWERS
 from jobs.review.session import Session
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.sources.scan import find_pictures
-from mnist_lib.data.split import Dataset
 from mnist_lib.pictures.examination import png
 from mnist_lib.pictures.reading import NO_FOLDERS
 from tests.support.bounds import assert_at_most

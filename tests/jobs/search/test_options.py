@@ -16,8 +16,8 @@ from jobs.train.initial_versions import with_warm_starts
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.resuming import configuration
-from mnist_lib.data.split import Dataset
-from mnist_lib.data.volume import Volume
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.reading.volume import Volume
 from mnist_lib.search.halving import Ladder
 from mnist_lib.spec import BY_IMAGES_TEXT
 from tests.support.bounds import at_most_processor_seconds

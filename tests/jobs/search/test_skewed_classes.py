@@ -11,8 +11,9 @@ from msgspec import structs
 from jobs.search.options import SearchOptions
 from jobs.search.plan import SearchPlan
 from mnist_lib.assignment import Assignment, Resources
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.table import Table
 from mnist_lib.report.texts import notes
 from mnist_lib.results import Accuracy, RungDone, TrialResult
 from mnist_lib.run_documents import Summary
@@ -31,7 +32,7 @@ def skewed() -> Dataset:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
             rows = np.concatenate([np.flatnonzero(labels == 4)[:large], np.flatnonzero(labels == 9)[:small]])
             noisy = np.clip(images[rows] + random.normal(0, 60, images[rows].shape), 0, 255).astype(np.uint8)
-            splits.append(Split(noisy, (labels[rows] == 9).astype(np.uint8)))
+            splits.append(Table.of(noisy, (labels[rows] == 9).astype(np.uint8)))
     train, test = splits
     return Dataset.of("skewed", "1", train, test, ["four", "nine"])
 

@@ -16,7 +16,7 @@ from msgspec import structs
 
 from jobs.track.__main__ import main
 from mnist_lib.api import _load_pyfunc, load
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder

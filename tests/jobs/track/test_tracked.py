@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from jobs.track.tracked import key_of, tracked_run
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.history import RungScored
 from mnist_lib.objects.local import LocalObjects

@@ -10,9 +10,9 @@ import pytest
 from jobs.models import compute
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import NONE, labels_file
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import open_storage

@@ -16,7 +16,8 @@ from jobs.train.run import Run, finish
 from jobs.train.run_dataset import RunDataset
 from jobs.train.trials import Trials
 from jobs.train.write_queue import Write
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, Objects
 from mnist_lib.results import Accuracy, TrialFailure, TrialRecord, TrialResult
@@ -41,7 +42,7 @@ TRIALS = [
     for spec in trial_grid([model], range(n), dataset="mnist-mini", epochs=2)
 ]
 LABELS = PROBABILITIES.argmax(axis=1).astype(np.uint8)
-DATA = Split(np.zeros((len(LABELS), 28, 28, 1), np.uint8), LABELS)
+DATA = Table.of(np.zeros((len(LABELS), 28, 28, 1), np.uint8), LABELS)
 FACTS = Dataset.of("mnist-mini", "1.0.0", DATA, DATA).without_images()
 PLAN = Plan.of(TrainOptions(report=False, quiet=True))
 MAX_OPERATIONS = 500

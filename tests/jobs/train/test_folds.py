@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.wording import counted
 from tests.support.digits import add_digits
 from tests.support.figures import assert_says_what_the_summary_says

@@ -11,7 +11,7 @@ from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.planning import models_to_check
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.pretrained import Pretrained

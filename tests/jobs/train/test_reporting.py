@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from jobs.train.reporting import is_in_index, pictures_link, write_index, write_report
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.documents import encode
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects

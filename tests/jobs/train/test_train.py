@@ -13,7 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs.models import __main__ as models
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from tests.support.figures import assert_says_what_the_summary_says
 from tests.support.job import ROOT, history_of, summary_of
 from tests.support.stored import correct_of_stored, counts_of_summary

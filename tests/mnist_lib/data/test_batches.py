@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, balancing_weights, blank_chunk, epochs, evaluation_batch_size
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
 
-def numbered(n: int) -> Split:
+def numbered(n: int) -> Table:
     """Images of 1x2 pixels that encode their own number, whose last digit is the label."""
     numbers = np.arange(n)
     images = np.stack([numbers // 256, numbers % 256], axis=1).astype(np.uint8)
-    return Split(images.reshape(n, 1, 2, 1), (numbers % 10).astype(np.uint8))
+    return Table.of(images.reshape(n, 1, 2, 1), (numbers % 10).astype(np.uint8))
 
 
 def numbers_of(images: tf.Tensor) -> np.ndarray:

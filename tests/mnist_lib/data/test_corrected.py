@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import NONE, CorrectionCounts, LabelsFile, UsedLabels
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import TEST_SHARE, Dataset
+from mnist_lib.data.table import TEST_SHARE
 from mnist_lib.documents import encode
 from mnist_lib.errors import DataError, MnistError
 from mnist_lib.objects import bucket
@@ -50,11 +51,11 @@ def test_a_corrected_picture_has_its_new_label_in_its_old_split(tmp_path: Path) 
         images, labels = getattr(after, split).images, getattr(after, split).labels
         (index,) = np.flatnonzero((np.asarray(images)[..., 0] == np.asarray(picture)).all(axis=(1, 2)))
         assert labels[index] == 1
-    assert after.corrections == CorrectionCounts(applied=2, holdout=1)
+    assert after.report.corrections == CorrectionCounts(applied=2, holdout=1)
     assert after.fingerprint != before.fingerprint
     assert after.version == after.fingerprint[:8]
-    assert after.published_test_labels is None
-    assert np.array_equal(after.ranks, before.ranks)
+    assert np.array_equal(after.table.published, after.table.labels)
+    assert np.array_equal(after.table.ranks, before.table.ranks)
 
 
 def test_a_correction_that_changes_nothing_leaves_the_fingerprint_as_it_was(tmp_path: Path) -> None:
@@ -62,9 +63,11 @@ def test_a_correction_that_changes_nothing_leaves_the_fingerprint_as_it_was(tmp_
     before = read(folder)
     correct(folder, correction(noise(3), "b"), correction(noise(3), "a"), correction("0" * 32, "b"))
     after = read(folder)
-    assert after.corrections == CorrectionCounts(confirmed=1, unknown=1)
+    assert after.report.corrections == CorrectionCounts(confirmed=1, unknown=1)
     assert after.fingerprint == before.fingerprint
-    assert after.notices == (f"{folder}/labels.jsonl: 1 correction of images that the dataset does not have: line 3",)
+    assert after.report.notices == (
+        f"{folder}/labels.jsonl: 1 correction of images that the dataset does not have: line 3",
+    )
 
 
 def test_the_label_none_removes_a_picture_and_its_copies(tmp_path: Path) -> None:
@@ -73,15 +76,15 @@ def test_the_label_none_removes_a_picture_and_its_copies(tmp_path: Path) -> None
     dataset = read(folder)
     assert total(dataset) == 59
     assert noise(3).tobytes() not in images_of(dataset, "a")
-    assert dataset.corrections is not None
-    assert dataset.corrections.removed == 2
-    assert len(dataset.ranks) == total(dataset)
+    assert dataset.report.corrections is not None
+    assert dataset.report.corrections.removed == 2
+    assert len(dataset.table.ranks) == total(dataset)
 
 
 def test_a_correction_does_not_read_pictures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     read(folder)
-    monkeypatch.setattr("mnist_lib.data.reading.folder.read_folder", None)
+    monkeypatch.setattr("mnist_lib.data.reading.folder.decode_folder", None)
     correct(folder, correction(noise(3), "b"))
     assert noise(3).tobytes() in images_of(read(folder), "b")
 
@@ -95,12 +98,12 @@ def test_a_correction_decides_about_a_picture_in_several_classes(tmp_path: Path,
         dataset = read(folder)
         assert total(dataset) == 62
         assert noise(same).tobytes() in images_of(dataset, "b") - images_of(dataset, "a")
-        assert dataset.notices == ("left out, the same picture in several classes: a/other.png, b/other.png",)
+        assert dataset.report.notices == ("left out, the same picture in several classes: a/other.png, b/other.png",)
         split = dataset.test if share(noise(same)) < TEST_SHARE else dataset.train
         assert (np.asarray(split.images)[..., 0] == np.asarray(noise(same))).all(axis=(1, 2)).sum() == 2
-        assert len(dataset.ranks) == total(dataset)
+        assert len(dataset.table.ranks) == total(dataset)
     correct(folder, correction(noise(same), NONE), correction(noise(500), NONE))
-    assert (total(read(folder)), read(folder).notices) == (60, ())
+    assert (total(read(folder)), read(folder).report.notices) == (60, ())
 
 
 def test_a_label_that_is_no_class_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -120,16 +123,18 @@ def test_corrections_of_a_removed_class_do_not_stop_a_run(tmp_path: Path) -> Non
     (folder / "c").rmdir()
     dataset = read(folder)
     assert dataset.classes == ("a", "b")
-    assert dataset.corrections == CorrectionCounts(unknown=2)
+    assert dataset.report.corrections == CorrectionCounts(unknown=2)
 
 
 def test_w15_the_label_none_removes_a_picture_also_if_a_class_is_called_none(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", classes("a", NONE))
     correct(folder, correction(noise(1), NONE))
     dataset = read(folder)
-    assert dataset.corrections is not None
-    assert (total(dataset), dataset.corrections.removed) == (59, 1)
-    assert dataset.notices == (f'{folder}/labels.jsonl: "none" removes an image, also where a class has this name',)
+    assert dataset.report.corrections is not None
+    assert (total(dataset), dataset.report.corrections.removed) == (59, 1)
+    assert dataset.report.notices == (
+        f'{folder}/labels.jsonl: "none" removes an image, also where a class has this name',
+    )
 
 
 def test_a_forged_line_that_shares_half_a_hash_suppresses_no_correction(tmp_path: Path) -> None:
@@ -157,7 +162,11 @@ def test_the_file_of_corrections_is_neither_a_picture_nor_a_class(tmp_path: Path
             f"{top}{path}": noise(n + 100 * m) for m, top in enumerate(tops) for n, path in enumerate(classes("a", "b"))
         }
         folder = write_folder(tmp_path / name, {**files, "labels.jsonl": b""})
-        assert (read(folder).notices, read(folder).classes, read(folder).corrections) == ((), ("a", "b"), None)
+        assert (read(folder).report.notices, read(folder).classes, read(folder).report.corrections) == (
+            (),
+            ("a", "b"),
+            None,
+        )
 
 
 def test_all_pictures_of_the_test_removed_is_an_error(tmp_path: Path) -> None:
@@ -180,15 +189,15 @@ def test_a_run_keeps_the_labels_that_it_began_with(tmp_path: Path) -> None:
     request = DataRequest(dataset=f"{folder}/", data_dir=tmp_path)
     correct(folder, correction(noise(1), "b"))
     begun = prepare(request)
-    assert begun.used_labels == UsedLabels.of((folder / "labels.jsonl").read_bytes())
+    assert begun.report.used_labels == UsedLabels.of((folder / "labels.jsonl").read_bytes())
     correct(folder, correction(noise(2), "b"))
     assert prepare(request).fingerprint != begun.fingerprint
-    assert prepare(request, used=begun.used_labels).fingerprint == begun.fingerprint
+    assert prepare(request, used=begun.report.used_labels).fingerprint == begun.fingerprint
     (folder / "labels.jsonl").write_bytes(b"")
     with pytest.raises(
         DataError, match=r"expected the \d+ bytes that the run began with, got others; .* start another"
     ):
-        prepare(request, used=begun.used_labels)
+        prepare(request, used=begun.report.used_labels)
 
 
 def test_the_disputed_labels_of_the_test_are_counted_apart(digits: Dataset) -> None:
@@ -203,11 +212,10 @@ def test_the_disputed_labels_of_the_test_are_counted_apart(digits: Dataset) -> N
     ]
     found = with_corrections(digits, lines(*corrections), "labels.jsonl", published=True)
     expected = CorrectionCounts(applied=3, confirmed=1, removed=2, holdout=3, disputed_holdout=2)
-    assert found.corrections == expected
+    assert found.report.corrections == expected
     assert (len(found.train), len(found.test)) == (len(digits.train) - 1, DIGITS_TEST - 1)
-    assert found.published_test_labels is not None
-    assert np.array_equal(found.published_test_labels, np.delete(digits.test.labels, 2))
-    assert (found.published_test_labels != found.test.labels).sum() == 2
+    assert np.array_equal(found.test.published, np.delete(digits.test.labels, 2))
+    assert (found.test.published != found.test.labels).sum() == 2
     assert np.array_equal(found.test.hashes, np.delete(digits.test.hashes, 2, axis=0))
 
 
@@ -223,11 +231,11 @@ def test_a_test_image_counts_as_reviewed_at_random_until_the_decision_is_undone(
         correction(images[5], NONE),
     ]
     found = with_corrections(digits, lines(*corrections), "labels.jsonl", published=True)
-    assert found.reviewed_test is not None
-    assert (len(found.reviewed_test), np.flatnonzero(found.reviewed_test).tolist()) == (DIGITS_TEST - 1, [0, 2])
+    assert (len(found.test), np.flatnonzero(found.test.reviewed).tolist()) == (DIGITS_TEST - 1, [0, 2])
     # The third was drawn at random before a model disputed it.
-    assert found.corrections == CorrectionCounts(applied=1, confirmed=2, removed=1, holdout=2)
-    assert with_corrections(digits, lines(corrections[5]), "labels.jsonl", published=True).reviewed_test is None
+    assert found.report.corrections == CorrectionCounts(applied=1, confirmed=2, removed=1, holdout=2)
+    removed = with_corrections(digits, lines(corrections[5]), "labels.jsonl", published=True)
+    assert not removed.test.reviewed.any()
 
 
 def test_the_other_images_stay_for_validation_when_one_is_removed(digits: Dataset) -> None:
@@ -267,13 +275,13 @@ def test_corrections_in_a_bucket_are_mirrored_with_the_pictures(s3: str, tmp_pat
     file = LabelsFile(BucketObjects(url))
     file.add([correction(noise(1), "b")])
     corrected = prepare(request)
-    assert corrected.corrections is not None
-    assert corrected.corrections.applied == 1
+    assert corrected.report.corrections is not None
+    assert corrected.report.corrections.applied == 1
     file.add([correction(noise(1), "a")])
     assert prepare(request).fingerprint == before.fingerprint
-    assert prepare(request, used=corrected.used_labels).fingerprint == corrected.fingerprint
+    assert prepare(request, used=corrected.report.used_labels).fingerprint == corrected.fingerprint
     obstore.delete(store, "labels.jsonl")
-    assert prepare(request).corrections is None
+    assert prepare(request).report.corrections is None
     for path in local.rglob("*.png"):
         obstore.delete(store, path.relative_to(local).as_posix())
     file.add([correction(noise(1), "b")])
@@ -285,9 +293,9 @@ def test_a_line_that_is_being_written_does_not_count_until_it_is_complete(tmp_pa
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     content = lines(correction(noise(1), "b"))
     (folder / "labels.jsonl").write_bytes(content[:50])
-    assert read(folder).corrections is None
+    assert read(folder).report.corrections is None
     (folder / "labels.jsonl").write_bytes(content)
-    assert read(folder).corrections == CorrectionCounts(applied=1, holdout=int(share(noise(1)) < TEST_SHARE))
+    assert read(folder).report.corrections == CorrectionCounts(applied=1, holdout=int(share(noise(1)) < TEST_SHARE))
 
 
 VALID = st.builds(
@@ -320,11 +328,11 @@ def test_whatever_the_file_contains_the_error_is_ours(content: bytes) -> None:
 
 
 def _fuzzed() -> Dataset:
-    from mnist_lib.data.split import Split
+    from mnist_lib.data.table import Table
 
     images = np.stack([np.asarray(noise(n))[..., None] for n in [*range(30), *range(1_000, 1_030)]])
     labels = np.repeat(np.array([0, 1], np.uint8), 30)
-    return Dataset.of("f", "", Split(images[::2], labels[::2]), Split(images[1::2], labels[1::2]), ("a", "b"))
+    return Dataset.of("f", "", Table.of(images[::2], labels[::2]), Table.of(images[1::2], labels[1::2]), ("a", "b"))
 
 
 FUZZED = _fuzzed()
@@ -334,7 +342,7 @@ FUZZED = _fuzzed()
 def test_a_hundred_thousand_corrections_take_seconds(tmp_path: Path) -> None:
     content = lines(correction(noise(1), "b")) * 100_000
     begin = time.monotonic()
-    assert with_corrections(FUZZED, content, "labels.jsonl", published=False).corrections == CorrectionCounts(
+    assert with_corrections(FUZZED, content, "labels.jsonl", published=False).report.corrections == CorrectionCounts(
         applied=1, holdout=1
     )
     assert_at_most(10, since=begin)

@@ -7,12 +7,13 @@ import pytest
 
 from mnist_lib.data.changes import DatasetState, changes_between
 from mnist_lib.data.corrections import NONE
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.hold_out import without_trained
 from mnist_lib.data.images import ImageArray
+from mnist_lib.data.reading.volume import volume_of
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.class_folders import list_folder
-from mnist_lib.data.split import TEST, TRAIN, Dataset
-from mnist_lib.data.volume import volume_of
+from mnist_lib.data.table import TEST, TRAIN
 from mnist_lib.errors import DataError, SpecError
 from tests.support.corrections import correct, correction
 from tests.support.pictures import classes, noise, read, write_folder
@@ -44,7 +45,7 @@ def test_they_are_split_as_if_the_folder_were_a_class(folder: Path) -> None:
         assert getattr(dataset, split).labels.max() == 1
     assert all(shown(dataset))
     train, test = map(len, shown(dataset))
-    assert f"counter-examples in other: {train} for training, {test} for the test" in dataset.notices
+    assert f"counter-examples in other: {train} for training, {test} for the test" in dataset.report.notices
     assert len({dataset.fingerprint, as_class.fingerprint, read(folder, none="b").fingerprint}) == 3
 
 
@@ -73,7 +74,7 @@ def test_a_picture_that_is_in_a_class_too_is_left_out(tmp_path: Path) -> None:
     dataset = read(write_folder(tmp_path / "f", pictures), none="other")
     same = np.asarray(noise(1_000))[..., None].tobytes()
     assert same not in set.union(*shown(dataset), pixels(dataset.train.images), pixels(dataset.test.images))
-    assert any("same picture in several classes" in notice for notice in dataset.notices)
+    assert any("same picture in several classes" in notice for notice in dataset.report.notices)
 
 
 def test_corrections_and_images_that_are_left_out_change_nothing_about_them(folder: Path) -> None:

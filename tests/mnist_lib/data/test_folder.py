@@ -65,7 +65,7 @@ def test_d8_empty_classes_are_left_out_and_classes_without_test_pictures_are_nam
     assert dataset.classes == ("a", "b", "single")
     assert len(images_of(dataset, "single")) == 1
     side = "to test on" if (dataset.train.labels == 2).any() else "to train on"
-    assert dataset.notices == (
+    assert dataset.report.notices == (
         "left out, without pictures: 1 class (empty)",
         f"1 class without pictures {side}: single",
     )
@@ -92,7 +92,7 @@ def test_d8_the_channels_are_what_the_pictures_need(tmp_path: Path, modes: list[
             picture = picture.convert(mode)
         files[f"{'ab'[number % 2]}/{number}.{'tif' if mode == 'CMYK' else 'png'}"] = picture
     dataset = read(write_folder(tmp_path / "f", files))
-    assert (dataset.image_shape, dataset.notices) == ((8, 8, channels), ())
+    assert (dataset.image_shape, dataset.report.notices) == ((8, 8, channels), ())
     assert read(tmp_path / "f", channels=1).image_shape == (8, 8, 1)
 
 
@@ -110,7 +110,7 @@ def test_d8_16_bits_transparency_and_rotation_are_read_as_a_viewer_shows_them(tm
     lying.save(tmp_path / "lying.png", exif=exif)
     turned = write_folder(tmp_path / "g", {**classes("a", "b", size=(4, 6), mode="RGB")})
     shutil.copy(tmp_path / "lying.png", turned / "a/lying.png")
-    assert (read(turned).image_shape, read(turned).notices) == ((6, 4, 3), ())
+    assert (read(turned).image_shape, read(turned).report.notices) == ((6, 4, 3), ())
     assert lying.transpose(Image.Transpose.ROTATE_270).tobytes() in images_of(read(turned), "a")
 
 
@@ -118,7 +118,7 @@ def test_d8_pictures_of_several_sizes_are_resized_and_cropped_and_a_notice_says_
     folder = write_folder(tmp_path / "f", {**classes("a", "b", size=(300, 200)), **classes("c", size=(20, 30))})
     dataset = read(folder)
     assert dataset.image_shape == (32, 32, 1)
-    assert dataset.notices == (
+    assert dataset.report.notices == (
         "pictures of 2 sizes are resized to 32 x 32 and cropped; choose another size with --image-size",
     )
     assert read(folder, image_size=(10, 12)).image_shape == (10, 12, 1)
@@ -132,13 +132,13 @@ def test_d8_the_same_picture_in_two_classes_is_left_out_of_both_and_named(tmp_pa
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "a/same.png": noise(99), "b/same.bmp": noise(99)})
     dataset = read(folder)
     assert total(dataset) == 60
-    assert dataset.notices == ("left out, the same picture in several classes: a/same.png, b/same.bmp",)
+    assert dataset.report.notices == ("left out, the same picture in several classes: a/same.png, b/same.bmp",)
 
 
 def test_d8_every_class_with_the_same_picture_is_named_even_if_one_has_many_copies(tmp_path: Path) -> None:
     copies = {f"a/{number}.bmp": noise(99) for number in range(6)}
     folder = write_folder(tmp_path / "f", {**classes("a", "b", "c"), **copies, "b/x.bmp": noise(99)})
-    (notice,) = read(folder).notices
+    (notice,) = read(folder).report.notices
     named = "a/0.bmp, b/x.bmp, a/1.bmp, a/2.bmp, a/3.bmp and 2 more"
     assert notice == f"left out, the same picture in several classes: {named}"
 
@@ -147,9 +147,9 @@ def test_d8_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_pa
     folder = write_folder(tmp_path / "f", {**classes("a", "b"), "b/broken.png": b"\x89PNG broken", "a/zero.jpg": b""})
     for _ in range(2):  # the second time from the cache
         dataset = read(folder)
-        assert (total(dataset), len(dataset.unreadable)) == (60, 2)
-        assert dataset.notices[0] == "left out: a/zero.jpg: expected a picture, got an empty file; copy it again"
-        assert dataset.notices[1].startswith("left out: b/broken.png: expected a ")
+        assert (total(dataset), len(dataset.report.unreadable)) == (60, 2)
+        assert dataset.report.notices[0] == "left out: a/zero.jpg: expected a picture, got an empty file; copy it again"
+        assert dataset.report.notices[1].startswith("left out: b/broken.png: expected a ")
         with pytest.raises(DataError, match=r"f: 2 pictures cannot be read, such as a/zero\.jpg: expected a picture"):
             read(folder, strict=True)
 
@@ -191,10 +191,10 @@ def test_each_image_of_a_folder_knows_its_file_whatever_is_corrected(tmp_path: P
 def test_unchanged_pictures_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     first = read(folder)
-    monkeypatch.setattr("mnist_lib.data.reading.folder.read_folder", None)
+    monkeypatch.setattr("mnist_lib.data.reading.folder.decode_folder", None)
     again = read(folder)
     assert np.array_equal(again.train.images, first.train.images)
-    assert (again.ranks == first.ranks).all()
+    assert (again.table.ranks == first.table.ranks).all()
     with pytest.raises(TypeError):
         read(folder, image_size=(4, 4))
     (folder / "note.pdf").touch()
@@ -212,10 +212,10 @@ def test_a_stray_picture_is_converted_to_what_most_are_and_named(tmp_path: Path)
         "resized and cropped to 8 x 8, the size of most pictures: 1 (a/stray.png)",
         "converted to grey, as most pictures are: 1 (a/stray.png)",
     )
-    assert dataset.notices == stray
-    assert read(folder, image_size=(8, 8), channels=1).notices == stray
+    assert dataset.report.notices == stray
+    assert read(folder, image_size=(8, 8), channels=1).report.notices == stray
     asked = read(folder, image_size=(40, 30), channels=3)
-    assert (asked.image_shape, asked.notices) == ((40, 30, 3), ())
+    assert (asked.image_shape, asked.report.notices) == ((40, 30, 3), ())
 
 
 def test_without_a_majority_the_size_is_the_default_one_and_colours_are_kept(tmp_path: Path) -> None:
@@ -225,6 +225,6 @@ def test_without_a_majority_the_size_is_the_default_one_and_colours_are_kept(tmp
             picture.convert("RGB").save(path)
     dataset = read(folder)
     assert dataset.image_shape == (32, 32, 3)
-    assert dataset.notices == (
+    assert dataset.report.notices == (
         "pictures of 2 sizes are resized to 32 x 32 and cropped; choose another size with --image-size",
     )

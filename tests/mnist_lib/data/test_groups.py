@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.groups import BY_FILE, groups_of, hash_of_group
 from mnist_lib.data.prepared.index import fingerprint_of_files
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import NO_GROUP, Dataset, Split, is_held_out
+from mnist_lib.data.table import NO_GROUP, Table, is_held_out
 from mnist_lib.errors import DataError, SpecError
 from tests.support.corrections import correct, correction
 from tests.support.pictures import classes, noise, read, total, write_folder
@@ -45,7 +46,7 @@ def sides_and_folds(dataset: Dataset) -> dict[str, str]:
     return {file: side + folds.get(file, "") for file, side in sides(dataset).items()}
 
 
-def names_by_file(splits: Mapping[str, Split | None]) -> dict[str, str]:
+def names_by_file(splits: Mapping[str, Table | None]) -> dict[str, str]:
     return {str(split.file(i)): name for name, split in splits.items() if split for i in range(len(split))}
 
 
@@ -94,9 +95,9 @@ def test_numbers_of_groups_are_those_of_the_images_of_each_split(tmp_path: Path)
     assert {len(names) for names in named.values()} == {1}
     assert len(named) == counts.test == len(dataset.test) / 2
     again = read(tmp_path / "f", group_by="folder")  # from the cache
-    assert (again.groups.dtype.name, again.group_counts) == ("int32", counts)
+    assert (again.table.groups.dtype.name, again.group_counts) == ("int32", counts)
     without = read(tmp_path / "f")
-    assert (without.test_groups, without.group_counts, {*without.groups.tolist()}) == (None, None, {NO_GROUP})
+    assert (without.test_groups, without.group_counts, {*without.table.groups.tolist()}) == (None, None, {NO_GROUP})
     assert without.fingerprint != dataset.fingerprint
 
 
@@ -109,7 +110,7 @@ def test_equal_pictures_of_groups_on_two_sides_are_left_out_of_the_hold_out_and_
     found = sides(dataset)
     assert f"a/{in_test}/copy.png" not in found
     assert found[f"a/{in_train}/copy.bmp"] in ("train", "validation")
-    assert dataset.notices == (
+    assert dataset.report.notices == (
         f"left out of the hold-out, since another group has the same picture for training: 1 (a/{in_test}/copy.png)",
     )
     # A picture in two classes needs a correction. With one, its copy in the hold-out is left out, too.
@@ -122,10 +123,10 @@ def test_equal_pictures_of_groups_on_two_sides_are_left_out_of_the_hold_out_and_
 
 def test_a_class_in_one_group_and_a_group_in_two_folders_are_named(tmp_path: Path) -> None:
     one = {f"c/only/{number}.png": noise(5_000 + number) for number in range(3)}
-    notices = read(write_folder(tmp_path / "f", {**objects("a", "b"), **one}), group_by="folder").notices
+    notices = read(write_folder(tmp_path / "f", {**objects("a", "b"), **one}), group_by="folder").report.notices
     assert "1 class with all pictures in one group, so in one split: c" in notices
     train, test = classes("train/a/x", "train/b/y"), {"test/a/x/1.png": noise(7_001), "test/b/z/2.png": noise(7_002)}
-    notices = read(write_folder(tmp_path / "g", {**train, **test}), group_by="folder").notices
+    notices = read(write_folder(tmp_path / "g", {**train, **test}), group_by="folder").report.notices
     assert "1 group in more than one of the folders train, validation and test: x" in notices
 
 
@@ -142,7 +143,9 @@ def test_a_changed_group_changes_the_dataset_and_is_read_again(tmp_path: Path) -
     assert first[0] != second[0]
     assert first[1] != second[1]
     assert write("x") == first
-    assert read(pictures).notices == ("groups.csv is not used; to form groups with it, use --group-by groups.csv",)
+    assert read(pictures).report.notices == (
+        "groups.csv is not used; to form groups with it, use --group-by groups.csv",
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnist_lib.data.split import hash_of_text, hashes_of, indices_of, text_of
+from mnist_lib.data.table import hash_of_text, hashes_of, indices_of, text_of
 from mnist_lib.pictures.reading import Layout, Shape, read_picture
 
 

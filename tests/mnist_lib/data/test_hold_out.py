@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mnist_lib.data.changes import DatasetState
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.hold_out import require_untrained, without_trained
-from mnist_lib.data.split import Dataset, indices_of
+from mnist_lib.data.table import indices_of
 from mnist_lib.errors import DataError
 from mnist_lib.store.contents import origins
 from mnist_lib.store.datasets import store_state, trained_images
@@ -24,18 +25,18 @@ OWN = {"model": "own", "source_sha256": "0" * 64}
 
 def test_test_images_that_a_version_was_trained_on_are_left_out_and_counted(digits: Dataset) -> None:
     few = few_digits(digits)
-    marked = replace(few, reviewed_test=np.arange(110) % 2 == 0)
+    reviewed = np.concatenate([np.zeros(120, bool), np.arange(110) % 2 == 0])
+    marked = replace(few, table=replace(few.table, reviewed=reviewed))
     one, other = few.test.hashes[[3, 70, 5]], np.concatenate([few.train.hashes, few.test.hashes[[5, 6]]])
     left = without_trained(marked, {"keras@3": one, "keras@1": other})
     assert [f"{len(left.train)}", f"{len(left.test)}"] == ["120", "106"]
-    assert left.notices == (
+    assert left.report.notices == (
         "left out: 3 test images on which keras@3, from which a model starts, was trained",
         "left out: 1 test image on which keras@1, from which a model starts, was trained",
     )
     rows = np.delete(np.arange(110), [3, 5, 6, 70])
     assert np.array_equal(left.test.images, few.test.images[rows])
-    assert left.reviewed_test is not None
-    assert np.array_equal(left.reviewed_test, rows % 2 == 0)
+    assert np.array_equal(left.test.reviewed, rows % 2 == 0)
     assert left.fingerprint not in (few.fingerprint, without_trained(few, {"keras@3": one}).fingerprint)
     assert without_trained(few, {"keras@3": few.train.hashes}) is few
     require_untrained(few, {"keras@3": few.test.hashes})

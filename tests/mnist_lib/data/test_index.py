@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from mnist_lib.catalog import DATASETS, DatasetEntry
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared import index
 from mnist_lib.data.reading.tfds_images import import_builder
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataFolderError
 from mnist_lib.model_file import ModelFile
 from tests.support.builders import builder_file

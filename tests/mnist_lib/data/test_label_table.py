@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mnist_lib.data.corrections import NONE
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared.index import fingerprint_of_files
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.label_table import list_table
-from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataError, IntegrityError
 from tests.support.corrections import correct, correction
 from tests.support.other_user import lines_as_nobody, visible_folder
@@ -36,11 +36,12 @@ def tabled(folder: Path, pictures: int = 30) -> tuple[Path, list[tuple[str, ...]
 
 
 def by_picture(dataset: Dataset) -> dict[bytes, tuple[str, int, float]]:
-    """Return the class, the part and the rank of each picture, by its hash."""
-    columns = (dataset.hashes, dataset.labels, dataset.part, dataset.ranks)
+    """Return the class, the split and the rank of each picture, by its hash."""
+    table = dataset.table
+    columns = (table.hashes, table.labels, table.splits, table.ranks)
     return {
-        picture.tobytes(): (dataset.classes[label], part, rank)
-        for picture, label, part, rank in zip(*columns, strict=True)
+        picture.tobytes(): (dataset.classes[label], split, rank)
+        for picture, label, split, rank in zip(*columns, strict=True)
     }
 
 
@@ -53,7 +54,7 @@ def test_a_table_and_class_folders_of_the_same_pictures_are_the_same_dataset(tmp
         (table / name).write_bytes(path.read_bytes())
     write_table(table / "metadata.csv", rows)
     found, expected = read(table), read(folders)
-    assert (found.classes, total(found), found.notices) == (("a", "b"), 60, ())
+    assert (found.classes, total(found), found.report.notices) == (("a", "b"), 60, ())
     assert by_picture(found) == by_picture(expected)
     named = read(write_table(table / "other names.csv", [(name, label * 2) for name, label in rows]))
     assert (named.name, named.classes, total(named)) == ("other-names", ("aa", "bb"), 60)
@@ -124,7 +125,7 @@ def test_rows_without_a_picture_are_left_out_and_named_and_rows_twice_count_once
     write_table(folder / "metadata.csv", [*rows, *rows[:3], ("scans/009.png", "a"), ("scans/008.txt", "a")])
     dataset = read(folder)
     assert total(dataset) == 58
-    assert set(dataset.notices) == {
+    assert set(dataset.report.notices) == {
         "left out, cannot be read: 1 (scans/007.png)",
         "left out, not a picture that can be read (.txt): 1 (scans/008.txt)",
         "left out, the same picture in several classes: scans/009.png, scans/009.png",
@@ -168,7 +169,7 @@ def test_rows_that_are_added_change_the_fingerprint_and_a_correction_is_applied_
     assert kept == by_picture(dataset)
     correct(folder, correction(noise(0), "b"))
     correct(folder, correction(noise(1), NONE))
-    corrections = prepare(request).corrections
+    corrections = prepare(request).report.corrections
     assert corrections is not None
     assert (corrections.applied, corrections.removed) == (1, 1)
 

@@ -34,13 +34,13 @@ def test_d8_hidden_files_are_ignored_and_other_non_pictures_are_counted_and_name
     skipped = dict.fromkeys(("a/photo.HEIC", "a/note.pdf", "b/more.pdf", "b/old.zip", "outside.png"), b"x")
     dataset = read(write_folder(tmp_path / "f", {**classes("a", "b"), **ignored, **skipped}))
     assert total(dataset) == 60
-    assert set(dataset.notices) == {
+    assert set(dataset.report.notices) == {
         "left out, not a picture that can be read (.pdf): 2 (a/note.pdf, b/more.pdf)",
         "left out, not a picture that can be read (.heic): 1 (a/photo.HEIC)",
         "left out, not a picture that can be read (.zip): 1 (b/old.zip)",
         "left out, outside of a class folder: 1 (outside.png)",
     }
-    assert len(dataset.unreadable) == 0
+    assert len(dataset.report.unreadable) == 0
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "Validation"])
@@ -64,7 +64,7 @@ def test_folders_beside_train_and_test_are_left_out_and_incomplete_splits_refuse
     folder = write_folder(tmp_path / "f", {**files, "annotations/1.png": noise(1)})
     dataset = read(folder)
     assert (dataset.classes, len(dataset.train), len(dataset.test)) == (("a", "b"), 8, 8)
-    assert dataset.notices == ("left out, beside train and test: 1 (annotations)",)
+    assert dataset.report.notices == ("left out, beside train and test: 1 (annotations)",)
     with pytest.raises(DataError, match="expected a train folder beside test, val, got none; add it"):
         read(write_folder(tmp_path / "g", classes("val/a", "val/b", "test/a", "test/b")))
     flat: dict[str, Image.Image | bytes] = {
@@ -79,7 +79,7 @@ def test_folders_beside_train_and_test_are_left_out_and_incomplete_splits_refuse
 def test_a_pipe_in_a_class_folder_is_left_out_without_a_delay(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
     os.mkfifo(folder / "a/pipe.png")
-    assert read(folder).notices == ("left out, not a file: 1 (a/pipe.png)",)
+    assert read(folder).report.notices == ("left out, not a file: 1 (a/pipe.png)",)
 
 
 def test_folders_without_permission_and_links_to_nowhere_are_left_out_and_named() -> None:
@@ -120,8 +120,8 @@ def test_a_folder_that_cannot_be_read_counts_as_damaged_and_strict_refuses_it(
         os.chdir("d" * 200)
     monkeypatch.chdir(tmp_path)  # no process can start in so deep a folder
     dataset = read(folder)
-    assert (total(dataset), len(dataset.unreadable)) == (60, 1)
-    assert dataset.notices[0].startswith("left out, cannot be read: 1 (a/ddd")
+    assert (total(dataset), len(dataset.report.unreadable)) == (60, 1)
+    assert dataset.report.notices[0].startswith("left out, cannot be read: 1 (a/ddd")
     with pytest.raises(DataError, match="f: 1 picture cannot be read, such as a/ddd"):
         read(folder, strict=True)
 
@@ -161,7 +161,7 @@ def test_d8_links_that_lead_out_of_the_folder_are_left_out(tmp_path: Path) -> No
     (folder / "a/itself.png").symlink_to(folder / "a/itself.png")
     (folder / "b/root").symlink_to("/")
     (folder / "linked").symlink_to(folder / "a")
-    notices = read(folder).notices
+    notices = read(folder).report.notices
     assert set(notices) == {
         "left out, a link out of the folder: 1 (a/out.png)",
         "left out, a link to nothing: 2 (a/itself.png, a/nowhere.png)",
@@ -184,7 +184,7 @@ def test_d8_names_may_contain_any_letters(tmp_path: Path) -> None:
 def test_a_class_whose_name_cannot_be_printed_is_left_out_and_named(tmp_path: Path, name: str) -> None:
     dataset = read(write_folder(tmp_path / "f", classes("a", "c", name)))
     assert dataset.classes == ("a", "c")
-    assert dataset.notices == (f"left out, a class whose name cannot be printed: 1 ({name!r})",)
+    assert dataset.report.notices == (f"left out, a class whose name cannot be printed: 1 ({name!r})",)
 
 
 def test_a_class_after_the_thousandth_is_left_out_and_named(tmp_path: Path) -> None:

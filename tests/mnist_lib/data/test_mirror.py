@@ -85,7 +85,9 @@ def test_an_object_too_large_to_be_a_picture_is_named_but_not_copied(s3: str, tm
         assert here.folder is not None
         assert (here.folder / "a/large.png").stat().st_blocks == 0
         dataset = prepare(here)
-        assert len(dataset.unreadable) == 1
-        assert dataset.notices == ("left out: a/large.png: expected at most 10 MB, got 11.0; scale the picture down",)
+        assert len(dataset.report.unreadable) == 1
+        assert dataset.report.notices == (
+            "left out: a/large.png: expected at most 10 MB, got 11.0; scale the picture down",
+        )
     with pytest.raises(TooLargeError, match=r"a/large\.png: expected at most 10,000,000 bytes, got 11,000,000"):
         bucket.BucketObjects(s3).content("a/large.png", MAX_PICTURE_BYTES)

@@ -11,12 +11,13 @@ from PIL import Image
 
 from mnist_lib import wording
 from mnist_lib.data import near_copies as module
+from mnist_lib.data.dataset import Dataset, NearCopies
 from mnist_lib.data.images import ImageArray
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepare import prepare, with_near_copies
 from mnist_lib.data.prepared import index
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, NearCopies, Split
+from mnist_lib.data.table import Table
 from tests.support.pictures import classes, noise, write_folder
 
 Pixels = NDArray[np.uint8]
@@ -24,7 +25,7 @@ MIDDLE = np.arange(0, 4_000, 40)  # training digits of all classes
 
 
 def dataset_of(train: ImageArray, test: ImageArray) -> Dataset:
-    one, other = (Split(images, np.zeros(len(images), np.uint8)) for images in (train, test))
+    one, other = (Table.of(images, np.zeros(len(images), np.uint8)) for images in (train, test))
     return Dataset.of("images", "1", one, other)
 
 
@@ -153,16 +154,16 @@ def test_near_copies_are_computed_once_and_again_when_a_picture_is_added(
     shown: list[str] = []
     for _ in range(2):
         dataset = with_near_copies(prepare(request), request, shown.append)
-        assert dataset.near_copy_files == (("test/b/copy.png", "train/b/3.png"),)
-        assert dataset.near_copies is not None
-        assert dataset.near_copies.compared == 2
+        assert dataset.report.near_copy_files == (("test/b/copy.png", "train/b/3.png"),)
+        assert dataset.report.near_copies is not None
+        assert dataset.report.near_copies.compared == 2
     assert len(computed) == 1
     assert shown == ["0 of 62 images read for near-copies", "0 of 2 test images compared for near-copies"]
     write_folder(folder, {"train/a/another.png": noise(70_008)})
-    assert with_near_copies(prepare(request), request).near_copy_files == dataset.near_copy_files
+    assert with_near_copies(prepare(request), request).report.near_copy_files == dataset.report.near_copy_files
     assert len(computed) == 2
 
 
 def test_published_datasets_are_not_searched() -> None:
     request = DataRequest(dataset="sklearn-digits")
-    assert with_near_copies(prepare(request), request).near_copies is None
+    assert with_near_copies(prepare(request), request).report.near_copies is None

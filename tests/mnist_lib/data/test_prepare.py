@@ -204,7 +204,7 @@ def test_without_a_home_the_dataset_is_prepared_in_a_temporary_folder(
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", no_home)
-    assert not prepare(dataclasses.replace(request_of_trees, data_dir=None)).reusable
+    assert not prepare(dataclasses.replace(request_of_trees, data_dir=None)).report.reusable
 
 
 @pytest.mark.long

@@ -18,13 +18,13 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_lib import wording
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.images import NAME_BYTES, Images, read_part
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared.folder import on_this_node
 from mnist_lib.data.prepared.writer import ProgressFile
 from mnist_lib.data.reading import folder as reading
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import COLUMNS, Dataset
 from mnist_lib.errors import DataError
 from mnist_lib.pictures.sandbox import Sandbox
 from tests.support.corrections import correct, correction
@@ -54,9 +54,9 @@ def reads(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Callable[[], tup
 
 def require_equal(dataset: Dataset, other: Dataset) -> None:
     """Compare two datasets in every column and every field."""
-    for column in COLUMNS:
-        assert np.array_equal(np.asarray(getattr(dataset, column)), np.asarray(getattr(other, column))), column
-    for name in {field.name for field in fields(Dataset)} - {*COLUMNS}:
+    for column, values in vars(dataset.table).items():
+        assert np.array_equal(np.asarray(values), np.asarray(getattr(other.table, column))), column
+    for name in {field.name for field in fields(Dataset)} - {"table"}:
         assert getattr(dataset, name) == getattr(other, name), name
 
 
@@ -72,18 +72,18 @@ def test_images_of_a_shape_that_the_pictures_led_to_are_not_prepared_again_for_a
     pictures = {**classes("a"), **classes("b", size=(8, 9)), **classes("c", size=(9, 8))}
     folder = write_folder(tmp_path / "f", pictures)
     first = read(folder)
-    assert first.notices == (
+    assert first.report.notices == (
         "pictures of 3 sizes are resized to 9 x 9 and cropped; choose another size with --image-size",
     )
     prepared = 0
-    read_folder = reading.read_folder
+    decode_folder = reading.decode_folder
 
-    def counting_read(*arguments: Any) -> tuple[Dataset, Any]:
+    def counting_read(*arguments: Any) -> Any:
         nonlocal prepared
         prepared += 1
-        return read_folder(*arguments)
+        return decode_folder(*arguments)
 
-    monkeypatch.setattr(reading, "read_folder", counting_read)
+    monkeypatch.setattr(reading, "decode_folder", counting_read)
     require_equal(read(folder, image_size=(9, 9), channels=1), first)
     assert prepared == 0
     assert read(folder, image_size=(9, 9), channels=3).image_shape == (9, 9, 3)
@@ -107,7 +107,7 @@ def test_a_preparation_reads_only_what_is_new_and_equals_one_from_nothing(
     require_law(140, 140)
     write_folder(folder, {"a/new.png": noise(7_000), "b/copy.png": noise(3), "b/broken.png": b"x"})
     added = require_law(3, 3)
-    assert len(added.unreadable) == 1
+    assert len(added.report.unreadable) == 1
     noise(7_001).save(folder / "a/5.png")
     (folder / "b/7.png").rename(folder / "a/renamed.png")
     for number in range(10, 60):
@@ -141,15 +141,15 @@ def test_twenty_more_pictures_write_and_send_only_their_images_and_the_index(
     sent = list[int]()
 
     def send(dataset: Dataset) -> None:
-        assert isinstance(dataset.images, Images)
-        elsewhere = replace(file_of(dataset.images), folder=tmp_path / "elsewhere/.prepared")
+        assert isinstance(dataset.table.images, Images)
+        elsewhere = replace(file_of(dataset.table.images), folder=tmp_path / "elsewhere/.prepared")
 
         def read_there(path: Path, offset: int, size: int) -> NDArray[np.uint8]:
             sent.append(size)
             return read_part(tmp_path / "prepared/.prepared" / path.name, offset, size)
 
-        there = on_this_node(Images(elsewhere, dataset.images.rows), read_there)
-        assert np.array_equal(np.asarray(there), np.asarray(dataset.images))
+        there = on_this_node(Images(elsewhere, dataset.table.images.rows), read_there)
+        assert np.array_equal(np.asarray(there), np.asarray(dataset.table.images))
 
     send(before)
     write_folder(folder, {f"a/new{number}.png": noise(7_000 + number) for number in range(20)})
@@ -171,21 +171,21 @@ def test_a_file_of_which_less_than_half_is_used_is_written_anew(
 ) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b", pictures=30))
     before = read(folder)
-    pixels = np.asarray(before.images)
+    pixels = np.asarray(before.table.images)
     for number in range(15):
         (folder / f"a/{number}.png").unlink()
         (folder / f"b/{number}.png").unlink()
     half = read(folder)
-    assert file_of(half.images).path == file_of(before.images).path
+    assert file_of(half.table.images).path == file_of(before.table.images).path
     (folder / "a/15.png").unlink()
     write_folder(folder, {"b/new.png": noise(7_000)})
     reads()
     after = read(folder)
     assert reads() == (1, 1)
-    assert file_of(after.images).path != file_of(before.images).path
-    assert file_of(after.images).path.stat().st_size == NAME_BYTES + 30 * 64
+    assert file_of(after.table.images).path != file_of(before.table.images).path
+    assert file_of(after.table.images).path.stat().st_size == NAME_BYTES + 30 * 64
     require_equal(after, from_nothing(folder, tmp_path / "nothing"))
-    assert np.array_equal(np.asarray(before.images), pixels)  # a run that has begun before goes on
+    assert np.array_equal(np.asarray(before.table.images), pixels)  # a run that has begun before goes on
 
 
 def test_a_corrected_label_prepares_no_image_again(tmp_path: Path, reads: Callable[[], tuple[int, int]]) -> None:
@@ -204,12 +204,12 @@ def test_a_dataset_knows_that_its_images_are_among_the_temporary_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, prepared = write_folder(tmp_path / "f", classes("a", "b")), tmp_path / "prepared/.prepared"
-    assert read(folder).reusable
+    assert read(folder).report.reusable
     shutil.rmtree(prepared)
     prepared.touch()  # in place of a folder without the right to write, which root has
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    assert [read(folder).reusable, read(folder).reusable] == [False, False]
+    assert [read(folder).report.reusable, read(folder).report.reusable] == [False, False]
 
 
 def test_a_waiting_process_sees_how_many_pictures_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +264,7 @@ def test_d10_after_a_full_disk_the_images_of_before_are_used(
     tmp_path: Path, reads: Callable[[], tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b"))
-    file = file_of(read(folder).images)
+    file = file_of(read(folder).table.images)
     write_folder(folder, {"a/new.png": noise(7_000)})
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", lambda descriptor: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
@@ -314,10 +314,10 @@ def test_a_preparation_after_killed_ones_equals_one_from_nothing(
     assert reads() == (60, 60)
     write_folder(folder, {f"a/new{number}.png": noise(7_000 + number) for number in range(20)})
     kill(15)
-    path = file_of(before.images).path
+    path = file_of(before.table.images).path
     assert path.stat().st_size == NAME_BYTES + 75 * 64
     (folder / "a/new3.png").unlink()
     after = read(folder)
     assert reads() == (19, 19)
-    assert file_of(after.images).path == path
+    assert file_of(after.table.images).path == path
     require_equal(after, from_nothing(folder, tmp_path / "nothing"))

@@ -5,44 +5,53 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.catalog import DATASETS
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.reading.tfds_images import check_published
+from mnist_lib.data.table import Table
 from mnist_lib.errors import DataError
 from tests.support.pixel_files import in_file
 
 
-def random_split(n: int) -> Split:
+def random_split(n: int) -> Table:
     generator = np.random.default_rng(0)
-    return Split(generator.integers(0, 256, (n, 4, 4, 1), np.uint8), generator.integers(0, 10, n).astype(np.uint8))
+    return Table.of(generator.integers(0, 256, (n, 4, 4, 1), np.uint8), generator.integers(0, 10, n).astype(np.uint8))
 
 
-def of(train: Split, test: Split | None = None) -> Dataset:
+def of(train: Table, test: Table | None = None) -> Dataset:
     return Dataset.of("x", "1", train, random_split(2) if test is None else test)
 
 
+def check(train: Table, test: Table, expected: tuple[int, int] = (5, 2)) -> None:
+    entry = replace(DATASETS["mnist"], train=expected[0], test=expected[1])
+    both = train.followed_by(test)
+    check_published("x", entry, both.images, both.labels, len(train))
+
+
 def test_complete_splits_pass_the_check() -> None:
-    of(random_split(5)).check(5, 2)
+    check(random_split(5), random_split(2))
 
 
 @pytest.mark.parametrize("got", [0, 4, 6])
 def test_a_wrong_count_is_refused_with_both_numbers(got: int) -> None:
     with pytest.raises(DataError, match=f"x/train: expected 5 images, got {got}"):
-        of(random_split(got)).check(5, 2)
+        check(random_split(got), random_split(2))
     with pytest.raises(DataError, match=f"x/test: expected 5 images, got {got}"):
-        of(random_split(3), random_split(got)).check(3, 5)
+        check(random_split(3), random_split(got), (3, 5))
 
 
 def test_d6_the_error_locates_a_label_without_a_class() -> None:
     split = random_split(5)
     split.labels[3] = 10
     with pytest.raises(DataError, match="expected labels 0 to 9, image 3 has 10"):
-        of(split).check(5, 2)
+        check(split, random_split(2))
 
 
 def test_d6_the_error_locates_a_blank_image() -> None:
     split = random_split(5)
     np.asarray(split.images)[2] = 7
     with pytest.raises(DataError, match="image 2 is blank"):
-        of(split).check(5, 2)
+        check(split, random_split(2))
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])
@@ -91,11 +100,11 @@ def test_more_folds_than_images_are_refused(folds: int) -> None:
 
 def test_a_rank_that_was_rounded_up_to_1_is_in_a_fold() -> None:
     dataset = of(random_split(5))
-    ranks = np.array([1.0, np.nextafter(np.float32(1), np.float32(0)), 0.0, -(2.0**-40), -1.0, 2.0, 2.0], np.float32)
-    assert set(replace(dataset, ranks=ranks).folds(7)) == {0, 6}
+    ranks = np.array([1.0, np.nextafter(np.float32(1), np.float32(0)), 0.0, 1.0, 0.0, 0.0, 0.0], np.float32)
+    assert set(replace(dataset, table=replace(dataset.table, ranks=ranks)).folds(7)) == {0, 6}
 
 
 def test_the_driver_gets_at_most_forty_bytes_for_each_image(tmp_path: Path) -> None:
     dataset = in_file(of(random_split(5_000)), tmp_path)
-    named = replace(dataset, files=np.zeros((len(dataset.images), 30), np.uint8))
-    assert len(pickle.dumps(named.without_images())) < 40 * len(named.images)
+    named = replace(dataset, table=replace(dataset.table, files=np.zeros((len(dataset.table), 30), np.uint8)))
+    assert len(pickle.dumps(named.without_images())) < 40 * len(named.table.images)

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from mnist_lib.data.prepare import prepare
 from mnist_lib.data.reading import tfds_images
 from mnist_lib.data.reading.tfds_images import prepare_builder
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset
 from mnist_lib.errors import DataError, DataMissingError, ModelError
 from mnist_lib.model_file import ModelFile
 from tests.support.builders import builder_file, trees
@@ -53,8 +52,9 @@ def test_a_dataset_is_read_again_only_if_its_files_or_options_have_changed(
     def reads_of(**changes: Any) -> int:
         reads.clear()
         dataset, again = (prepare(replace(request, **changes)) for _ in range(2))
-        for column in (field.name for field in fields(Dataset)):
-            assert np.array_equal(np.asarray(getattr(dataset, column)), np.asarray(getattr(again, column))), column
+        for column, values in vars(dataset.table).items():
+            assert np.array_equal(np.asarray(values), np.asarray(getattr(again.table, column))), column
+        assert replace(dataset, table=again.table) == again
         return len(reads)
 
     assert [reads_of(), reads_of(), reads_of(image_size=(5, 6)), reads_of()] == [1, 0, 1, 1]
@@ -72,7 +72,9 @@ def test_images_of_several_sizes_are_resized_and_the_dataset_says_so(tmp_path: P
     splits = ("training", "evaluation")
     dataset = prepare(DataRequest(dataset="tfds:size_images:2.1.0", **given, splits=splits))  # type: ignore[arg-type]
     assert dataset.image_shape == (32, 32, 3)
-    assert dataset.notices == ("images are resized to 32 x 32 and cropped; choose another size with --image-size",)
+    assert dataset.report.notices == (
+        "images are resized to 32 x 32 and cropped; choose another size with --image-size",
+    )
     small = DataRequest(dataset="tfds:size_images", **given, splits=splits, image_size=(6, 5), channels=1)  # type: ignore[arg-type]
     assert prepare(small).image_shape == (6, 5, 1)
 

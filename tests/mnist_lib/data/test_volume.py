@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mnist_lib.data import volume
+from mnist_lib.data.reading import volume
+from mnist_lib.data.reading.volume import volume_of
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import TEST_SHARE
-from mnist_lib.data.volume import volume_of
+from mnist_lib.data.table import TEST_SHARE
 from tests.support.pictures import classes, noise, read, write_folder
 
 
@@ -25,7 +25,7 @@ def test_the_volume_of_a_folder_is_the_same_before_and_after_its_preparation(
     assert not (tmp_path / "prepared").exists()
     dataset = read(folder, **options)
     assert before == replace(before, images=161, image_shape=dataset.image_shape)
-    assert before.disk_bytes == math.prod(dataset.images.shape)
+    assert before.disk_bytes == math.prod(dataset.table.images.shape)
     assert abs(before.train - len(dataset.train)) < 10  # the hashes decide
     assert volume_of(request) == replace(before, train=len(dataset.train), exact=True)
     write_folder(folder, {"a/new.png": noise(9_998)})

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.model_file import ModelFile
 from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.results import CheckpointTaken, TrialEvent

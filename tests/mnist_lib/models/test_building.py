@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, check_model

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mnist_lib.catalog import MODELS
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import Weights
 from mnist_lib.spec import TrialSpec

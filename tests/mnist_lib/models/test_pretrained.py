@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mnist_lib.data import batches
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.models.building import build_model, check_model
 from mnist_lib.models.keras_models import KerasModel

@@ -9,7 +9,8 @@ import pytest
 from jobs.predict.batches import why_all_accepted
 from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.archives import npz
 from mnist_lib.objects.local import LocalObjects
@@ -98,14 +99,14 @@ def test_certainty_does_not_change_if_all_logits_of_a_picture_do() -> None:
     np.testing.assert_allclose(judged.scores(features, logits), judged.scores(features, log_probabilities), atol=1e-4)
 
 
-def bars(count: int, rng: np.random.Generator) -> Split:
+def bars(count: int, rng: np.random.Generator) -> Table:
     """Return noisy pictures of a bar, which is upright (0) or lies (1)."""
     labels = rng.integers(2, size=count).astype(np.uint8)
     images = rng.normal(40, 15, (count, 12, 12, 1))
     for image, label in zip(images, labels, strict=True):
         at = rng.integers(3, 8)
         (image[:, at : at + 2] if label == 0 else image[at : at + 2])[:] += 150
-    return Split(np.clip(images, 0, 255).astype(np.uint8), labels)
+    return Table.of(np.clip(images, 0, 255).astype(np.uint8), labels)
 
 
 def discs(count: int, rng: np.random.Generator) -> np.ndarray:

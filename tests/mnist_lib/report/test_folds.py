@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.report.folds import folds_summary, out_of_fold
 from mnist_lib.results import Accuracy
@@ -21,7 +22,8 @@ FOLDS, CLASSES = 3, ("a", "b", "c")
 def dataset_of(images: int) -> Dataset:
     rng = np.random.default_rng(0)
     train, test = (
-        Split(rng.integers(0, 256, (n, 2, 2, 1), np.uint8), rng.integers(0, 3, n).astype(np.uint8)) for n in (images, 5)
+        Table.of(rng.integers(0, 256, (n, 2, 2, 1), np.uint8), rng.integers(0, 3, n).astype(np.uint8))
+        for n in (images, 5)
     )
     return Dataset.of("x", "1", train, test, CLASSES)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from msgspec import structs
 from playwright.sync_api import Browser
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.report.index import MAX_RUNS, Change, Row, index, row_of
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Summary

@@ -8,7 +8,8 @@ import pytest
 from msgspec import structs
 from numpy.typing import NDArray
 
-from mnist_lib.data.split import Dataset, Split, text_of
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table, text_of
 from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.report.label_errors import label_errors, suspects
 from mnist_lib.results import Accuracy, TrialResult
@@ -22,10 +23,12 @@ IMAGES = len(MEANS)
 def dataset_of(images: int) -> Dataset:
     rng = np.random.default_rng(0)
     train, test = (
-        Split(rng.integers(0, 256, (n, 2, 2, 1), np.uint8), rng.integers(0, 3, n).astype(np.uint8)) for n in (images, 5)
+        Table.of(rng.integers(0, 256, (n, 2, 2, 1), np.uint8), rng.integers(0, 3, n).astype(np.uint8))
+        for n in (images, 5)
     )
     dataset = Dataset.of("x", "1", train, test, ("a", "b", "c"))
-    return replace(dataset, files=np.array([[*f"a/{n:04d}.png".encode()] for n in range(images + 5)], np.uint8))
+    files = np.array([[*f"a/{n:04d}.png".encode()] for n in range(images + 5)], np.uint8)
+    return replace(dataset, table=replace(dataset.table, files=files))
 
 
 def result() -> TrialResult:

@@ -13,9 +13,10 @@ import pytest
 from msgspec import structs
 from playwright.sync_api import Browser
 
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.near_copies import near_copies
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.table import Table
 from mnist_lib.documents import builtins_of
 from mnist_lib.report.evidence import StoredTrial
 from mnist_lib.report.page import Report, ReportedRun, report
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow  # draws plots
 
 def sklearn_digits() -> Dataset:
     with np.load(FOLDER / "sklearn-digits.npz") as arrays:
-        train, test = (Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
+        train, test = (Table.of(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
     return Dataset.of("sklearn-digits", "1.0.0", train, test)
 
 
@@ -42,7 +43,8 @@ def many_classes() -> Dataset:
         [f"{word} {n}" for n in range(25) for word in ("fir", "Ahorn", "桜 $x^{", NAUGHTY[:40])],
     )
     train, test = (
-        Split(random.integers(0, 256, (n, 48, 32, 3), np.uint8), np.arange(n, dtype=np.uint8) % 100) for n in (500, 300)
+        Table.of(random.integers(0, 256, (n, 48, 32, 3), np.uint8), np.arange(n, dtype=np.uint8) % 100)
+        for n in (500, 300)
     )
     return Dataset.of("leaves", "1a2b3c4d", train, test, names)
 
@@ -51,7 +53,7 @@ def with_wrong_labels(run: ReportedRun) -> ReportedRun:
     """Return the run with the labels of five test images changed, so that all its trials contradict them."""
     test = run.dataset.test
     labels = np.concatenate([(test.labels[:5] + 1) % 10, test.labels[5:]])
-    dataset = Dataset.of(run.dataset.name, "1", run.dataset.train, Split(test.images, labels), run.dataset.classes)
+    dataset = Dataset.of(run.dataset.name, "1", run.dataset.train, Table.of(test.images, labels), run.dataset.classes)
     return replace(run, dataset=dataset)
 
 
@@ -63,14 +65,14 @@ def with_near_copies(digits: Dataset) -> Dataset:
         np.array([f"{name}/{n:05}.png".encode() for n in range(count)]) for name, count in (("a", 120), ("b", 130))
     ]
     train, test = (
-        Split(images, labels, files=paths.view(np.uint8).reshape(len(paths), -1))
+        Table.of(images, labels, files=paths.view(np.uint8).reshape(len(paths), -1))
         for images, labels, paths in (
             (train.images, train.labels, files[0]),
             (*map(np.concatenate, ((copies[0], test.images), (copies[1], test.labels))), files[1]),
         )
     )
     dataset = Dataset.of("letters", "1a2b3c4d", train, test)
-    return replace(dataset, near_copies=near_copies(dataset), near_copy_files=(("b/00000.png", "a/00000.png"),))
+    return dataset.reporting(near_copies=near_copies(dataset), near_copy_files=(("b/00000.png", "a/00000.png"),))
 
 
 RUNS: dict[str, Callable[[Dataset], ReportedRun]] = {
@@ -259,7 +261,7 @@ def test_mistakes_and_pictures_that_are_left_out_name_their_files(digits: Datase
     notices = ("left out: a/b.png: damaged", "converted to grey, as most pictures are: 1 (a/c.png)", "left over")
     data = structs.replace(run.summary.dataset, notices=notices)
     no_files = np.zeros((len(digits.train), files.shape[1]), np.uint8)
-    dataset = replace(digits, files=np.concatenate((no_files, files)))
+    dataset = replace(digits, table=replace(digits.table, files=np.concatenate((no_files, files))))
     run = replace(run, summary=structs.replace(run.summary, dataset=data), dataset=dataset)
     mistake = StoredTrial.of(run.tallies["keras"].chosen.probabilities, digits.test.labels).mistakes[0]
     name = paths[mistake.image]

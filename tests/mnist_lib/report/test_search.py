@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from msgspec import structs
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.report.evidence import ReportedSearch
 from mnist_lib.report.page import report
 from mnist_lib.report.plots import rungs_plot, settings_plot

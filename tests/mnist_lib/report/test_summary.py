@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnist_lib.data.split import NearCopies
+from mnist_lib.data.dataset import NearCopies
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.report.summary import settings_of
 from mnist_lib.results import Accuracy
@@ -35,7 +35,7 @@ def test_the_interval_says_what_varies_and_is_not_0_wide_if_all_seeds_agree() ->
 def test_a_group_of_reviewed_or_distinct_test_images_is_one_unit_in_their_interval() -> None:
     groups, most = np.array([5, 5, 7, 7], np.int32), np.array([True, True, True, False])
     near_copies = NearCopies(compared=4, test=np.array([3]), train=np.array([0]))
-    facts: dict[str, Any] = {"reviewed_test": np.full(4, True), "near_copies": near_copies}
+    facts: dict[str, Any] = {"reviewed": np.full(4, True), "near_copies": near_copies}
     alone = small_summary(HALF, **facts).models["keras"]
     grouped = small_summary(HALF, **facts, group_by="folder", groups=groups).models["keras"]
     assert alone.reviewed_test_ci95 == pytest.approx(Accuracy(2, 4).interval())

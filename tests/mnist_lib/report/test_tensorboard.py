@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data import batches
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.schedules import learning_rates

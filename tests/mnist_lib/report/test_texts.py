@@ -10,7 +10,7 @@ from msgspec import structs
 
 from jobs.console.output import as_text
 from mnist_lib.catalog import MODELS
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.report.texts import result_tables
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import FoldsSummary, LabelErrors, Summary

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mnist_lib.data.changes import DatasetState
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.split import Dataset, Split, as_labels
+from mnist_lib.data.table import Table, as_labels
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
@@ -108,8 +109,8 @@ def letters(rows: list[int], labels: list[int], classes: tuple[str, ...] = ("a",
     """Return a dataset of the pictures with these numbers and labels."""
     images = np.zeros((len(rows), 2, 2, 1), np.uint8)
     hashes = np.stack([np.array(rows, np.uint64)] * 2, axis=1)
-    split = Split(images, as_labels(np.array(labels), 3), hashes)
-    return Dataset.of_rows("letters", "1", split, len(rows) - 1, classes)
+    split = Table.of(images, as_labels(np.array(labels), 3), hashes)
+    return Dataset.of("letters", "1", split.take(slice(-1)), split.take(slice(-1, None)), classes)
 
 
 BEFORE = letters([*range(10)], [0] * 5 + [1] * 5)
@@ -139,21 +140,21 @@ def test_classes_and_pictures_that_are_gone_are_objections() -> None:
 
 
 def test_what_a_person_has_corrected_is_not_gone() -> None:
-    relabelled = replace(letters([*range(10)], [0] * 10), corrected_hashes=BEFORE.hashes[5:])
+    relabelled = letters([*range(10)], [0] * 10).reporting(corrected=BEFORE.table.hashes[5:])
     assert objections_to(relabelled) == ()
-    removed = replace(letters([*range(5)], [0] * 5), corrected_hashes=BEFORE.hashes[5:])
+    removed = letters([*range(5)], [0] * 5).reporting(corrected=BEFORE.table.hashes[5:])
     assert objections_to(removed) == ()
-    assert objections_to(replace(removed, corrected_hashes=BEFORE.hashes[6:])) == ("1 of 2 classes is gone (b)",)
-    every_label = replace(letters([*range(10)], [2] * 10), corrected_hashes=BEFORE.hashes)
+    assert objections_to(removed.reporting(corrected=BEFORE.table.hashes[6:])) == ("1 of 2 classes is gone (b)",)
+    every_label = letters([*range(10)], [2] * 10).reporting(corrected=BEFORE.table.hashes)
     assert objections_to(every_label) == ()
 
 
 def test_another_layout_or_shape_is_an_objection() -> None:
-    with_folders = replace(BEFORE, has_test_folder=True)
+    with_folders = BEFORE.reporting(has_test_folder=True)
     assert objections_to(with_folders) == ("folders train and test have appeared",)
     assert objections_to(BEFORE, has_test_folder=True) == ("folders train and test have disappeared",)
     assert objections_to(with_folders, has_test_folder=None) == ()
-    coloured = replace(BEFORE, images=np.zeros((10, 4, 4, 3), np.uint8))
+    coloured = BEFORE.with_images(np.zeros((10, 4, 4, 3), np.uint8))
     assert objections_to(coloured) == ("images are 4 x 4 x 3, not 2 x 2 x 1",)
     same = LastRun("r", BEFORE.fingerprint, "2026-11-25T03:00:00Z", (9, 9, 3))
     assert objections(same, None, BEFORE) == ()

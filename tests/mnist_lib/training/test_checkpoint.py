@@ -17,7 +17,7 @@ from mnist_lib.catalog import MODELS
 from mnist_lib.clock import steady_time
 from mnist_lib.data import batches, images
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import CheckpointError
 from mnist_lib.margins import MARGINS, no_sums
 from mnist_lib.models.model import Weights
@@ -140,7 +140,7 @@ def test_d10_a_file_of_images_that_is_lost_during_training_ends_the_trial(
     monkeypatch.setattr(images, "MAX_HELD_BYTES", 0)
     dataset = in_file(few, tmp_path)
     (spec,) = trial_grid(["scratch"], [0], epochs=50, hidden_units=8)
-    path = file_of(dataset.images).path
+    path = file_of(dataset.table.images).path
     for event in run_trials([Assignment(spec)], lambda: dataset, ONE, WorkerPlace(node="here"), EACH_EPOCH):
         if isinstance(event, EpochDone):
             path.unlink(missing_ok=True)

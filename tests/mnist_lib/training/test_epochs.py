@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.assignment import Assignment
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.split import Split
+from mnist_lib.data.table import Table
 from mnist_lib.margins import no_sums
 from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy, RungDone
@@ -59,7 +59,7 @@ def stored(correct: list[int], total: int, cut: int = 0) -> TrainingState:
 def trained(
     correct: Sequence[NDArray[np.bool_]], labels: NDArray[np.uint8], cut: int = 0, *, balanced: bool = False
 ) -> TrainingState:
-    images = Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
+    images = Table.of(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
     trainer: Any = Scripted(correct, labels)
     plan, sizes = Plan(len(images), len(images), 1), np.bincount(labels) if balanced else None
     compiled = Compiled(trainer, plan, images, images, (), class_sizes=sizes)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
 from mnist_lib.assignment import Assignment, Resources
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.results import TrialEvent, TrialFailure, TrialResult, TrialStarted
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import gpus, trial

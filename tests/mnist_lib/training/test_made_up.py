@@ -12,8 +12,9 @@ import tensorflow as tf
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, ReplicaPart, epochs
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import MAKERS, MadeUp
-from mnist_lib.data.split import COUNTER_EXAMPLE, NO_GROUP, TEST, TRAIN, Dataset, Split
+from mnist_lib.data.table import TEST, TRAIN, Table
 from mnist_lib.loading import StoredPredictor, build
 from mnist_lib.margins import MARGINS
 from mnist_lib.models.building import build_model
@@ -180,21 +181,9 @@ def test_x9_more_pictures_of_something_else_are_rejected_and_blank_ones_always(d
 def test_held_out_counter_examples_are_counted(dataset: Dataset) -> None:
     rng = np.random.default_rng(3)
     pictures = np.concatenate([discs(30, rng), discs(9, rng)])
-    rows = len(dataset.labels)
-    part = np.repeat(np.array((COUNTER_EXAMPLE + TRAIN, COUNTER_EXAMPLE + TEST), np.uint8), (30, 9))
-    given = Split(pictures, np.zeros(39, np.uint8))
-    columns = {
-        "images": pictures,
-        "labels": given.labels,
-        "hashes": given.hashes,
-        "files": given.files,
-        "groups": np.full(39, NO_GROUP, np.int32),
-        "ranks": np.ones(39),
-        "part": part,
-    }
-    more: dict[str, Any] = {name: np.concatenate([getattr(dataset, name), column]) for name, column in columns.items()}
-    both = replace(dataset, **more)
-    assert len(both.labels) == rows + 39
+    splits = np.repeat(np.array((TRAIN, TEST), np.uint8), (30, 9))
+    given = Table.of(pictures, np.full(39, len(dataset.classes), np.uint8), splits=splits)
+    both = replace(dataset, table=dataset.table.followed_by(given))
     record = trained(spec_of(epochs=15, global_batch_size=32, hidden_units=64), both).record
     assert record.rejected["counter-examples"].total == 9
     assert record.rejected["counter-examples"].correct >= 8

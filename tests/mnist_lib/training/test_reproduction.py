@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal

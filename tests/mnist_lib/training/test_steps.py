@@ -12,7 +12,7 @@ from tensorflow.python.framework import kernels
 
 from mnist_lib.catalog import OPTIMIZERS
 from mnist_lib.data.batches import Plan, epochs
-from mnist_lib.data.split import Dataset
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.scratch import Optimizer

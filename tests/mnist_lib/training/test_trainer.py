@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from mnist_lib.catalog import OPTIMIZERS, PRECISIONS
 from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, epochs
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.errors import DivergedError
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
@@ -39,7 +40,7 @@ def constant(learning_rate: float, steps: int = 1_000) -> NDArray[np.float32]:
     return np.full(steps, learning_rate, np.float32)
 
 
-def first(split: Split, n: int) -> Split:
+def first(split: Table, n: int) -> Table:
     return split.take(np.arange(n))
 
 

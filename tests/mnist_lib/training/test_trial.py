@@ -13,7 +13,8 @@ from cluster.deadlines import SILENCE_SECONDS, Limits
 from cluster.lanes import Lane, WorkerProcess
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
-from mnist_lib.data.split import Dataset, Split
+from mnist_lib.data.dataset import Dataset
+from mnist_lib.data.table import Table
 from mnist_lib.errors import DataError
 from mnist_lib.models.building import build_model
 from mnist_lib.pretrained import Pretrained, StoredWeights
@@ -228,7 +229,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Trainer]:
     compiled: list[Trainer] = []
     compile_once = Trainer.compile
 
-    def record(self: Trainer, train: Split, plan: Plan) -> None:
+    def record(self: Trainer, train: Table, plan: Plan) -> None:
         compiled.append(self)
         compile_once(self, train, plan)
 
@@ -276,7 +277,8 @@ def test_if_the_dataset_cannot_be_loaded_every_trial_fails_with_that_error_code(
 
 
 def test_a_bug_is_reported_with_its_traceback(digits: Dataset) -> None:
-    broken = replace(few_digits(digits), ranks=np.array(["no number"]))
+    few = few_digits(digits)
+    broken = replace(few, table=replace(few.table, ranks=np.full(len(few.table), "no number")))
     (failure,) = [e for e in events_of(trial_grid(["keras"], [0], epochs=1), broken) if isinstance(e, TrialFailure)]
     assert failure.code == "E-BUG"
     assert "Traceback" in failure.details

@@ -2,7 +2,8 @@
 
 from tests.support.mutants.mutant import Mutant
 
-LISTING, SPLIT = "mnist_lib/data/sources/listing.py", "mnist_lib/data/split.py"
+LISTING = "mnist_lib/data/sources/listing.py"
+DATASET, TABLE = "mnist_lib/data/dataset.py", "mnist_lib/data/table.py"
 IMAGES, PREPARED_FOLDER = "mnist_lib/data/images.py", "mnist_lib/data/prepared/folder.py"
 CORRECTED, CORRECTIONS = "mnist_lib/data/corrected.py", "mnist_lib/data/corrections.py"
 TESTS = "mnist_lib/data"
@@ -109,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         name="validation images are trained on",
-        file=SPLIT,
+        file=DATASET,
         old="return train.take(order[held_out:]), train.take(order[:held_out])",
         new="return train.take(order), train.take(order[:held_out])",
         why="The best epoch would be chosen on images that the model has learned.",
@@ -117,7 +118,7 @@ MUTANTS = (
     ),
     Mutant(
         name="the order of pictures decides which are for the test",
-        file=SPLIT,
+        file=TABLE,
         old="shares_of(hashes)[:, 0] < TEST_SHARE",
         new="np.arange(len(hashes)) < TEST_SHARE * len(hashes)",
         why="A new picture would move others from the training to the test.",
@@ -125,7 +126,7 @@ MUTANTS = (
     ),
     Mutant(
         name="half of a hash identifies an image",
-        file=SPLIT,
+        file=TABLE,
         old="(among[found] == hashes).all(axis=1)",
         new="(among[found] == hashes).any(axis=1)",
         why="A forged line could suppress a correction of another image.",
@@ -133,24 +134,40 @@ MUTANTS = (
     ),
     Mutant(
         name="a wrong number of images is accepted",
-        file=SPLIT,
-        old="if not len(split) == len(split.images) == expected:",
-        new="if not len(split) == len(split.images):",
+        file="mnist_lib/data/reading/tfds_images.py",
+        old="if not len(labels[rows]) == len(of_split) == expected:",
+        new="if not len(labels[rows]) == len(of_split):",
         why="A truncated download would be trained on.",
         tests=(f"{TESTS}/test_split.py",),
     ),
     Mutant(
         name="a run may have no image left to train on",
-        file=SPLIT,
+        file=DATASET,
         old="if held_out >= train:",
         new="if held_out > train:",
         why="The error would come from TensorFlow, minutes later and without advice.",
         tests=(f"{TESTS}/test_split.py", f"{TESTS}/test_folder.py"),
     ),
     Mutant(
+        name="a picture of two groups is trained and tested on",
+        file="mnist_lib/data/reading/tables.py",
+        old="    return table.take(~copies), [",
+        new="    return table, [",
+        why="The accuracy would be that of pictures that the model has learned.",
+        tests=(f"{TESTS}/test_groups.py",),
+    ),
+    Mutant(
+        name="with a folder for validation, other pictures are for validation, too",
+        file=DATASET,
+        old="    if not percent or train.validation.any():",
+        new="    if not percent:",
+        why="The pictures that a user has chosen would not decide alone which epoch is the best.",
+        tests=(f"{TESTS}/test_folder.py",),
+    ),
+    Mutant(
         name="all corrections of test images count as disputed",
         file=CORRECTED,
-        old="(changed & in_test & disputed)",
+        old="(changed & in_test & of_images(corrections.disputed))",
         new="(changed & in_test)",
         why="The report would warn of a bias that does not exist.",
         tests=(f"{TESTS}/test_corrected.py::test_the_disputed_labels_of_the_test_are_counted_apart",),
@@ -158,16 +175,16 @@ MUTANTS = (
     Mutant(
         name="pictures whose class is decided are in the wrong split",
         file=CORRECTED,
-        old='    rows = rows[np.argsort(part[rows], kind="stable")]',
-        new="    rows = rows[:]",
+        old='rows[np.argsort(after.parts(len(dataset.classes))[rows], kind="stable")]',
+        new="rows[:]",
         why="A picture for the test would be trained on.",
         tests=(f"{TESTS}/test_corrected.py::test_a_correction_decides_about_a_picture_in_several_classes",),
     ),
     Mutant(
         name="a correction gives a counter-example a class",
         file=CORRECTED,
-        old="    found = np.where(is_none, -1, indices_of(dataset.hashes, corrections.hashes))",
-        new="    found = indices_of(dataset.hashes, corrections.hashes)",
+        old="found = np.where(shows_class, indices_of(before.hashes, corrections.hashes), -1)",
+        new="found = indices_of(before.hashes, corrections.hashes)",
         why="A picture that shows no class would be left out, and counted as corrected.",
         tests=(f"{TESTS}/test_counter_examples.py",),
     ),

@@ -199,8 +199,8 @@ MUTANTS = (
     Mutant(
         name="what a person has removed counts as gone",
         file=REFERENCE,
-        old="gone = int((~corrected & (indices_of(before.hashes, dataset.hashes) < 0)).sum())",
-        new="gone = int((indices_of(before.hashes, dataset.hashes) < 0).sum())",
+        old="gone = int((~corrected & (indices_of(before.hashes, dataset.table.hashes) < 0)).sum())",
+        new="gone = int((indices_of(before.hashes, dataset.table.hashes) < 0).sum())",
         why="A thorough review would end in a run that promotes nothing.",
         tests=(f"{TESTS}/test_reference.py",),
     ),

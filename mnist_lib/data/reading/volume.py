@@ -11,7 +11,7 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.own_pictures import listing_of
-from mnist_lib.data.split import TEST_SHARE
+from mnist_lib.data.table import TEST_SHARE
 from mnist_lib.errors import DataFolderError
 from mnist_lib.wording import bytes_text
 
@@ -74,7 +74,7 @@ def volume_of(request: DataRequest) -> Volume | None:
         if dataset is None:
             return None
     train, shape = len(dataset.train), dataset.image_shape
-    return Volume(images=len(dataset.labels), train=train, image_shape=shape, exact=True)
+    return Volume(images=len(dataset.table), train=train, image_shape=shape, exact=True)
 
 
 def _expected(request: DataRequest, listing: Listing) -> Volume:
