@@ -28,7 +28,7 @@ from mnist_lib.report.summary import recall_by_class
 from mnist_lib.results import Accuracy, mean_score
 from mnist_lib.run_documents import Recall
 from mnist_lib.store.contents import origins
-from mnist_lib.store.datasets import trained_images
+from mnist_lib.store.datasets import recorded_hashes, trained_images
 from mnist_lib.store.versions import DatasetFacts, Version
 from mnist_lib.wording import counted, interval_text, percent
 
@@ -101,7 +101,9 @@ def another_test(
     """
     facts = version.facts.dataset
     labels_of_people = labels_in_storage(request, objects)
-    dataset = prepare(request.shaped(facts.image_shape), progress, labels=labels_of_people, for_training=False)
+    records = recorded_hashes(objects, request)
+    shaped = request.shaped(facts.image_shape)
+    dataset = prepare(shaped, progress, labels=labels_of_people, records=records, for_training=False)
     train = len(dataset.train)
     test = len(dataset.test)
     rows = np.arange(0 if request.folder is not None else train, train + test)

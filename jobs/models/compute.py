@@ -25,7 +25,7 @@ from mnist_lib.spec import INEXACT_TEXT
 from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.champions.test_set import Predict
 from mnist_lib.store.contents import StoredModel, origins
-from mnist_lib.store.datasets import begun_with, trained_images
+from mnist_lib.store.datasets import begun_with, recorded_hashes, trained_images
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.reference import with_reference_shape
 from mnist_lib.store.runs import RunFolder
@@ -267,6 +267,7 @@ def load_dataset(
 
     data = with_reference_shape(data, objects)
     with contextlib.redirect_stdout(sys.stderr):
-        dataset = prepare(data, progress=progress, labels=labels_in_storage(data, objects), used=used)
+        labels, records = labels_in_storage(data, objects), recorded_hashes(objects, data)
+        dataset = prepare(data, progress=progress, labels=labels, used=used, records=records)
     dataset = without_trained(dataset, trained)
     return with_near_copies(dataset, data, progress) if near_copies else dataset

@@ -7,7 +7,7 @@ a label always has its picture.
 import functools
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from jobs.models.compute import load_dataset
 from jobs.review.labels import DecisionError
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.dataset import is_validated
+from mnist_lib.data.prepared.recorded import NO_RECORDS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.mirror import with_local_files
@@ -27,10 +28,11 @@ from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_part
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.pictures.examination import View, examine, png, view_file
-from mnist_lib.pictures.reading import Folders, Layout, Picture, read_content
+from mnist_lib.pictures.examination import View, png, view_file
+from mnist_lib.pictures.reading import Folders, Layout, Picture, read_content, read_picture
 from mnist_lib.pictures.rejecting import Rejection, rejection
 from mnist_lib.pictures.sandbox import Sandbox
+from mnist_lib.store.datasets import recorded_hashes
 
 if TYPE_CHECKING:
     from mnist_lib.data.dataset import Dataset
@@ -105,6 +107,7 @@ class ReviewedData:
         folder: the folder of its pictures on this machine, a copy if they are in a bucket; None for arrays.
         listing: what is in that folder, or None.
         validation_percent: percentage of the training images for validation of the model, as in its spec.
+        records: the hashes that the storage has recorded for its pictures.
     """
 
     request: DataRequest
@@ -112,6 +115,7 @@ class ReviewedData:
     folder: Path | None = None
     listing: Listing | None = None
     validation_percent: int | None = 0
+    records: NDArray[np.void] = field(default_factory=lambda: NO_RECORDS)
 
     @functools.cached_property
     def known(self) -> dict[str, KnownImage]:
@@ -127,6 +131,15 @@ class ReviewedData:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.dataset.classes
+
+    def hash_of(self, picture: Picture) -> str:
+        """Return the hash of a picture as `table.text_of` writes it: the one that was recorded for its file, if any."""
+        return self._recorded.get(picture.content, picture.sha256[:16]).hex()
+
+    @functools.cached_property
+    def _recorded(self) -> dict[bytes, bytes]:
+        pairs = (record.tobytes() for record in self.records[::-1])  # the first of a file counts
+        return {pair[:16]: pair[16:] for pair in pairs}
 
     def paths(self) -> list[Path]:
         """Return the files of its pictures, without counter-examples."""
@@ -184,11 +197,12 @@ def read_data(
     """
     local = with_local_files(request)
     listing = listing_of(local) if local.folder is not None else None
+    records = recorded_hashes(objects, request)
     dataset = load_dataset(request, objects, progress)
     if NONE in dataset.classes:
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
-    return ReviewedData(request, dataset.in_memory(), local.folder, listing, validation_percent)
+    return ReviewedData(request, dataset.in_memory(), local.folder, listing, validation_percent, records)
 
 
 class Viewer:
@@ -203,6 +217,7 @@ class Viewer:
         # A decision about a new picture reads it again, and does not wait for pictures that are only shown.
         self._to_show, self._to_decide = Sandbox(), Sandbox()
         self._view = functools.lru_cache(MAX_VIEWS)(self._read_view)
+        self._read = functools.partial(read_picture, layout=layout, for_people=True)
 
     @property
     def is_light_on_dark(self) -> bool:
@@ -216,15 +231,15 @@ class Viewer:
         """
         assert isinstance(item.source, Path)
         content = read_content(item.source, self._folders)
-        examined = self._to_decide.call(functools.partial(examine, layout=self.layout), content)
-        if examined.image_hash != item.image:
+        examined = self._to_decide.call(self._read, content)
+        if self.data.hash_of(examined) != item.image:
             expected = "expected the picture that was shown, got another"
             raise DecisionError(f"{item.name}: {expected}; omit it, or start the review again")
         return content, examined
 
     def examine(self, content: bytes) -> Picture:
         """Return what a picture shows. Raises ImageError if it cannot be read."""
-        return self._to_show.call(functools.partial(examine, layout=self.layout), content)
+        return self._to_show.call(self._read, content)
 
     def view(self, item: ReviewItem, *, zoomed: bool) -> View:
         """Return the view of a picture to review. Raises ImageError if it cannot be read."""

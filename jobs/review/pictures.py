@@ -13,8 +13,7 @@ from jobs.review.labels import Labels
 from mnist_lib.data.table import text_of
 from mnist_lib.errors import DataError, ImageError, SpecError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.pictures.examination import examine_file
-from mnist_lib.pictures.reading import Folders, Layout
+from mnist_lib.pictures.reading import Folders, Layout, read_file
 from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.store.contents import margins_of
 from mnist_lib.store.predictions import Predictions
@@ -33,13 +32,13 @@ def read_files(
 ) -> Iterator[ItemAndImage | None]:
     """Read pictures in files, with None for each that cannot be read, which is logged."""
     with Sandboxes(len(paths)) as sandboxes:
-        examined = sandboxes.map(functools.partial(examine_file, layout=layout, folders=folders), paths)
-        for path, picture in zip(paths, examined, strict=True):
+        read = functools.partial(read_file, layout=layout, folders=folders, for_people=True)
+        for path, picture in zip(paths, sandboxes.map(read, paths), strict=True):
             if isinstance(picture, ImageError):
                 log.warning("left out: %s: %s", path, picture)
                 yield None
                 continue
-            item = data.file_item(path, picture.image_hash)
+            item = data.file_item(path, data.hash_of(picture))
             item.problem, item.likeness = picture.problem, picture.likeness
             yield item, None if picture.problem else picture.image
 

@@ -42,6 +42,8 @@ from mnist_lib.store.datasets import (
     earlier_runs,
     last_run,
     read_state,
+    record_hashes,
+    recorded_hashes,
     trained_images,
 )
 from mnist_lib.store.reference import objections, reference_of, with_reference_shape
@@ -85,6 +87,7 @@ class RunDataset:
             request=request,
             labels=labels_in_storage(request, objects),
             used=self._begun.labels if self._begun else None,
+            records=recorded_hashes(objects, request),
             before=None if before is None else np.frombuffer(before, np.uint8),
             trained=self._trained,
             progress=self._progress,
@@ -126,6 +129,8 @@ class RunDataset:
             )
             begin_with(self._folder, begun)
         self._folder.require_same("fingerprint.txt", info.fingerprint, "dataset")
+        record_hashes(self._folder.objects, info.name, info.report.new_records)
+        self._known = info.reporting(new_records=None)
 
     def _log_info(self, info: Dataset, options: TrainOptions) -> None:
         log.info("%s: %s training images, %s test images", info.name, f"{len(info.train):,}", f"{len(info.test):,}")

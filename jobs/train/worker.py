@@ -21,6 +21,7 @@ from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.dataset import Changes, Dataset
 from mnist_lib.data.images import read_part
 from mnist_lib.data.prepared.folder import on_this_node
+from mnist_lib.data.prepared.recorded import NO_RECORDS
 from mnist_lib.data.prepared.writer import ProgressFile
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import ImageHashes
@@ -43,6 +44,7 @@ class Preparation:
     request: DataRequest
     labels: bytes = b""  # the corrections, as in `prepare`
     used: UsedLabels | None = None  # those with which the run began, as in `prepare`
+    records: NDArray[np.void] = field(default_factory=lambda: NO_RECORDS)  # as in `prepare`
     before: NDArray[np.uint8] | None = None  # the content of the state of the last run; Ray sends arrays without a copy
     trained: Mapping[str, ImageHashes] = field(default_factory=dict)  # images not tested on, as in `without_trained`
     progress: ProgressFile | None = None  # where to write how much is read, and of the search for near-copies done
@@ -70,12 +72,12 @@ def prepare_dataset(
 
     request = preparation.request
     show = preparation.progress.write if preparation.progress else lambda text: None
-    dataset = prepare(request, show, labels=preparation.labels, used=preparation.used)
+    dataset = prepare(request, show, labels=preparation.labels, used=preparation.used, records=preparation.records)
     dataset = with_near_copies(without_trained(dataset, preparation.trained), request, show)
     dataset = dataset.reporting(refused=_refused_models(models, dataset, pretrained))
     state = DatasetState.of(dataset)
     info = dataset.without_images().reporting(changes=_changes_since(preparation.before, state))
-    return dataset, info, np.frombuffer(state.content(), np.uint8)
+    return dataset.reporting(new_records=None), info, np.frombuffer(state.content(), np.uint8)
 
 
 def _refused_models(

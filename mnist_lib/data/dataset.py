@@ -68,6 +68,7 @@ class Report:
     near_copies: NearCopies | None = None  # None: not looked for
     # The files of the first near-copies in the test split, and of the training images that they resemble.
     near_copy_files: tuple[tuple[str, str], ...] = ()
+    new_records: NDArray[np.void] | None = field(default=None, compare=False)  # to be recorded, see `prepared.recorded`
     # By model: why a user's model cannot be trained on the dataset.
     refused: Mapping[str, str] = field(default_factory=dict)
 

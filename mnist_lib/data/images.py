@@ -12,10 +12,10 @@ import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,29 +34,17 @@ PIXELS_SUFFIX = ".pixels"
 NAME_BYTES = 32  # of the name of a file of pixels
 
 
-class ImageArray(Protocol):
-    """Images, [n, height, width, channels] uint8, 0-255: a NumPy array, or `Images`. `np.asarray` returns pixels."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: Any, /) -> Any: ...  # a part of them or, for a number, the pixels of one
-    def __array__(self) -> NDArray[Any]: ...
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Some rows of a source. Only `np.asarray`, or the number of one image, reads pixels."""
+    """Images, [n, height, width, channels] uint8, 0-255, of which only `np.asarray`, or one number, reads pixels."""
 
-    source: "PixelFile | PixelsInMemory"
-    rows: NDArray[np.int64]  # [n]
+    file: "PixelFile"
+    rows: NDArray[np.int64]  # [n]: of the file or, if they are in memory, of that array
+    held: Future[NDArray[np.uint8]] | None = None  # pixels of the file that a thread reads into memory
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.source.image_shape)
+        return (len(self.rows), *self.file.image_shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -66,34 +54,29 @@ class Images:
         return len(self.rows)
 
     def __getitem__(self, rows: Any, /) -> Any:
+        """Return some of the images or, for a number, the pixels of one."""
         if isinstance(rows, tuple):
             raise TypeError(f"expected one index, got {rows}; read the pixels with np.asarray first")
         chosen = self.rows[rows]
-        return Images(self.source, chosen) if chosen.ndim else self.source.read(chosen[None])[0]
+        return replace(self, rows=chosen) if chosen.ndim else np.asarray(replace(self, rows=chosen[None]))[0]
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (image for block in blocks(self) for image in np.asarray(self[block]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        pixels = self.source.read(self.rows)
+        if self.held is None:
+            pixels = self.file.read(self.rows)
+        else:  # with "raise", NumPy would make a copy, to leave the array as it was after an error
+            pixels = self.held.result().take(self.rows, axis=0, out=_empty(*self.shape), mode="wrap")
         return pixels if dtype is None else pixels.astype(dtype, copy=False)
 
 
-@dataclass(frozen=True, eq=False)
-class PixelsInMemory:
-    """A source in memory, which a thread fills."""
-
-    image_shape: tuple[int, ...]
-    pixels: Future[NDArray[np.uint8]]  # [n, height, width, channels]
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        # With "raise", NumPy would make a copy, to leave the array as it was after an error.
-        return self.pixels.result().take(rows, axis=0, out=_empty(len(rows), *self.image_shape), mode="wrap")
+ImageArray = Images | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class PixelFile:
-    """A source in a file: its own name, then the images of all rows. Later preparations may append images to it."""
+    """A file: its own name, then the images of all rows. Later preparations may append images to it."""
 
     folder: Path
     name: str  # of NAME_BYTES characters
@@ -227,11 +210,10 @@ def in_memory(images: ImageArray) -> ImageArray:
     Whoever needs pixels waits for all of them, and gets the error if they cannot be read or one is damaged. More than
     MAX_HELD_BYTES of images stay where they are.
     """
-    source = images.source if isinstance(images, Images) else None
-    if not isinstance(images, Images) or not isinstance(source, PixelFile) or math.prod(images.shape) > MAX_HELD_BYTES:
+    if not isinstance(images, Images) or images.held is not None or math.prod(images.shape) > MAX_HELD_BYTES:
         return images
     rows, place = np.unique(images.rows, return_inverse=True)
     executor = ThreadPoolExecutor(max_workers=1)
-    pixels = executor.submit(source.read_checked, rows)
+    held = executor.submit(images.file.read_checked, rows)
     executor.shutdown(wait=False)  # it ends when they are read
-    return Images(PixelsInMemory(source.image_shape, pixels), place)
+    return Images(images.file, place, held)

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.dataset import Dataset, Report
@@ -30,6 +33,7 @@ from mnist_lib.data.prepared.index import (
     tfds_hash,
     write_index,
 )
+from mnist_lib.data.prepared.recorded import NO_RECORDS
 from mnist_lib.data.reading.tables import (
     Decoded,
     counter_example_notices,
@@ -57,6 +61,7 @@ def prepare(
     *,
     labels: bytes = b"",
     used: UsedLabels | None = None,
+    records: NDArray[np.void] = NO_RECORDS,
     for_training: bool = True,
 ) -> Dataset:
     """Return the requested dataset, with corrected labels.
@@ -67,6 +72,7 @@ def prepare(
         progress: called now and then with how much of a folder is read.
         labels: the content of `labels.jsonl` of a dataset that is not a folder; a folder contains its own.
         used: the part of `labels.jsonl` to use; by default all of it.
+        records: the hashes that a storage has recorded for the pictures of a folder.
         for_training: whether images to train on and others to test on are needed, not just any.
 
     Raises:
@@ -79,7 +85,7 @@ def prepare(
     where = f"the corrections of {request.name}: {LABELS}"
     request = with_local_files(request)
     if request.folder is not None:
-        dataset = _read_folder(request, progress)
+        dataset = _read_folder(request, records, progress)
         # Read after the pictures, which may take long, so that the newest corrections are used.
         file = LabelsFile(LocalObjects(request.folder))
         labels, where = file.content(), file.where
@@ -131,7 +137,7 @@ def _read_other(request: DataRequest, progress: Callable[[str], object]) -> Data
             return _read_tfds(request, Path(temporary), progress)
 
 
-def _read_folder(request: DataRequest, progress: Callable[[str], object]) -> Dataset:
+def _read_folder(request: DataRequest, records: NDArray[np.void], progress: Callable[[str], object]) -> Dataset:
     """Return the dataset in a folder of pictures, from its index if no picture has changed."""
     from mnist_lib.data.reading.folder import decode_folder, require_all_readable  # imports Pillow
 
@@ -139,7 +145,7 @@ def _read_folder(request: DataRequest, progress: Callable[[str], object]) -> Dat
     state = pictures_hash(listing)
 
     def prepared() -> Dataset | None:
-        dataset = prepared_dataset(request, state)
+        dataset = prepared_dataset(request, state, records)
         # With `strict`, the damaged ones are read again.
         return None if dataset is not None and request.strict and dataset.report.unreadable else dataset
 
@@ -149,7 +155,8 @@ def _read_folder(request: DataRequest, progress: Callable[[str], object]) -> Dat
         with lock_preparation(request.name, path.with_suffix(LOCK_SUFFIX)):
             dataset = prepared()  # another process may have prepared it meanwhile
             if dataset is None:
-                decoded = decode_folder(request, listing, path.parent, read_index(request.name, path), progress)
+                index = read_index(request.name, path)
+                decoded = decode_folder(request, listing, path.parent, index, records, progress)
                 dataset = dataset_of(request, listing, decoded)
                 write_index(dataset, path, request, state, decoded.pictures)
         if request.strict:
@@ -199,6 +206,7 @@ def dataset_of(request: DataRequest, listing: Listing, decoded: Decoded) -> Data
         notices=(*notices, *of_copies, *counter_example_notices(table, listing, request.none)),
         unreadable=decoded.unreadable(listing),
         has_test_folder=not listing.version and "test" in listing.splits,
+        new_records=decoded.new_records,
     )
     dataset = Dataset(
         table=table, name=request.name, version="", classes=listing.classes, fingerprint="", report=report

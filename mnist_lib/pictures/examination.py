@@ -1,7 +1,4 @@
-"""Pictures for people who label them: what identifies a picture, what a model sees of it, and a view of it.
-
-The functions run in a sandbox. Unlike a prediction, they also accept a picture in which a model sees nothing.
-"""
+"""Views of pictures for people who label them, and of what a model sees. The functions run in a sandbox."""
 
 import io
 from dataclasses import dataclass
@@ -12,9 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.reading import Folders, Layout, Picture, decode_picture, hash_of, laid_out, read_content
-
-NO_IMAGE = np.empty((0, 0, 0), np.uint8)
+from mnist_lib.pictures.reading import Folders, Layout, decode_picture, laid_out, read_content
 
 
 @dataclass(frozen=True)
@@ -23,24 +18,8 @@ class View:
     model_input: bytes | None  # PNG: what the model sees; None if it cannot take the picture
 
 
-def examine_file(path: Path, layout: Layout, folders: Folders) -> Picture:
-    """Return the picture in a file. Raises ImageError as `read_content` and `examine`."""
-    return examine(read_content(path, folders), layout)
-
-
-def examine(content: bytes, layout: Layout) -> Picture:
-    """Return a picture with its hash. Raises ImageError if it is damaged, too large or not a picture."""
-    plain, size, suffix = decode_picture(content)
-    image, likeness, problem = NO_IMAGE, None, ""
-    try:
-        image, likeness = laid_out(plain, layout)
-    except ImageError as error:
-        problem = str(error)
-    return Picture(image, size, hash_of(plain), likeness, suffix, problem)
-
-
 def view_file(path: Path, layout: Layout, folders: Folders, max_side: int) -> View:
-    """Return a view of the picture in a file, reduced to `max_side` pixels. Raises ImageError as `examine_file`."""
+    """Return a view of the picture in a file, reduced to `max_side` pixels. Raises ImageError as `read_file`."""
     plain = decode_picture(read_content(path, folders)).plain
     try:
         model_input = png(laid_out(plain, layout)[0])

@@ -37,6 +37,7 @@ BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b
 TOO_LARGE = f"expected at most {MAX_PIXELS:,} pixels, got {{}}; scale the picture down"
 
 
+NO_IMAGE = np.empty((0, 0, 0), np.uint8)
 Folders = Mapping[Path, str]  # see `listing.real_folders`
 NO_FOLDERS: Folders = {}
 
@@ -79,12 +80,8 @@ class Picture:
     sha256: bytes = b""  # of the size and the colours of all pixels, whatever the format of the file
     likeness: float | None = None  # to one digit, see `rejection`; None if the picture was not judged
     suffix: str = ""  # that files of its format have, whatever the file is called
-    problem: str = ""  # why a model cannot take it, if `examine` accepts it nevertheless; then `image` is empty
-
-    @property
-    def image_hash(self) -> str:
-        """The hash of the picture as `split.text_of` writes it."""
-        return self.sha256[:16].hex()
+    problem: str = ""  # why a model cannot take it, if a person reads it nevertheless; then `image` is empty
+    content: bytes = b""  # the first 16 bytes of a hash of the file's content
 
     @property
     def resized(self) -> bool:
@@ -92,9 +89,9 @@ class Picture:
         return self.size != (width, height)
 
 
-def read_file(path: Path, layout: Layout, folders: Folders = NO_FOLDERS) -> Picture:
+def read_file(path: Path, layout: Layout, folders: Folders = NO_FOLDERS, *, for_people: bool = False) -> Picture:
     """Return the picture in a file. Raises ImageError as `read_content` and `read_picture`."""
-    return read_picture(read_content(path, folders), layout)
+    return read_picture(read_content(path, folders), layout, for_people=for_people)
 
 
 def read_content(path: Path, folders: Folders = NO_FOLDERS) -> bytes:
@@ -160,15 +157,26 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def read_picture(content: bytes, layout: Layout) -> Picture:
-    """Return the picture in the content of a file.
+def read_picture(content: bytes, layout: Layout, *, for_people: bool = False) -> Picture:
+    """Return the picture in the content of a file: the one way to train on a picture, to predict and to review it.
+
+    A digit is hashed only for people who label it. A picture in which a model sees nothing has a problem for them, and
+    is an error elsewhere.
 
     Raises:
         ImageError: it is damaged, too large, blank or not a picture.
     """
-    plain, size, suffix = decode_picture(content, reduce=layout.box is not None)
-    image, likeness = laid_out(plain, layout)
-    return Picture(image, size, b"" if layout.digit else hash_of(plain), likeness, suffix)
+    hashed = for_people or not layout.digit
+    plain, size, suffix = decode_picture(content, reduce=not hashed and layout.box is not None)
+    image, likeness, problem = NO_IMAGE, None, ""
+    try:
+        image, likeness = laid_out(plain, layout)
+    except ImageError as error:
+        if not for_people:
+            raise
+        problem = str(error)
+    of_content = hashlib.blake2b(content, digest_size=16).digest()
+    return Picture(image, size, hash_of(plain) if hashed else b"", likeness, suffix, problem, of_content)
 
 
 class DecodedPicture(NamedTuple):

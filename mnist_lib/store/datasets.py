@@ -2,6 +2,7 @@
 
 last.json                     the last complete run, unless its dataset raised objections: see `reference`
 states/<fingerprint>.npz      the images and labels of a run, see `data.changes`
+hashes                        that of each picture by the bytes of its file, see `data.prepared.recorded`
 labels.jsonl                  corrections, if the dataset is not a folder, see `data.corrections`
 """
 
@@ -11,12 +12,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_lib.data.changes import MAX_STATE_BYTES, DatasetState
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.data.request import ImageShape
+from mnist_lib.data.prepared.recorded import NO_RECORDS, lines_of, parse_records
+from mnist_lib.data.request import DataRequest, ImageShape
 from mnist_lib.data.table import TRAIN, ImageHashes, indices_of
-from mnist_lib.documents import Name, Sha256, Text, VersionName, decode, encode
+from mnist_lib.documents import Name, Sha256, Text, VersionName, complete_lines, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.records import read_record, seal
@@ -89,6 +92,24 @@ def read_state(objects: Objects, dataset: str, fingerprint: str) -> bytes | None
 def store_state(objects: Objects, dataset: str, fingerprint: str, content: bytes) -> None:
     if not objects.exists(_state(dataset, fingerprint)):
         objects.replace(_state(dataset, fingerprint), content)
+
+
+def recorded_hashes(objects: Objects, request: DataRequest) -> NDArray[np.void]:
+    """Return the hashes that are recorded for the pictures of a folder, an array of RECORD; none of other datasets.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    if request.folder is None and request.url is None:
+        return NO_RECORDS
+    name = _hashes(request.name)
+    return parse_records(complete_lines(objects.read(name, MAX_STATE_BYTES) or b""), objects.where(name))
+
+
+def record_hashes(objects: Objects, dataset: str, new: NDArray[np.void] | None) -> None:
+    """Record the hashes of pictures, after those that are recorded. `new`: an array of RECORD, or None"""
+    if new is not None and len(new):
+        objects.add(_hashes(dataset), lines_of(new))
 
 
 def trained_images(objects: Objects, versions: Iterable[Version]) -> dict[str, ImageHashes]:
@@ -165,6 +186,10 @@ def collect_states(objects: Objects, gone: Collection[str] = (), *, dry_run: boo
 
 def _last(dataset: str) -> str:
     return f"{FOLDER}/{dataset}/last.json"
+
+
+def _hashes(dataset: str) -> str:
+    return f"{FOLDER}/{dataset}/hashes"
 
 
 def _state(dataset: str, fingerprint: str) -> str:

@@ -26,5 +26,5 @@ def in_file(dataset: Dataset, folder: Path) -> Dataset:
 
 def file_of(images: object) -> PixelFile:
     assert isinstance(images, Images)
-    assert isinstance(images.source, PixelFile)
-    return images.source
+    assert images.held is None
+    return images.file

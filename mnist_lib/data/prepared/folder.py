@@ -106,8 +106,7 @@ def prepared_folder(data_dir: Path | None = None) -> Path:
 
 def pixel_file(images: ImageArray) -> PixelFile | None:
     """Return where the pixels of images are, or None if they are in memory, as those in this package."""
-    source = images.source if isinstance(images, Images) else None
-    return source if isinstance(source, PixelFile) else None
+    return images.file if isinstance(images, Images) and images.held is None else None
 
 
 def is_temporary(images: ImageArray) -> bool:

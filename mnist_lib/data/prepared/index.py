@@ -29,6 +29,7 @@ from mnist_lib.data.dataset import Dataset, NearCopies, Report
 from mnist_lib.data.images import PREPARED, Images, PixelFile
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
+from mnist_lib.data.prepared.recorded import NO_RECORDS, with_records
 from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
 from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.data.sources.listing import Listing
@@ -54,6 +55,7 @@ PICTURE = np.dtype(
     [
         ("key", "S16"),
         ("shape", "<i4", 3),  # height, width and channels of the picture
+        ("content", "<u8", 2),  # as in RECORD
         ("hash", "<u8", 2),  # as in `Table`
         ("row", "<i8"),  # of its image in the file of pixels; -1 if it is not there
     ]
@@ -87,14 +89,16 @@ class Index(NamedTuple):
     pictures: NDArray[np.void]  # array of PICTURE: those whose images are in the file
     source: str  # changes with the sources of the images
 
-    def serves(self, request: DataRequest, state: str) -> bool:
-        """Return whether the sources have not changed, and the images have the requested shape.
+    def serves(self, request: DataRequest, state: str, records: NDArray[np.void]) -> bool:
+        """Return whether the sources have not changed, the images have the requested shape, and the recorded hashes.
 
         An index that was prepared without a requested shape also serves a request for the shape that it has.
         """
         unshaped = replace(request, image_size=None, channels=None)
         served = {request, unshaped} if request == unshaped.shaped(self.dataset.image_shape) else {request}
-        return self.source in {_source(each, state) for each in served}
+        if self.source not in {_source(each, state) for each in served}:
+            return False
+        return np.array_equal(with_records(self.pictures, records)[0], self.pictures["hash"])
 
 
 def _source(request: DataRequest, state: str) -> str:
@@ -151,10 +155,10 @@ def write_index(
         }
     )
     arrays = {column: getattr(dataset.table, column) for column in OF_TABLE}
-    arrays |= {ROWS: images.rows, CHECKSUMS: images.source.checksums, PICTURES: pictures}
+    arrays |= {ROWS: images.rows, CHECKSUMS: images.file.checksums, PICTURES: pictures}
     arrays |= {ABOUT: np.frombuffer(about, np.uint8)}
     with writing(path.parent):
-        _write_arrays(path, _source(request, state), arrays, images.source.path.name)
+        _write_arrays(path, _source(request, state), arrays, images.file.path.name)
     remove_unused(path.parent)
     if path.parent.name == PREPARED:
         shutil.rmtree(path.parent.with_name(".decoded"), ignore_errors=True)  # of earlier releases
@@ -210,16 +214,17 @@ def read_index(name: str, path: Path) -> Index | None:
     )
 
 
-def prepared_dataset(request: DataRequest, state: str) -> Dataset | None:
+def prepared_dataset(request: DataRequest, state: str, records: NDArray[np.void] = NO_RECORDS) -> Dataset | None:
     """Return a dataset that is prepared, also in a folder that this process may only read, or None.
 
     Args:
         state: that of its sources, see `pictures_hash` and `tfds_hash`.
+        records: the hashes that a storage has recorded for its pictures.
     """
     for folder in prepared_folders(request.data_dir):
         index = read_index(request.name, index_path(folder, index_name(request)))
-        if index is not None and index.serves(request, state):
-            return index.dataset
+        if index is not None and index.serves(request, state, records):
+            return index.dataset.reporting(new_records=with_records(index.pictures, records)[1])
     return None
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.images import Images, blocks
 from mnist_lib.data.prepared.index import Index, known_pictures
+from mnist_lib.data.prepared.recorded import with_records
 from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.reading.tables import Decoded
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
@@ -28,13 +30,19 @@ MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
 
 
 def decode_folder(
-    request: DataRequest, listing: Listing, prepared: Path, index: Index | None, progress: Callable[[str], object]
+    request: DataRequest,
+    listing: Listing,
+    prepared: Path,
+    index: Index | None,
+    records: NDArray[np.void],
+    progress: Callable[[str], object],
 ) -> Decoded:
     """Read the pictures of a folder into a file of pixels.
 
     Args:
         prepared: as `prepared_folder` returns it.
         index: that of the last preparation. Pictures that it knows are not read again.
+        records: the hashes that a storage has recorded for its pictures.
 
     Raises:
         DataError: there is too little space for the images, or no picture can be read.
@@ -43,8 +51,7 @@ def decode_folder(
     assert folder is not None
     paths = [folder / path for path in listing.paths]
     pictures, folders = known_pictures(paths, index), real_folders([folder])
-    rows = pictures["row"]  # a view, as the next one
-    hashes = pictures["hash"]
+    rows = pictures["row"]  # a view
     with contextlib.ExitStack() as stack:
         unknown = np.flatnonzero(rows < 0)
         sandboxes = stack.enter_context(Sandboxes(len(unknown)))
@@ -75,19 +82,24 @@ def decode_folder(
         errors = dict[int, ImageError]()
         for place, picture in zip(unread.tolist(), results, strict=True):
             if isinstance(picture, Picture):
-                rows[place], hashes[place] = len(writer), np.frombuffer(picture.sha256[:16], np.uint64)
+                rows[place] = len(writer)
+                pictures["hash"][place] = np.frombuffer(picture.sha256[:16], np.uint64)
+                pictures["content"][place] = np.frombuffer(picture.content, np.uint64)
                 writer.add(picture.image[None])
             else:
                 errors[place] = picture
         file = writer.finish()
     progress(Progress.read("1 all pictures are read, and their images are hashed"))
+    readable = rows >= 0
+    pictures["hash"][readable], new_records = with_records(pictures[readable], records)
     return Decoded(
         images=Images(file, rows),
-        hashes=hashes,
+        hashes=pictures["hash"],
         labels=as_labels(np.array(listing.labels), max(listing.labels) + 1),
         errors=errors,
         notices=tuple(notices),
-        pictures=pictures[rows >= 0],
+        pictures=pictures[readable],
+        new_records=new_records,
     )
 
 

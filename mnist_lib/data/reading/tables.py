@@ -36,6 +36,7 @@ class Decoded:
     errors: Mapping[int, ImageError] = field(default_factory=dict)  # by place: why a picture cannot be read
     notices: tuple[str, ...] = ()  # about pictures that are converted
     pictures: NDArray[np.void] = field(default_factory=lambda: NO_PICTURES)  # what the index knows of them next time
+    new_records: NDArray[np.void] | None = None  # as in `Report`
 
     def notices_and_errors(self, listing: Listing) -> list[str]:
         """Return the notices, with one for each of the first pictures that cannot be read."""

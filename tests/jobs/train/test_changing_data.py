@@ -77,6 +77,8 @@ def test_a_run_says_what_has_changed_since_the_last_one(
         **{"removed": {"train": {}, "test": {}}, "relabelled": {"train": {}, "test": {}}},
     }
     assert "new_test" not in third["models"]["scratch"]
+    hashes = (tmp_path / "results/datasets/digits/hashes").read_bytes().splitlines()
+    assert len({*hashes}) == len(hashes) == 300  # each picture once
     assert "digits: no image has changed since run second" in (tmp_path / "stderr").read_text()
     renamed = folder.rename(tmp_path / "renamed")  # another dataset, of which there is no earlier run
     assert "changes" not in run(ray_address, data_dir, tmp_path, "fourth", "--dataset", renamed)["dataset"]

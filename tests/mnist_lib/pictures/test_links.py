@@ -17,6 +17,7 @@ from jobs.predict.batches import predict_on_cluster
 from jobs.predict.options import PredictOptions
 from jobs.review.data import Viewer, read_data
 from mnist_lib.data.prepare import dataset_of
+from mnist_lib.data.prepared.recorded import NO_RECORDS
 from mnist_lib.data.reading.folder import decode_folder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.class_folders import list_folder
@@ -74,7 +75,7 @@ def test_links_inside_of_a_folder_and_to_a_folder_that_was_named_are_read(folder
 def test_w11_training_leaves_out_a_picture_that_has_become_a_link_out(folder: Path) -> None:
     request, listing = DataRequest(dataset=f"{folder}/"), list_folder(folder)
     swap(folder / "b/3.png", folder.parent / "private/b/3.png")
-    decoded = decode_folder(request, listing, folder.parent, None, lambda text: None)
+    decoded = decode_folder(request, listing, folder.parent, None, NO_RECORDS, lambda text: None)
     dataset = dataset_of(request, listing, decoded)
     assert dataset.report.notices == (f"left out: b/3.png: {OUT}",)
     images = [image for split in (dataset.train, dataset.test) for image in np.asarray(split.images)[..., 0]]
