@@ -48,6 +48,7 @@ LOCK_SECONDS = 7_200.0  # for a preparation by another process
 NEAR_COPIES_SCHEMA = 1
 NEAR_COPIES = ("compared", "test", "train")
 ABOUT, ROWS, CHECKSUMS, PICTURES = "about", "rows", "checksums", "pictures"  # arrays besides the columns
+OF_REPORT = ("notices", "unreadable", "has_test_folder")
 OF_TABLE = ("labels", "hashes", "files", "groups", "splits", "ranks", "validation", "conflicts")
 
 # What is known about a picture of a folder. The key changes with its path, its state and the code that reads it.
@@ -65,21 +66,13 @@ NO_PICTURES = np.empty(0, PICTURE)
 log = logging.getLogger(__name__)
 
 
-class _OfDataset(TypedDict):
+class _About(TypedDict):
     version: Text
     classes: ClassNames
     fingerprint: Text
-
-
-class _OfReport(TypedDict):
     notices: tuple[Text, ...]
     unreadable: tuple[Text, ...]
     has_test_folder: bool
-
-
-class _About(TypedDict):
-    dataset: _OfDataset
-    report: _OfReport
     image_shape: tuple[Count, Count, Count]
 
 
@@ -147,13 +140,8 @@ def write_index(
         pictures: those of a folder, an array of PICTURE.
     """
     images: Any = dataset.table.images
-    about = encode(
-        {
-            "dataset": {field: getattr(dataset, field) for field in _OfDataset.__annotations__},
-            "report": {field: getattr(dataset.report, field) for field in _OfReport.__annotations__},
-            "image_shape": dataset.image_shape,
-        }
-    )
+    of = {field: dataset.report if field in OF_REPORT else dataset for field in _About.__annotations__}
+    about = encode({field: getattr(has_it, field) for field, has_it in of.items()})
     arrays = {column: getattr(dataset.table, column) for column in OF_TABLE}
     arrays |= {ROWS: images.rows, CHECKSUMS: images.file.checksums, PICTURES: pictures}
     arrays |= {ABOUT: np.frombuffer(about, np.uint8)}
@@ -203,15 +191,14 @@ def read_index(name: str, path: Path) -> Index | None:
         log.debug("%s: %s", path, error)
         return None
     rows, checksums, pictures = (arrays.pop(array) for array in (ROWS, CHECKSUMS, PICTURES))
-    file = PixelFile(path.parent, Path(pixels).stem, about["image_shape"], checksums)
-    if not file.is_complete():
+    file = PixelFile(path.parent, Path(pixels).stem, about.pop("image_shape"), checksums)
+    if not file.is_complete() or arrays.keys() != {*OF_TABLE}:  # or it is of another release
         return None
     with contextlib.suppress(OSError):
         os.utime(file.path)  # so that it is not removed before a run protects it
-    table = Table.of(Images(file, rows), **arrays)
-    return Index(
-        Dataset(name=name, table=table, report=Report(**about["report"]), **about["dataset"]), file, pictures, source
-    )
+    report = Report(**{field: about.pop(field) for field in OF_REPORT})
+    dataset = Dataset(name=name, table=Table.of(Images(file, rows), **arrays), report=report, **about)
+    return Index(dataset, file, pictures, source)
 
 
 def prepared_dataset(request: DataRequest, state: str, records: NDArray[np.void] = NO_RECORDS) -> Dataset | None:

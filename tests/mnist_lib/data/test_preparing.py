@@ -21,6 +21,7 @@ from mnist_lib import wording
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.images import NAME_BYTES, Images, read_part
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.prepared import index
 from mnist_lib.data.prepared.folder import on_this_node
 from mnist_lib.data.prepared.writer import ProgressFile
 from mnist_lib.data.reading import folder as reading
@@ -321,3 +322,13 @@ def test_a_preparation_after_killed_ones_equals_one_from_nothing(
     assert reads() == (19, 19)
     assert file_of(after.table.images).path == path
     require_equal(after, from_nothing(folder, tmp_path / "nothing"))
+
+
+def test_an_index_with_the_columns_of_another_release_is_not_used(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "f", classes("a", "b"))
+    first = read(folder)
+    (path,) = (tmp_path / "prepared/.prepared").glob("*.index")
+    arrays, source, pixels = index._read_arrays(path)
+    index._write_arrays(path, source, {**arrays, "part": arrays["splits"]}, pixels)
+    assert index.read_index("f", path) is None
+    require_equal(read(folder), first)
