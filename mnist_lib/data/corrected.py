@@ -77,14 +77,9 @@ def with_corrections(
     )
     rows = np.flatnonzero(stays & ~after.conflicts)
     rows = rows[np.argsort(after.parts(len(dataset.classes))[rows], kind="stable")]  # decided ones last in their split
-    result = replace(
-        dataset,
-        # An image that stays where it is is not copied.
-        table=after.take(slice(len(rows)) if np.array_equal(rows, np.arange(len(rows))) else rows),
-        # A folder has no other version.
-        version=fingerprint[:8] if dataset.version == dataset.fingerprint[:8] else dataset.version,
-        fingerprint=fingerprint,
-    )
+    # An image that stays where it is is not copied.
+    kept = after.take(slice(len(rows)) if np.array_equal(rows, np.arange(len(rows))) else rows)
+    result = dataset.changed(kept, fingerprint)
     train = len(result.train)
     test = len(result.test)
     if not train + test or (for_training and not (train and test)):

@@ -136,6 +136,11 @@ class Dataset:
         train, test = (len(np.unique(split.groups)) for split in (self.train, self.test))
         return GroupCounts(by=self.group_by, train=train, test=test)
 
+    def changed(self, table: Table, fingerprint: str) -> Dataset:
+        """Return the dataset with other rows or labels, and the fingerprint of these. A folder has no other version."""
+        version = fingerprint[:8] if self.version == self.fingerprint[:8] else self.version
+        return replace(self, table=table, version=version, fingerprint=fingerprint)
+
     def without_images(self) -> Dataset:
         """Return what the driver needs to know: everything but the images and their files."""
         return replace(self, table=replace(self.table, images=self.table.images[:0], files=self.table.files[:0]))

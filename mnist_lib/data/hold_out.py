@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -41,12 +40,8 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
     is_kept[len(dataset.train) :][: len(test)] = ~left_out
     changed = f"{dataset.fingerprint}{hash_arrays([test.hashes[left_out]])}"
     fingerprint = hashlib.sha256(changed.encode()).hexdigest()
-    return replace(
-        dataset,
-        table=dataset.table.take(np.flatnonzero(is_kept)),
-        version=fingerprint[:8] if dataset.version == dataset.fingerprint[:8] else dataset.version,
-        fingerprint=fingerprint,
-    ).reporting(notices=tuple(notices))
+    kept = dataset.table.take(np.flatnonzero(is_kept))
+    return dataset.changed(kept, fingerprint).reporting(notices=tuple(notices))
 
 
 def require_untrained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> None:
