@@ -176,8 +176,9 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
     import tensorflow as tf
 
     from benchmarks.augmented import Augmented
-    from mnist_lib.models.building import build_model
-    from mnist_lib.models.keras_models import KerasModel, augmentations
+    from mnist_lib.models.augmentation import AugmentedModel
+    from mnist_lib.models.building import augmentations_for, build_model
+    from mnist_lib.models.keras_models import KerasModel
     from mnist_lib.training.schedules import learning_rates
 
     train, _ = dataset.train_and_validation(specs[0].validation_percent)
@@ -192,11 +193,10 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
     correct, seconds = [], []
     for spec in specs:
         model = build_model(spec, dataset.image_shape, len(dataset.classes))
-        assert isinstance(model, KerasModel)
+        plain = model.model if isinstance(model, AugmentedModel) else model
+        assert isinstance(plain, KerasModel)
         keras.utils.set_random_seed(spec.seed)
-        network = keras.Sequential(
-            [Augmented(augmentations(spec.model, dataset.image_shape, spec.arguments)), model.network()]
-        )
+        network = keras.Sequential([Augmented(augmentations_for(spec, dataset.image_shape)), plain.network()])
         steps = -(-len(train) // spec.global_batch_size)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         network.compile(keras.optimizers.Adam(Rates(learning_rates(spec, steps))), loss)

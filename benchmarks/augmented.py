@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from mnist_lib.models.layers import Augmentation, shifted
+from mnist_lib.models.augmentation import Augmentation, shifted
 
 
 class Augmented(keras.layers.Layer):  # type: ignore[misc]

@@ -13,11 +13,15 @@ from jobs.console.output import CommandResult, entry_point, has_colors
 from jobs.console.terminal import step
 from jobs.console.values import Folder
 from jobs.models.compute import load_dataset
+from mnist_lib.augment import AUTO, parse_augment
+from mnist_lib.catalog import PICTURE_MODEL
 from mnist_lib.data.sources.availability import default_data_dir
+from mnist_lib.environment import import_keras
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.settings import Seed, option
+from mnist_lib.spec import TrialSpec
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,6 +33,14 @@ class ShowOptions(DataOptions, StorageOptions, JsonOptions):
 
     dataset: str = option("mnist-mini", DATASET_HELP, "DATASET", positional=True)
     picture: Folder | None = option(None, "file to write: ten training images of each class", "FILE.png")
+    augmented: Folder | None = option(
+        None, "file to write: twelve training images, each above what training with --augment makes of it", "FILE.png"
+    )
+    augment: str = option(
+        AUTO,
+        "how training images are changed, as for jobs.train; auto: as by the default network",
+        "CHANGES",
+    )
     seed: Seed = option(0, "random seed that chooses the images to show")
     storage: str = option(
         "results", "folder or bucket of the runs, with the corrections of a dataset that is not a folder", "DIR|URL"
@@ -36,11 +48,12 @@ class ShowOptions(DataOptions, StorageOptions, JsonOptions):
 
     def check(self) -> None:
         self.data()
-        if self.picture is not None:
-            if self.picture.suffix.lower() != ".png":
-                raise SpecError(f"picture: expected a name that ends in .png, got {self.picture.name}")
-            if not self.picture.parent.is_dir() or self.picture.is_dir():
-                raise SpecError(f"picture: expected a file in an existing folder, got {self.picture}")
+        parse_augment(self.augment)
+        for name, path in (("picture", self.picture), ("augmented", self.augmented)):
+            if path is not None and path.suffix.lower() != ".png":
+                raise SpecError(f"{name}: expected a name that ends in .png, got {path.name}")
+            if path is not None and (not path.parent.is_dir() or path.is_dir()):
+                raise SpecError(f"{name}: expected a file in an existing folder, got {path}")
 
 
 @entry_point
@@ -66,6 +79,16 @@ def main(arguments: Sequence[str]) -> CommandResult:
         lines.append(Text(where, no_wrap=True, overflow="ignore"))
     elif has_colors():
         lines.append(examples_as_text(dataset, options.seed, shutil.get_terminal_size().columns))
+    if options.augmented is not None:
+        import_keras()
+        from mnist_lib.report.augmented import draw_augmented
+
+        model = PICTURE_MODEL if options.data().entry is None else "keras-cnn"
+        spec = TrialSpec.of(model, dataset=dataset.name, augment=options.augment, seed=options.seed)
+        with atomic_output(options.augmented) as written:
+            draw_augmented(dataset, spec, written)
+        where = f"\nTraining images and what --augment {options.augment} makes of them are in {options.augmented}"
+        lines.append(Text(where, no_wrap=True, overflow="ignore"))
     return CommandResult(description, lines, json=options.json)
 
 

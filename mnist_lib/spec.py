@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from mnist_lib.augment import AUTO, EARLIER, PRESETS, parse_augment
 from mnist_lib.catalog import (
     CLASS_WEIGHTS,
     MODELS,
@@ -105,6 +106,14 @@ class TrialSettings(CheckedFields):
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = option(
         0.0, "share of each label that is spread evenly over all classes during training", varies=True
     )
+    augment: Annotated[str, Meta(max_length=MAX_ARGUMENT_LENGTH)] = option(
+        None,
+        f"how training images are changed at each step: {', '.join(PRESETS)}, or a list such as"
+        " photos,flip=horizontal,rotate=10 (default: auto: photos for images in colour, what suits the network for grey"
+        " ones, and nothing for keras, scratch and your own models)",
+        metavar="CHANGES",
+        varies=True,
+    )
     class_weights: Annotated[str, one_of(CLASS_WEIGHTS)] = option(
         "none",
         f"weight of an image in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",
@@ -164,6 +173,7 @@ class TrialSpec(TrialSettings):
     # The fold, from 0, that it is not trained on and predicts; `null` for a trial without a fold.
     fold: Seed | None = None
     folds: Folds | None = None  # number of folds of the training images; `null` without folds
+    augment: str = EARLIER  # documents of earlier releases lack it
     # Number of parts of each batch, each normalised by its own statistics; at most one for each image. Replicas share
     # them, and each has at least one. 0 stands for the default on CPUs.
     microbatches: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
@@ -176,6 +186,7 @@ class TrialSpec(TrialSettings):
                 name: size.earlier for name, size in sizes.items() if name not in self.arguments and size.earlier
             }
             object.__setattr__(self, "arguments", {**self.arguments, **missing})
+        parse_augment(self.augment)
         _check_arguments({**self.arguments, **self.weights})
         if self.weights and (self.source_sha256 is None or not self.weights.keys().isdisjoint(self.arguments)):
             got = ", ".join(self.weights)
@@ -211,6 +222,7 @@ class TrialSpec(TrialSettings):
             require_known("model", model, MODELS)
         entry = entry_of(model)
         settings = defaults_for(math.inf) | {name: value for name, value in settings.items() if value is not None}
+        settings.setdefault("augment", AUTO)
         optimizer = settings.setdefault("optimizer", entry.optimizer)
         require_known("optimizer", optimizer, OPTIMIZERS)
         default = entry.learning_rate if optimizer == entry.optimizer else None

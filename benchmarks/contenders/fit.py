@@ -10,8 +10,9 @@ import tensorflow as tf
 from stopwatch import BATCH_SIZE, CLASSES, HIDDEN_UNITS, digits, measure
 
 from benchmarks.augmented import Augmented
+from mnist_lib.models.augmentation import shifted
 from mnist_lib.models.keras_models import keras_cnn
-from mnist_lib.models.layers import shifted, to_predict
+from mnist_lib.models.layers import to_predict
 
 tuned, network = sys.argv[3] == "tuned", sys.argv[5]
 tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[4]))

@@ -13,10 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mnist_lib.catalog import MODELS
+from mnist_lib.augment import AUTO, PRESETS, parse_augment
+from mnist_lib.catalog import MODELS, entry_of
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import ModelFile
-from mnist_lib.models.keras_models import KerasModel, augmentations, restored_settings
+from mnist_lib.models.augmentation import Augmentation, AugmentedModel, augmentations_of
+from mnist_lib.models.keras_models import KerasModel, own_augmentations, restored_settings
 from mnist_lib.models.model import ImageShape, Model
 from mnist_lib.models.scratch import ScratchModel
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
@@ -42,6 +44,31 @@ def build_model(
     Raises:
         ModelError: the code of the file fails, or returns something that is not a model.
     """
+    model = _plain_model(spec, image_shape, num_classes, source, pretrained)
+    augmentations = augmentations_for(spec, image_shape)
+    return AugmentedModel(model, augmentations) if augmentations else model
+
+
+def augmentations_for(spec: TrialSpec, image_shape: ImageShape) -> list[Augmentation]:
+    """Return what changes the training images of a trial: what its setting says or, by default, what suits its model.
+
+    That is nothing for the dense networks and for users' models; for images in colour, PRESETS["photos"]; and for grey
+    ones what the network was chosen with.
+    """
+    changes = parse_augment(spec.augment)
+    if changes is not None:
+        return augmentations_of(changes, image_shape)
+    if spec.source_sha256 is not None or not entry_of(spec.model).suits_pictures:
+        return []
+    if spec.augment == AUTO and image_shape[2] > 1:
+        return augmentations_of(PRESETS["photos"], image_shape)
+    return own_augmentations(spec.model, image_shape, spec.arguments)
+
+
+def _plain_model(
+    spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile | None, pretrained: Pretrained
+) -> KerasModel | ScratchModel:
+    """Return the model of a trial, whose training images are not changed. See `build_model`."""
     if spec.source_sha256 is None:
         _require_weights(spec.model, 4 * largest_layer(spec, math.prod(image_shape)))
         module, _, name = MODELS[spec.model].build.partition(":")
@@ -49,9 +76,7 @@ def build_model(
         build = functools.partial(function, image_shape, num_classes, **spec.arguments)
         built = build()
         if isinstance(built, list):
-            return KerasModel(
-                built, build, image_shape, spec.precision, augmentations(spec.model, image_shape, spec.arguments)
-            )
+            return KerasModel(built, build, image_shape, spec.precision)
         return ScratchModel(built, image_shape, spec.precision)
     if source is None:
         raise ModelError(f"{spec.model}: expected the file that defines it, got none")

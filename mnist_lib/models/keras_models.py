@@ -11,15 +11,8 @@ import keras
 import tensorflow as tf
 
 from mnist_lib.errors import ModelError
-from mnist_lib.models.layers import (
-    Augmentation,
-    AveragedOverAngles,
-    FusedBatchNormalization,
-    distorted,
-    shifted,
-    stroked,
-    to_predict,
-)
+from mnist_lib.models.augmentation import Augmentation, distorted, shifted, stroked
+from mnist_lib.models.layers import AveragedOverAngles, FusedBatchNormalization, to_predict
 from mnist_lib.models.model import ImageShape, Tensors, Weights, folded, read_files
 from mnist_lib.objects.archives import keras_weights
 
@@ -150,8 +143,8 @@ def _normalized_relu() -> list[keras.Layer]:
     return [FusedBatchNormalization(momentum=0.9), keras.layers.ReLU()]
 
 
-def augmentations(model: str, image_shape: ImageShape, arguments: Mapping[str, int]) -> list[Augmentation]:
-    """Return what changes the training images of a model of the catalog.
+def own_augmentations(model: str, image_shape: ImageShape, arguments: Mapping[str, int]) -> list[Augmentation]:
+    """Return what changes the training images of a model of the catalog, if they are grey and no setting says so.
 
     Args:
         arguments: those that the model is built with.
@@ -165,8 +158,6 @@ def augmentations(model: str, image_shape: ImageShape, arguments: Mapping[str, i
 class KerasModel:
     """Keras layers that end in logits; the stored model ends in their softmax.
 
-    The state is the seed of each augmentation, followed by the state of the layers.
-
     Args:
         layers: the layers of the model.
         new_layers: returns new layers at each call, since a seed determines the initial weights of new layers only.
@@ -179,9 +170,8 @@ class KerasModel:
         new_layers: Callable[[], Sequence[keras.Layer]],
         image_shape: ImageShape,
         precision: str,
-        augmentations: Sequence[Augmentation] = (),
     ) -> None:
-        self._new_layers, self._image_shape, self._augmentations = new_layers, image_shape, augmentations
+        self._new_layers, self._image_shape = new_layers, image_shape
         self._network = self._in_training = self._network_of(layers)
         self.activation_bytes = 2 * 4 * max(map(_output_size, self._network._flatten_layers()))
         if precision == "bfloat16":
@@ -192,7 +182,7 @@ class KerasModel:
         # random numbers.
         convolves = any(len(variable.shape) > 3 for variable in self._network.variables)
         paths = [variable.path for variable in self._network.non_trainable_variables]
-        self._is_seed = [*(True for _ in augmentations), *(path.endswith("seed_generator_state") for path in paths)]
+        self._is_seed = [path.endswith("seed_generator_state") for path in paths]
         self.fast_in_xla_on_cpu = precision == "float32" and not convolves and not any(self._is_seed)
 
     def initial_weights(self, seed: int) -> Weights:
@@ -204,7 +194,7 @@ class KerasModel:
 
     def logits(self, weights: Weights, images: tf.Tensor) -> tf.Tensor:
         # Keras' own augmentation acts unless `training` is False; None is not enough.
-        return self._network.stateless_call(weights.trainable, self._of_layers(weights), images, training=False)[0]
+        return self._network.stateless_call(weights.trainable, weights.state, images, training=False)[0]
 
     def features(self, weights: Weights, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with _inputs_of(self._last_layer) as inputs:
@@ -214,20 +204,15 @@ class KerasModel:
     def train_logits(
         self, weights: Weights, images: tf.Tensor, replica: tf.Tensor
     ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
-        own = weights._replace(state=self._shift_seeds(weights.state, replica))
-        seeds = own.state[: len(self._augmentations)]
-        for augment, seed in zip(self._augmentations, seeds, strict=True):
-            images = augment(images, tf.cast(seed, tf.int32))
+        own = self._shift_seeds(weights.state, replica)
         logits, state, losses = self._in_training.stateless_call(
-            own.trainable, self._of_layers(own), images, training=True, return_losses=True
+            weights.trainable, own, images, training=True, return_losses=True
         )
         loss = tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else tf.constant(0.0)
-        state = self._shift_seeds([*(tf.add(seed, (0, 1)) for seed in seeds), *state], -replica)
-        return tf.cast(logits, tf.float32), state, loss
+        return tf.cast(logits, tf.float32), self._shift_seeds(state, -replica), loss
 
-    def without_random_numbers(self) -> None:
-        """Train without augmentation and dropout from now on, since XLA draws other random numbers than TensorFlow."""
-        self._augmentations = [lambda images, seed: images for _ in self._augmentations]
+    def without_dropout(self) -> None:
+        """Train without dropout from now on, since XLA draws other random numbers than TensorFlow."""
         for layer in _leaves(self._in_training):
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
@@ -238,10 +223,6 @@ class KerasModel:
         pairs = zip(self._is_seed, state, strict=True)
         return [value + tf.cast(shift, value.dtype) if is_seed else value for is_seed, value in pairs]
 
-    def _of_layers(self, weights: Weights) -> Tensors:
-        """Return the state of the layers."""
-        return weights.state[len(self._augmentations) :]
-
     def stored(self, weights: Weights) -> Weights:
         """Return the weights without seeds, which Keras does not store."""
         pairs = zip(self._is_seed, weights.state, strict=True)
@@ -249,7 +230,7 @@ class KerasModel:
 
     def files(self, weights: Weights) -> dict[str, bytes]:
         variables = *self._to_store.trainable_variables, *self._to_store.non_trainable_variables
-        for variable, value in zip(variables, (*weights.trainable, *self._of_layers(weights)), strict=True):
+        for variable, value in zip(variables, (*weights.trainable, *weights.state), strict=True):
             variable.assign(value)
         with tempfile.TemporaryDirectory() as folder:
             self._to_store.save(Path(folder, KERAS_FILE))
@@ -282,9 +263,8 @@ class KerasModel:
         return keras.Sequential([keras.Input(self._image_shape, dtype=dtype, name="pixels"), *layers])
 
     def _values_of(self, network: keras.Sequential) -> Weights:
-        seeds = [keras.random.SeedGenerator().state for _ in self._augmentations]
-        state = [*seeds, *network.non_trainable_variables]
-        return Weights(*([tf.constant(each.numpy()) for each in kind] for kind in (network.trainable_variables, state)))
+        kinds = network.trainable_variables, network.non_trainable_variables
+        return Weights(*([tf.constant(each.numpy()) for each in kind] for kind in kinds))
 
 
 @contextlib.contextmanager

@@ -39,9 +39,9 @@ def gradient_difference(name: str, dataset: Dataset, strategy: tf.distribute.Str
     Args:
         xla: whether XLA works on these devices.
     """
-    model = build_model(TrialSpec.of(name), dataset.image_shape, len(dataset.classes))
+    model = build_model(TrialSpec.of(name, augment="none"), dataset.image_shape, len(dataset.classes))
     if isinstance(model, KerasModel):
-        model.without_random_numbers()
+        model.without_dropout()
     weights = model.initial_weights(seed=0)
     values = Values(weights.trainable, [], weights.state, step=tf.constant(0))
     gradients = partial(gradients_of, model, 0.0, [False] * len(weights.trainable))

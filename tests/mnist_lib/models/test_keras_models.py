@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mnist_lib.errors import ModelError
+from mnist_lib.models.augmentation import AugmentedModel
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KERAS_FILE, KerasModel, first_step
 from mnist_lib.spec import TrialSpec
@@ -34,14 +35,14 @@ def test_images_are_augmented_in_training_only() -> None:
 def test_each_augmentation_draws_anew_at_each_step_and_in_each_replica(name: str) -> None:
     changes: list[np.ndarray] = []
     model = build_model(small_spec(name), (28, 28, 1), 10)
-    assert isinstance(model, KerasModel)
-    augmentations = [*model._augmentations]
+    assert isinstance(model, AugmentedModel)
+    augmentations = [*model.augmentations]
 
     def record(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         changes.append(np.asarray(augmentations[len(changes) % len(augmentations)](images, seed)))
         return images
 
-    model._augmentations = [record] * len(augmentations)
+    model.augmentations = [record] * len(augmentations)
     weights = model.initial_weights(0)
     images = tf.cast(tf.random.stateless_uniform((4, 28, 28, 1), [0, 0], 0, 256, tf.int32), tf.uint8)
     _, state, _ = model.train_logits(weights, images, tf.constant(0))
@@ -94,9 +95,9 @@ def test_keras_resnet_takes_larger_steps_in_larger_images_and_moves_them_as_far(
     assert first_step(shape, positions=24) == step
     assert first_step(shape, positions=224) == 1
     spec = small_spec("keras-resnet")
-    model = build_model(spec, shape, 10)
-    assert isinstance(model, KerasModel)
-    (first, *_), (augment,) = model.initial_weights(0).trainable, model._augmentations
+    model = build_model(dataclasses.replace(spec, augment="network"), shape, 10)
+    assert isinstance(model, AugmentedModel)
+    (first, *_), (augment,) = model.initial_weights(0).trainable, model.augmentations
     assert first.shape[:2] == ((3, 3) if step == 1 else (2 * step + 1, 2 * step + 1))
     images = np.full((64, *shape), 255, np.uint8)
     moved = np.concatenate([augment(images, tf.constant([seed, 0])) for seed in range(8)])
@@ -119,7 +120,6 @@ def test_a_model_is_stored_with_layers_of_keras_only_and_predicts_as_the_trained
     name: str, size: int, tmp_path: Path
 ) -> None:
     model = build_model(TrialSpec.of(name), (size, size, 1), 10)
-    assert isinstance(model, KerasModel)
     weights = model.initial_weights(0)
     images = tf.cast(tf.random.stateless_uniform((8, size, size, 1), [0, 0], 0, 256, tf.int32), tf.uint8)
     weights = weights._replace(state=model.train_logits(weights, images, tf.constant(0))[1])

@@ -5,14 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_lib.models.layers import (
-    AveragedOverAngles,
-    FusedBatchNormalization,
-    distorted,
-    shifted,
-    stroked,
-    to_predict,
-)
+from mnist_lib.models.augmentation import distorted, shifted, stroked
+from mnist_lib.models.layers import AveragedOverAngles, FusedBatchNormalization, to_predict
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 

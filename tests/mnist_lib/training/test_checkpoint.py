@@ -52,6 +52,7 @@ from tests.support.training_clock import TrainingClock
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
+EVERY_CHANGE = "photos,digits,flip=both,brightness=0.2,contrast=0.2,erase=0.25"
 EACH_EPOCH, EACH_CHUNK = 0.0, 1e-9  # seconds between checkpoints
 ONE, TWO = Resources(cpus=2), Resources(cpus=2, cpu_replicas=2)
 
@@ -99,8 +100,16 @@ def histories(*results: TrialResult) -> list[list[EpochDone]]:
         ("scratch", ONE, {"class_weights": "balanced"}),
         pytest.param("keras", TWO, {"validation_percent": 10, "freeze_epochs": 1}, marks=pytest.mark.long),
         pytest.param("keras-cnn", ONE, {"validation_percent": 10}, marks=pytest.mark.long),
+        pytest.param("scratch", TWO, {"augment": EVERY_CHANGE}, marks=pytest.mark.long),
+        pytest.param("keras-cnn", ONE, {"augment": EVERY_CHANGE}, marks=pytest.mark.long),
     ],
-    ids=["scratch-1 replica", "keras-2 replicas", "keras-cnn-2 microbatches"],
+    ids=[
+        "scratch-1 replica",
+        "keras-2 replicas",
+        "keras-cnn-2 microbatches",
+        "scratch-2 replicas-every change of images",
+        "keras-cnn-2 microbatches-every change of images",
+    ],
 )
 def test_a_trial_resumed_after_any_chunk_ends_with_the_same_weights_and_history(
     few: Dataset,
