@@ -1,10 +1,12 @@
 """Accuracy on pictures in colour with and without augmentation, for networks that are trained on 400 of them.
 
     python -m benchmarks.photographs [--models keras-resnet] [--draws 10]
+    python -m benchmarks.photographs --set letters --sources DIR --augments network photos none
 
 The objects of `benchmarks.pictures` are drawn as a camera sees things: with textures, against backgrounds with other
 things, at any distance, from several angles, in uneven light, a little out of focus, with noise. For each seed, all
-trials have the same pictures. Two trials run at a time, with one thread each.
+trials have the same pictures. `--set` measures on pictures of `benchmarks.pictures` instead. Two trials run at a time,
+with one thread each. `network` is what each network did before there was a choice.
 """
 
 import argparse
@@ -15,13 +17,16 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from benchmarks.drawings import Pixels, Random
+from benchmarks.digits import parser_with_source
+from benchmarks.drawings import Random
 from benchmarks.few_pictures import _configured
-from benchmarks.pictures import SCENES, PictureSet, background, contrasting, image_of
+from benchmarks.pictures import NAMES, SCENES, PictureSet, background, contrasting, image_of, picture_sets
 from benchmarks.record import paired_difference_text, setting
 from benchmarks.trials import train_trial
 from mnist_lib.catalog import MODELS, PICTURE_MODEL
@@ -42,24 +47,35 @@ class Trial:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_with_source(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--set", choices=NAMES, help="pictures of benchmarks.pictures (default: photographs)")
+    parser.add_argument("--sources", type=Path, help="fonts of the sets, from benchmarks.sources (default: a few)")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[PICTURE_MODEL])
     parser.add_argument("--augments", nargs="+", default=AUGMENTS, metavar="CHANGES")
     parser.add_argument("--draws", type=int, default=DRAWS, help=f"number of seeds (default: {DRAWS})")
     options = parser.parse_args()
-    pictures = PictureSet(classes=[*SCENES], train=TRAIN, test=TEST, draw=photograph)
-    accuracies: dict[tuple[str, str], list[float]] = {}
+    cells = [(model, augment) for model in options.models for augment in options.augments]
+    pictures = picture_sets(options.sources, options.source)[options.set] if options.set else PHOTOGRAPHS
+    found = accuracies(pictures, cells, options.draws)
+    print(f"{setting(1)}\nn = {options.draws} seeds, two trials at a time.\n")
+    print("\n".join(table(found)))
+
+
+def accuracies(
+    pictures: PictureSet, cells: Sequence[tuple[str, str]], draws: int
+) -> dict[tuple[str, str], list[float]]:
+    """Return the test accuracy in percent for each seed, by network and augmentation. `cells`: these"""
+    found: dict[tuple[str, str], list[float]] = {cell: [] for cell in cells}
     with TemporaryDirectory() as home, get_context("spawn").Pool(2) as processes:
-        for seed in range(options.draws):
+        for seed in range(draws):
             folder = Path(home, str(seed), "photographs")
             pictures.write(folder, seed)
-            cells = [(model, augment) for model in options.models for augment in options.augments]
             trials = [Trial(folder, *cell, seed) for cell in cells]
             for cell, accuracy in zip(cells, processes.imap(train, trials), strict=True):
-                accuracies.setdefault(cell, []).append(accuracy)
+                found[cell].append(accuracy)
                 print(seed, *cell, f"{accuracy:.2f}%", file=sys.stderr, flush=True)
-    print(f"{setting(1)}\nn = {options.draws} seeds, two trials at a time.\n")
-    print("\n".join(table(accuracies)))
+    return found
 
 
 def train(trial: Trial) -> float:
@@ -67,18 +83,22 @@ def train(trial: Trial) -> float:
     resources = _configured()
     request = DataRequest(dataset=str(trial.folder), data_dir=trial.folder.parent, image_size=(SIDE, SIDE))
     dataset = prepare(request)
-    settings = defaults_for(len(dataset.train))
+    settings: dict[str, Any] = defaults_for(len(dataset.train))
     spec = TrialSpec.of(trial.model, dataset=dataset.name, seed=trial.seed, augment=trial.augment, **settings)
     return 100 * train_trial(spec, dataset, resources).record.test_accuracy
 
 
-def table(accuracies: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
-    """Return a Markdown table with a row for each model and augmentation."""
-    lines = ["| network | augmentation | accuracy | above none, points |", "|---" * 4 + "|"]
-    for (model, augment), found in accuracies.items():
-        none = accuracies.get((model, "none"), found)
-        above = paired_difference_text([a - b for a, b in zip(found, none, strict=True)]) if none is not found else ""
-        lines.append(f"| {model} | {augment} | {statistics.fmean(found):.2f}% | {above} |")
+def table(found: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
+    """Return a Markdown table with a row for each network and augmentation."""
+    lines = ["| network | augmentation | accuracy | above `none`, points | above `digits`, points |", "|---" * 5 + "|"]
+    for (model, augment), of_cell in found.items():
+        above = [
+            paired_difference_text([a - b for a, b in zip(of_cell, found[model, other], strict=True)])
+            if other != augment and (model, other) in found
+            else ""
+            for other in ("none", "digits")
+        ]
+        lines.append(f"| {model} | `{augment}` | {statistics.fmean(of_cell):.2f}% | {' | '.join(above)} |")
     return lines
 
 
@@ -115,11 +135,14 @@ def photograph(label: int, test: bool, random: Random) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(random.uniform(0, 1)))
 
 
-def clouds(side: int, random: Random, cells: int) -> "Pixels":
+def clouds(side: int, random: Random, cells: int) -> NDArray[np.float64]:
     """Return smooth random numbers, 0 to 1, [side, side]."""
     coarse = Image.fromarray((255 * random.random((cells, cells))).astype(np.uint8))
-    return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) / 255
+    smooth: NDArray[np.float64] = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) / 255
+    return smooth
 
+
+PHOTOGRAPHS = PictureSet(classes=[*SCENES], train=TRAIN, test=TEST, draw=photograph)
 
 if __name__ == "__main__":
     main()

@@ -27,6 +27,7 @@ from benchmarks import (
     large_data,
     near_copies,
     nights,
+    photographs,
     pictures,
     predicting,
     promotion,
@@ -223,6 +224,17 @@ def test_networks_are_compared_on_the_same_drawn_pictures(tmp_path: Path) -> Non
     assert [row[:2] for row in rows] == [["keras-fast", "8"], ["keras-cnn", "64"]]
     assert rows[1][3:5] == ["+0.00 (+0.00 to +0.00)", "1.00"]
     assert all(0 <= float(row[2].rstrip("%")) < 100 and float(row[5]) > 0 for row in rows)
+
+
+def test_augmentations_are_compared_on_the_same_photographs() -> None:
+    few = replace(photographs.PHOTOGRAPHS, train=30, test=12)
+    found = photographs.accuracies(few, [("keras", "none"), ("keras", "photos")], draws=2)
+    lines = photographs.table(found)
+    assert len(lines) == 4
+    assert lines[2].startswith("| keras | `none` | ")
+    assert all(0 <= accuracy <= 100 for of_cell in found.values() for accuracy in of_cell)
+    one, again, other = (photographs.photograph(2, False, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert one.tobytes() == again.tobytes() != other.tobytes()
 
 
 def test_the_interval_of_paired_differences_is_that_of_student() -> None:
