@@ -106,6 +106,32 @@ def test_the_picture_has_a_row_of_ten_different_images_for_each_class(command: A
         assert len(row) == 10
 
 
+@pytest.mark.slow
+def test_twelve_training_images_are_above_what_augmentation_makes_of_them(command: Any, tmp_path: Path) -> None:
+    path = tmp_path / "augmented.png"
+    known = {image.tobytes() for image in embedded("sklearn-digits").train.images}
+
+    def pairs(*options: str) -> list[tuple[bytes, bytes]]:
+        code, stdout, stderr = command("sklearn-digits", "--augmented", str(path), *options)
+        assert code == 0, stderr
+        assert stdout.endswith(f" makes of them are in {path}\n")
+        pixels = np.asarray(Image.open(path).convert("L"))
+        corners = [(14 + row * 188, 14 + column * 94) for row in range(2) for column in range(6)]
+        images = (
+            (pixels[y : y + 80 : 10, x : x + 80 : 10], pixels[y + 82 :][:80:10, x : x + 80 : 10]) for y, x in corners
+        )
+        return [(before.tobytes(), after.tobytes()) for before, after in images]
+
+    drawn = pairs("--augment", "photos,flip=horizontal", "--seed=3")
+    assert {before for before, _ in drawn} <= known
+    assert len({before for before, _ in drawn}) == 12
+    assert all(before != after for before, after in drawn)
+    assert pairs("--augment", "photos,flip=horizontal", "--seed=3") == drawn
+    assert all(before == after for before, after in pairs("--augment", "none"))
+    code, _, stderr = command("sklearn-digits", "--augment", "photo")
+    assert (code, "augment: expected auto, none, digits, photos" in stderr) == (2, True)
+
+
 def test_the_seed_decides_which_images_are_drawn(tmp_path: Path) -> None:
     dataset = embedded("mnist-mini")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

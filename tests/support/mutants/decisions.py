@@ -5,9 +5,33 @@ from tests.support.mutants.mutant import Mutant
 AGGREGATION, EVIDENCE = "mnist_lib/report/aggregation.py", "mnist_lib/report/evidence.py"
 HALVING, RESULTS = "mnist_lib/search/halving.py", "mnist_lib/results.py"
 RETRAINER, SLOTS = "mnist_lib/retraining/retrainer.py", "mnist_lib/retraining/slots.py"
-SEARCH = "jobs/search/test_driver.py"
+SEARCH, AUGMENTATION = "jobs/search/test_driver.py", "mnist_lib/models/augmentation.py"
 
 MUTANTS = (
+    Mutant(
+        name="each step changes images in the same way",
+        file=AUGMENTATION,
+        old="[*(tf.add(seed, (0, 1)) for seed in seeds), *state]",
+        new="[*seeds, *state]",
+        why="A network would learn its images by heart, and accuracy would fall without a sign.",
+        tests=("mnist_lib/models/test_keras_models.py",),
+    ),
+    Mutant(
+        name="replicas change their images in the same way",
+        file=AUGMENTATION,
+        old="tf.cast(seed, tf.int32) + tf.stack([replica, 0])",
+        new="tf.cast(seed, tf.int32)",
+        why="More replicas would see fewer different images.",
+        tests=("mnist_lib/models/test_keras_models.py",),
+    ),
+    Mutant(
+        name="letters in colour are mirrored without being asked for",
+        file="mnist_lib/augment.py",
+        old="contrast=0.2, erase=0.25)",
+        new='contrast=0.2, erase=0.25, flip="horizontal")',
+        why="Arrows, letters and signs would be learned as their mirror images.",
+        tests=("mnist_lib/models/test_augmentation.py",),
+    ),
     Mutant(
         name="the trial to store is chosen by its test accuracy",
         file=AGGREGATION,
