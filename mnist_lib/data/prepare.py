@@ -90,7 +90,7 @@ def prepare(
         file = LabelsFile(LocalObjects(request.folder))
         labels, where = file.content(), file.where
     else:
-        dataset = _read_other(request, progress)
+        dataset = _read_other(request)
     protect_images(dataset.table.images)
     dataset = dataset.reporting(reusable=not is_temporary(dataset.table.images))
     if used is not None:
@@ -124,17 +124,17 @@ def with_near_copies(
     return dataset.reporting(near_copies=found, near_copy_files=named)
 
 
-def _read_other(request: DataRequest, progress: Callable[[str], object]) -> Dataset:
+def _read_other(request: DataRequest) -> Dataset:
     """Return a dataset that is not a folder, without corrections."""
     if request.entry is not None and request.entry.embedded:
         return read_embedded(request.dataset)
     try:
-        return _read_tfds(request, request.data_dir or default_data_dir(), progress)
+        return _read_tfds(request, request.data_dir or default_data_dir())
     except DataFolderError:
         if request.data_dir is not None:
             raise
         with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return _read_tfds(request, Path(temporary), progress)
+            return _read_tfds(request, Path(temporary))
 
 
 def _read_folder(request: DataRequest, records: NDArray[np.void], progress: Callable[[str], object]) -> Dataset:
@@ -165,7 +165,7 @@ def _read_folder(request: DataRequest, records: NDArray[np.void], progress: Call
     return replace(dataset, group_by=listing.group_by, none=request.none)
 
 
-def _read_tfds(request: DataRequest, data_dir: Path, progress: Callable[[str], object]) -> Dataset:
+def _read_tfds(request: DataRequest, data_dir: Path) -> Dataset:
     """Return a dataset of TFDS, from its index if neither the files of TFDS nor the user's builder have changed."""
     folder = tfds_folder(request, data_dir)
     if request.data_source is not None:
