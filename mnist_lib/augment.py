@@ -71,6 +71,12 @@ def parse_augment(text: str) -> Changes | None:
         raise SpecError(f"augment: {error}") from error
 
 
+def is_mirrored(text: str) -> bool:
+    """Return whether training images are mirrored with this setting."""
+    changes = parse_augment(text)
+    return changes is not None and changes.flip != "none"
+
+
 def _value(name: str, text: str) -> float | str:
     if name == "flip":
         return text

@@ -128,6 +128,8 @@ class ModelSummary(Document, frozen=True, kw_only=True):
     # The accuracy of the stored trial on each class, in the order of `dataset.classes`.
     recall: tuple[Recall, ...] = ()
     always_answers: ClassName | None = None  # the class with which it answers every test image; only if it does so
+    # Pairs of classes that it confuses with each other although, or since, its training images are mirrored.
+    mirrored: tuple[tuple[ClassName, ClassName], ...] = ()
     # The same on the test images that the last run of the dataset did not have; only if there are any.
     new_test: Accuracy | None = None
     new_test_accuracy: Share | None = None  # the accuracy on them

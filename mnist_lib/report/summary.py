@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.augment import is_mirrored
 from mnist_lib.data.changes import fall
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Labels
@@ -32,6 +33,7 @@ from mnist_lib.run_documents import (
 from mnist_lib.spec import TrialSpec, is_unused
 from mnist_lib.store.predictions import constant_answer
 
+MIN_CONFUSED = 0.25  # of the test images of two classes; who guesses confuses half of them
 SETTINGS = [
     field.name
     for field in fields(TrialSpec)
@@ -148,7 +150,21 @@ def _by_class(chosen: TrialResult, facts: Dataset) -> dict[str, Any]:
         "best_trial_test_balanced_accuracy": mean_score(row.correct / row.total for row in recall if row.total),
         "recall": recall,
         "always_answers": None if answer is None else facts.classes[answer],
+        "mirrored": _confused_pairs(answers, labels, facts.classes) if is_mirrored(chosen.record.spec.augment) else (),
     }
+
+
+def _confused_pairs(answers: NDArray[np.int64], labels: Labels, classes: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of classes of whose test images at least MIN_CONFUSED are answered with the other class.
+
+    Of two classes that are mirror images of each other, a network that is trained with both mirrored can only guess.
+    """
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels, answers), 1)
+    sizes = confusion.sum(axis=1)
+    confused = np.triu(confusion + confusion.T, k=1)
+    found = (confused >= MIN_CONFUSED * (sizes[:, None] + sizes)) & (confused > 1)
+    return tuple((classes[one], classes[other]) for one, other in np.argwhere(found).tolist())
 
 
 def recall_by_class(

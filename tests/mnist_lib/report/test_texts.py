@@ -113,6 +113,20 @@ def test_the_table_warns_of_a_small_class_that_is_neglected_and_says_what_to_do(
     assert (f"{balanced:.2%}" in text) == (score == "balanced-accuracy")
 
 
+@pytest.mark.parametrize("augment", ["photos", "photos,flip=horizontal"])
+def test_classes_that_are_confused_by_a_model_whose_images_are_mirrored_are_named(augment: str) -> None:
+    labels = np.repeat(np.array([0, 1, 2, 3], np.uint8), 8)
+    answers = [0] * 4 + [1] * 4 + [1] * 8 + [2] * 8 + [3] * 7 + [2]  # a quarter of 0 and 1, a sixteenth of 2 and 3
+    result = small_result(0, predicted=answers, labels=labels)
+    result = with_fields(result, augment=augment)
+    summary = summary_of_results([result], labels=labels)
+    mirrored = (("0", "1"),) if "flip" in augment else ()
+    assert summary.models["keras"].mirrored == mirrored
+    text = " ".join(text_of(summary).split())
+    advice = "leave out flip in --augment if one of them looks like the other in a mirror"
+    assert (f"keras confuses 0 and 1, and its training images are mirrored; {advice}." in text) == bool(mirrored)
+
+
 @pytest.mark.parametrize("score", ["accuracy", "balanced-accuracy"])
 def test_a_model_that_is_compared_by_balanced_accuracy_is_not_measured_by_the_largest_class(score: str) -> None:
     """It recognises 75 of 85 images and 15 of 15: 90% of all, where always answering the large class has 85%."""
