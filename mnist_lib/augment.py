@@ -45,6 +45,8 @@ PRESETS = {
 def parse_augment(text: str) -> Changes | None:
     """Return the changes that a text names: presets and `name=value`, of which a later one replaces an earlier one.
 
+    They are joined by commas or, where a comma separates values of a search, by `+`.
+
     Returns:
         None for AUTO and EARLIER, which depend on the network and the images.
 
@@ -55,7 +57,7 @@ def parse_augment(text: str) -> Changes | None:
         return None
     known = {field.name for field in fields(Changes)}
     found: dict[str, object] = {}
-    for part in text.split(","):
+    for part in text.replace("+", ",").split(","):
         name, separator, value = (each.strip() for each in part.partition("="))
         if name in PRESETS and not separator:
             found |= asdict(PRESETS[name])

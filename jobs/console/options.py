@@ -278,6 +278,10 @@ def _is_option(command: _Parser, options: type[Any], name: str) -> bool:
     raise command.unknown_option(flag_of(name[:60]))
 
 
+def _is_free_text(kind: Any) -> bool:
+    return base_of(kind) is str and not choices_of(kind)
+
+
 def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
     """Return options, each read into its type. Text of the command line and values of a file are read alike."""
     by_name, kinds, values = options_of(options), types_of(options), dict[str, Any]()
@@ -290,7 +294,7 @@ def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
                 values[name] = tuple(read(get_args(kind)[0], word, controls=True) for word in words)
             elif base_of(kind) is Mapping and isinstance(value, list):  # given several times
                 values[name] = {key: part for word in value for key, part in read(kind, word).items()}
-            elif field.metadata["varies"] and isinstance(value, str) and "," in value:
+            elif field.metadata["varies"] and isinstance(value, str) and "," in value and not _is_free_text(kind):
                 raise ValueError(f"expected one value, got {value!r}; to try several, use python -m jobs.search --vary")
             else:
                 values[name] = read(kind, value)

@@ -16,6 +16,7 @@ from mnist_lib.spec import TrialSpec, is_unused
         ("photos,erase=0,flip=both", Changes(shift=0.1, zoom=0.2, brightness=0.2, contrast=0.2, flip="both")),
         ("erase=0.5,none", Changes()),
         ("photos,digits", PRESETS["digits"]),
+        ("digits+flip=both", Changes(**{**vars(PRESETS["digits"]), "flip": "both"})),
         (AUTO, None),
         (EARLIER, None),
     ],

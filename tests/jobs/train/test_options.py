@@ -180,6 +180,12 @@ def test_folds_that_are_impossible_are_refused(arguments: list[str], message: st
         plan(*arguments).check()
 
 
+def test_changes_of_images_are_one_value_although_commas_join_them() -> None:
+    changes = "photos,flip=horizontal,rotate=10"
+    assert {trial.augment for trial in plan("--augment", changes, "--models=keras,keras-cnn").trials} == {changes}
+    assert {trial.augment for trial in plan().trials} == {"auto"}
+
+
 def test_flags_override_the_file_which_overrides_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(
@@ -246,6 +252,7 @@ def test_i4_an_invalid_configuration_file_gives_one_error_line(
             ["--learning-rate", "0.1,0.01"],
             "expected one value, got '0.1,0.01'; to try several, use python -m jobs.search",
         ),
+        (["--augment", "photos,turn=3"], "augment: expected auto, none, digits, photos, or a list such as"),
         (["--seeds", " "], "seeds: expected a whole number, got ' '"),
         (["--cpus-per-trial", "0"], "cpus_per_trial: expected a whole number from 1 to 4096, got 0"),
         (["--gpus-per-trial", "-1"], "gpus_per_trial: expected a whole number from 0 to 64, got -1"),
