@@ -21,7 +21,7 @@ LABELS = "labels.jsonl"
 MAX_LABELS_BYTES = 1 << 28  # a million lines
 NONE = "none"  # the label that removes an image, for one that belongs to no class
 
-ImageHash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]  # see `split.text_of`
+ImageHash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{32}\Z")]  # see `table.text_of`
 Reason = Literal["random", "uncertain", "disputed"]
 
 
