@@ -18,7 +18,7 @@ from tests.support.documents import ROOT
 NOT_AFTER_A_RUN = (
     "gc.lock",  # only after `gc`
     *("runs/RUN/trials/TRIAL/checkpoints/", "runs/RUN/trials/TRIAL/ended", "unfinished/", "schedules/"),
-    "datasets/DATASET/labels.jsonl",
+    *("datasets/DATASET/labels.jsonl", "datasets/DATASET/hashes"),  # only of a folder, or not of one
     "runs/RUN/search.json",  # only of a search
     "likeness.npz",  # not for digits of the catalog
     "model.py",  # only for a user's own model
