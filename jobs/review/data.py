@@ -156,7 +156,7 @@ class ReviewedData:
 
     @functools.cached_property
     def _validated(self) -> NDArray[np.bool_]:
-        """Whether each training image is for validation."""
+        """Return whether each training image is for validation."""
         return is_validated(self.dataset.train, self._percent)
 
     @functools.cached_property

@@ -37,9 +37,8 @@ class DatasetState:
     @classmethod
     def of(cls, dataset: Dataset) -> "DatasetState":
         table = dataset.table
-        is_none = table.labels == len(dataset.classes)
-        labels = table.labels * ~is_none
-        return cls(table.hashes, labels, PARTS[2 * is_none + table.splits], dataset.classes)
+        labels = table.labels * (table.labels < len(dataset.classes))
+        return cls(table.hashes, labels, PARTS[table.parts(len(dataset.classes))], dataset.classes)
 
     @classmethod
     def read(cls, content: bytes, name: str) -> "DatasetState":

@@ -159,7 +159,8 @@ def _fingerprint(dataset: Dataset, labels: NDArray[np.int64], changed: NDArray[n
     """Return the sha256 of the dataset before corrections and of each change; no image is hashed again."""
     if not changed.any():
         return dataset.fingerprint
-    hashes, labels = dataset.table.hashes[changed], labels[changed]
+    hashes = dataset.table.hashes[changed]
+    labels = labels[changed]
     order = np.lexsort((labels, hashes[:, 1], hashes[:, 0]))
     return hashlib.sha256(f"{dataset.fingerprint}{hash_arrays((hashes[order], labels[order]))}".encode()).hexdigest()
 

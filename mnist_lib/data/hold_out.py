@@ -21,7 +21,8 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
     Raises:
         DataError: no test image is left.
     """
-    test, notices = dataset.test, [*dataset.report.notices]
+    test = dataset.test
+    notices = [*dataset.report.notices]
     left_out = np.zeros(len(test), bool)
     for version, hashes in trained.items():
         new = ~left_out & (indices_of(test.hashes, hashes) >= 0)
@@ -36,12 +37,10 @@ def without_trained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> Dat
             f"{dataset.name}: expected test images on which {', '.join(trained)} was not trained, got none; start"
             " from another version, or add pictures"
         )
-    is_kept = np.ones(len(dataset.table), bool)
-    is_kept[len(dataset.train) :][: len(test)] = ~left_out
     changed = f"{dataset.fingerprint}{hash_arrays([test.hashes[left_out]])}"
     fingerprint = hashlib.sha256(changed.encode()).hexdigest()
-    kept = dataset.table.take(np.flatnonzero(is_kept))
-    return dataset.changed(kept, fingerprint).reporting(notices=tuple(notices))
+    rows = np.delete(np.arange(len(dataset.table)), len(dataset.train) + np.flatnonzero(left_out))
+    return dataset.changed(dataset.table.take(rows), fingerprint).reporting(notices=tuple(notices))
 
 
 def require_untrained(dataset: Dataset, trained: Mapping[str, ImageHashes]) -> None:

@@ -63,7 +63,9 @@ def distorted(
     batch, (height, width) = tf.shape(images)[0], images.shape[1:3]
     seed *= (1, 2)  # two numbers of the sequence for each call
     draws = tf.random.stateless_uniform((6, batch, 1, 1), seed, -1.0, 1.0)
-    angle, scales, shears = draws[0] * rotation, tf.exp(draws[1:3] * scale), draws[3] * shear
+    angle = draws[0] * rotation
+    scales = tf.exp(draws[1:3] * scale)
+    shears = draws[3] * shear
     y = tf.range(height, dtype=tf.float32)[:, None] - (height - 1) / 2
     x = tf.range(width, dtype=tf.float32) - (width - 1) / 2 + shears * y
     shifts = draws[4:6] * shift

@@ -168,7 +168,9 @@ def read_picture(content: bytes, layout: Layout, *, for_people: bool = False) ->
     """
     hashed = for_people or not layout.digit
     plain, size, suffix = decode_picture(content, reduce=not hashed and layout.box is not None)
-    image, likeness, problem = NO_IMAGE, None, ""
+    image = NO_IMAGE
+    likeness = None
+    problem = ""
     try:
         image, likeness = laid_out(plain, layout)
     except ImageError as error:

@@ -80,7 +80,9 @@ class Report:
 def report(run: ReportedRun) -> Report:
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
-    folder, dataset, near = run.folder, run.summary.dataset, run.dataset.report.near_copies
+    folder = run.folder
+    dataset = run.summary.dataset
+    near = run.dataset.report.near_copies
     search, course = ReportedSearch.of(folder.search(), run.summary), Course.of(folder.history(), run.summary)
     drawn = [plots.accuracy_of_trials(run.summary)] if stored else []
     if course.curves:

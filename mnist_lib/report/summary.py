@@ -177,7 +177,9 @@ def recall_by_class(
 
 def _partial_tests(chosen: TrialResult, facts: Dataset, before: Sequence[Accuracy]) -> dict[str, Any]:
     """Return the accuracy of the stored trial on published labels, and on reviewed, new and distinct images alone."""
-    images, changes, near_copies = facts.test, facts.report.changes, facts.report.near_copies
+    images = facts.test
+    changes = facts.report.changes
+    near_copies = facts.report.near_copies
     answers = chosen.probabilities.argmax(axis=1)
     correct, fields = answers == images.labels, dict[str, Any]()
     if (images.published != images.labels).any():

@@ -35,12 +35,13 @@ def with_records(pictures: NDArray[np.void], records: NDArray[np.void]) -> tuple
     Args:
         pictures: an array with the fields of RECORD.
     """
-    contents, hashes = pictures["content"], pictures["hash"].copy()
+    contents = pictures["content"]
     count = len(pictures)
     if np.array_equal(contents, records["content"][:count]):  # in the order in which they were recorded, which is fast
         return records["hash"][:count].copy(), NO_RECORDS
     place = indices_of(contents, records["content"])
     known = place >= 0
+    hashes = pictures["hash"].copy()
     hashes[known] = records["hash"][place[known]]
     new = np.zeros(int((~known).sum()), RECORD)
     new["content"] = contents[~known]

@@ -208,8 +208,8 @@ def check_published(name: str, entry: DatasetEntry, images: ImageArray, labels: 
             flat = pixels.reshape(len(pixels), -1)
             constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
             if len(constant):
-                blank, value = block.start + constant[0], flat[constant[0], 0]
-                raise DataError(f"{where}: image {blank} is blank: all its pixels are {value}")
+                blank = block.start + constant[0]
+                raise DataError(f"{where}: image {blank} is blank: all its pixels are {flat[constant[0], 0]}")
 
 
 def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, list[str]]:
