@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -120,8 +121,13 @@ class Dataset:
         return self._part(2 + split).images
 
     def _part(self, part: int) -> Table:
-        """Return the rows of a part, without a copy. Only a search is needed, since the parts are sorted."""
-        return self.table.take(slice(*np.searchsorted(self.table.parts(len(self.classes)), (part, part + 1))))
+        """Return the rows of a part, without a copy."""
+        return self.table.take(slice(*self._bounds[part : part + 2]))
+
+    @functools.cached_property
+    def _bounds(self) -> NDArray[np.int64]:
+        """Return the first row of each of the four parts, and the end of the last. The parts are sorted."""
+        return np.searchsorted(self.table.parts(len(self.classes)), np.arange(5))
 
     @property
     def test_groups(self) -> NDArray[np.int32] | None:
