@@ -62,7 +62,10 @@ def with_counter_examples(folder: Path) -> Dataset:
     return read(write_folder(folder, {**classes("a", "b"), **files, "others/known.png": noise(2)}), none="others")
 
 
-OPTIONS = {grouped: {"group_by": "folder"}, with_counter_examples: {"none": "others"}}
+OPTIONS: dict[Callable[[Path], Dataset], dict[str, str]] = {
+    grouped: {"group_by": "folder"},
+    with_counter_examples: {"none": "others"},
+}
 
 
 @pytest.mark.parametrize(
