@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from benchmarks.digits import parser_with_source
 from benchmarks.drawings import Random
 from benchmarks.few_pictures import _configured
-from benchmarks.pictures import NAMES, SCENES, PictureSet, background, contrasting, image_of, picture_sets
+from benchmarks.pictures import NAMES, SCENES, Outline, PictureSet, background, contrasting, image_of, picture_sets
 from benchmarks.record import paired_difference_text, setting
 from benchmarks.trials import train_trial
 from mnist_lib.catalog import MODELS, PICTURE_MODEL
@@ -103,6 +103,11 @@ def table(found: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
 
 
 def photograph(label: int, test: bool, random: Random) -> Image.Image:
+    """Return an object of `benchmarks.pictures` as a camera sees it."""
+    return photograph_of([*SCENES.values()][label], random)
+
+
+def photograph_of(outlines: Sequence[Outline], random: Random) -> Image.Image:
     """Return an object as a camera sees it, in 96 x 96 pixels."""
     side = 96
     ground, first = contrasting(random)
@@ -117,7 +122,7 @@ def photograph(label: int, test: bool, random: Random) -> Image.Image:
     drawing = ImageDraw.Draw(thing)
     colours = [tuple(map(int, first)), tuple(map(int, random.uniform(0, 255, 3)))]
     mirrored = random.random() < 0.5
-    for kind, number, points in [*SCENES.values()][label]:
+    for kind, number, points in outlines:
         placed = np.array([(1 - px if mirrored else px, py + random.normal(0, 0.02)) for px, py in points])
         placed = np.sort(placed, axis=0) if kind == "ellipse" else placed
         getattr(drawing, kind)([tuple(point) for point in (placed * (side - 1)).tolist()], fill=colours[number])

@@ -28,6 +28,7 @@ class Size:
 class ModelEntry:
     build: str  # "module:function", called with (image shape, number of classes, **arguments), like a user's function
     arguments: Mapping[str, Size] = field(default_factory=dict)
+    weights: tuple[str, ...] = ()  # arguments that take the path of a file of weights, or None
     # Defaults of the options of the same names:
     optimizer: str = "adam"
     learning_rate: float | None = None  # None: the optimizer's default
@@ -105,6 +106,22 @@ MODELS = {
         min_full_rate_batch=32,
         schedule="one-cycle",
         cost=60.0,
+    ),
+    "keras-mobilenet": ModelEntry(
+        build="mnist_lib.models.applications:keras_mobilenet",
+        arguments={"min_side": Size(96, 1_024)},
+        weights=("backbone",),
+        learning_rate=0.003,
+        schedule="one-cycle",
+        cost=300.0,
+    ),
+    "keras-efficientnet": ModelEntry(
+        build="mnist_lib.models.applications:keras_efficientnet",
+        arguments={"min_side": Size(96, 1_024)},
+        weights=("backbone",),
+        learning_rate=0.003,
+        schedule="one-cycle",
+        cost=1_000.0,
     ),
 }
 PICTURE_MODEL = "keras-resnet"  # the default for pictures of the user's own: see benchmarks/README.md

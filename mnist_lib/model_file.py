@@ -111,6 +111,12 @@ class ModelFile:
             if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, which this module does not import
                 raise
             place = self.place_of(error) or self.place(function)
+            if "URL fetch failure on " in str(error):  # by Keras, as with weights="imagenet"
+                raise ModelError(
+                    f"{place}: expected weights from a file, got weights that Keras downloads, which is not possible"
+                    f" here ({one_line(error)}); save them where there is a network, and add --weights: see"
+                    " docs/fine-tune.md"
+                ) from error
             raise ModelError(f"{place}: {type(error).__name__}: {one_line(error)}") from error
 
     def place_of(self, error: BaseException) -> str | None:

@@ -10,11 +10,12 @@ import hashlib
 import io
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from mnist_lib.catalog import MODELS, entry_of
 from mnist_lib.errors import IntegrityError, ModelError, SpecError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.objects.archives import FORMATS, numbers_in
@@ -122,10 +123,13 @@ def suffix_of(path: Path) -> str | None:
     return next((suffix for suffix in FORMATS if path.name.endswith(suffix)), None)
 
 
-def files_by_model(sources: Mapping[str, ModelFile], given: Mapping[str, Path]) -> dict[str, dict[str, WeightsFile]]:
-    """Return the weights files of each of the user's models, by the argument that gets the path.
+def files_by_model(
+    models: Iterable[str], sources: Mapping[str, ModelFile], given: Mapping[str, Path]
+) -> dict[str, dict[str, WeightsFile]]:
+    """Return the weights files of each model that takes some, by the argument that gets the path.
 
     Args:
+        sources: the files that define models which are not in the catalog, by model.
         given: the path of each file, by argument.
 
     Raises:
@@ -133,12 +137,18 @@ def files_by_model(sources: Mapping[str, ModelFile], given: Mapping[str, Path]) 
         ModelError: a file cannot be read.
     """
     read = functools.cache(WeightsFile.read)
-    known = {model: source.arguments_of(model) for model, source in sources.items()}
+    known = {
+        model: sources[model].arguments_of(model) if model in sources else [*entry_of(model).weights]
+        for model in models
+    }
     for name in given:
         if not any(names is None or name in names for names in known.values()):
             have = ", ".join(dict.fromkeys(each for names in known.values() for each in names or ())) or "none"
-            models = " or ".join(sources) or "a function of yours, as in --models FILE.py:FUNCTION"
-            raise SpecError(f"weights: expected an argument of {models}, got {name}; arguments: {have}")
+            with_files = ", ".join(name for name, entry in MODELS.items() if entry.weights)
+            raise SpecError(
+                f"weights: expected an argument of {' or '.join(known)} that takes a file, got {name}; arguments:"
+                f" {have}; models that take one: {with_files}, and a function of yours, as in --models FILE.py:FUNCTION"
+            )
     return {
         model: {name: read(path) for name, path in given.items() if names is None or name in names}
         for model, names in known.items()

@@ -46,6 +46,9 @@ MAX_BATCH_SIZE = 128
 FEW_EPOCHS = 80
 FEW_BATCH_SIZE = 16
 MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as far as the limits allow
+# The defaults with weights of a file: all of them are trained after one of FREEZE_PART parts of the epochs.
+FREEZE_PART = 4
+KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate, also from a version of the same dataset
 # Above MANY_EPOCHS, all epochs together train on at most MAX_TRAINED_IMAGES images.
 MANY_EPOCHS = 40
 MAX_TRAINED_IMAGES = 50_000
@@ -119,10 +122,11 @@ class TrialSettings(CheckedFields):
         f"weight of an image in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",
         varies=True,
     )
-    freeze_epochs: Epochs | None = option(
+    freeze_epochs: Annotated[int, Meta(ge=0, le=MAX_EPOCHS)] | None = option(
         None,
         "number of first epochs in which only new weights are trained, which neither a file nor a version gives; then"
-        " all are trained, by a new optimizer at half the learning rate (default: none)",
+        " all are trained, by a new optimizer at half the learning rate (default: a quarter of the epochs for models of"
+        " the catalog with --weights, otherwise none)",
         varies=True,
     )
     precision: Annotated[str, one_of(PRECISIONS)] = option(
@@ -188,9 +192,13 @@ class TrialSpec(TrialSettings):
             object.__setattr__(self, "arguments", {**self.arguments, **missing})
         parse_augment(self.augment)
         _check_arguments({**self.arguments, **self.weights})
-        if self.weights and (self.source_sha256 is None or not self.weights.keys().isdisjoint(self.arguments)):
-            got = ", ".join(self.weights)
-            raise SpecError(f"weights: expected arguments of your own model that have no other value, got {got}")
+        in_catalog = self.source_sha256 is None
+        is_known = not in_catalog or self.weights.keys() <= {*entry_of(self.model).weights}
+        if not is_known or not self.weights.keys().isdisjoint(self.arguments):
+            raise SpecError(
+                f"weights: expected arguments of {self.model} that take a file and have no other value, got"
+                f" {', '.join(self.weights)}"
+            )
         if self.source_sha256 is None:
             if set(self.arguments) != set(sizes):
                 got = ", ".join(map(str, self.arguments))
@@ -226,9 +234,12 @@ class TrialSpec(TrialSettings):
         optimizer = settings.setdefault("optimizer", entry.optimizer)
         require_known("optimizer", optimizer, OPTIMIZERS)
         default = entry.learning_rate if optimizer == entry.optimizer else None
-        batch_size = settings["global_batch_size"]
+        batch_size, epochs = settings["global_batch_size"], settings["epochs"]
         if default is not None and isinstance(batch_size, int):  # another value is refused below
             default *= min(1.0, batch_size / entry.min_full_rate_batch)
+        if weights and source_sha256 is None and isinstance(epochs, int):
+            settings.setdefault("freeze_epochs", epochs // FREEZE_PART)
+            default = (default or OPTIMIZERS[optimizer]) * KNOWN_WEIGHTS_RATE
         return cls(
             model=model,
             dataset=dataset,

@@ -15,7 +15,7 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.model_file import Call, ModelFile, files_of, is_trusted, name_of
 from mnist_lib.settings import MAX_SEED, field_values, options_of, values_of
-from mnist_lib.spec import TrialSettings, TrialSpec, trial_grid
+from mnist_lib.spec import KNOWN_WEIGHTS_RATE, TrialSettings, TrialSpec, trial_grid
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
-KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate from the weights of a version of the same dataset
 BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of --tfds-import
 
 
@@ -35,7 +34,7 @@ class Plan:
 
     options: TrainOptions
     files: Mapping[str, ModelFile]  # that define models which are not in the catalog, by model
-    weights: Mapping[str, Mapping[str, WeightsFile]]  # of the user's models, by model and argument
+    weights: Mapping[str, Mapping[str, WeightsFile]]  # by model and argument
     warm_starts: Mapping[str, Version] = field(default_factory=dict)  # from which trials start, by model, once known
 
     @classmethod
@@ -46,7 +45,8 @@ class Plan:
         if options.weights:
             from mnist_lib.pretrained import files_by_model  # imports NumPy
 
-            weights = files_by_model(files, {name: Path(str(path)) for name, path in options.weights.items()})
+            models = map(name_of, options.models)
+            weights = files_by_model(models, files, {name: Path(str(path)) for name, path in options.weights.items()})
         return cls(options=options, files=files, weights=weights)
 
     def check(self) -> None:
@@ -81,7 +81,10 @@ class Plan:
         shared = {**field_values(options, TrialSettings), **not_settings, **changes}
         del shared["seed"]
         shared |= {"dataset": options.data().name, "validation_percent": options.percent_for_validation}
-        trials = trial_grid(models, seeds, sources=self.files, weights=self.weights_sha256, **shared)
+        # A version has all weights that a file gives to a model of the catalog.
+        unused = self.warm_starts.keys() - self.files.keys()
+        weights = {model: names for model, names in self.weights_sha256.items() if model not in unused}
+        trials = trial_grid(models, seeds, sources=self.files, weights=weights, **shared)
         return [self._with_warm_start(trial, default_rate=shared["learning_rate"] is None) for trial in trials]
 
     def _with_warm_start(self, spec: TrialSpec, *, default_rate: bool) -> TrialSpec:
@@ -144,6 +147,8 @@ class Plan:
         if "global_batch_size" in unresolved:  # on which other defaults depend
             rate = ["learning_rate"] if vars(options)["learning_rate"] is None else []
             unresolved = [*unresolved, *rate, "microbatches"]
+        if "epochs" in unresolved and options.freeze_epochs is None:
+            unresolved = [*unresolved, "freeze_epochs"]
         return {
             "trials": {trial.id: asdict(trial) | dict.fromkeys(unresolved) for trial in self.trials},
             **{name: getattr(options, field.name) for name, field in options_of(TrainOptions, "in_terms").items()},

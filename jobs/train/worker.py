@@ -84,7 +84,7 @@ def _refused_models(
     models: Mapping[TrialSpec, ModelFile | None], dataset: Dataset, pretrained: Pretrained
 ) -> dict[str, str]:
     """Return why models cannot be built for the images of a dataset. Raises ModelError if none can."""
-    if all(file is None and spec.init_from is None for spec, file in models.items()):
+    if not any(file or spec.init_from or spec.weights for spec, file in models.items()):
         return {}
     import_keras()
     from mnist_lib.models.building import build_model, check_model
@@ -95,9 +95,8 @@ def _refused_models(
         try:
             if file is not None:
                 check_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
-            if spec.init_from is not None:
-                model = build_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
-                warm_start(model, spec, dataset.image_shape, dataset.classes, file, pretrained)
+            model = build_model(spec, dataset.image_shape, len(dataset.classes), file, pretrained)
+            warm_start(model, spec, dataset.image_shape, dataset.classes, file, pretrained)
         except ModelError as error:
             refused[spec.model] = str(error)
             if len(refused) == len(models):

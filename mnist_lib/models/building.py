@@ -1,6 +1,5 @@
 """Building a model from its spec, with a function from this project or from a user's Python file."""
 
-import functools
 import importlib
 import linecache
 import math
@@ -52,15 +51,16 @@ def build_model(
 def augmentations_for(spec: TrialSpec, image_shape: ImageShape) -> list[Augmentation]:
     """Return what changes the training images of a trial: what its setting says or, by default, what suits its model.
 
-    That is nothing for the dense networks and for users' models; for images in colour, PRESETS["photos"]; and for grey
-    ones what the network was chosen with.
+    That is nothing for the dense networks and for users' models; PRESETS["photos"] for images in colour and for
+    networks for photographs; and for grey images what the other networks were chosen with.
     """
     changes = parse_augment(spec.augment)
     if changes is not None:
         return augmentations_of(changes, image_shape)
-    if spec.source_sha256 is not None or not entry_of(spec.model).suits_pictures:
+    entry = entry_of(spec.model)
+    if spec.source_sha256 is not None or not entry.suits_pictures:
         return []
-    if spec.augment == AUTO and image_shape[2] > 1:
+    if spec.augment == AUTO and (image_shape[2] > 1 or entry.weights):
         return augmentations_of(PRESETS["photos"], image_shape)
     return own_augmentations(spec.model, image_shape, spec.arguments)
 
@@ -73,7 +73,11 @@ def _plain_model(
         _require_weights(spec.model, 4 * largest_layer(spec, math.prod(image_shape)))
         module, _, name = MODELS[spec.model].build.partition(":")
         function = getattr(importlib.import_module(module), name)
-        build = functools.partial(function, image_shape, num_classes, **spec.arguments)
+
+        def build() -> Any:
+            with pretrained.paths(spec.weights) as paths:
+                return function(image_shape, num_classes, **spec.arguments, **paths)
+
         built = build()
         if isinstance(built, list):
             return KerasModel(built, build, image_shape, spec.precision)

@@ -14,8 +14,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     That takes a third of the time. `to_predict` replaces it with Keras' own layer.
     """
 
-    def __init__(self, momentum: float) -> None:
-        super().__init__(momentum=momentum)
+    def __init__(self, momentum: float, epsilon: float = 0.001) -> None:
+        super().__init__(momentum=momentum, epsilon=epsilon)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
         """inputs: [batch, channels] or [batch, height, width, channels] -> the same shape and type."""
@@ -82,13 +82,26 @@ def _turned(images: tf.Tensor, angle: float) -> tf.Tensor:
     return keras.ops.sum(taken * keras.ops.stack(shares)[..., None], axis=1)
 
 
+def with_fused_normalization(network: keras.Model, momentum: float) -> keras.Model:
+    """Return a network with the same weights, whose batch normalisation is fused and averages with this momentum."""
+
+    def fused(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return FusedBatchNormalization(momentum, layer.epsilon)
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(network, clone_function=fused)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
 def to_predict(layer: keras.Layer) -> keras.Layer:
     """Return the layer or model to store, with Keras' own layers in place of those of this module."""
     if isinstance(layer, AveragedOverAngles):
         images = keras.Input(layer.network.input_shape[1:])
         return keras.Model(images, layer.average(to_predict(layer.network), images))
     if isinstance(layer, FusedBatchNormalization):
-        return keras.layers.BatchNormalization(momentum=layer.momentum)
+        return keras.layers.BatchNormalization(momentum=layer.momentum, epsilon=layer.epsilon)
     return keras.models.clone_model(layer, clone_function=to_predict) if _has_fused(layer) else layer
 
 

@@ -144,8 +144,9 @@ def shown_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in re.findall(r"\A# (\S+\.(?:yaml|py))\n", block.text):
             (folder / name).write_text(block.text)
     builder_file(folder, "Leaf_Images", fixed=True)  # documents name these two and do not show them
-    with h5py.File(folder / "digits.weights.h5", "w") as file:
-        file["kernel"] = [1.0]
+    for name in ("digits", "imagenet"):
+        with h5py.File(folder / f"{name}.weights.h5", "w") as file:
+            file["kernel"] = [1.0]
     return folder
 
 

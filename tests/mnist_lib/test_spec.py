@@ -74,6 +74,17 @@ def test_small_batches_of_keras_resnet_have_a_lower_learning_rate(batch_size: in
         TrialSpec.of("keras-resnet", global_batch_size="a")
 
 
+def test_a_file_of_weights_has_a_lower_default_rate_and_frozen_first_epochs() -> None:
+    weights = {"backbone": "0" * 64}
+    spec = TrialSpec.of("keras-mobilenet", weights=weights, epochs=80)
+    assert (spec.learning_rate, spec.freeze_epochs) == (pytest.approx(0.0009), 20)
+    sgd = TrialSpec.of("keras-mobilenet", weights=weights, optimizer="sgd", freeze_epochs=0, epochs=80)
+    assert (sgd.learning_rate, sgd.freeze_epochs) == (pytest.approx(0.003), 0)
+    given = TrialSpec.of("keras-mobilenet", weights=weights, learning_rate=0.01, freeze_epochs=3)
+    assert (given.learning_rate, given.freeze_epochs) == (0.01, 3)
+    assert TrialSpec.of("own", source_sha256="0" * 64, weights=weights).freeze_epochs is None
+
+
 def test_another_optimizer_has_its_own_default_learning_rate() -> None:
     assert TrialSpec.of("keras", optimizer="sgd").learning_rate == OPTIMIZERS["sgd"]
     assert TrialSpec.of("keras-cnn", optimizer="sgd").learning_rate == OPTIMIZERS["sgd"]

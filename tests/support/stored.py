@@ -55,7 +55,8 @@ def publish_trained(
 
 def small_spec(model: str, size: int = 16, **shared: Any) -> TrialSpec:
     """Return a trial of a model with few weights."""
-    arguments = {"width": size // 4} if "width" in MODELS[model].arguments else {"hidden_units": size}
+    smallest = {"width": size // 4, "hidden_units": size, "min_side": 32}
+    arguments = {name: value for name, value in smallest.items() if name in MODELS[model].arguments}
     return TrialSpec.of(model, arguments=arguments, **shared)
 
 

@@ -85,6 +85,7 @@ def test_the_default_is_photos_in_colour_what_suits_the_network_in_grey_and_noth
         assert names(TrialSpec.of(model), 1) == grey
         assert names(TrialSpec.of(model), 3) == photos
         assert names(replace(TrialSpec.of(model), augment=EARLIER), 3) == grey
+    assert names(TrialSpec.of("keras-mobilenet"), 1) == photos
     for model in ("keras", "scratch"):
         assert names(TrialSpec.of(model), 3) == []
         assert names(TrialSpec.of(model, augment="photos,flip=horizontal"), 1) == ["flipped", *photos]

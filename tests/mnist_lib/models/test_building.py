@@ -101,6 +101,10 @@ def file_of(text: str) -> ModelFile:
     [
         ("def f(s, n):\n  return None", "mine.py, line 2: f: expected a keras.Model, a list .*, got NoneType"),
         ("def f(s, n):\n  x = 1\n  return y", "mine.py, line 4: NameError: name 'y' is not defined"),
+        (  # as weights="imagenet" does
+            "def f(s, n):\n  keras.utils.get_file('mnist-jobs-no.h5', 'http://127.0.0.1:9/no.h5')",
+            "mine.py, line 3: expected weights from a file, got weights that Keras downloads, .* add --weights: see",
+        ),
         ("import not_installed\ndef f(s, n): ...", "mine.py, line 2: ModuleNotFoundError: No module named"),
         ("def f(s, n):\n  exit()", "mine.py, line 3: SystemExit"),
         ("def f(s): ...", r"mine.py, line 2: f: TypeError: f\(\) takes 1 positional argument but 2 were given"),
