@@ -22,7 +22,7 @@ SHORTER = {
 }
 
 
-def write_plants(folder: Path, per_class: int = 8) -> None:
+def write_plants(folder: Path, per_class: int = 20) -> None:
     """Write photographs with a table of labels, and unsorted ones beside it."""
     random = np.random.default_rng(0)
     rows = ["file_name,label,group"]
