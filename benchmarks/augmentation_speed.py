@@ -15,14 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.photographs import PHOTOGRAPHS, SIDE
+from benchmarks.photographs import PHOTOGRAPHS, SIDE, prepared
 from benchmarks.record import Ratio, ratio_table, setting
 from benchmarks.trials import train_trial
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.dataset import Dataset
-from mnist_lib.data.prepare import prepare
-from mnist_lib.data.request import DataRequest
 from mnist_lib.model_file import ModelFile
 from mnist_lib.spec import TrialSpec
 
@@ -65,8 +63,7 @@ def main() -> None:
     print(f"{setting(resources.cpus)}\nn = {options.rounds} rounds, batches of {BATCH_SIZE}, {SIDE} pixels.")
     with TemporaryDirectory() as home:
         PHOTOGRAPHS.write(Path(home, "photographs"), seed=0)
-        request = DataRequest(dataset=f"{home}/photographs", data_dir=Path(home), image_size=(SIDE, SIDE))
-        dataset = prepare(request)
+        dataset = prepared(Path(home, "photographs"))
         for model in options.models:
             seconds: dict[str, list[float]] = {}
             for number in range(options.rounds):
@@ -82,7 +79,8 @@ def main() -> None:
 def seconds_of_an_epoch(model: str, augmentation: str, dataset: Dataset, resources: Resources) -> float:
     """Return the median of the seconds of the epochs after the first one."""
     settings: dict[str, Any] = {"dataset": dataset.name, "epochs": EPOCHS, "global_batch_size": BATCH_SIZE}
-    is_ours, source = augmentation not in BY_KERAS, None
+    source = None
+    is_ours = augmentation not in BY_KERAS
     spec = TrialSpec.of(model, augment=augmentation if is_ours else "none", **settings)
     if not is_ours:
         module, _, function = MODELS[model].build.partition(":")

@@ -16,36 +16,24 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.drawings import Random
-from benchmarks.few_pictures import _configured
-from benchmarks.photographs import PHOTOGRAPHS, SIDE, photograph, photograph_of
+from benchmarks.photographs import PHOTOGRAPHS, Trial, photograph, photograph_of, prepared, train
 from benchmarks.pictures import Outline, PictureSet
 from benchmarks.record import paired_difference_text, setting
 from benchmarks.trials import train_trial
 from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
-from mnist_lib.data.dataset import Dataset
-from mnist_lib.data.prepare import prepare
-from mnist_lib.data.request import DataRequest
-from mnist_lib.pretrained import NOTHING, Pretrained, WeightsFile
-from mnist_lib.spec import TrialSpec, defaults_for
+from mnist_lib.spec import TrialSpec
 
 PER_CLASS, DRAWS = 20, 5
 NUM_OBJECTS, TRAIN, TEST, EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 6_000, 1_000, 20, 64, 0.004
 AUGMENT = "photos,flip=horizontal"
-
-
-class Trial(NamedTuple):
-    folder: Path
-    model: str
-    seed: int
-    start: Path | None  # the file of weights
 
 
 def main() -> None:
@@ -64,12 +52,13 @@ def main() -> None:
         for seed in range(options.draws):
             folder = Path(home, str(seed), "photographs")
             few_photographs(PHOTOGRAPHS.test).write(folder, seed)
-            trials += [Trial(folder, options.model, seed, start) for start in (None, backbone)]
+            trials += [Trial(folder, options.model, AUGMENT, seed, start) for start in (None, backbone)]
         found = []
         for trial, accuracy in zip(trials, processes.imap(train, trials), strict=True):
-            print(trial.seed, "weights of objects" if trial.start else "random weights", accuracy, file=sys.stderr)
+            print(trial.seed, "weights of objects" if trial.weights else "random weights", accuracy, file=sys.stderr)
             found.append(accuracy)
-    random, other = found[::2], found[1::2]
+    random = found[::2]
+    other = found[1::2]
     gains = paired_difference_text([b - a for a, b in zip(random, other, strict=True)])
     print("| random weights | weights of made-up objects | gain, points |\n|---|---|---|")
     print(f"| {statistics.fmean(random):.2f}% | {statistics.fmean(other):.2f}% | {gains} |")
@@ -105,28 +94,6 @@ def backbone_of(model: Any) -> Any:
     """Return the network of Keras Applications in a stored version of it."""
     inside = [layer for layer in model.layers if hasattr(layer, "layers")]
     return backbone_of(inside[0]) if inside else model
-
-
-def train(trial: Trial) -> float:
-    """Return the test accuracy of a trial in percent."""
-    resources = _configured()
-    dataset = prepared(trial.folder)
-    file = WeightsFile.read(trial.start) if trial.start else None
-    settings: dict[str, Any] = defaults_for(len(dataset.train))
-    spec = TrialSpec.of(
-        trial.model,
-        dataset=dataset.name,
-        seed=trial.seed,
-        augment=AUGMENT,
-        weights={"backbone": file.sha256} if file else None,
-        **settings,
-    )
-    pretrained = Pretrained({file.sha256: file}) if file else NOTHING
-    return 100 * train_trial(spec, dataset, resources, pretrained).record.test_accuracy
-
-
-def prepared(folder: Path) -> Dataset:
-    return prepare(DataRequest(dataset=str(folder), data_dir=folder.parent, image_size=(SIDE, SIDE)))
 
 
 def made_up(label: int, test: bool, random: Random) -> Image.Image:

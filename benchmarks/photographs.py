@@ -30,8 +30,10 @@ from benchmarks.pictures import NAMES, SCENES, Outline, PictureSet, background, 
 from benchmarks.record import paired_difference_text, setting
 from benchmarks.trials import train_trial
 from mnist_lib.catalog import MODELS, PICTURE_MODEL
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
+from mnist_lib.pretrained import NOTHING, Pretrained, WeightsFile
 from mnist_lib.spec import TrialSpec, defaults_for
 
 SIDE, TRAIN, TEST, DRAWS = 32, 400, 2_000, 10
@@ -44,6 +46,7 @@ class Trial:
     model: str
     augment: str
     seed: int
+    weights: Path | None = None  # a file for `--weights backbone=FILE`
 
 
 def main() -> None:
@@ -81,11 +84,19 @@ def accuracies(
 def train(trial: Trial) -> float:
     """Return the test accuracy of a trial in percent."""
     resources = _configured()
-    request = DataRequest(dataset=str(trial.folder), data_dir=trial.folder.parent, image_size=(SIDE, SIDE))
-    dataset = prepare(request)
+    dataset = prepared(trial.folder)
+    file = WeightsFile.read(trial.weights) if trial.weights else None
     settings: dict[str, Any] = defaults_for(len(dataset.train))
+    if file:
+        settings["weights"] = {"backbone": file.sha256}
     spec = TrialSpec.of(trial.model, dataset=dataset.name, seed=trial.seed, augment=trial.augment, **settings)
-    return 100 * train_trial(spec, dataset, resources).record.test_accuracy
+    pretrained = Pretrained({file.sha256: file}) if file else NOTHING
+    return 100 * train_trial(spec, dataset, resources, pretrained).record.test_accuracy
+
+
+def prepared(folder: Path) -> Dataset:
+    """Return the pictures in a folder as a dataset, at the size at which they are measured."""
+    return prepare(DataRequest(dataset=str(folder), data_dir=folder.parent, image_size=(SIDE, SIDE)))
 
 
 def table(found: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:

@@ -44,6 +44,17 @@ class ModelEntry:
         return self.microbatches if batch_size >= MIN_DIVIDED_BATCH else 1
 
 
+def _of_keras_applications(function: str, cost: float) -> ModelEntry:
+    return ModelEntry(
+        build=f"mnist_lib.models.applications:{function}",
+        arguments={"min_side": Size(96, 1_024)},
+        weights=("backbone",),
+        learning_rate=0.003,
+        schedule="one-cycle",
+        cost=cost,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry:
     train: int  # images, including those for validation
@@ -107,22 +118,8 @@ MODELS = {
         schedule="one-cycle",
         cost=60.0,
     ),
-    "keras-mobilenet": ModelEntry(
-        build="mnist_lib.models.applications:keras_mobilenet",
-        arguments={"min_side": Size(96, 1_024)},
-        weights=("backbone",),
-        learning_rate=0.003,
-        schedule="one-cycle",
-        cost=300.0,
-    ),
-    "keras-efficientnet": ModelEntry(
-        build="mnist_lib.models.applications:keras_efficientnet",
-        arguments={"min_side": Size(96, 1_024)},
-        weights=("backbone",),
-        learning_rate=0.003,
-        schedule="one-cycle",
-        cost=1_000.0,
-    ),
+    "keras-mobilenet": _of_keras_applications("keras_mobilenet", cost=300.0),
+    "keras-efficientnet": _of_keras_applications("keras_efficientnet", cost=1_000.0),
 }
 PICTURE_MODEL = "keras-resnet"  # the default for pictures of the user's own: see benchmarks/README.md
 USER_MODEL = ModelEntry(build="", cost=60.0)  # the defaults of a model in a user's Python file

@@ -46,12 +46,12 @@ MAX_BATCH_SIZE = 128
 FEW_EPOCHS = 80
 FEW_BATCH_SIZE = 16
 MIN_TRAINED_IMAGES, MIN_STEPS = 80_000, 16  # of all epochs and of an epoch, as far as the limits allow
-# The defaults with weights of a file: all of them are trained after one of FREEZE_PART parts of the epochs.
-FREEZE_PART = 4
-KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate, also from a version of the same dataset
 # Above MANY_EPOCHS, all epochs together train on at most MAX_TRAINED_IMAGES images.
 MANY_EPOCHS = 40
 MAX_TRAINED_IMAGES = 50_000
+# Defaults if weights are known: from a version of the same dataset or, for a model of the catalog, from a file.
+KNOWN_WEIGHTS_RATE = 0.3  # the share of the default learning rate
+FROZEN_SHARE = 0.25  # the share of the epochs in which weights of a file are frozen
 BY_IMAGES_TEXT = (
     f"epochs and batch size, if not given: {MIN_EPOCHS} and {MAX_BATCH_SIZE}; for few images, up to {FEW_EPOCHS} epochs"
     f" in batches down to {FEW_BATCH_SIZE}"
@@ -192,13 +192,10 @@ class TrialSpec(TrialSettings):
             object.__setattr__(self, "arguments", {**self.arguments, **missing})
         parse_augment(self.augment)
         _check_arguments({**self.arguments, **self.weights})
-        in_catalog = self.source_sha256 is None
-        is_known = not in_catalog or self.weights.keys() <= {*entry_of(self.model).weights}
-        if not is_known or not self.weights.keys().isdisjoint(self.arguments):
-            raise SpecError(
-                f"weights: expected arguments of {self.model} that take a file and have no other value, got"
-                f" {', '.join(self.weights)}"
-            )
+        with_files = entry_of(self.model).weights if self.source_sha256 is None else self.weights
+        if not self.weights.keys() <= {*with_files} - self.arguments.keys():
+            expected = f"arguments of {self.model} that take a file and have no other value"
+            raise SpecError(f"weights: expected {expected}, got {', '.join(self.weights)}")
         if self.source_sha256 is None:
             if set(self.arguments) != set(sizes):
                 got = ", ".join(map(str, self.arguments))
@@ -233,13 +230,15 @@ class TrialSpec(TrialSettings):
         settings.setdefault("augment", AUTO)
         optimizer = settings.setdefault("optimizer", entry.optimizer)
         require_known("optimizer", optimizer, OPTIMIZERS)
-        default = entry.learning_rate if optimizer == entry.optimizer else None
-        batch_size, epochs = settings["global_batch_size"], settings["epochs"]
-        if default is not None and isinstance(batch_size, int):  # another value is refused below
-            default *= min(1.0, batch_size / entry.min_full_rate_batch)
+        own_rate = entry.learning_rate if optimizer == entry.optimizer else None
+        rate = own_rate or OPTIMIZERS[optimizer]
+        batch_size = settings["global_batch_size"]
+        if own_rate and isinstance(batch_size, int):  # another value is refused below
+            rate *= min(1.0, batch_size / entry.min_full_rate_batch)
+        epochs = settings["epochs"]
         if weights and source_sha256 is None and isinstance(epochs, int):
-            settings.setdefault("freeze_epochs", epochs // FREEZE_PART)
-            default = (default or OPTIMIZERS[optimizer]) * KNOWN_WEIGHTS_RATE
+            rate *= KNOWN_WEIGHTS_RATE
+            settings.setdefault("freeze_epochs", int(FROZEN_SHARE * epochs))
         return cls(
             model=model,
             dataset=dataset,
@@ -250,7 +249,7 @@ class TrialSpec(TrialSettings):
                 **(arguments or {}),
                 **({} if hidden_units is None else {"hidden_units": hidden_units}),
             },
-            **{"learning_rate": default or OPTIMIZERS[optimizer], "schedule": entry.schedule, **settings},
+            **{"learning_rate": rate, "schedule": entry.schedule, **settings},
         )
 
     @property
