@@ -1,12 +1,14 @@
 """Which stored versions the trials of a run start from, and that a resumed run starts from the same ones."""
 
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.console.options import parse
 from jobs.train import worker
-from jobs.train.initial_versions import with_versions
+from jobs.train.initial_versions import with_versions, with_warm_starts
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.planning import models_to_check
@@ -169,3 +171,24 @@ def test_a_resumed_run_starts_from_the_same_version_whatever_the_champion_is(obj
     objects.delete("models/keras/commits/00000002.json")  # random weights would mix two kinds of trials in one run
     with pytest.raises(SpecError, match="there is no keras@2 in memory"):
         started(objects, *given, run=folder.run)
+
+
+def with_backbone(path: Path, *arguments: str) -> Plan:
+    np.savez(path, kernel=np.ones(3))
+    return plan("--dataset=./pictures", "--models=keras-mobilenet", f"--weights=backbone={path}", *arguments)
+
+
+def test_the_terms_of_a_run_do_not_hold_frozen_epochs_that_follow_from_the_number_of_images(tmp_path: Path) -> None:
+    code = {"sha256": "x"}
+    given = with_backbone(tmp_path / "file.npz")
+    resolved = given.resolve_defaults(lambda: 300)
+    assert [spec.freeze_epochs for spec in resolved.trials] == [20]
+    assert given.terms(code)["trials"]["keras-mobilenet-s0"]["freeze_epochs"] is None
+    assert given.terms(code) != with_backbone(tmp_path / "file.npz", "--freeze-epochs=0").terms(code)
+
+
+def test_a_trial_from_a_version_uses_no_file_of_weights(tmp_path: Path) -> None:
+    given = with_backbone(tmp_path / "file.npz", "--init-from=keras-mobilenet@champion")
+    assert [[*spec.weights] for spec in given.trials] == [["backbone"]]
+    (spec,) = with_warm_starts(given, {"keras-mobilenet": published(MemoryObjects(), 150)}).trials
+    assert (spec.weights, spec.freeze_epochs, spec.init_sha256) == ({}, None, "0" * 64)

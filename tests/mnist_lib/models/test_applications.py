@@ -9,12 +9,15 @@ import pytest
 import tensorflow as tf
 
 from mnist_lib.catalog import MODELS
+from mnist_lib.data import batches
 from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.model import ImageShape
 from mnist_lib.pretrained import Pretrained, WeightsFile, files_by_model
+from mnist_lib.results import CheckpointTaken
 from mnist_lib.spec import TrialSpec
+from tests.support.own_trials import Run, result_of
 from tests.support.stored import small_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -126,6 +129,21 @@ def test_averages_of_batch_normalisation_forget_what_they_began_with(saved: Weig
     layers = [layer for layer in built.network()._flatten_layers() if hasattr(layer, "moving_mean")]
     assert len(layers) == 34
     assert {(layer.momentum, layer.epsilon) for layer in layers} == {(0.9, 0.001)}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("replicas", "model"), [(2, "keras-mobilenet"), (1, "keras-efficientnet")])
+def test_a_trial_killed_within_an_epoch_ends_with_the_same_weights_in_another_lane(
+    replicas: int, model: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "STEPS_PER_CHUNK", 1)
+    spec = small_spec(model, epochs=2, global_batch_size=50, augment="photos,flip=horizontal", validation_percent=0)
+    events = run(spec, replicas=replicas, checkpoint_seconds=1e-9)
+    whole = result_of(events).record.weights_sha256
+    taken = {event.epoch: event.content for event in events if isinstance(event, CheckpointTaken)}
+    (within,) = [epoch for epoch in taken if 1 < epoch < 1.5]
+    resumed = run(spec, replicas=replicas, checkpoint=taken[within], before=events)
+    assert result_of(resumed).record.weights_sha256 == whole
 
 
 @pytest.mark.parametrize("name", MODELS)
