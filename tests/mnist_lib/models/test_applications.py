@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.legacy.saving import legacy_h5_format
 
 from mnist_lib.catalog import MODELS
 from mnist_lib.data import batches
@@ -62,6 +64,17 @@ def test_a_network_starts_from_the_weights_that_keras_has_saved_of_it(
     assert not np.array_equal(kernel, again.trainable[-2])
     assert kernel.shape == (body[-1].shape[-1], 3)
     assert bias.shape == (3,)
+
+
+def test_a_file_in_the_older_format_of_keras_is_read(saved: WeightsFile, tmp_path: Path) -> None:
+    """It is the format of the files that Keras downloads."""
+    network = NETWORKS["keras-mobilenet"](include_top=False, weights=None)
+    (tmp_path / "saved.weights.h5").write_bytes(saved.content)
+    network.load_weights(tmp_path / "saved.weights.h5")
+    with h5py.File(tmp_path / "older_no_top.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, network)
+    older = starting_from(WeightsFile.read(tmp_path / "older_no_top.h5"))
+    assert older.initial_weights(0).sha256() == starting_from(saved).initial_weights(0).sha256()
 
 
 def test_a_stored_version_is_built_without_the_file(saved: WeightsFile) -> None:
