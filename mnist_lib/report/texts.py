@@ -189,17 +189,18 @@ def _faults(model: ModelSummary, classes: Sequence[str], chance: float, *, suits
         chance = 1 / len(totals)
     if faults or low <= chance:
         faults.append(f"is not clearly better than guessing, which {has} {percent(chance)}")
+    mirrored = () if faults else model.mirrored[:1]  # a model that has learned nothing confuses all classes
     if neglected is not None:
         row = model.recall[neglected]
         few = f"{row.correct:,} of {counted(row.total, 'test image')} ({interval_text(row.ci95)})"
         accuracy = percent(model.best_trial_test_accuracy)
         faults.append(f"neglects {classes[neglected]}: it recognises {few}, but {accuracy} of all")
-    for one, other in model.mirrored[:1]:
+    for one, other in mirrored:
         faults.append(f"confuses {one} and {other}, and its training images are mirrored")
     remedy = "try more --epochs, if it has weights to train" if suits else PICTURE_MODEL_ADVICE
     if neglected is not None or (model.always_answers is not None and small_classes(model)):
         remedy = BALANCE if by_accuracy else "add images of the other classes"
-    if model.mirrored:
+    if mirrored:
         remedy = "leave out flip in --augment if one of them looks like the other in a mirror"
     return f"{' and '.join(faults)}; {remedy}" if faults else ""
 

@@ -127,6 +127,16 @@ def test_classes_that_are_confused_by_a_model_whose_images_are_mirrored_are_name
     assert (f"keras confuses 0 and 1, and its training images are mirrored; {advice}." in text) == bool(mirrored)
 
 
+def test_mirrored_images_are_not_blamed_for_a_model_that_has_learned_nothing() -> None:
+    labels = np.repeat(np.array([0, 1], np.uint8), 8)
+    result = with_fields(small_result(0, predicted=[0] * 16, labels=labels), augment="photos,flip=horizontal")
+    summary = summary_of_results([result], labels=labels)
+    assert summary.models["keras"].mirrored == (("0", "1"),)
+    text = " ".join(text_of(summary).split())
+    assert "keras always answers 0" in text
+    assert "mirror" not in text
+
+
 @pytest.mark.parametrize("score", ["accuracy", "balanced-accuracy"])
 def test_a_model_that_is_compared_by_balanced_accuracy_is_not_measured_by_the_largest_class(score: str) -> None:
     """It recognises 75 of 85 images and 15 of 15: 90% of all, where always answering the large class has 85%."""
