@@ -19,12 +19,6 @@ class ClusterLostError(ClusterError):
     code = "E-CLUSTER-LOST"
 
 
-class VersionsError(ClusterError):
-    """A worker's package versions differ from this process's."""
-
-    code = "E-CLUSTER-VERSIONS"
-
-
 class ResourcesError(ClusterError):
     """No node has the resources that one task asks for."""
 

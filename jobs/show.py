@@ -12,7 +12,6 @@ from jobs.console.options import JsonOptions, StorageOptions, parse
 from jobs.console.output import CommandResult, entry_point, has_colors
 from jobs.console.terminal import step
 from jobs.console.values import Folder
-from jobs.models.compute import load_dataset
 from mnist_lib.augment import AUTO, parse_augment
 from mnist_lib.catalog import PICTURE_MODEL
 from mnist_lib.data.sources.availability import default_data_dir
@@ -22,6 +21,7 @@ from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.settings import Seed, option
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.images import load_dataset
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,6 +54,9 @@ class ShowOptions(DataOptions, StorageOptions, JsonOptions):
                 raise SpecError(f"{name}: expected a name that ends in .png, got {path.name}")
             if path is not None and (not path.parent.is_dir() or path.is_dir()):
                 raise SpecError(f"{name}: expected a file in an existing folder, got {path}")
+
+
+OPTIONS = {"": ShowOptions}
 
 
 @entry_point

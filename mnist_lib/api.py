@@ -5,7 +5,7 @@ command; `dataset` names another one.
 """
 
 import atexit
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mnist_lib.another_test import AnotherTest
     from mnist_lib.loading import StoredPredictor
+    from mnist_lib.pictures.likeness import Answers
     from mnist_lib.pictures.sandbox import Sandbox
+    from mnist_lib.report.another_test import AnotherTest
+
+    Answerer = Callable[[NDArray[np.uint8]], Answers]  # [n, height, width, channels], 0-255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ class Classifier:
         Raises:
             DataError: the dataset cannot be read, or has no class that the version knows.
         """
-        from mnist_lib.another_test import another_test
+        from mnist_lib.report.another_test import another_test
 
         if self._stored is None:
             raise SpecError("evaluate: expected a classifier that `mnist_lib.load` has returned, got another")
@@ -151,6 +154,15 @@ def load_stored(stored: StoredModel) -> "StoredPredictor":
     from mnist_lib.loading import StoredPredictor, build
 
     return StoredPredictor(build(stored))
+
+
+def load_answerer(stored: StoredModel) -> "Answerer":
+    """Return a function that answers images with a stored version, compiled. Raises the errors of `load_stored`."""
+    import numpy as np
+
+    predict = load_stored(stored).answers
+    predict(np.zeros((1, *stored.manifest.dataset.image_shape), np.uint8))
+    return predict
 
 
 def read_picture(path: str | Path, model: Classifier) -> "NDArray[np.uint8]":

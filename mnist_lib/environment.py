@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from mnist_lib.errors import VersionsError
+
 # Keras imports these if they are installed, which doubles the time of its import; nothing here needs them.
 KERAS_IMPORTS_IF_INSTALLED = ("matplotlib", "pandas", "PIL", "scipy", "sklearn")
 
@@ -146,3 +148,13 @@ def _git(folder: Path, *arguments: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Mapping[str, str]) -> None:
+    """Raise VersionsError if the package versions of a worker differ from those of the driver."""
+    differing = differing_versions(of_worker, of_driver)
+    if differing:
+        raise VersionsError(
+            f"the worker on {host} has different package versions from the driver: {differing}"
+            "; install requirements/runtime.lock on every node"
+        )

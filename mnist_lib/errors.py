@@ -116,6 +116,12 @@ class BusyError(MnistError):
     code = "E-BUSY"
 
 
+class VersionsError(MnistError):
+    """A worker's package versions differ from those of the driver."""
+
+    code = "E-CLUSTER-VERSIONS"
+
+
 class IntegrityError(MnistError):
     """Stored data differ from what was committed."""
 

@@ -15,19 +15,9 @@ import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from jobs.__main__ import COMMANDS, module_of
 from jobs.console.exit_codes import TABLE
 from jobs.console.options import flags_text, parser
-from jobs.doctor.checks import DoctorOptions
-from jobs.models import __main__ as models
-from jobs.predict.options import PredictOptions
-from jobs.retrain import __main__ as retrain
-from jobs.retrain.options import RetrainOptions, ScheduleOptions
-from jobs.review.options import ApplyOptions, ReviewOptions
-from jobs.search import options as search
-from jobs.show import ShowOptions
-from jobs.submit import __main__ as submit
-from jobs.track.__main__ import TrackOptions
-from jobs.train.options import TrainOptions
 from mnist_lib import results, run_documents, spec
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.groups import GroupCounts
@@ -77,22 +67,9 @@ SECTIONS: Sequence[tuple[str, str, str, type]] = (
 @functools.cache
 def parsers() -> Mapping[str, argparse.ArgumentParser]:
     """Return the parser of each command by its name, such as "jobs.models list"."""
-    retraining: dict[str, type[ScheduleOptions]] = {"": RetrainOptions}
-    retraining |= {name: kind for name, (kind, _) in retrain.COMMANDS.items()}
-    found = [
-        parser("jobs.train", TrainOptions),
-        parser("jobs.search", search.SearchOptions),
-        *(parser(f"jobs.submit {name}".strip(), kind) for name, kind in submit.COMMANDS.items()),
-        *(parser(f"jobs.retrain {name}".strip(), kind) for name, kind in retraining.items()),
-        parser("jobs.predict", PredictOptions),
-        parser("jobs.review", ReviewOptions),
-        parser("jobs.review apply", ApplyOptions),
-        *(parser(f"jobs.models {name}", kind) for name, (kind, _) in models.COMMANDS.items()),
-        parser("jobs.show", ShowOptions),
-        parser("jobs.track", TrackOptions),
-        parser("jobs.doctor", DoctorOptions),
-    ]
-    return {made.prog: made for made in found}
+    found = {name: module_of(name).OPTIONS for name in COMMANDS}
+    made = (parser(f"jobs.{name} {sub}".strip(), kind) for name, kinds in found.items() for sub, kind in kinds.items())
+    return {each.prog: each for each in made}
 
 
 def options_page() -> str:

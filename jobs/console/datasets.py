@@ -1,13 +1,14 @@
-"""The options that name a dataset, shared by all commands that read one."""
+"""The options that name a dataset or a stored version, shared by all commands that read one."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from msgspec import Meta
 
 from jobs.console.options import Options
-from jobs.console.values import ExistingFolder, Folder, height_and_width
+from jobs.console.values import ExistingFolder, Folder, UserPath, height_and_width
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, Channels, DataRequest, ImageSize
 from mnist_lib.model_file import ModelFile
@@ -21,6 +22,13 @@ DATASET_HELP = (
     " tfds:NAME for a dataset of TensorFlow Datasets; or "
     + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
 )
+VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) or keras@3 (version 3)"
+MODEL_FILE_HELP = (
+    "Python file of your own model; its code is run only if the version was trained from it, with the arguments of"
+    " --model-arg (default: files that models were trained from on this machine)"
+)
+VERSION_DATASET_HELP = "dataset of the version, if it is not in the catalog: a folder of pictures or tfds:NAME"
+CHAMPION_DATASET_HELP = "dataset whose champion is meant, such as mnist or ./letters (default: the one trained last)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +127,15 @@ class DataOptions(SourceOptions):
             dataset_name=self.dataset_name,
             **self.source(),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFileOptions(Options):
+    """The code from which a version of the user's own model was trained."""
+
+    model_file: UserPath | None = option(None, MODEL_FILE_HELP, "FILE.py", in_file=False)
+    model_arg: Mapping[str, Any] | None = option(
+        None,
+        "argument with which the function in --model-file built the version, such as width=64; can be repeated",
+        in_file=False,
+    )

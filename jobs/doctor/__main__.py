@@ -14,6 +14,9 @@ from mnist_lib.objects.storage import check_storage
 COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
+OPTIONS = {"": DoctorOptions}
+
+
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     options: DoctorOptions = parse("jobs.doctor", DoctorOptions, arguments)

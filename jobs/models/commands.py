@@ -19,7 +19,6 @@ from jobs.models.options import (
     ChampionOptions,
     CollectOptions,
     DatasetModelOptions,
-    DiffOptions,
     HistoryOptions,
     ListOptions,
     ModelOptions,
@@ -28,7 +27,7 @@ from jobs.models.options import (
     ShowOptions,
     VerifyOptions,
 )
-from jobs.train.reporting import write_index
+from jobs.train.annexes import annexes
 from mnist_lib.api import find_version
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import IntegrityError, SpecError
@@ -47,11 +46,10 @@ from mnist_lib.store.champions.appointment import (
 )
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.promotion import Rule, Thresholds
-from mnist_lib.store.contents import Comparison, compare
 from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.locks import collecting, promoting
 from mnist_lib.store.publishing import Collection, collect
-from mnist_lib.store.runs import INDEX, REPORT, RunFolder
+from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.versions import (
     LATEST,
     NUMBER,
@@ -64,8 +62,6 @@ from mnist_lib.store.versions import (
     version_folder,
 )
 from mnist_lib.wording import and_balanced, counted, interval_text, percent
-
-MAX_IMAGES_SHOWN = 10  # by `diff`, without --json
 
 
 def list_versions(options: ListOptions, objects: Objects) -> CommandResult:
@@ -112,11 +108,6 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
         table(("file", "bytes", "sha256"), files, fold=["file", "sha256"]),
     ]
     return CommandResult(version, lines)
-
-
-def diff(options: DiffOptions, objects: Objects) -> CommandResult:
-    comparison = compare(objects, find_version(objects, options.one), find_version(objects, options.other))
-    return CommandResult(comparison, _comparison_lines(comparison))
 
 
 def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
@@ -239,8 +230,8 @@ def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
 
 def _update_index(objects: Objects) -> None:
     """Update the index, which names the champions, if a run has written one."""
-    if objects.exists(INDEX):
-        write_index(objects)
+    for annex in annexes().values():
+        annex.update(objects)
 
 
 def _number_or_time(to: str) -> int | str:
@@ -359,29 +350,3 @@ def _cells(row: dict[str, Any]) -> list[str]:
         return [name, mark, "", "damaged", "", ""]
     accuracy = percent(row["test_accuracy"]) + and_balanced(row.get("test_balanced_accuracy"))
     return [name, mark, row["dataset"], accuracy, row["committed_at"][:10], row["run"]]
-
-
-def _comparison_lines(comparison: Comparison) -> list[str]:
-    one, other = map(percent, comparison.accuracies)
-    lines = [f"{comparison.one} predicts {one} of the test images correctly, {comparison.other} {other}."]
-    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in comparison.settings.items()] or [
-        "  Their settings are equal."
-    ]
-    if not comparison.test_images:
-        return [*lines, "They were not tested on the same images."]
-    count = len(comparison.differing)
-    gained = sum(answers.other == answers.label for answers in comparison.differing)
-    lost = sum(answers.one == answers.label for answers in comparison.differing)
-    lines.append(
-        f"They predict {count:,} of {comparison.test_images:,} test images differently"
-        f"; on {gained:,} only {comparison.other} is correct, on {lost:,} only {comparison.one}."
-    )
-    if count:
-        rows = [
-            [str(answers.image), *(comparison.classes[label] for label in (answers.label, answers.one, answers.other))]
-            for answers in comparison.differing[:MAX_IMAGES_SHOWN]
-        ]
-        lines.append(table(("image", "label", comparison.one, comparison.other), rows))
-    if count > MAX_IMAGES_SHOWN:
-        lines.append(f"... and {count - MAX_IMAGES_SHOWN:,} more; --json prints all.")
-    return lines

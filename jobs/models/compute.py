@@ -1,12 +1,8 @@
 """The commands of `jobs.models` that compute with a stored version, in this process: evaluate, reproduce, export."""
 
-import contextlib
 import importlib.util
-import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
@@ -14,21 +10,19 @@ from jobs.console.output import CommandResult
 from jobs.console.terminal import step
 from jobs.models.options import ComputeOptions, EvaluateOptions, ExportOptions, PromoteOptions, ReproduceOptions
 from mnist_lib.api import find_version, load_stored
-from mnist_lib.catalog import DATASETS, EXPORT_FORMATS
-from mnist_lib.data.corrections import UsedLabels, labels_in_storage
+from mnist_lib.catalog import EXPORT_FORMATS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.environment import code_version, import_keras, quietly
-from mnist_lib.errors import DataError, SpecError
-from mnist_lib.objects.output_file import atomic_output, require_absent
+from mnist_lib.errors import SpecError
+from mnist_lib.objects.output_file import require_absent
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.spec import INEXACT_TEXT
 from mnist_lib.store.champions.log import champion_dataset
 from mnist_lib.store.champions.test_set import Predict
 from mnist_lib.store.contents import StoredModel, origins
-from mnist_lib.store.datasets import begun_with, recorded_hashes, trained_images
+from mnist_lib.store.datasets import trained_images
+from mnist_lib.store.images import dataset_request, load_dataset, tested_split, used_labels
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.reference import with_reference_shape
-from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import interval_text, percent
 
@@ -38,9 +32,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mnist_lib.data.dataset import Dataset
-    from mnist_lib.data.table import ImageHashes, Table
 
-NUM_MISTAKES = 5  # that `evaluate --on` prints; the report shows more
+NUM_MISTAKES = 5  # that `evaluate --on` prints; the JSON document has more
 NUM_EXPORT_IMAGES = 100  # test images on which an exported file is compared with the stored version
 
 
@@ -48,8 +41,6 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     version = _version(objects, options)
     if options.on is not None:
         return _evaluate_on(options.on, options, objects, version)
-    if options.report is not None:
-        raise SpecError("report: expected --on with it, got none; the report of a run is beside its summary")
     stored = Predictions.read(objects, version)
     _import_keras(gpus=False)
     from mnist_lib.loading import compare_with_stored, load_trusted
@@ -69,22 +60,15 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
 
 def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, version: Version) -> CommandResult:
     """Test a version on other labelled pictures."""
-    if options.report is not None:
-        require_absent(options.report)
     _import_keras(gpus=False)
-    from mnist_lib.another_test import another_test
     from mnist_lib.loading import load_trusted
+    from mnist_lib.report.another_test import another_test
     from mnist_lib.report.texts import plain_table
 
     request = DataRequest(dataset=dataset, **options.source())
     predict = load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
     with step(f"testing {version.name} on {request.name}") as progress:
-        found, images, answered = another_test(objects, version, predict, request, progress)
-    if options.report is not None:
-        from mnist_lib.report.page import page_of_another_test  # imports Matplotlib
-
-        with atomic_output(options.report) as temporary:
-            temporary.write_bytes(page_of_another_test(found, images, answered))
+        found, answered = another_test(objects, version, predict, request, progress)
     table = plain_table("class", "images", "correct", "95% interval", "predicted instead")
     for row in answered.classes_by_accuracy():
         others = ", ".join(f"{found.classes[other]} ({count})" for other, count in row.confused_with.items())
@@ -100,8 +84,6 @@ def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, versi
         lines += ["", table]
     if mistakes:
         lines += ["", "The most confident mistakes:", *mistakes]
-    if options.report is not None:
-        lines.append(f"Report: {options.report}")
     return CommandResult(found, lines)
 
 
@@ -191,83 +173,3 @@ def _stored(objects: Objects, version: Version, options: ComputeOptions | Promot
 
 def _data(version: Version, options: ComputeOptions | PromoteOptions) -> DataRequest:
     return dataset_request(version, options.dataset, **options.source())
-
-
-def dataset_request(version: Version, dataset: str | None, **arguments: Any) -> DataRequest:
-    """Return the request for a version's dataset, with the image shape of the version.
-
-    Args:
-        dataset: where it is, if it is not in the catalog.
-        arguments: other arguments of `DataRequest`.
-
-    Raises:
-        SpecError: the dataset is not in the catalog and is not named, or an argument does not apply to it.
-    """
-    tested_on = version.facts.dataset
-    if dataset is None and tested_on.name not in DATASETS:
-        where = "name it with --dataset DIR or tfds:NAME"
-        raise SpecError(f"dataset: {version.name} was trained on {tested_on.name}; {where}")
-    for name in ("group_by", "none"):
-        arguments[name] = arguments.get(name) or getattr(tested_on, name)
-    return DataRequest(dataset=dataset or tested_on.name, **arguments).shaped(tested_on.image_shape)
-
-
-def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Table":
-    """Return the images that the version was tested on, with the labels that they had then.
-
-    Raises DataError if the dataset here does not have them.
-    """
-    import numpy as np  # it takes time to load, and most commands do without
-
-    from mnist_lib.data.table import Table, indices_of
-
-    tested_on = version.facts.dataset.fingerprint
-    dataset = load_dataset(data, objects, used=used_labels(objects, version))
-    stored = Predictions.read(objects, version)
-    if dataset.fingerprint == tested_on:
-        return dataset.test
-    # The dataset has grown, or images have gone; each image is found by its hash.
-    test, train = dataset.test, dataset.train
-    in_test, in_train = (indices_of(stored.hashes, split.hashes) for split in (test, train))
-    missing = int(((in_test < 0) & (in_train < 0)).sum())
-    if missing or test.images.shape[1:] != tuple(version.facts.dataset.image_shape):
-        raise DataError(
-            f"{version.name}: expected the {len(stored.labels):,} images of {dataset.name} on which it was tested, got"
-            f" all but {missing:,}; name the same data with --dataset, --data-dir or --data-source"
-        )
-    rows = np.where(in_test < 0, in_train, len(train) + in_test)
-    return Table.of(dataset.table.images[rows], stored.labels, stored.hashes)
-
-
-def used_labels(objects: Objects, version: Version) -> UsedLabels:
-    """Return the corrections that a version was trained with: none if it is older than corrections."""
-    begun = begun_with(RunFolder(objects, version.run))
-    return begun.labels if begun else UsedLabels.of(b"")
-
-
-def load_dataset(
-    data: DataRequest,
-    objects: Objects,
-    progress: Callable[[str], object] = lambda text: None,
-    used: UsedLabels | None = None,
-    near_copies: bool = False,
-    trained: Mapping[str, "ImageHashes"] = MappingProxyType({}),
-) -> "Dataset":
-    """Return a dataset with corrected labels. What TFDS prints while preparing it goes to standard error.
-
-    Args:
-        objects: the storage, which contains the corrections of a dataset that is not a folder, and says which shape
-            the images have if the request does not.
-        used: the corrections to use; by default all.
-        near_copies: whether to look for test images that resemble a training image.
-        trained: images that are not tested on, as in `without_trained`.
-    """
-    from mnist_lib.data.hold_out import without_trained
-    from mnist_lib.data.prepare import prepare, with_near_copies
-
-    data = with_reference_shape(data, objects)
-    with contextlib.redirect_stdout(sys.stderr):
-        labels, records = labels_in_storage(data, objects), recorded_hashes(objects, data)
-        dataset = prepare(data, progress=progress, labels=labels, used=used, records=records)
-    dataset = without_trained(dataset, trained)
-    return with_near_copies(dataset, data, progress) if near_copies else dataset

@@ -4,9 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from jobs.console.datasets import SourceOptions
-from jobs.console.options import JsonOptions, Options, StorageOptions
-from jobs.console.values import Folder, Moment, UserPath
+from jobs.console.datasets import (
+    CHAMPION_DATASET_HELP,
+    VERSION_DATASET_HELP,
+    VERSION_HELP,
+    ModelFileOptions,
+    SourceOptions,
+)
+from jobs.console.options import JsonOptions, StorageOptions
+from jobs.console.values import Folder, Moment
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import SpecError
@@ -16,29 +22,8 @@ from mnist_lib.store.champions.log import datasets_with_logs
 from mnist_lib.store.champions.promotion import Thresholds
 from mnist_lib.store.versions import model_names
 
-MODEL_HELP = f"{', '.join(MODELS)}, or your own"
-VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) or keras@3 (version 3)"
-
-
-MODEL_FILE_HELP = (
-    "Python file of your own model; its code is run only if the version was trained from it, with the arguments of"
-    " --model-arg (default: files that models were trained from on this machine)"
-)
 REPRODUCE_WEIGHTS_HELP = "file with weights from which the version was trained, as for jobs.train; can be repeated"
-VERSION_DATASET_HELP = "dataset of the version, if it is not in the catalog: a folder of pictures or tfds:NAME"
-CHAMPION_DATASET_HELP = "dataset whose champion is meant, such as mnist or ./letters (default: the one trained last)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFileOptions(Options):
-    """The code from which a version of the user's own model was trained."""
-
-    model_file: UserPath | None = option(None, MODEL_FILE_HELP, "FILE.py", in_file=False)
-    model_arg: Mapping[str, Any] | None = option(
-        None,
-        "argument with which the function in --model-file built the version, such as width=64; can be repeated",
-        in_file=False,
-    )
+MODEL_HELP = f"{', '.join(MODELS)}, or your own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +166,6 @@ class EvaluateOptions(ComputeOptions):
     on: str | None = option(
         None, "other labelled pictures to test the version on: a folder of class folders, or a dataset", "DIR|NAME"
     )
-    report: Folder | None = option(None, "page to write about the test with --on", "FILE.html")
     trust: bool = option(
         False, "load the model from the SavedModel or .keras file, which can run any code", in_file=False
     )

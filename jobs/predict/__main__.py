@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,9 +20,9 @@ from jobs.console.output import CommandResult, entry_point, log_to_stderr, print
 from jobs.console.terminal import step
 from jobs.predict import answers
 from jobs.predict.answers import Answer, Failure, PictureResult, picture_results
-from jobs.predict.batches import Answerer, layout_of, load_model, predict_here, predict_on_cluster, why_all_accepted
+from jobs.predict.batches import predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
-from mnist_lib.api import choose_version
+from mnist_lib.api import choose_version, load_answerer
 from mnist_lib.data.sources.scan import find_pictures, real_folders
 from mnist_lib.errors import ImageError, SpecError
 from mnist_lib.objects.storage import open_storage
@@ -32,9 +33,15 @@ from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, duration, percent
 
+if TYPE_CHECKING:
+    from mnist_lib.api import Answerer
+
 MAX_RESIZED_LINES = 5  # up to this many resized pictures have a line each; more share one line
 
 log = logging.getLogger("jobs.predict")  # __name__ is "__main__" under `python -m`
+
+
+OPTIONS = {"": PredictOptions}
 
 
 @entry_point
@@ -55,7 +62,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     if options.from_test is not None:
         results = _predict_test_images(options, version, stored)
     else:
-        if why := why_all_accepted(stored, options.reject_share):
+        if why := stored.why_all_accepted(options.reject_share):
             log.warning("%s", why)
         results = _predict_files(options, stored, arguments)
     return _result(results, options, version, stored.manifest.dataset.classes)
@@ -90,7 +97,7 @@ def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequ
         else:
             sandboxes = stack.enter_context(Sandboxes(len(paths)))
             model = _built(stored)
-            layout = layout_of(stored, as_is=options.as_is, accept_all=options.accept_all)
+            layout = stored.layout(as_is=options.as_is, accept_all=options.accept_all)
             read = functools.partial(read_file, layout=layout, folders=folders)
             batches = predict_here(sandboxes.map(read, paths), model)
         results = picture_results(paths, batches, stored.manifest.dataset.classes, options.reject_share)
@@ -105,7 +112,7 @@ def _print_failures(results: Iterable[PictureResult]) -> None:
 
 def _predict_test_images(options: PredictOptions, version: Version, stored: StoredModel) -> list[PictureResult]:
     count, model, objects = options.from_test or 0, _built(stored), open_storage(options.storage)
-    from jobs.models.compute import dataset_request, tested_split
+    from mnist_lib.store.images import dataset_request, tested_split
 
     data = dataset_request(version, options.dataset, data_dir=options.data_dir, data_source=options.data_source)
     split = tested_split(objects, version, data)
@@ -120,10 +127,10 @@ def _predict_test_images(options: PredictOptions, version: Version, stored: Stor
     return results
 
 
-def _built(stored: StoredModel) -> Answerer:
+def _built(stored: StoredModel) -> "Answerer":
     """Load and compile the model."""
     with step(f"loading {stored.name}"), contextlib.redirect_stdout(sys.stderr):  # what a user's model prints
-        return load_model(stored)
+        return load_answerer(stored)
 
 
 def _collected(batches: Iterable[list[PictureResult]], pictures: int) -> list[PictureResult]:

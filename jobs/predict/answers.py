@@ -4,7 +4,6 @@ import csv
 import functools
 import io
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,7 @@ from mnist_lib.pictures.rejecting import (
     rejection,
 )
 from mnist_lib.store.versions import Version
-from mnist_lib.wording import counted, printable
-
-# The beginning of a text that a spreadsheet may run as a formula (OWASP); a number such as -1 is not one.
-FORMULA = re.compile(r"(?![+-]\d[\d.,]*\Z)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+from mnist_lib.wording import FORMULA, counted, printable
 
 # The drawing:
 MAX_PICTURES = 100  # more would be hard to view in one image

@@ -2,59 +2,27 @@
 
 import functools
 import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.predict.answers import Predicted
 from jobs.predict.options import PredictOptions
-from mnist_lib.api import load_stored
+from mnist_lib.api import load_answerer
 from mnist_lib.assignment import Resources
-from mnist_lib.environment import import_keras, package_versions
+from mnist_lib.environment import import_keras, package_versions, require_same_versions
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.likeness import REJECT_SHARE, Answers, min_held_out
-from mnist_lib.pictures.reading import Folders, Layout, Picture, Shape, read_content, read_picture
-from mnist_lib.pictures.rejecting import NONE_OF_THESE
-from mnist_lib.pictures.sandbox import FILES_PER_CALL, Sandbox
-from mnist_lib.store.contents import StoredModel
+from mnist_lib.pictures.likeness import Answers
+from mnist_lib.pictures.reading import Folders, Layout, Picture, read_content, read_picture
+from mnist_lib.pictures.sandbox import FILES_PER_CALL, Sandbox, in_batches
 
-T = TypeVar("T")
-Answerer = Callable[[NDArray[np.uint8]], Answers]  # [n, height, width, channels], 0-255
-
-BATCH_SIZE = 1_000  # pictures; the evaluation of a model pads its batches to this size
-MAX_BATCH_SECONDS = 1.0  # reading time of a batch, so that a slow disk does not delay the first results
-MAX_BATCH_BYTES = 32_000_000  # size of the files that are sent to a worker together
+if TYPE_CHECKING:
+    from mnist_lib.api import Answerer
 
 
-def load_model(stored: StoredModel) -> Answerer:
-    """Load and compile a model. Raises the errors of `load_stored`."""
-    predict = load_stored(stored).answers
-    predict(np.zeros((1, *stored.manifest.dataset.image_shape), np.uint8))
-    return predict
-
-
-def why_all_accepted(stored: StoredModel, reject_share: float = REJECT_SHARE) -> str | None:
-    """Return why no picture is rejected by its likeness to the classes; None if some may be, or as they need not be.
-
-    Raises IntegrityError if the file of the likeness is damaged.
-    """
-    if not reject_share or Layout.of(stored.manifest.spec.dataset, Shape(1, 1, 1)).judged:
-        return None
-    likeness, needed = stored.likeness(), min_held_out(reject_share)
-    if likeness is not None and len(likeness.held_out) >= needed:
-        return None
-    why = f"{stored.name} was stored without scores of held-out pictures; train it again"
-    if likeness is not None:
-        share, tested = f"{100 * reject_share:g}%", f"{len(likeness.held_out):,}"
-        why = f"{share} needs at least {needed:,} test images, and {stored.name} has {tested}"
-    return f'no picture is answered with "{NONE_OF_THESE}": {why}'
-
-
-def predict_here(pictures: Iterable[Picture | ImageError], predict: Answerer) -> Iterator[Predicted]:
+def predict_here(pictures: Iterable[Picture | ImageError], predict: "Answerer") -> Iterator[Predicted]:
     """Yield the predictions batch by batch. Meanwhile, the iterator of pictures may read ahead."""
     for batch in in_batches(pictures):
         yield batch, _answers(batch, predict)
@@ -80,29 +48,10 @@ def predict_on_cluster(
     return results_in_order(predict_pictures, calls(), "a batch of pictures", options.limits())
 
 
-def layout_of(stored: StoredModel, *, as_is: bool = False, accept_all: bool = False) -> Layout:
-    """Return the layout of pictures that a model expects."""
-    shape = Shape(*stored.manifest.dataset.image_shape)
-    return Layout.of(stored.manifest.spec.dataset, shape, as_is=as_is, accept_all=accept_all)
-
-
-def _answers(pictures: Sequence[Picture | ImageError], predict: Answerer) -> Answers:
+def _answers(pictures: Sequence[Picture | ImageError], predict: "Answerer") -> Answers:
     """Return the answers for the pictures that could be read."""
     images = [picture.image for picture in pictures if isinstance(picture, Picture)]
     return predict(np.stack(images)) if images else Answers(np.empty((0, 0), np.float32), np.empty(0))
-
-
-def in_batches(items: Iterable[T], num_bytes: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
-    """Yield items in batches that limit their number, their size and the time until they are passed on."""
-    batch, size, begin = list[T](), 0, time.monotonic()
-    for item in items:
-        batch.append(item)
-        size += num_bytes(item)
-        if len(batch) == BATCH_SIZE or size > MAX_BATCH_BYTES or time.monotonic() - begin > MAX_BATCH_SECONDS:
-            yield batch
-            batch, size, begin = [], 0, time.monotonic()
-    if batch:
-        yield batch
 
 
 def predict_pictures(
@@ -125,8 +74,6 @@ def predict_pictures(
         IntegrityError: the stored files are damaged, or belong to another model.
         VersionsError: the worker has other package versions than the driver.
     """
-    from jobs.train.recorder import require_same_versions
-
     require_same_versions(socket.gethostname(), package_versions(), driver_versions)
     predict, layout, sandbox = _loaded(stored[0], as_is, accept_all)
     read, pictures = functools.partial(_read, layout=layout), list[Picture | ImageError]()
@@ -149,7 +96,7 @@ def _read(content: bytes | ImageError, layout: Layout) -> Picture:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(stored: Any, as_is: bool, accept_all: bool) -> tuple[Answerer, Layout, Sandbox]:
+def _loaded(stored: Any, as_is: bool, accept_all: bool) -> tuple["Answerer", Layout, Sandbox]:
     """Load the model, for one CPU, once for all tasks of this process, and start a sandbox for the pictures."""
     sandbox = Sandbox()
     import_keras(gpus=False)  # Ray shows every GPU of the node to a task that asked for none
@@ -159,4 +106,4 @@ def _loaded(stored: Any, as_is: bool, accept_all: bool) -> tuple[Answerer, Layou
 
     configure_process(Resources(cpus=1))
     model = ray.get(stored)
-    return load_model(model), layout_of(model, as_is=as_is, accept_all=accept_all), sandbox
+    return load_answerer(model), model.layout(as_is=as_is, accept_all=accept_all), sandbox

@@ -6,11 +6,16 @@ from typing import Annotated
 from msgspec import Meta
 
 from cluster.deadlines import Limits
-from jobs.console.datasets import OriginalFiles
+from jobs.console.datasets import (
+    CHAMPION_DATASET_HELP,
+    VERSION_DATASET_HELP,
+    VERSION_HELP,
+    ModelFileOptions,
+    OriginalFiles,
+)
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
 from jobs.console.values import UserPath
-from jobs.models.options import CHAMPION_DATASET_HELP, VERSION_DATASET_HELP, VERSION_HELP, ModelFileOptions
 from mnist_lib.pictures.likeness import REJECT_SHARE
 from mnist_lib.settings import Positive, Seconds, Seed, option
 

@@ -16,6 +16,7 @@ from jobs.console import exit_codes
 from jobs.console.options import parse, split_at_dashes, split_subcommand
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_stderr
 from jobs.retrain.emit import emit
+from jobs.retrain.journal import Entry, Journal
 from jobs.retrain.notices import RECEIVER, SECRET, Notifier
 from jobs.retrain.options import (
     EmitOptions,
@@ -26,10 +27,11 @@ from jobs.retrain.options import (
     check_train,
     train_options,
 )
+from jobs.retrain.retrainer import Pause, Retrainer
+from jobs.retrain.slots import Timetable
 from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, show_history, show_status, slot_text
 from jobs.retrain.work import TrainWork
-from jobs.search.options import require_after_dashes
-from jobs.search.plan import plan_of
+from jobs.train.commands import plan_of, require_after_dashes
 from jobs.train.options import TrainOptions
 from jobs.train.plan import require_trusted_code
 from mnist_lib.clock import SystemClock, text_of, timestamp
@@ -37,9 +39,6 @@ from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.retraining.retrainer import Pause, Retrainer
-from mnist_lib.retraining.slots import Timetable
 from mnist_lib.store.runs import check_writable
 
 RETRY_SECONDS = 30.0  # pause after a storage error
@@ -48,25 +47,26 @@ SIGNALLED_DELIVERY_SECONDS = 5.0  # timeout for the remaining notices after a si
 
 log = logging.getLogger("jobs.retrain")  # __name__ is "__main__" under `python -m`
 
-COMMANDS: dict[str, tuple[type[ScheduleOptions], Callable[[Any, Sequence[str]], CommandResult]]] = {
+COMMANDS: dict[str, tuple[type[ScheduleOptions], Callable[[Any, Sequence[str]], CommandResult | int]]] = {
+    "": (RetrainOptions, lambda options, flags: _retrain(options, flags)),
     "status": (StatusOptions, lambda options, _: show_status(options)),
     "history": (HistoryOptions, lambda options, _: show_history(options)),
     "emit": (EmitOptions, emit),
 }
+OPTIONS = {name: kind for name, (kind, _) in COMMANDS.items()}
 
 
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult | int:
     own, after_dashes = split_at_dashes(arguments)
-    about = {"": RetrainOptions.__doc__, **{name: kind.__doc__ for name, (kind, _) in COMMANDS.items()}}
+    about = {name: kind.__doc__ for name, kind in OPTIONS.items()}
     name, own = split_subcommand("python -m jobs.retrain", about, own)
-    kind = COMMANDS[name][0] if name else RetrainOptions
+    kind, run = COMMANDS[name]
     require_after_dashes(own, kind)
     options = parse(f"jobs.retrain {name}".strip(), kind, own)
     options.check()
     if isinstance(options, RetrainOptions):
         require_trusted_code(plan_of(train_options(options, after_dashes)), after_dashes)
-    run = COMMANDS[name][1] if name else _retrain
     result = run(options, after_dashes)
     return result if isinstance(result, int) else replace(result, json=options.json)
 

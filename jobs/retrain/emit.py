@@ -23,8 +23,7 @@ from jobs.console.output import CommandResult
 from jobs.console.terminal import Drawn
 from jobs.retrain.notices import check_receiver
 from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
-from jobs.search.options import SearchOptions
-from jobs.search.plan import plan_of
+from jobs.train.commands import plan_of
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import CronError
 from mnist_lib.objects.storage import check_storage, folder_of
@@ -85,7 +84,6 @@ def _require_in_container(train: TrainOptions) -> None:
         "dataset": [folder] if (folder := train.data().folder) else [],
         "tfds_import": [train.tfds_import] if train.tfds_import else [],
         "data_source": [train.data_source] if train.data_source else [],
-        "space": [train.space] if isinstance(train, SearchOptions) and train.space else [],
     }
     for name, values in own.items():
         if values:

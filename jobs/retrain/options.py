@@ -9,11 +9,10 @@ from msgspec import Meta
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
-from jobs.search.options import SearchOptions, job_options
-from jobs.search.plan import plan_of
+from jobs.retrain.slots import Policy, Timetable
+from jobs.train.commands import job_options, plan_of
 from jobs.train.options import CHAMPION, TrainOptions
 from mnist_lib.objects.protocol import check_part
-from mnist_lib.retraining.slots import Policy, Timetable
 from mnist_lib.settings import Positive, field_values, one_of, option
 
 SCHEDULERS = ("crontab", "systemd", "kubernetes")
@@ -165,8 +164,8 @@ def train_options(options: RetrainOptions, after_dashes: Sequence[str]) -> Train
         if given.init_from is not None:
             raise UsageError("init: expected it or --init-from among the options of jobs.train, got both; omit one")
         given = job_options("jobs.retrain --", [*after_dashes, *options.more_flags], options.configuration)
-    if options.search and not isinstance(given, SearchOptions):
-        raise UsageError("search: expected vary or space among its options, got neither; or use train")
+    if options.search and given.COMMAND != "jobs.search":
+        raise UsageError("search: expected vary among its options, got none; or use train")
     return given
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
+from jobs.retrain.journal import Entry, Journal, ModelResult
 from jobs.retrain.options import HistoryOptions, StatusOptions
-from jobs.search.options import SearchOptions
+from jobs.retrain.slots import Timetable, missed_text
+from jobs.train.commands import options_types
 from jobs.train.options import TrainOptions
 from jobs.train.resuming import resume_command, stored_command
 from mnist_lib.clock import moment_of
@@ -24,8 +26,6 @@ from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.report.texts import growth_texts, label_errors_text, new_test_text
-from mnist_lib.retraining.journal import Entry, Journal, ModelResult
-from mnist_lib.retraining.slots import Timetable, missed_text
 from mnist_lib.store.champions.appointment import history
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.versions import model_names
@@ -84,7 +84,7 @@ def show_status(options: StatusOptions) -> CommandResult:
         lines += ["", f"To accept the change: {slots[0].data.accept}"]
     if slots and _is_worth_resuming(slots[0]):
         with contextlib.suppress(MnistError):  # the run, or what is stored about it, is gone or damaged
-            command = stored_command(slots[0].run, options.storage, [TrainOptions, SearchOptions])
+            command = stored_command(slots[0].run, options.storage, options_types())
             lines += ["", f"To resume {slots[0].run}:", command]
     if champions:
         rows = [[_local(c.at, zone), c.name, c.dataset, c.kind, c.why] for c in reversed(champions)]

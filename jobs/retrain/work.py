@@ -21,8 +21,10 @@ from msgspec import structs
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.output import print_stderr
+from jobs.retrain.journal import DataOfRun, ModelResult
 from jobs.retrain.notices import RECEIVER, SECRET
-from jobs.search.plan import plan_of
+from jobs.retrain.retrainer import AttemptResult, RunAttempt
+from jobs.train.commands import plan_of
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.prepared.index import fingerprint_of_files
@@ -30,8 +32,6 @@ from mnist_lib.environment import MODULE, child_variables, code_version
 from mnist_lib.errors import IntegrityError, MnistError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.report.texts import totals
-from mnist_lib.retraining.journal import DataOfRun, ModelResult
-from mnist_lib.retraining.retrainer import AttemptResult, RunAttempt
 from mnist_lib.run_documents import ModelSummary, Summary
 from mnist_lib.store.runs import RUN_RECORD, RunFolder
 from mnist_lib.wording import counted

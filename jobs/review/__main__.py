@@ -17,7 +17,6 @@ import numpy as np
 from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_result, print_stderr
 from jobs.console.terminal import step
-from jobs.predict.batches import layout_of
 from jobs.review.data import Additions, LearnedLabel, ReviewedData, Viewer, read_data
 from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess, NoModel
@@ -43,6 +42,9 @@ from mnist_lib.wording import counted
 SECONDS_BETWEEN_REFRESHES = 5.0  # how often labels from other processes are read
 
 log = logging.getLogger("jobs.review")  # __name__ is "__main__" under `python -m`
+
+
+OPTIONS = {"": ReviewOptions, "apply": ApplyOptions}
 
 
 @entry_point
@@ -93,7 +95,7 @@ def _begun(
 ) -> Iterator[Session]:
     """Begin to read the pictures that are to be reviewed. `learned`: as for `Order`."""
     rng, shape = np.random.default_rng(options.seed), Shape(*data.dataset.image_shape)
-    layout = layout_of(stored) if stored else Layout.of(data.request.name, shape)
+    layout = stored.layout() if stored else Layout.of(data.request.name, shape)
     classes = stored.manifest.dataset.classes if stored else data.dataset.classes
     labels = Labels(labels_file(data.request, objects), options.author())
     labels.refresh()

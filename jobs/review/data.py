@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.models.compute import load_dataset
 from jobs.review.labels import DecisionError
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.dataset import is_validated
@@ -33,6 +32,7 @@ from mnist_lib.pictures.reading import Folders, Layout, Picture, read_content, r
 from mnist_lib.pictures.rejecting import Rejection, rejection
 from mnist_lib.pictures.sandbox import Sandbox
 from mnist_lib.store.datasets import recorded_hashes
+from mnist_lib.store.images import load_dataset
 
 if TYPE_CHECKING:
     from mnist_lib.data.dataset import Dataset

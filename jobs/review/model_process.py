@@ -6,16 +6,19 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.predict.batches import Answerer, load_model, why_all_accepted
+from mnist_lib.api import load_answerer
 from mnist_lib.errors import MnistError, ModelError
 from mnist_lib.pictures.likeness import Answers
 from mnist_lib.pictures.sandbox import child_process
 from mnist_lib.store.contents import StoredModel
+
+if TYPE_CHECKING:
+    from mnist_lib.api import Answerer
 
 
 class ModelProcess:
@@ -25,8 +28,8 @@ class ModelProcess:
         load: a function of a module.
     """
 
-    def __init__(self, stored: StoredModel, load: Callable[[StoredModel], Answerer] = load_model) -> None:
-        self.name, self.problem, self.notice = stored.name, "", why_all_accepted(stored) or ""
+    def __init__(self, stored: StoredModel, load: Callable[[StoredModel], "Answerer"] = load_answerer) -> None:
+        self.name, self.problem, self.notice = stored.name, "", stored.why_all_accepted() or ""
         self._process, self._connection = child_process(__name__)
         self._requests = ThreadPoolExecutor(1)  # the process answers one at a time
         self._loaded = self._requests.submit(self._answer, (load, stored), is_loading=True)

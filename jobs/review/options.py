@@ -6,11 +6,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from jobs.console.datasets import DATASET_HELP, DataOptions
+from jobs.console.datasets import DATASET_HELP, VERSION_HELP, DataOptions, ModelFileOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
 from jobs.console.values import Folder, UserPath
-from jobs.models.options import VERSION_HELP, ModelFileOptions
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import SpecError
 from mnist_lib.settings import Positive, Seed, option

@@ -22,13 +22,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.predict.batches import in_batches
 from jobs.review.data import Additions, LearnedLabel, ReviewItem, Viewer
 from jobs.review.labels import Decision, DecisionError, Labels
 from jobs.review.model_process import ModelProcess, NoModel
 from jobs.review.pictures import ItemAndImage
 from mnist_lib.data.corrections import NONE, Reason
 from mnist_lib.errors import DataReadError, MnistError, ModelError
+from mnist_lib.pictures.sandbox import in_batches
 
 PICTURES_AHEAD = 8  # pictures that a browser loads in advance, so that fast typing need not wait
 SECONDS_UNTIL_RETURNED = 120.0  # without a request; then others get the pictures of a browser

@@ -11,7 +11,6 @@ from typing import NamedTuple, cast, get_args
 
 from jobs.console.output import CommandResult, log_to_stderr
 from jobs.console.terminal import step
-from jobs.predict.answers import FORMULA
 from jobs.review.data import Additions, ReviewItem, Viewer, read_data
 from jobs.review.labels import Decision, DecisionError, Labels
 from jobs.review.options import DEFAULT_DATASET, ApplyOptions
@@ -21,7 +20,7 @@ from mnist_lib.errors import DataError, ImageError
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.reading import NO_FOLDERS, Layout, Shape
-from mnist_lib.wording import counted, printable
+from mnist_lib.wording import FORMULA, counted, printable
 
 COLUMNS = ("hash", "file", "split", "why", "answer", "probability", "note", "current", "label", "dataset")
 REQUIRED = ("hash", "file", "why", "label", "dataset")

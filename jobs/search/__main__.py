@@ -10,13 +10,13 @@ from jobs import begin_of_command
 from jobs.console.output import CommandResult, entry_point
 from jobs.search.options import SearchOptions
 from jobs.search.plan import SearchPlan
+from jobs.search.space import settings_text
 from jobs.train.__main__ import checked_plan, run_job
 from jobs.train.plan import resolve_defaults_by
 from mnist_lib.data.reading.volume import volume_of
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import mean_score
 from mnist_lib.run_documents import Summary
-from mnist_lib.search.space import settings_text
 from mnist_lib.spec import BY_IMAGES_TEXT
 from mnist_lib.store.reference import with_reference_shape
 from mnist_lib.wording import counted, percent
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 MAX_PLANNED = 3  # configurations that a plan shows
 
 
+OPTIONS = {"": SearchOptions}
+
+
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     begin = begin_of_command()
-    plan = checked_plan(SearchPlan, SearchOptions, arguments, begin).with_inline_space()
+    plan = checked_plan(SearchPlan, SearchOptions, arguments, begin)
     options = plan.options
     if options.plan:
         volume = volume_of(with_reference_shape(options.data(), open_storage(options.storage)))

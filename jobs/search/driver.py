@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from jobs.console.exit_codes import TrainingError
+from jobs.search.halving import DEFAULTS, Step, winner
 from jobs.search.plan import SearchPlan
+from jobs.search.space import settings_text
 from jobs.search.time_limit import TimeLimit
 from jobs.train.display import RunProgress, State, TrialProgress
 from jobs.train.recorder import Recorder
@@ -19,8 +21,6 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.history import ConfigurationFailed, Cut, RungDecision, RungScored, SearchDocument, Winner
 from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialStarted
 from mnist_lib.run_documents import SearchSummary, Summary
-from mnist_lib.search.halving import DEFAULTS, Step, winner
-from mnist_lib.search.space import settings_text
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import SEARCH
 from mnist_lib.wording import counted, percent
@@ -196,7 +196,7 @@ class Search:
         if best is None:
             codes = {failure.partition(" ")[0] for failure in self._failures}
             why = f" (the first: {self._failures[0]})" if self._failures else ""
-            message = f"no configuration could be trained{why}; change --vary or --space"
+            message = f"no configuration could be trained{why}; change --vary"
             raise TrainingError(message, *(codes if len(codes) == 1 else ()))
         number, score = best
         settings = self.settings(number)

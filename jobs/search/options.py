@@ -1,29 +1,17 @@
 """The options of `jobs.search`: those of `jobs.train`, and which settings vary."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from jobs.console.exit_codes import UsageError
-from jobs.console.options import parse, read_config, split_config
-from jobs.console.values import Folder
 from jobs.train.option_groups import models_option
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import SpecError
-from mnist_lib.search.space import Value
 from mnist_lib.settings import MAX_SEED, Positive, Seed, one_of, option, options_of
-from mnist_lib.spec import (
-    VALIDATION_PERCENT,
-    Folds,
-    TrialSettings,
-)
+from mnist_lib.spec import VALIDATION_PERCENT, Folds, TrialSettings
 from mnist_lib.store.runs import Command
-
-if TYPE_CHECKING:
-    pass
 
 STRATEGIES = {
     "halving": "train all for a few epochs, the best third for more, and so on",
@@ -35,11 +23,7 @@ SETTINGS = {"model": "model", **{name: field.name for name, field in options_of(
 CONFIGURATIONS = 27  # that are tried without a time limit
 # Below so many training images, configurations are compared by folds: a tenth of them would decide by chance.
 FOLDS, MIN_WITHOUT_FOLDS = 3, 5_000
-BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
 MAX_CONFIGURATIONS = 10_000
-MAX_SPACE_BYTES = 100_000
-
-Propose = Callable[[int], Mapping[str, Value]]  # from the number of a configuration to its settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +33,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
 
     GROUP = "search"
     COMMAND: ClassVar[Command] = "jobs.search"
+    MARKS: ClassVar = ("vary",)
     CATALOG_MODELS: ClassVar = ("keras",)
 
     models: tuple[str, ...] = models_option(CATALOG_MODELS)
@@ -62,10 +47,10 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
     vary: Mapping[str, Any] | None = option(
         None,
         "a setting and its values or its range, such as learning_rate=1e-4..1e-1:log or hidden_units=128,256; can be"
-        f" repeated. Settings: {', '.join(SETTINGS)}, and the arguments of the model",
+        " repeated, and is a mapping in a --config file. Settings:"
+        f" {', '.join(SETTINGS)}, and the arguments of the model",
         "NAME=VALUES",
     )
-    space: Folder | None = option(None, "YAML file of `setting: values`, as for --vary", "FILE")
     trials: Annotated[int, Meta(ge=1, le=MAX_CONFIGURATIONS)] | None = option(
         None,
         "number of configurations to try, the default settings included; a grid has all combinations (default:"
@@ -105,31 +90,3 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
         if self.folds is not None:
             return 0
         return VALIDATION_PERCENT if self.validation_percent is None else self.validation_percent
-
-
-def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
-    """Raise UsageError for an option of the job among those before the dashes, which are fields of `options`."""
-    for place, word in enumerate(own):
-        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
-        kind = next((kind for kind in (TrainOptions, SearchOptions) if name in options_of(kind)), None)
-        if word.startswith("--") and kind is not None and name not in options_of(options):
-            shown = " ".join([word, *([] if "=" in word else own[place + 1 : place + 2])])
-            flag = word.partition("=")[0]
-            raise UsageError(f"{flag} is an option of {kind.COMMAND}; give it after --, as in: -- {shown}")
-
-
-def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = MappingProxyType({})) -> TrainOptions:
-    """Return the options of `jobs.search` or, if they are not those of a search, of `jobs.train`.
-
-    Args:
-        stored: values that replace the defaults, as in a --config file.
-    """
-    options: TrainOptions = parse(program, SearchOptions if is_search(flags, stored) else TrainOptions, flags, stored)
-    return options
-
-
-def is_search(flags: Sequence[str], stored: Mapping[str, Any] = MappingProxyType({})) -> bool:
-    """Return whether the options of a job are those of a search. `stored`: as in `job_options`."""
-    files, words = split_config(flags)
-    names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
-    return not names.union(stored, *map(read_config, files)).isdisjoint(("vary", "space"))

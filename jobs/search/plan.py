@@ -4,22 +4,18 @@ import functools
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-import yaml
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from jobs.console.datasets import DataOptions
-from jobs.console.exit_codes import UsageError
-from jobs.console.options import flags_of, load_yaml
+from jobs.console.options import flags_of
+from jobs.search.halving import DEFAULTS, Halving, Ladder
 from jobs.search.options import CONFIGURATIONS, MAX_CONFIGURATIONS, SETTINGS, SearchOptions
+from jobs.search.space import Space, Value
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan, arguments_of
 from mnist_lib.catalog import entry_of
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import Call, ModelFile, name_of
-from mnist_lib.search.halving import DEFAULTS, Halving, Ladder
-from mnist_lib.search.space import Space, Value
 from mnist_lib.settings import options_of, values_of
 from mnist_lib.spec import (
     MAX_BATCH_SIZE,
@@ -29,13 +25,11 @@ from mnist_lib.spec import (
     TrialSpec,
     defaults_for,
 )
-from mnist_lib.wording import one_line
 
 if TYPE_CHECKING:
     from mnist_lib.data.dataset import Dataset
 
 BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
-MAX_SPACE_BYTES = 100_000
 
 Propose = Callable[[int], Mapping[str, Value]]  # from the number of a configuration to its settings
 
@@ -44,17 +38,21 @@ Propose = Callable[[int], Mapping[str, Value]]  # from the number of a configura
 class SearchPlan(Plan):
     """The plan of a search."""
 
+    OPTIONS: ClassVar = SearchOptions
+
     options: SearchOptions
     asked: SearchOptions  # the options without defaults that follow from the number of images
-    given: Mapping[str, Any]  # the settings that vary, as they are given
 
     @classmethod
     def of(cls, options: TrainOptions) -> Self:
-        """Do what `Plan.of` does. Raises UsageError for a file of a space that cannot be read."""
         assert isinstance(options, SearchOptions)
         plan = Plan.of(options)
-        given = {**_settings_of(options.space), **(options.vary or {})}
-        return cls(options=options, asked=options, files=plan.files, weights=plan.weights, given=given)
+        return cls(options=options, asked=options, files=plan.files, weights=plan.weights)
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The settings that vary, as they are given."""
+        return self.asked.vary or {}
 
     @functools.cached_property
     def variation(self) -> Space:
@@ -63,13 +61,13 @@ class SearchPlan(Plan):
         for name in self.given:
             field = SETTINGS.get(name, "")
             if name in options.arguments or getattr(options, field, None) != getattr(type(options), field, None):
-                raise SpecError(f"space: {name}: expected values to try or a fixed value, got both; omit one of them")
+                raise SpecError(f"vary: {name}: expected values to try or a fixed value, got both; omit one of them")
         models = {} if "model" in self.given or len(known) == 1 else {"model": [*known]}
         names = None if None in known.values() else [*SETTINGS, *{n for names in known.values() for n in names or ()}]
         space = Space.parse({**self.given, **models}, names)
         for value in space.dimensions["model"].ends if "model" in space.dimensions else ():
             if value not in known:
-                raise SpecError(f"space: model: expected one of --models {', '.join(options.models)}, got {value!r}")
+                raise SpecError(f"vary: model: expected one of --models {', '.join(options.models)}, got {value!r}")
         return space
 
     def check(self) -> None:
@@ -176,10 +174,6 @@ class SearchPlan(Plan):
             found.setdefault(spec.model, spec)
         return [*found.values()]
 
-    def with_inline_space(self) -> Self:
-        """Return the same plan without a file that may change or be missing elsewhere."""
-        return self.with_options(space=None, vary=self.variation.document())
-
     def train_flags(self, settings: Mapping[str, Value], dataset: "Dataset | None" = None) -> list[str]:
         """Return the options of `jobs.train` for these settings, on the same data.
 
@@ -224,27 +218,3 @@ class SearchPlan(Plan):
             changes["microbatches"] = entry_of(model).microbatches_for(self.options.global_batch_size or MAX_BATCH_SIZE)
         (spec,) = self._specs([model], [self.options.seed], **changes, arguments=arguments)
         return replace(spec, configuration=number)
-
-
-def plan_of(options: TrainOptions) -> Plan:
-    """Return the plan of a run of `jobs.train` or `jobs.search`."""
-    return (SearchPlan if isinstance(options, SearchOptions) else Plan).of(options)
-
-
-def _settings_of(path: Path | None) -> dict[str, Any]:
-    """Return the content of the YAML file of --space. Raises UsageError if it is not a mapping."""
-    if path is None:
-        return {}
-    try:
-        if not path.is_file():
-            raise UsageError(f"space: {path}: expected a YAML file of `setting: values`, got none")
-        with path.open("rb") as file:
-            content = file.read(MAX_SPACE_BYTES + 1)
-        if len(content) > MAX_SPACE_BYTES:
-            raise UsageError(f"space: expected a file of at most {MAX_SPACE_BYTES:,} bytes, got a larger one")
-        given = load_yaml(content.decode())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"space: {path}: expected a YAML file of `setting: values` ({one_line(error)})") from None
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise UsageError(f"space: {path}: expected `setting: values` on each line, got something else")
-    return dict(given)

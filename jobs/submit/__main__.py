@@ -1,4 +1,4 @@
-"""`python -m jobs.submit [search] -- OPTIONS`: run jobs.train or jobs.search on a cluster from a machine outside it."""
+"""`python -m jobs.submit -- OPTIONS`: run jobs.train or jobs.search on a cluster from a machine outside it."""
 
 import re
 import shlex
@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 from jobs import SOURCE_FOLDERS
 from jobs.console import exit_codes
 from jobs.console.exit_codes import UsageError
-from jobs.console.options import Options, parse, split_at_dashes, split_config, split_subcommand
+from jobs.console.options import Options, parse, split_at_dashes, split_config
 from jobs.console.output import RESULT_BEGINS, RESULT_ENDS, CommandResult, entry_point, print_result, print_stderr
-from jobs.search.options import SearchOptions, is_search, require_after_dashes
-from jobs.search.plan import plan_of
-from jobs.train.options import TrainOptions
+from jobs.train.commands import job_options, plan_of, require_after_dashes
 from jobs.train.plan import Plan, require_trusted_code
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.groups import BY_FILE
@@ -43,71 +41,40 @@ class RunIsBusyError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerOptions(Options):
+class SubmitOptions(Options):
+    """Send this code to a Ray cluster and run jobs.train there, with the options after "--", or jobs.search, if --vary
+    is among them. Print the log until the job has ended, then its result, and exit with its exit code. Absolute paths
+    after "--" are on the cluster's head. `ray job list`, `ray job logs` and `ray job stop` do the rest."""
+
+    USAGE_TAIL = "[OPTIONS] -- TRAIN_OPTIONS"
+
     address: str | None = option(
         None, "URL of the Ray dashboard (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS or http://127.0.0.1:8265)", "URL"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubmitOptions(ServerOptions):
-    """Send this code to a Ray cluster and run jobs.train there, with the options after "--". Print the log until the
-    job has ended, then its result, and exit with its exit code. Absolute paths after "--" are on the cluster's head.
-    Subcommands: search (run jobs.search instead), logs (print the log of a job). `ray job list`, `ray job status` and
-    `ray job stop` do the rest."""
-
-    COMMANDS = "[search]"
-    USAGE_TAIL = "[OPTIONS] -- TRAIN_OPTIONS"
-
     wait: bool = option(True, "wait until the job has ended; --no-wait prints its id and exits (default: on)")
     json: bool = option(False, "with --no-wait: print the id as JSON (for the result as JSON, give --json after --)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubmitSearchOptions(SubmitOptions):
-    """Send this code to a Ray cluster and run jobs.search there, with the options after "--", as jobs.submit does."""
-
-    COMMANDS = ""
-    USAGE_TAIL = "[OPTIONS] -- SEARCH_OPTIONS"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogsOptions(ServerOptions):
-    """Print the log of a job."""
-
-    job: str = option(None, "id of the job", "JOB", positional=True, required=True)
-    follow: bool = option(False, "print the log until the job has ended, and exit with the job's exit code")
-
-
-COMMANDS: dict[str, type[ServerOptions]] = {"": SubmitOptions, "search": SubmitSearchOptions, "logs": LogsOptions}
+OPTIONS = {"": SubmitOptions}
 
 
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult | int:
-    about = {name: kind.__doc__ for name, kind in COMMANDS.items()}
-    name, others = split_subcommand("python -m jobs.submit", about, arguments)
-    if name == "logs":
-        return _show_log(parse("jobs.submit logs", LogsOptions, others))
-    own, flags = split_at_dashes(others)
+    from cluster.job_server import JobClient, url_of
+
+    own, flags = split_at_dashes(arguments)
     require_after_dashes(own, SubmitOptions)
-    options: SubmitOptions = parse(f"jobs.submit {name}".strip(), COMMANDS[name], own)
-    kind = SearchOptions if name == "search" else TrainOptions
-    plan = _check(kind, flags)
+    options: SubmitOptions = parse("jobs.submit", SubmitOptions, own)
+    plan = _check(flags)
     run = plan.options.run_name
     words, files = words_of_job(plan, flags)
-    client = _client(options)
-    entrypoint = shlex.join(["python", "-m", kind.COMMAND, *words])
+    client = JobClient(url_of(options.address))
+    entrypoint = shlex.join(["python", "-m", plan.options.COMMAND, *words])
     job = (_job_in_progress(client, run, entrypoint) if run else None) or _send(client, run, entrypoint, files)
     trust(plan.calls.values())
     if not options.wait:
         return CommandResult({"job": job}, [job], json=options.json)
     return follow(client, job)
-
-
-def _client(options: ServerOptions) -> "JobClient":
-    from cluster.job_server import JobClient, url_of
-
-    return JobClient(url_of(options.address))
 
 
 def _job_in_progress(client: "JobClient", run: str, entrypoint: str) -> str | None:
@@ -165,9 +132,6 @@ def _own_files(plan: Plan) -> tuple[list[str], dict[str, Path | bytes]]:
     if options.builder_file is not None:
         own[f"{SENT}/{options.builder_file.name}"] = options.builder_file.content
         flags.append(f"--tfds-import={SENT}/{options.builder_file.name}")
-    if isinstance(options, SearchOptions) and options.space is not None:
-        own[f"{SENT}/{options.space.name}"] = options.space
-        flags.append(f"--space={SENT}/{options.space.name}")
     if plan.files:
         for file in {file.path: file for file in plan.files.values()}.values():
             if f"{SENT}/{file.name}" in own:
@@ -201,11 +165,9 @@ def _size_of(own: Mapping[str, Path | bytes]) -> int:
     return sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in own.values())
 
 
-def _check(kind: type[TrainOptions], flags: Sequence[str]) -> Plan:
+def _check(flags: Sequence[str]) -> Plan:
     """Return the plan of the job. Refuse those that the job itself would refuse, and code that is not trusted."""
-    if kind is TrainOptions and is_search(flags):
-        raise UsageError("--vary and --space are options of a search; use: python -m jobs.submit search -- ...")
-    options: TrainOptions = parse("jobs.submit --", kind, flags)
+    options = job_options("jobs.submit --", flags)
     plan = plan_of(options)
     require_trusted_code(plan, flags)
     plan.check()
@@ -242,7 +204,7 @@ def follow(client: "JobClient", job: str) -> int:
     except KeyboardInterrupt:
         at = f"--address {client.url}"
         print_stderr(
-            f"\njob {job} continues. To follow it: python -m jobs.submit logs {job} --follow {at}"
+            f"\njob {job} continues. To follow it: ray job logs {job} --follow {at}"
             f"\nTo stop it: ray job stop {job} {at}"
         )
         return exit_codes.INTERRUPTED
@@ -253,16 +215,6 @@ def follow(client: "JobClient", job: str) -> int:
         print_result(result)
     print_stderr(f"job {job}: {ended.status.lower()}")
     return exit_code_of(ended)
-
-
-def _show_log(options: LogsOptions) -> int:
-    if not re.fullmatch(r"[\w.-]+", options.job):
-        raise UsageError(f"expected the id of a job, got {options.job!r}; `ray job list` lists all")
-    client = _client(options)
-    if options.follow:
-        return follow(client, options.job)
-    print_result(client.log(options.job).rstrip("\n"))
-    return exit_codes.DONE
 
 
 if __name__ == "__main__":

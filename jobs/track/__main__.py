@@ -49,6 +49,9 @@ class TrackOptions(StorageOptions, JsonOptions):
         return [*self.runs] or [run for run in sorted(objects.folders("runs")) if RunFolder(objects, run).is_complete]
 
 
+OPTIONS = {"": TrackOptions}
+
+
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     options: TrackOptions = parse("jobs.track", TrackOptions, arguments)

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
 
 
+OPTIONS = {"": TrainOptions}
+
+
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     begin = begin_of_command()

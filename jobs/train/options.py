@@ -27,6 +27,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     """Train every model with every seed, report the test accuracy, and store the best trial of each model."""
 
     COMMAND: ClassVar[Command] = "jobs.train"
+    MARKS: ClassVar[tuple[str, ...]] = ()  # options that only this command has, and needs
 
     # On the node that prepares the dataset:
     data_dir: Folder | None = option(None, DATA_DIR_HELP)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from jobs.console.options import flags_of, parse, split_config
 from jobs.train.options import TrainOptions
@@ -31,6 +31,8 @@ BUILDER = "tfds.builder"  # stands for the function in the `Call` of a file of -
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The plan of a run of `jobs.train`. `Plan.of` makes it from options; other methods return a more definite one."""
+
+    OPTIONS: ClassVar[type[TrainOptions]] = TrainOptions
 
     options: TrainOptions
     files: Mapping[str, ModelFile]  # that define models which are not in the catalog, by model

@@ -3,15 +3,13 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
 
-from cluster.errors import VersionsError
 from cluster.supervisor import LostAttempt
 from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
-from mnist_lib.environment import differing_versions, package_versions
+from mnist_lib.environment import package_versions, require_same_versions
 from mnist_lib.errors import StoreError
 from mnist_lib.history import AttemptDied
 from mnist_lib.results import CheckpointTaken, EpochDone, HistoryEntry, LaneStarted, TrialFailure, TrialStarted
@@ -135,13 +133,3 @@ def _failure(lost: LostAttempt) -> TrialFailure:
     code = lost.death.cause.code
     message = f"failed after {counted(lost.attempt, 'attempt')}: {lost.death}{ADVICE.get(code, '')}"
     return TrialFailure(trial=lost.trial, code=code, message=message, details=lost.death.traceback)
-
-
-def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Mapping[str, str]) -> None:
-    """Raise VersionsError if the package versions of a worker differ from those of the driver."""
-    differing = differing_versions(of_worker, of_driver)
-    if differing:
-        raise VersionsError(
-            f"the worker on {host} has different package versions from the driver: {differing}"
-            "; install requirements/runtime.lock on every node"
-        )

@@ -32,7 +32,7 @@ def load_in_background() -> None:
     threading.Thread(target=load, daemon=True).start()
 
 
-def write_report(
+def add(
     folder: RunFolder,
     summary: Summary,
     tallies: Mapping[str, Tally],
@@ -70,17 +70,19 @@ def pictures_link(where: str, dataset: object) -> str | None:
     return None if folder is None or is_url(where) else quote(os.fsencode(os.path.relpath(folder, where)))
 
 
-def write_index(objects: Objects) -> None:
-    """Write the index of all complete runs."""
-    with _warn_only("index"):
-        from mnist_lib.report import index
+def update(objects: Objects, run: str | None = None) -> None:
+    """Write the index of all complete runs.
 
-        index.write_index(objects)
+    Args:
+        run: a complete run, which the index lists unless a driver was killed before it wrote the index; if it does,
+            nothing is written. By default, the index is written again, if there is one.
+    """
+    known = objects.read(INDEX, MAX_DOCUMENT_BYTES) or b""
+    if known if run is None else f">{run}<".encode() not in known:
+        with _warn_only("index"):
+            from mnist_lib.report.index import write_index
 
-
-def is_in_index(objects: Objects, run: str) -> bool:
-    """Return whether the index lists a complete run; it does not if the driver was killed before it wrote the index."""
-    return f">{run}<".encode() in (objects.read(INDEX, MAX_DOCUMENT_BYTES) or b"")
+            write_index(objects)
 
 
 @contextmanager

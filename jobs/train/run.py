@@ -16,13 +16,13 @@ from jobs.console.exit_codes import TrainingError
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
+from jobs.train.annexes import annexes
 from jobs.train.display import display
 from jobs.train.initial_versions import with_versions
 from jobs.train.options import TrainOptions
 from jobs.train.plan import AnyPlan, flags_of_defaults, weights_texts
 from jobs.train.planning import cluster_session, lanes_for
 from jobs.train.recorder import Recorder
-from jobs.train.reporting import is_in_index, load_in_background, write_index, write_report
 from jobs.train.run_dataset import RunDataset
 from jobs.train.supervision import Loop, TrialSource
 from jobs.train.trials import Trials
@@ -69,8 +69,8 @@ def run_on_cluster(
     """
     options = plan.options
     objects = folder.objects
-    if options.report:
-        load_in_background()
+    for annex in annexes(wanted=options.report).values():
+        annex.load_in_background()
     for text in weights_texts(plan):
         log.info("%s", text)
     plan = with_versions(plan, folder)
@@ -229,9 +229,9 @@ class Run(Generic[AnyPlan]):
             folds=folds,
             label_errors=errors,
         )
-        if self.options.report:
-            with step("writing the report", shown=shown):
-                write_report(self.folder, summary, results.tallies, self.data.content, self.code, type(self.options))
+        for text, annex in annexes(wanted=self.options.report).items():
+            with step(text, shown=shown):
+                annex.add(self.folder, summary, results.tallies, self.data.content, self.code, type(self.options))
         failpoint("run.before_summary")
         self.folder.complete(summary)
         finish(self.folder, summary, report=self.options.report)
@@ -286,8 +286,8 @@ def finish(folder: RunFolder, summary: Summary, *, report: bool) -> None:
     record_last_run(folder, summary)
     failpoint("run.before_forget")
     delete_trial_state(folder, [trial.id for trial in summary.trials])
-    if report and not is_in_index(folder.objects, folder.run):
-        write_index(folder.objects)
+    for annex in annexes(wanted=report).values():
+        annex.update(folder.objects, folder.run)
 
 
 def _require_all(trials: Sequence[TrialRecord | FailedTrial]) -> None:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -36,6 +36,9 @@ SECONDS_PER_CALL = 0.5  # that many large files may take, so that whoever waits 
 FIRST_FILES_PER_CALL = 10  # before it is known how long they take
 MIN_FILES_PER_PROCESS = 50  # reading fewer takes less time than starting a process
 MAX_PROCESSES = 8  # more would read faster than the model predicts
+BATCH_SIZE = 1_000  # pictures that are predicted together; the evaluation of a model pads its batches to this size
+MAX_BATCH_SECONDS = 1.0  # reading time of a batch, so that a slow disk does not delay the first results
+MAX_BATCH_BYTES = 32_000_000  # size of the files that are sent to a worker together
 MAX_CALLS_PER_PROCESS = 4  # limits the results in memory that nobody has taken yet
 
 NOT_BEGUN = 2**32 - 1  # the position of a process that has not begun the first file
@@ -236,3 +239,16 @@ def _result(function: Callable[[Item], T], item: Item) -> T | ImageError:
 
 if __name__ == "__main__":
     _serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+
+
+def in_batches(items: Iterable[T], num_bytes: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
+    """Yield items in batches that limit their number, their size and the time until they are passed on."""
+    batch, size, begin = list[T](), 0, time.monotonic()
+    for item in items:
+        batch.append(item)
+        size += num_bytes(item)
+        if len(batch) == BATCH_SIZE or size > MAX_BATCH_BYTES or time.monotonic() - begin > MAX_BATCH_SECONDS:
+            yield batch
+            batch, size, begin = [], 0, time.monotonic()
+    if batch:
+        yield batch

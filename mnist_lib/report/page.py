@@ -19,7 +19,6 @@ from markupsafe import Markup, escape
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import MAKERS
-from mnist_lib.data.table import Table
 from mnist_lib.documents import builtins_of
 from mnist_lib.report import evidence, plots
 from mnist_lib.report.aggregation import Tally
@@ -142,12 +141,6 @@ def rejected_by_kind(tallies: Mapping[str, Tally]) -> dict[str, dict[str, Accura
         for kind, text in MADE_UP_TEXTS.items()
         if any(kind in counts for counts in rejected.values())
     }
-
-
-def page_of_another_test(found: Any, images: Table, trial: evidence.StoredTrial) -> bytes:
-    """Return the page of an `AnotherTest`. Args: what `another_test` returns."""
-    ink = " ink" if found.dataset in DATASETS else ""
-    return render("another_test.html", found=found, images=images, trial=trial, ink=ink, data_url=data_url)
 
 
 def render(name: str, **values: Any) -> bytes:

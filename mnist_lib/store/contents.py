@@ -1,15 +1,11 @@
-"""The files of a version: the model, its predictions, and the manifest, which says how it was made; and how two
-versions differ.
-"""
+"""The files of a version: the model, its predictions, and the manifest, which says how it was made."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.documents import (
@@ -26,12 +22,12 @@ from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
 from mnist_lib.objects.archives import npz
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
-from mnist_lib.pictures.likeness import LIKENESS, Likeness
+from mnist_lib.pictures.likeness import LIKENESS, REJECT_SHARE, Likeness, min_held_out
 from mnist_lib.pretrained import EMPTIED, StoredWeights
 from mnist_lib.results import Accuracy, EpochDone, TrialRecord, TrialResult
 from mnist_lib.run_documents import spec_of_schema_1
-from mnist_lib.spec import TrialSpec, is_unused
-from mnist_lib.store.predictions import PREDICTIONS, Predictions
+from mnist_lib.spec import TrialSpec
+from mnist_lib.store.predictions import PREDICTIONS
 from mnist_lib.store.versions import (
     About,
     DatasetFacts,
@@ -40,6 +36,9 @@ from mnist_lib.store.versions import (
     read_file,
     readable_versions,
 )
+
+if TYPE_CHECKING:
+    from mnist_lib.pictures.reading import Layout
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +138,30 @@ class StoredModel:
         if LIKENESS not in self.files:
             return None
         return Likeness.read(self.files[LIKENESS], f"{self.name}: {LIKENESS}")
+
+    def layout(self, *, as_is: bool = False, accept_all: bool = False) -> "Layout":
+        """Return the layout of pictures that the model expects."""
+        from mnist_lib.pictures.reading import Layout, Shape  # which imports Pillow
+
+        shape = Shape(*self.manifest.dataset.image_shape)
+        return Layout.of(self.manifest.spec.dataset, shape, as_is=as_is, accept_all=accept_all)
+
+    def why_all_accepted(self, reject_share: float = REJECT_SHARE) -> str | None:
+        """Return why no picture is rejected by its likeness to the classes; None if some may be, or need not be.
+
+        Raises IntegrityError if the file of the likeness is damaged.
+        """
+        if not reject_share or self.layout().judged:
+            return None
+        likeness = self.likeness()
+        needed = min_held_out(reject_share)
+        if likeness is not None and len(likeness.held_out) >= needed:
+            return None
+        why = f"{self.name} was stored without scores of held-out pictures; train it again"
+        if likeness is not None:
+            share = f"{100 * reject_share:g}%"
+            why = f"{share} needs at least {needed:,} test images, and {self.name} has {len(likeness.held_out):,}"
+        return f'no picture is answered with "none of these": {why}'
 
 
 def margins_of(objects: Objects, version: Version) -> Margins | None:
@@ -271,58 +294,3 @@ def read_manifest(objects: Objects, version: Version) -> Manifest:
     content = read_file(objects, version, MANIFEST, limit=MAX_EPOCHS_BYTES)
     name = f"{version.name}: {MANIFEST}"
     return decode_upgraded(content, Manifest, MANIFEST_SCHEMA, name, partial(with_record, version.about))
-
-
-@dataclass(frozen=True)
-class DifferingAnswer:
-    """A test image that two versions answer differently."""
-
-    image: int  # index in the test split of `one`
-    label: int
-    one: int
-    other: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    one: str
-    other: str
-    accuracies: tuple[float, float]  # on the test split
-    classes: tuple[str, ...]  # their names
-    settings: Mapping[str, tuple[Any, Any]]  # those that differ, by names such as "seed"
-    test_images: int  # on which both were tested
-    differing: Sequence[DifferingAnswer]
-
-
-def compare(objects: Objects, one: Version, other: Version) -> Comparison:
-    """Compare two versions. Raises IntegrityError if a file is damaged."""
-    predictions, others = Predictions.read(objects, one), Predictions.read(objects, other)
-    settings, other_settings = (_settings(objects, version) for version in (one, other))
-    pairs = {name: (settings.get(name), other_settings.get(name)) for name in {*settings, *other_settings}}
-    found = others.rows_for(predictions) if predictions.classes == others.classes else np.full(1, -1)
-    common = np.flatnonzero(found >= 0)
-    rows = zip(
-        common.tolist(),
-        predictions.labels[common].tolist(),
-        predictions.answers[common].tolist(),
-        others.answers[found[common]].tolist(),
-        strict=True,
-    )
-    return Comparison(
-        one=one.name,
-        other=other.name,
-        accuracies=(predictions.accuracy, others.accuracy),
-        classes=predictions.classes,
-        settings={name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]},
-        test_images=len(common),
-        differing=[DifferingAnswer(*row) for row in rows if row[2] != row[3]],
-    )
-
-
-def _settings(objects: Objects, version: Version) -> dict[str, Any]:
-    """Return the fields of a version's spec that are used, and each argument of its model by its own name."""
-    settings: dict[str, Any] = builtins_of(read_manifest(objects, version).spec)
-    for field in ("arguments", "weights"):
-        values = settings.pop(field)
-        settings |= {f"{field}.{name}": value for name, value in values.items()}
-    return {name: value for name, value in settings.items() if not is_unused(name, value)}

@@ -21,10 +21,10 @@ from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, ScheduleOptions, check_train, train_options
 from jobs.review.options import ApplyOptions, ReviewOptions
 from jobs.search.options import SearchOptions
-from jobs.search.plan import plan_of
 from jobs.show import ShowOptions
-from jobs.submit import __main__ as submit
+from jobs.submit.__main__ import SubmitOptions
 from jobs.track.__main__ import TrackOptions
+from jobs.train.commands import job_options, plan_of
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import moment_of
 from tests.support.builders import builder_file
@@ -55,26 +55,21 @@ def parse_train(words: Sequence[str]) -> None:
 
 def parse_search(words: Sequence[str]) -> None:
     options: SearchOptions = parse("jobs.search", SearchOptions, words)
-    if words and "--space" not in words:  # else the document only mentions the command, or a file that does not exist
+    if words:  # else the document only mentions the command
         plan_of(options).check()
     require_not_expired(options)
 
 
 def parse_submit(words: Sequence[str]) -> None:
-    name, words = (words[0], words[1:]) if words and words[0] in submit.COMMANDS else ("", words)
     own, flags = split_at_dashes(words)
-    parse("jobs.submit", submit.COMMANDS[name], own)
-    if name == "search":
-        parse_search(flags)
-    elif name != "logs":
-        options: TrainOptions = parse("jobs.submit --", TrainOptions, flags)
-        plan_of(options).check()
+    parse("jobs.submit", SubmitOptions, own)
+    plan_of(job_options("jobs.submit --", flags)).check()
 
 
 def parse_retrain(words: Sequence[str]) -> None:
     own, train = split_at_dashes(words)
     name = own.pop(0) if own and not own[0].startswith("-") else None
-    kind = retrain.COMMANDS[name][0] if name else RetrainOptions
+    kind = retrain.OPTIONS[name or ""]
     if not any(word.startswith("--") for word in own):
         return  # the document only mentions the command
     options: ScheduleOptions = parse("jobs.retrain", kind, own)

@@ -16,7 +16,7 @@ from msgspec import structs
 from PIL import Image
 
 import mnist_lib
-from jobs.predict.batches import layout_of, predict_here
+from jobs.predict.batches import predict_here
 from mnist_lib.api import choose_version, find_version
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import ImageError, IntegrityError, SpecError
@@ -27,6 +27,7 @@ from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder
@@ -249,7 +250,7 @@ def test_a_picture_is_read_as_the_array_that_jobs_predict_gives_the_model(
         given.append(images)
         return Answers(np.full((len(images), 2), 0.5, np.float32), np.ones(len(images)))
 
-    assert [*predict_here([read_file(tmp_path / "one.png", layout_of(stored))], predict)]
+    assert [*predict_here([read_file(tmp_path / "one.png", StoredModel.layout(stored))], predict)]
     read = mnist_lib.read_picture(str(tmp_path / "one.png"), model)
     assert read.shape == shape
     assert np.array_equal(read, given[0][0])

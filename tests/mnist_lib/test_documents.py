@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.retrain.journal import Entry
 from mnist_lib.data.prepared.index import _About
 from mnist_lib.documents import Moment, builtins_of, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SchemaError
@@ -19,7 +20,6 @@ from mnist_lib.objects.lease import LeaseTerm
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.report.index import index, row_of
 from mnist_lib.results import Accuracy, EpochDone
-from mnist_lib.retraining.journal import Entry
 from mnist_lib.run_documents import Summary
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.log import Champion

@@ -160,9 +160,6 @@ def parse_retrain(arguments: Sequence[str]) -> RetrainOptions:
 
 
 def parse_submit(arguments: Sequence[str]) -> None:
-    if arguments and not arguments[0].startswith("-"):
-        parse("jobs.submit", submit.COMMANDS[arguments[0]], arguments[1:])
-        return
     own, train = split_at_dashes(arguments)
     parse("jobs.submit", submit.SubmitOptions, own)
     options = parse_train(train)

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 import mnist_lib
-from jobs.console.exit_codes import exit_code_of
 from jobs.models import __main__ as models
 from mnist_lib.data.changes import DatasetState
 from mnist_lib.data.dataset import Dataset
@@ -83,24 +82,15 @@ def test_pictures_on_which_the_version_was_trained_and_unknown_classes_are_count
     assert found["interval"] == pytest.approx(accuracy_interval(correct))
 
 
-def test_the_table_names_classes_and_mistakes_and_the_page_shows_them(
+def test_the_table_names_classes_and_mistakes(
     trained: Path, digits: Dataset, evaluate: Command, tmp_path: Path
 ) -> None:
     others = add_digits(tmp_path / "others", digits, 300, 400)
-    code, stdout, stderr = evaluate("--on", others, f"--report={tmp_path}/page.html")
+    code, stdout, stderr = evaluate("--on", others)
     assert code == 0, stderr
     assert stdout.startswith("keras@1 on others: ")
     assert " of 100 images correct, " in stdout.splitlines()[0]
     assert "The most confident mistakes:" in stdout
-    page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/png") >= 5
-    assert '<th scope="row">7</th>' in page
-    code, _, stderr = evaluate("--on", others, f"--report={tmp_path}/page.html")
-    assert (code, "expected nothing at this path, got a file or folder" in stderr) == (2, True)
-    assert evaluate(f"--report={tmp_path}/other.html")[0] == 2
-    code, _, stderr = evaluate("--on", others, f"--report={tmp_path}/none/page.html")
-    assert code == exit_code_of("E-OUTPUT")
-    assert "page.html: expected a folder" in stderr
 
 
 def test_the_python_api_gives_the_same_numbers_also_with_groups(

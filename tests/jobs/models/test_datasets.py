@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from jobs.models import __main__ as models
-from jobs.models.compute import dataset_request
 from jobs.retrain import __main__ as retrain
-from jobs.train.reporting import write_index
+from jobs.retrain.journal import Entry, Journal
 from mnist_lib.api import choose_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.report.index import write_index
 from mnist_lib.results import Accuracy
-from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.store.images import dataset_request
 from tests.support.store.answering import answering, first
 
 RUN = "nightly-2026-11-2{}T03-00-00Z"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from jobs.models import __main__ as models
-from jobs.train.reporting import is_in_index, write_index
 from mnist_lib import runs
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.records import seal
+from mnist_lib.report.index import write_index
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.appointment import champion, rollback
 from mnist_lib.store.champions.challenge import promote
@@ -150,7 +150,7 @@ def test_one_odd_summary_or_champion_does_not_stop_the_index(
     with caplog.at_level(logging.WARNING):
         write_index(objects)
     page = (objects.read("index.html") or b"").decode()
-    assert is_in_index(objects, "good")
+    assert ">good<" in page
     left_out = page[page.index("<h2>Left out</h2>") :]
     for name in odd_summaries(good):
         assert f"run {name}, because its summary is damaged" in left_out

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from jobs.predict import __main__ as predict
 from jobs.predict.answers import COLUMNS, Answer, as_csv, as_document, as_lines, draw
-from jobs.predict.batches import BATCH_SIZE, in_batches
 from jobs.predict.options import PredictOptions
 from mnist_lib.catalog import DIGITS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.reading import Picture
 from mnist_lib.pictures.rejecting import MIN_LIKENESS, MIN_SURE_LIKENESS
+from mnist_lib.pictures.sandbox import BATCH_SIZE, in_batches
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.contents import StoredModel

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from jobs.retrain.journal import DataOfRun, Entry, ModelResult
 from jobs.retrain.status import headline, notice_of
 from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
-from mnist_lib.retraining.journal import DataOfRun, Entry, ModelResult
 
 TRAIN = TrainOptions()
 DONE = Entry(

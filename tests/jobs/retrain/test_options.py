@@ -198,7 +198,7 @@ def test_a_schedule_searches_if_its_configuration_says_so(tmp_path: Path) -> Non
     assert type(train_options(RetrainOptions(cron="0 3 * * *"), ["--epochs=3"])) is TrainOptions
     for both, message in (
         ({"search": search, "train": {"epochs": 2}}, "train, search: expected one of them, got both"),
-        ({"search": {"epochs": 2}}, "search: expected vary or space among its options, got neither"),
+        ({"search": {"epochs": 2}}, "search: expected vary among its options, got none"),
     ):
         with pytest.raises(UsageError, match=message):
             train_options(RetrainOptions(**both), [])

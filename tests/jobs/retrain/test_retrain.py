@@ -188,7 +188,7 @@ def test_i10_a_second_start_gives_exit_code_75_a_stopped_run_is_resumed_and_ends
 
 @pytest.mark.long
 def test_w8_now_trains_after_a_daemon_was_ended_by_a_signal(schedule: Schedule) -> None:
-    """What follows a killed one is in `mnist_lib/retraining/test_recovery.py`."""
+    """What follows a killed one is in `jobs/retrain/test_recovery.py`."""
     command = (HOURLY, "--overlap=replace", "--lease-seconds=6")
     train = ("--models=scratch", "--epochs=40", "--checkpoint-seconds=0", "--no-report")
     daemon = schedule.start(*command, train=train, later=BEFORE_A_SLOT)

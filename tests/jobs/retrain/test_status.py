@@ -8,11 +8,11 @@ import pytest
 from msgspec import structs
 
 from jobs.retrain.__main__ import main
+from jobs.retrain.journal import DataOfRun, Entry, Journal, ModelResult
 from jobs.retrain.status import events_of, text_of_entry
 from mnist_lib.data.request import Growth
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
-from mnist_lib.retraining.journal import DataOfRun, Entry, Journal, ModelResult
 from mnist_lib.store.opening import open_run
 
 SLOT = "2026-11-21T02:00:00Z"

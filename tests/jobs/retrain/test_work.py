@@ -16,15 +16,15 @@ from jobs.console.output import CommandResult
 from jobs.console.terminal import SafeStream
 from jobs.retrain.__main__ import _run_once
 from jobs.retrain.options import RetrainOptions
+from jobs.retrain.retrainer import ABANDONED_EXIT_CODE, AttemptResult
+from jobs.retrain.slots import Policy
 from jobs.retrain.work import TrainAttempt, TrainWork
-from jobs.search.options import job_options
+from jobs.train.commands import job_options
 from jobs.train.options import TrainOptions
 from mnist_lib.data.corrections import labels_file
 from mnist_lib.documents import builtins_of
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy
-from mnist_lib.retraining.retrainer import ABANDONED_EXIT_CODE, AttemptResult
-from mnist_lib.retraining.slots import Policy
 from mnist_lib.store.runs import RunFolder
 from tests.support.bounds import JOB_SECONDS, wait_until
 from tests.support.corrections import correct, correction

@@ -10,15 +10,16 @@ import yaml
 
 from jobs.console.options import parse
 from jobs.search.__main__ import main, plan_document, plan_lines, search_lines
-from jobs.search.options import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions, is_search
+from jobs.search.halving import Ladder
+from jobs.search.options import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions
 from jobs.search.plan import SearchPlan
+from jobs.train.commands import job_options
 from jobs.train.initial_versions import with_warm_starts
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.resuming import configuration
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.reading.volume import Volume
-from mnist_lib.search.halving import Ladder
 from mnist_lib.spec import BY_IMAGES_TEXT
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.simulation.memory import MemoryObjects
@@ -275,16 +276,16 @@ def test_with_folds_each_configuration_is_trained_without_each_fold_and_the_winn
 
 
 def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text("learning_rate: 1e-4..1e-1:log\nhidden_units: [16, 32]\n")
-    given = plan(f"--space={tmp_path}/space.yaml", "--vary=hidden_units=64,128")
+    (tmp_path / "search.yaml").write_text("vary: {learning_rate: 1e-4..1e-1:log, hidden_units: [16, 32]}\n")
+    given = plan(f"--config={tmp_path}/search.yaml", "--vary=hidden_units=64,128")
     assert given.variation.document() == {"learning_rate": "0.0001..0.1:log", "hidden_units": [64, 128]}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "space: expected at least one setting"),
-        (["--vary=learning_rat=1,2"], "space: 'learning_rat' cannot vary; did you mean learning_rate?"),
+        ([], "vary: expected at least one setting"),
+        (["--vary=learning_rat=1,2"], "vary: 'learning_rat' cannot vary; did you mean learning_rate?"),
         (["--vary=learning_rate=0..1:log"], "expected numbers above 0 for a logarithmic range"),
         (["--vary=learning_rate=2..1"], "expected two finite numbers, the lower one first"),
         (["--vary=learning_rate=-1,1"], "learning_rate: expected a number from 1.2e-38 to 3.4e+38, got -1"),
@@ -296,18 +297,17 @@ def test_a_file_holds_the_space_and_the_command_line_overrides_it(tmp_path: Path
         ([RATE, "--model-arg=typo=3"], "model_arg: expected an argument of keras, got typo"),
         (["--vary=hidden_units=0..8"], "hidden_units: expected a whole number from 1 to 65536, got 0"),
         (["--vary=batch_size=0.5,2"], "batch_size: expected a whole number from 1 to 1000000, got 0.5"),
-        (["--vary=model=scratch"], "space: model: expected one of --models keras, got 'scratch'"),
+        (["--vary=model=scratch"], "vary: model: expected one of --models keras, got 'scratch'"),
         ([RATE, "--strategy=hyperband"], "strategy: 'hyperband' is not known"),
         ([RATE, "--strategy=grid"], "expected a list of values for a grid, got a range"),
-        ([RATE, "--learning-rate=0.1"], "space: learning_rate: expected values to try or a fixed value, got both"),
-        (["--vary=hidden_units=8,16", "--model-arg=hidden_units=8"], "space: hidden_units: expected values to try"),
+        ([RATE, "--learning-rate=0.1"], "vary: learning_rate: expected values to try or a fixed value, got both"),
+        (["--vary=hidden_units=8,16", "--model-arg=hidden_units=8"], "vary: hidden_units: expected values to try"),
         ([RATE, "--trials=0"], "trials: expected a whole number from 1 to 10000, got 0"),
         ([RATE, "--final-seeds=0"], "final_seeds: expected a whole number from 1 to 1000, got 0"),
         ([RATE, "--validation-percent=0"], "validation_percent: expected 1 or more"),
         ([RATE, "--folds=5", "--validation-percent=20"], "validation_percent: expected none with --folds"),
         ([RATE, "--folds=5", "--max-epochs-total=30"], "max_epochs_total: expected at least 160, got 30"),
         ([RATE, "--epochs=9", "--folds=2", "--max-epochs-total=30"], "max_epochs_total: expected at least 45, got 30"),
-        ([RATE, "--space=/nowhere.yaml"], "space: /nowhere.yaml: expected a YAML file"),
         (
             [
                 f"--vary=batch_size={','.join(map(str, range(1, 1001)))}",
@@ -338,11 +338,9 @@ def test_the_terms_of_a_search_have_every_model(tmp_path: Path) -> None:
     assert plan(*arguments).terms({"sha256": "x"}) != before
 
 
-def test_the_stored_configuration_has_the_space_itself(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text("learning_rate: 1e-4..1e-1:log\n")
-    given = plan(f"--space={tmp_path}/space.yaml").with_inline_space()
-    assert (given.options.space, given.options.vary) == (None, {"learning_rate": "0.0001..0.1:log"})
+def test_the_stored_configuration_has_the_space(tmp_path: Path) -> None:
+    given = plan(RATE, "--vary=hidden_units=16,32")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(given.options)))
     again = SearchPlan.of(parse("jobs.search", SearchOptions, [f"--config={tmp_path}/config.yaml"]))
     assert again.variation == given.variation
-    assert is_search([], configuration(given.options))
+    assert type(job_options("", [], configuration(given.options))) is SearchOptions

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.models import compute
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import NONE, labels_file
 from mnist_lib.data.dataset import Dataset
@@ -17,6 +16,7 @@ from mnist_lib.errors import DataError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import Accuracy
+from mnist_lib.store import images
 from mnist_lib.store.datasets import begun_with
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.runs import RunFolder
@@ -115,14 +115,14 @@ def check_old_versions(objects: LocalObjects, data: DataRequest) -> None:
         assert version is not None
         tested = Predictions.read(objects, version)
         try:
-            split = compute.tested_split(objects, version, data)
+            split = images.tested_split(objects, version, data)
         except DataError:
             assert number == 1  # the deleted picture was in its test split
             continue
         assert np.array_equal(split.labels, tested.labels)
         assert np.array_equal(split.hashes, tested.hashes)
         assert np.array_equal(
-            compute.load_dataset(data, objects, used=compute.used_labels(objects, version)).classes, tested.classes
+            images.load_dataset(data, objects, used=images.used_labels(objects, version)).classes, tested.classes
         )
 
 

@@ -13,8 +13,8 @@ from jobs import SOURCE_FOLDERS
 from jobs.console.options import parse
 from jobs.search.__main__ import main as search
 from jobs.search.options import SearchOptions
-from jobs.search.plan import plan_of
 from jobs.train.__main__ import main
+from jobs.train.commands import plan_of
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan, require_trusted_code
 from jobs.train.resuming import configuration, resume_command

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import VersionsError
 from cluster.lanes import Cause, Death
 from cluster.supervisor import LostAttempt
-from jobs.train.recorder import require_same_versions
 from mnist_lib.documents import builtins_of
-from mnist_lib.environment import RESULT_PACKAGES, package_versions
+from mnist_lib.environment import RESULT_PACKAGES, package_versions, require_same_versions
+from mnist_lib.errors import VersionsError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import CheckpointTaken, TrialFailure
 from mnist_lib.run_documents import FailedTrial

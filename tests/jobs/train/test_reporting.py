@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from jobs.train.reporting import is_in_index, pictures_link, write_index, write_report
+from jobs.train import reporting
+from jobs.train.reporting import pictures_link, update
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.documents import encode
 from mnist_lib.errors import IntegrityError
@@ -27,6 +28,10 @@ def summary(digits: Dataset) -> Summary:
     return made_run(digits, seeds=1, models=("keras",)).summary
 
 
+def is_in_index(objects: LocalObjects, run: str) -> bool:
+    return f">{run}<" in (objects.read("index.html") or b"").decode()
+
+
 def complete(objects: LocalObjects, summary: Summary, run: str) -> None:
     objects.replace(f"runs/{run}/summary.json", encode(structs.replace(summary, run=run)))
 
@@ -40,7 +45,7 @@ def test_the_index_contains_a_run_that_completes_while_it_is_written(summary: Su
 
     objects = LocalObjects(tmp_path)
     complete(objects, summary, "a")
-    write_index(Busy(tmp_path))
+    update(Busy(tmp_path), "a")
     assert is_in_index(objects, "a")
     assert is_in_index(objects, "b")
 
@@ -53,7 +58,7 @@ def test_the_index_leaves_out_a_damaged_summary_and_names_its_run(
     complete(objects, summary, "complete")
     objects.replace("runs/odd/summary.json", content)
     with caplog.at_level(logging.WARNING):
-        write_index(objects)
+        update(objects, "complete")
     assert is_in_index(objects, "complete")
     assert not is_in_index(objects, "odd")
     assert "leaves out run odd" in caplog.text
@@ -67,7 +72,7 @@ def test_the_report_separates_options_that_differ_from_their_defaults(digits: Da
         b"dataset: mnist-mini\nmodels:\n- keras\n- scratch\nseeds: 3\nallow_cpu: true\nreport: true\n"
         b"precision: float32\n",
     )
-    write_report(folder, run.summary, run.tallies, lambda: digits, run.code)
+    reporting.add(folder, run.summary, run.tallies, lambda: digits, run.code)
     page = (tmp_path / "runs/a/report.html").read_text()
     assert re.findall(r"<code>(--[^<]*)</code>", page) == [
         *("--seeds=3", "--allow-cpu"),
@@ -108,7 +113,7 @@ def test_the_index_shows_no_current_champion_if_the_newest_record_is_damaged(
     monkeypatch.setattr("mnist_lib.report.index.datasets_with_logs", lambda _, model: ["mnist"] * (model == "keras"))
     objects = LocalObjects(tmp_path)
     complete(objects, summary, "a")
-    write_index(objects)
+    update(objects, "a")
     current, _, history = (tmp_path / "index.html").read_text().partition("<h2>Champion history</h2>")
     assert ("keras@2" in current) == (not damaged)
     assert "keras@1" not in current
@@ -120,8 +125,8 @@ def test_without_matplotlib_a_warning_is_given_and_no_index_is_written(summary: 
     complete(LocalObjects(tmp_path), summary, "a")
     script = (
         "import logging, sys; sys.modules['matplotlib'] = None; logging.basicConfig(format='%(message)s');"
-        f"from jobs.train.reporting import write_index; from mnist_lib.objects.local import LocalObjects;"
-        f"from pathlib import Path; write_index(LocalObjects(Path({str(tmp_path)!r})))"
+        f"from jobs.train.reporting import update; from mnist_lib.objects.local import LocalObjects;"
+        f"from pathlib import Path; update(LocalObjects(Path({str(tmp_path)!r})), 'a')"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.startswith("the index could not be written (ModuleNotFoundError")
@@ -131,5 +136,5 @@ def test_without_matplotlib_a_warning_is_given_and_no_index_is_written(summary: 
 def test_a_log_of_champions_that_has_no_record_yet_does_not_end_the_index(tmp_path: Path) -> None:
     """A process was killed after it had made the folder."""
     (tmp_path / "models/keras/champions/mnist").mkdir(parents=True)
-    write_index(LocalObjects(tmp_path))
+    update(LocalObjects(tmp_path), "none")
     assert "No model has a champion." in (tmp_path / "index.html").read_text()

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.predict.batches import why_all_accepted
 from mnist_lib.api import load_stored
 from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
@@ -130,7 +129,7 @@ def test_a_model_of_bars_rejects_discs_and_few_new_bars(tmp_path: Any) -> None:
     dataset = Dataset.of("bars", "1", bars(300, rng), bars(150, rng), ("upright", "lying"))
     files, about = contents_of(trained(dataset), dataset, "run", {})
     stored = StoredModel.read(objects, publish(objects, "keras", "run", files, about))
-    assert why_all_accepted(stored) is None
+    assert stored.why_all_accepted() is None
     model = load_stored(stored)
     of_test = model.answers(dataset.test.images).likeness
     assert (of_test <= REJECT_SHARE).sum() == 2  # those below the third lowest of 150, without the third
@@ -140,8 +139,8 @@ def test_a_model_of_bars_rejects_discs_and_few_new_bars(tmp_path: Any) -> None:
     old = StoredModel.read(objects, publish(objects, "keras", "old", earlier, about))
     assert (load_stored(old).answers(discs(3, rng)).likeness == 1).all()
     expected = 'no picture is answered with "none of these": keras@2 was stored without scores of held-out pictures'
-    assert why_all_accepted(old) == f"{expected}; train it again"
-    assert why_all_accepted(old, 0.0) is None
+    assert old.why_all_accepted() == f"{expected}; train it again"
+    assert old.why_all_accepted(0.0) is None
 
 
 @pytest.mark.slow
@@ -153,8 +152,8 @@ def test_with_48_held_out_pictures_no_picture_is_rejected_and_the_reason_is_give
     stored = StoredModel.read(objects, publish(objects, "keras", "run", files, about))
     assert (load_stored(stored).answers(discs(20, rng)).likeness > REJECT_SHARE).all()
     expected = 'no picture is answered with "none of these": 2% needs at least 49 test images, and keras@1 has 48'
-    assert why_all_accepted(stored) == expected
-    assert why_all_accepted(stored, 0.05) is None
+    assert stored.why_all_accepted() == expected
+    assert stored.why_all_accepted(0.05) is None
 
 
 @pytest.mark.slow

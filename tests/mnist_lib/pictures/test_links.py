@@ -125,8 +125,8 @@ def test_w11_predict_reads_no_picture_that_has_become_a_link_out(
             "_built",
             lambda stored: lambda images: Answers(np.full((len(images), 2), 0.5, np.float32), np.ones(len(images))),
         )
-        monkeypatch.setattr(predict, "layout_of", lambda stored, **options: Layout(shape=Shape(8, 8, 1)))
         stored = mock.Mock()
+        stored.layout.return_value = Layout(shape=Shape(8, 8, 1))
         stored.manifest.dataset.classes = ("a", "b")
         results = predict._predict_files(options, stored, [])
     errors = {result.name: str(getattr(result, "error", "")) for result in results}

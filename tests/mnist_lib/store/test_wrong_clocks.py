@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+from jobs.retrain.journal import Entry, Journal
 from jobs.review.labels import Decision, Labels
 from jobs.train.__main__ import main as train
 from mnist_lib.clock import SystemClock, timestamp
@@ -17,7 +18,6 @@ from mnist_lib.errors import ClockError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.retraining.journal import Entry, Journal
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import check_writable
 from tests.support.store.invariants import all_verified, champion_verified

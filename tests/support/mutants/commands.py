@@ -160,7 +160,7 @@ MUTANTS = (
     ),
     Mutant(
         name="the last batch of pictures is not predicted",
-        file="jobs/predict/batches.py",
+        file="mnist_lib/pictures/sandbox.py",
         old="    if batch:\n        yield batch\n",
         new="",
         why="Up to 999 pictures would have no answer.",

@@ -3,8 +3,8 @@
 from tests.support.mutants.mutant import Mutant
 
 AGGREGATION, EVIDENCE = "mnist_lib/report/aggregation.py", "mnist_lib/report/evidence.py"
-HALVING, RESULTS = "mnist_lib/search/halving.py", "mnist_lib/results.py"
-RETRAINER, SLOTS = "mnist_lib/retraining/retrainer.py", "mnist_lib/retraining/slots.py"
+HALVING, RESULTS = "jobs/search/halving.py", "mnist_lib/results.py"
+RETRAINER, SLOTS = "jobs/retrain/retrainer.py", "jobs/retrain/slots.py"
 SEARCH, AUGMENTATION = "jobs/search/test_driver.py", "mnist_lib/models/augmentation.py"
 
 MUTANTS = (
@@ -134,7 +134,7 @@ MUTANTS = (
         old="return (DEFAULTS, defaults) if best and defaults and defaults.is_close_to(best[1]) else best",
         new="return best",
         why="Of many settings, the luckiest one would be recommended.",
-        tests=("mnist_lib/search/test_halving.py",),
+        tests=("jobs/search/test_halving.py",),
     ),
     Mutant(
         name="a configuration is scored by its last fold alone",
@@ -142,15 +142,15 @@ MUTANTS = (
         old="rung] = self.score(step)",
         new="rung] = score",
         why="A fifth of the images would decide instead of all.",
-        tests=("mnist_lib/search/test_halving.py",),
+        tests=("jobs/search/test_halving.py",),
     ),
     Mutant(
         name="a logarithmic range is drawn linearly",
-        file="mnist_lib/search/space.py",
+        file="jobs/search/space.py",
         old="        if self.log:\n            value =",
         new="        if self.log and self.whole:\n            value =",
         why="Nearly all learning rates would be large ones.",
-        tests=("mnist_lib/search/test_space.py",),
+        tests=("jobs/search/test_space.py",),
     ),
     Mutant(
         name="a configuration that diverged can win by its early epochs",
@@ -174,7 +174,7 @@ MUTANTS = (
         old='failures = last.failures + (last.kind == "started")',
         new="failures = last.failures",
         why="A run that crashes its host would crash it again all night.",
-        tests=("mnist_lib/retraining/test_recovery.py",),
+        tests=("jobs/retrain/test_recovery.py",),
     ),
     Mutant(
         name="a process acts although its lease may have ended",
@@ -182,7 +182,7 @@ MUTANTS = (
         old="if not self._may_act() or not self._journal.append(number, entry) or not self._may_act():",
         new="if not self._journal.append(number, entry):",
         why="Two hosts would train the same slot.",
-        tests=("mnist_lib/retraining/test_retrainer.py",),
+        tests=("jobs/retrain/test_retrainer.py",),
     ),
     Mutant(
         name="an error that is retried once is retried again",
@@ -190,7 +190,7 @@ MUTANTS = (
         old='(result.retry == "once" and failures == 1)',
         new='result.retry == "once"',
         why="A wrong configuration would be tried all night.",
-        tests=("mnist_lib/retraining/test_recovery.py",),
+        tests=("jobs/retrain/test_recovery.py",),
     ),
     Mutant(
         name="a slot is skipped although the data have changed",
@@ -198,7 +198,7 @@ MUTANTS = (
         old="before and fingerprint == before.fingerprint:",
         new="before:",
         why="The model would never learn from new pictures.",
-        tests=("mnist_lib/retraining/test_retrainer.py",),
+        tests=("jobs/retrain/test_retrainer.py",),
     ),
     Mutant(
         name="the last slot runs twice",
@@ -206,7 +206,7 @@ MUTANTS = (
         old="if newest <= last.due:",
         new="if newest < last.due:",
         why="Every run of a schedule would be followed by another one.",
-        tests=("mnist_lib/retraining/test_retrainer.py",),
+        tests=("jobs/retrain/test_retrainer.py",),
     ),
     Mutant(
         name="the delay by jitter counts as lateness",
@@ -214,7 +214,7 @@ MUTANTS = (
         old="late > self.starting_deadline + self.jitter:",
         new="late > self.starting_deadline:",
         why="Some nights would be left out, depending on the name of the schedule.",
-        tests=("mnist_lib/retraining/test_retrainer.py",),
+        tests=("jobs/retrain/test_retrainer.py",),
     ),
     Mutant(
         name="an hour that occurs twice hides a slot",
@@ -222,7 +222,7 @@ MUTANTS = (
         old="(until + timedelta(hours=3))",
         new="(until + timedelta(hours=0))",
         why="On one night of the year the schedule would be an hour late.",
-        tests=("mnist_lib/retraining/test_timetable.py",),
+        tests=("jobs/retrain/test_timetable.py",),
     ),
     Mutant(
         name="a run is retried only if all its errors are worth it",

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from jobs.retrain.retrainer import AttemptResult
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name
-from mnist_lib.retraining.retrainer import AttemptResult
 
 if TYPE_CHECKING:
     from tests.support.retraining.world import Machine

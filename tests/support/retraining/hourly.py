@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.slots import Policy
+from jobs.retrain.journal import Entry
+from jobs.retrain.slots import Policy
 from tests.support.retraining.world import Settings, World
 
 HOUR, DAY = 3600.0, 86_400.0

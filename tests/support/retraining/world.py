@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from jobs.retrain.journal import Entry, Journal
+from jobs.retrain.retrainer import Retrainer
+from jobs.retrain.slots import Policy, Timetable
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder
-from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.retraining.retrainer import Retrainer
-from mnist_lib.retraining.slots import Policy, Timetable
 from tests.support.retraining.fakes import NEVER, SCHEDULE, DiedError, FakeAttempt, FakeWork, ObjectsOfMachine
 
 TIME_TO_LIVE = 120.0

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from jobs.search.space import Choice, Range, Space
 from mnist_lib.errors import SpecError
-from mnist_lib.search.space import Choice, Range, Space
 
 KNOWN = ("learning_rate", "hidden_units", "optimizer")
 
@@ -33,10 +33,10 @@ def test_a_dimension_is_a_list_or_a_range(given: Any, dimension: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "space: expected at least one setting, such as learning_rate="),
+        ({}, "vary: expected at least one setting, such as learning_rate="),
         (
             {"learning_rat": "1"},
-            "space: 'learning_rat' cannot vary; did you mean learning_rate? known: ",
+            "vary: 'learning_rat' cannot vary; did you mean learning_rate? known: ",
         ),
         ({"learning_rate": "0..0.1:log"}, "expected numbers above 0 for a logarithmic range, got '0..0.1:log'"),
         ({"learning_rate": "0.1..0.1"}, "expected two finite numbers, the lower one first, got '0.1..0.1'"),
@@ -46,8 +46,8 @@ def test_a_dimension_is_a_list_or_a_range(given: Any, dimension: Any) -> None:
         ({"learning_rate": []}, "expected values such as 128,256 or a range such as"),
         ({"learning_rate": [None]}, "expected values such as 128,256 or a range such as"),
         ({"learning_rate": {"low": 1}}, "expected values such as 128,256 or a range such as"),
-        ({"hidden_units": "128,128"}, "space: hidden_units: expected each value once, got 128 twice"),
-        ({"hidden_units": [*range(1_001)]}, "space: hidden_units: expected at most 1,000 values, got 1,001"),
+        ({"hidden_units": "128,128"}, "vary: hidden_units: expected each value once, got 128 twice"),
+        ({"hidden_units": [*range(1_001)]}, "vary: hidden_units: expected at most 1,000 values, got 1,001"),
     ],
 )
 def test_an_invalid_space_is_refused(given: dict[str, Any], message: str) -> None:
@@ -63,7 +63,7 @@ def test_a_grid_has_every_combination_and_a_limit() -> None:
     large = Space.parse({name: [*range(1_000)] for name in KNOWN}, KNOWN)
     with pytest.raises(SpecError, match="expected at most 10,000 combinations for a grid, got 1,000,000,000"):
         large.grid()
-    with pytest.raises(SpecError, match="space: learning_rate: expected a list of values for a grid, got a range"):
+    with pytest.raises(SpecError, match="vary: learning_rate: expected a list of values for a grid, got a range"):
         Space.parse({"learning_rate": "0..1"}, KNOWN).grid()
 
 

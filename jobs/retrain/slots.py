@@ -19,9 +19,9 @@ from typing import Annotated
 from cronsim import CronSim, CronSimError
 from msgspec import Meta
 
+from jobs.retrain.journal import Entry
 from mnist_lib.clock import moment_of
 from mnist_lib.errors import CronError
-from mnist_lib.retraining.journal import Entry
 from mnist_lib.settings import CheckedFields, Positive, Seconds, one_of, option
 from mnist_lib.wording import counted
 

@@ -73,12 +73,12 @@ class Space:
             SpecError: the space is empty, or a name or value is invalid.
         """
         if not given:
-            raise SpecError("space: expected at least one setting, such as learning_rate=1e-4..1e-1:log, got none")
+            raise SpecError("vary: expected at least one setting, such as learning_rate=1e-4..1e-1:log, got none")
         for name in given:
             if known is not None and name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                raise SpecError(f"space: {name!r} cannot vary; {hint}known: {', '.join(known)}")
+                raise SpecError(f"vary: {name!r} cannot vary; {hint}known: {', '.join(known)}")
         return cls({name: _dimension(name, value) for name, value in given.items()})
 
     def grid(self) -> list[dict[str, Value]]:
@@ -86,11 +86,11 @@ class Space:
         for name, dimension in self.dimensions.items():
             if isinstance(dimension, Range):
                 raise SpecError(
-                    f"space: {name}: expected a list of values for a grid, got a range; use --strategy halving"
+                    f"vary: {name}: expected a list of values for a grid, got a range; use --strategy halving"
                 )
         count = self.combinations()
         if count > MAX_GRID:
-            raise SpecError(f"space: expected at most {MAX_GRID:,} combinations for a grid, got {count:,}")
+            raise SpecError(f"vary: expected at most {MAX_GRID:,} combinations for a grid, got {count:,}")
         values = itertools.product(*(dimension.ends for dimension in self.dimensions.values()))
         return [dict(zip(self.dimensions, combination, strict=True)) for combination in values]
 
@@ -133,19 +133,19 @@ def _dimension(name: str, given: Any) -> Choice | Range:
         given = [given]
     if not given or not all(isinstance(value, str | int | float | bool) for value in given):
         raise SpecError(
-            f"space: {name}: expected values such as 128,256 or a range such as 1e-4..1e-1:log, got {given!r}"
+            f"vary: {name}: expected values such as 128,256 or a range such as 1e-4..1e-1:log, got {given!r}"
         )
     if len(given) > MAX_CHOICES:
-        raise SpecError(f"space: {name}: expected at most {MAX_CHOICES:,} values, got {len(given):,}")
+        raise SpecError(f"vary: {name}: expected at most {MAX_CHOICES:,} values, got {len(given):,}")
     repeated = next((value for index, value in enumerate(given) if value in given[:index]), None)
     if repeated is not None:
-        raise SpecError(f"space: {name}: expected each value once, got {repeated!r} twice")
+        raise SpecError(f"vary: {name}: expected each value once, got {repeated!r} twice")
     return Choice(tuple(given))
 
 
 def _range(name: str, text: str) -> Range:
     match = RANGE.fullmatch(text) if len(text) <= MAX_RANGE_CHARACTERS else None
-    expected = f"space: {name}: expected a range such as 1e-4..1e-1:log or 16..512"
+    expected = f"vary: {name}: expected a range such as 1e-4..1e-1:log or 16..512"
     if match is None:
         raise SpecError(f"{expected}, got {text[:MAX_RANGE_CHARACTERS]!r}")
     try:
@@ -154,9 +154,9 @@ def _range(name: str, text: str) -> Range:
         raise SpecError(f"{expected}, got {text!r}") from None
     low, high, is_log = *ends, match[3] == "log"
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise SpecError(f"space: {name}: expected two finite numbers, the lower one first, got {text!r}")
+        raise SpecError(f"vary: {name}: expected two finite numbers, the lower one first, got {text!r}")
     if is_log and low <= 0:
-        raise SpecError(f"space: {name}: expected numbers above 0 for a logarithmic range, got {text!r}")
+        raise SpecError(f"vary: {name}: expected numbers above 0 for a logarithmic range, got {text!r}")
     return Range(low, high, is_log, whole=all(isinstance(end, int) for end in ends))
 
 

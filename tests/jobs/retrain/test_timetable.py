@@ -7,8 +7,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from jobs.retrain.slots import MAX_COUNTED, Timetable
 from mnist_lib.errors import CronError
-from mnist_lib.retraining.slots import MAX_COUNTED, Timetable
 
 BERLIN = "Europe/Berlin"
 

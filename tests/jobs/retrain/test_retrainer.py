@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from jobs.retrain import retrainer
+from jobs.retrain.journal import Entry, Journal
+from jobs.retrain.slots import Policy
 from mnist_lib.clock import moment_of
 from mnist_lib.errors import StoreError
-from mnist_lib.retraining import retrainer
-from mnist_lib.retraining.journal import Entry, Journal
-from mnist_lib.retraining.slots import Policy
 from tests.support.retraining.fakes import SCHEDULE
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world, kinds
 from tests.support.retraining.world import TIME_TO_LIVE, Settings, World

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
+from jobs.retrain.journal import DataOfRun, DoneSlot, Entry, Journal, Kind, ModelResult
+from jobs.retrain.slots import Due, Policy, Timetable, missed_text
 from mnist_lib.clock import Clock, as_file_name, moment_of, text_of, timestamp
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseLostError
-from mnist_lib.retraining.journal import DataOfRun, DoneSlot, Entry, Journal, Kind, ModelResult
-from mnist_lib.retraining.slots import Due, Policy, Timetable, missed_text
 from mnist_lib.wording import counted
 
 POLL_SECONDS = 0.5  # while a run is in progress

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from jobs.search.halving import Halving, Ladder, Step, winner
 from mnist_lib.errors import SpecError
 from mnist_lib.results import Accuracy, Balanced
-from mnist_lib.search.halving import Halving, Ladder, Step, winner
 
 
 @pytest.mark.parametrize(

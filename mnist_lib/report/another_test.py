@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_lib.catalog import DATASETS
-from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.dataset import Dataset
-from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import Table, indices_of
 from mnist_lib.documents import Interval
@@ -28,7 +26,8 @@ from mnist_lib.report.summary import recall_by_class
 from mnist_lib.results import Accuracy, mean_score
 from mnist_lib.run_documents import Recall
 from mnist_lib.store.contents import origins
-from mnist_lib.store.datasets import recorded_hashes, trained_images
+from mnist_lib.store.datasets import trained_images
+from mnist_lib.store.images import load_dataset
 from mnist_lib.store.versions import DatasetFacts, Version
 from mnist_lib.wording import counted, interval_text, percent
 
@@ -87,23 +86,20 @@ def another_test(
     predict: "Callable[[Any], NDArray[np.float32]]",
     request: DataRequest,
     progress: Callable[[str], object] = lambda text: None,
-) -> tuple[AnotherTest, Table, StoredTrial]:
+) -> tuple[AnotherTest, StoredTrial]:
     """Test a version on a folder of pictures, or on the test split of another dataset.
 
     Args:
         predict: takes images, and returns the probabilities of the classes of the version: [n, classes].
 
     Returns:
-        what was found, the images that the version was not trained on, and more about its answers for them.
+        what was found, and more about the answers for the images that the version was not trained on.
 
     Raises:
         DataError: the dataset cannot be read, or has no class that the version knows.
     """
     facts = version.facts.dataset
-    labels_of_people = labels_in_storage(request, objects)
-    records = recorded_hashes(objects, request)
-    shaped = request.shaped(facts.image_shape)
-    dataset = prepare(shaped, progress, labels=labels_of_people, records=records, for_training=False)
+    dataset = load_dataset(request.shaped(facts.image_shape), objects, progress, for_training=False)
     train = len(dataset.train)
     test = len(dataset.test)
     rows = np.arange(0 if request.folder is not None else train, train + test)
@@ -153,7 +149,7 @@ def another_test(
         groups=None if groups is None else int(units_of(len(new), groups).max(initial=-1)) + 1,
         mistakes=[_mistake(each, tested, facts.classes) for each in answered.mistakes],
     )
-    return found, tested, answered
+    return found, answered
 
 
 def _labels_of(version: Version, dataset: Dataset, images: Table) -> "NDArray[Any]":

@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import pytest
 
+from jobs.retrain import retrainer
+from jobs.retrain.journal import Entry
+from jobs.retrain.slots import OVERLAP, Policy
 from mnist_lib.clock import moment_of
-from mnist_lib.retraining import retrainer
-from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.slots import OVERLAP, Policy
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.retraining.fakes import SCHEDULE, DiedError
 from tests.support.retraining.world import BEGIN, Settings, World

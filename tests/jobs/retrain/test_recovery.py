@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import pytest
 
+from jobs.retrain.journal import Entry
+from jobs.retrain.retrainer import AttemptResult
+from jobs.retrain.slots import OVERLAP, Policy
 from mnist_lib.clock import moment_of
-from mnist_lib.retraining.journal import Entry
-from mnist_lib.retraining.retrainer import AttemptResult
-from mnist_lib.retraining.slots import OVERLAP, Policy
 from tests.support.retraining.fakes import FakeAttempt
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world
 from tests.support.retraining.world import TIME_TO_LIVE, Machine, Settings, World

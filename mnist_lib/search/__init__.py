@@ -1,1 +1,0 @@
-"""Search for good settings of a model: the space, the configurations drawn from it, and which of them go on."""
