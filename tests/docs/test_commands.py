@@ -34,7 +34,16 @@ COMMANDS = commands()
 # Options that documents mention although no command of this project has them, with the reason.
 OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused"}
 OTHER_OPTIONS |= dict.fromkeys(
-    ("--catch-up", "--most-catch-up", "--nodes-per-trial", "--calibrate", "--propose", "--max-epochs", "--lease"),
+    (
+        "--catch-up",
+        "--most-catch-up",
+        "--nodes-per-trial",
+        "--calibrate",
+        "--propose",
+        "--max-epochs",
+        "--lease",
+        "--space",
+    ),
     "was removed",
 )
 OTHER_PROGRAMS = ("ray ", "kubectl ", "docker ", "pip ")
