@@ -12,8 +12,6 @@ from jobs.doctor.gpu import devices
 from mnist_lib.objects.storage import check_storage
 
 COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
-
-
 OPTIONS = {"": DoctorOptions}
 
 

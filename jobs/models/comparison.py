@@ -43,8 +43,10 @@ class Comparison:
 
 def compare(objects: Objects, one: Version, other: Version) -> Comparison:
     """Compare two versions. Raises IntegrityError if a file is damaged."""
-    predictions, others = Predictions.read(objects, one), Predictions.read(objects, other)
-    settings, other_settings = (_settings(objects, version) for version in (one, other))
+    predictions = Predictions.read(objects, one)
+    others = Predictions.read(objects, other)
+    settings = _settings(objects, one)
+    other_settings = _settings(objects, other)
     pairs = {name: (settings.get(name), other_settings.get(name)) for name in {*settings, *other_settings}}
     found = others.rows_for(predictions) if predictions.classes == others.classes else np.full(1, -1)
     common = np.flatnonzero(found >= 0)

@@ -40,7 +40,6 @@ MAX_RESIZED_LINES = 5  # up to this many resized pictures have a line each; more
 
 log = logging.getLogger("jobs.predict")  # __name__ is "__main__" under `python -m`
 
-
 OPTIONS = {"": PredictOptions}
 
 

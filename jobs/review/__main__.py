@@ -43,7 +43,6 @@ SECONDS_BETWEEN_REFRESHES = 5.0  # how often labels from other processes are rea
 
 log = logging.getLogger("jobs.review")  # __name__ is "__main__" under `python -m`
 
-
 OPTIONS = {"": ReviewOptions, "apply": ApplyOptions}
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from jobs.train.run import Run
 
 MAX_PLANNED = 3  # configurations that a plan shows
-
-
 OPTIONS = {"": SearchOptions}
 
 

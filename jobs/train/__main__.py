@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from jobs.train.run import Run
 log = logging.getLogger("jobs.train")  # __name__ is "__main__" under `python -m`
 
-
 OPTIONS = {"": TrainOptions}
 
 

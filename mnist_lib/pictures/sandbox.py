@@ -243,12 +243,16 @@ if __name__ == "__main__":
 
 def in_batches(items: Iterable[T], num_bytes: Callable[[T], int] = lambda item: 0) -> Iterator[list[T]]:
     """Yield items in batches that limit their number, their size and the time until they are passed on."""
-    batch, size, begin = list[T](), 0, time.monotonic()
+    batch = list[T]()
+    size = 0
+    begin = time.monotonic()
     for item in items:
         batch.append(item)
         size += num_bytes(item)
         if len(batch) == BATCH_SIZE or size > MAX_BATCH_BYTES or time.monotonic() - begin > MAX_BATCH_SECONDS:
             yield batch
-            batch, size, begin = [], 0, time.monotonic()
+            batch = []
+            size = 0
+            begin = time.monotonic()
     if batch:
         yield batch

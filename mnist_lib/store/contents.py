@@ -151,6 +151,8 @@ class StoredModel:
 
         Raises IntegrityError if the file of the likeness is damaged.
         """
+        from mnist_lib.pictures.rejecting import NONE_OF_THESE  # which imports Pillow
+
         if not reject_share or self.layout().judged:
             return None
         likeness = self.likeness()
@@ -161,7 +163,7 @@ class StoredModel:
         if likeness is not None:
             share = f"{100 * reject_share:g}%"
             why = f"{share} needs at least {needed:,} test images, and {self.name} has {len(likeness.held_out):,}"
-        return f'no picture is answered with "none of these": {why}'
+        return f'no picture is answered with "{NONE_OF_THESE}": {why}'
 
 
 def margins_of(objects: Objects, version: Version) -> Margins | None:

@@ -56,8 +56,10 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Tabl
     if dataset.fingerprint == tested_on:
         return dataset.test
     # The dataset has grown, or images have gone; each image is found by its hash.
-    test, train = dataset.test, dataset.train
-    in_test, in_train = (indices_of(stored.hashes, split.hashes) for split in (test, train))
+    test = dataset.test
+    train = dataset.train
+    in_test = indices_of(stored.hashes, test.hashes)
+    in_train = indices_of(stored.hashes, train.hashes)
     missing = int(((in_test < 0) & (in_train < 0)).sum())
     if missing or test.images.shape[1:] != tuple(version.facts.dataset.image_shape):
         raise DataError(
@@ -98,7 +100,8 @@ def load_dataset(
 
     data = with_reference_shape(data, objects)
     with contextlib.redirect_stdout(sys.stderr):
-        labels, records = labels_in_storage(data, objects), recorded_hashes(objects, data)
+        labels = labels_in_storage(data, objects)
+        records = recorded_hashes(objects, data)
         dataset = prepare(data, progress=progress, labels=labels, used=used, records=records, for_training=for_training)
     dataset = without_trained(dataset, trained)
     return with_near_copies(dataset, data, progress) if near_copies else dataset

@@ -15,6 +15,7 @@ import pytest
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import parse
+from jobs.console.output import RESULT_BEGINS, RESULT_ENDS
 from jobs.submit.__main__ import SENT, _check, _own_files, main, words_of_job
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan, require_trusted_code
@@ -146,7 +147,8 @@ def test_with_no_wait_the_job_id_is_printed_and_the_job_can_be_queried(
     code, stdout, stderr = submit(url, "--no-wait", *at(data_dir, tmp_path, f"--config={config}", "--plan"))
     assert code == 0, stderr
     job = stdout.strip()
-    assert '"scratch-s0"' in ray_job("logs", job, url, "--follow")
+    _, _, result = ray_job("logs", job, url, "--follow").partition(RESULT_BEGINS)
+    assert json.loads(result.partition(RESULT_ENDS)[0])["order"] == ["scratch-s0"]
     assert job in ray_job("list", url)
 
 
