@@ -6,7 +6,7 @@ TRAIN_ARGS ?= --seeds 3 --epochs 40
 # A test that hangs ends its process, and is run again in another one.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 3
 
-.PHONY: setup train test test-all test-fast simulate mutants mutants-drawn fuzz check bench record format docs pictures lock clean
+.PHONY: setup train test test-all test-fast simulate mutants mutants-drawn annexes fuzz check bench record format docs pictures lock clean
 
 setup: .venv/runtime
 
@@ -33,6 +33,10 @@ mutants: .venv/dev
 # Faults drawn from a seed, which is printed. `make mutants-drawn SEED=7` draws the same ones again.
 mutants-drawn: .venv/dev
 	$(BIN)/python -m tests.support.mutants.drawn $(or $(N),20) $(or $(SEED),$(shell date +%s))
+
+# Each command that the project can do without is deleted from a copy, in which the fast tests must pass.
+annexes: .venv/dev
+	$(BIN)/python -m tests.support.without_annex
 
 # Random hostile input to everything that reads files; `make test` tries a little of it.
 fuzz: .venv/dev

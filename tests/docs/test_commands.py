@@ -1,9 +1,7 @@
 """Every command in every document is accepted by the parser of that command."""
 
 import re
-import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,21 +11,10 @@ import pytest
 from docs.reference.make import parsers
 from jobs.__main__ import COMMANDS as PROGRAMS
 from jobs.console.exit_codes import ERRORS, UsageError
-from jobs.console.options import parse, split_at_dashes
-from jobs.doctor.checks import DoctorOptions
-from jobs.models.__main__ import COMMANDS as MODELS
-from jobs.predict.options import PredictOptions
-from jobs.retrain import __main__ as retrain
-from jobs.retrain.options import RetrainOptions, ScheduleOptions, check_train, train_options
-from jobs.review.options import ApplyOptions, ReviewOptions
-from jobs.search.options import SearchOptions
-from jobs.show import ShowOptions
-from jobs.submit.__main__ import SubmitOptions
-from jobs.track.__main__ import TrackOptions
-from jobs.train.commands import job_options, plan_of
 from jobs.train.options import TrainOptions
 from mnist_lib.clock import moment_of
 from tests.support.builders import builder_file
+from tests.support.commands import parse_command, split_command
 from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, name_of, prose
 
 COMMANDS = commands()
@@ -56,90 +43,6 @@ def require_not_expired(options: TrainOptions) -> None:
         assert timedelta() < moment_of(options.finish_by) - datetime.now(UTC) < timedelta(days=2), text
 
 
-def parse_train(words: Sequence[str]) -> None:
-    options: TrainOptions = parse("jobs.train", TrainOptions, words)
-    plan_of(options).check()
-    require_not_expired(options)
-
-
-def parse_search(words: Sequence[str]) -> None:
-    options: SearchOptions = parse("jobs.search", SearchOptions, words)
-    if words:  # else the document only mentions the command
-        plan_of(options).check()
-    require_not_expired(options)
-
-
-def parse_submit(words: Sequence[str]) -> None:
-    own, flags = split_at_dashes(words)
-    parse("jobs.submit", SubmitOptions, own)
-    plan_of(job_options("jobs.submit --", flags)).check()
-
-
-def parse_retrain(words: Sequence[str]) -> None:
-    own, train = split_at_dashes(words)
-    name = own.pop(0) if own and not own[0].startswith("-") else None
-    kind = retrain.OPTIONS[name or ""]
-    if not any(word.startswith("--") for word in own):
-        return  # the document only mentions the command
-    options: ScheduleOptions = parse("jobs.retrain", kind, own)
-    options.check()
-    if isinstance(options, RetrainOptions):
-        assert options.timetable()
-        check_train(train_options(options, train))
-
-
-def parse_predict(words: Sequence[str]) -> None:
-    options: PredictOptions = parse("jobs.predict", PredictOptions, words)
-    options.check()
-
-
-def parse_review(words: Sequence[str]) -> None:
-    if words and words[0] == "apply":
-        parse("jobs.review apply", ApplyOptions, words[1:])
-    else:
-        options: ReviewOptions = parse("jobs.review", ReviewOptions, words)
-        options.check()
-
-
-def parse_models(words: Sequence[str]) -> None:
-    parse("jobs.models", MODELS[words[0]][0], words[1:])
-
-
-def parse_show(words: Sequence[str]) -> None:
-    options: ShowOptions = parse("jobs.show", ShowOptions, words)
-    options.check()
-
-
-PARSERS: Mapping[str, Callable[[Sequence[str]], object]] = {
-    "jobs.train": parse_train,
-    "jobs.search": parse_search,
-    "jobs.submit": parse_submit,
-    "jobs.retrain": parse_retrain,
-    "jobs.predict": parse_predict,
-    "jobs.review": parse_review,
-    "jobs.models": parse_models,
-    "jobs.show": parse_show,
-    "jobs.doctor": lambda words: parse("jobs.doctor", DoctorOptions, words),
-    "jobs.track": lambda words: parse("jobs.track", TrackOptions, words),
-}
-
-
-def output_of(substitution: re.Match[str]) -> str:
-    """Return the output of a command `date`, as a shell would put it in place of `$(date ...)`."""
-    return subprocess.run(shlex.split(substitution[1]), capture_output=True, text=True, check=True).stdout.strip()
-
-
-def split_command(text: str) -> tuple[str, list[str]]:
-    """Return the name of the parser, or "make", and the words that it parses."""
-    words = shlex.split(re.sub(r"\$\((date [^)]*)\)", output_of, text))
-    words = words[: next((at for at, word in enumerate(words) if word in (">", "&", "|")), None)]
-    while "=" in words[0]:
-        del words[0]
-    if words[0] == "python":
-        return words[2], words[3:]
-    return (f"jobs.{words[1]}", words[2:]) if words[0] == "mnist-jobs" else ("make", words[1:])
-
-
 @pytest.fixture(scope="module")
 def shown_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the files that the documents show; the first line of each is its name."""
@@ -162,9 +65,10 @@ def with_shown_files(shown_files: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("command", [c for c in COMMANDS if split_command(c.text)[0] != "make"], ids=repr)
 def test_every_command_is_accepted_by_its_parser(command: Snippet, with_shown_files: None) -> None:
     name, words = split_command(command.text)
-    parse_words = PARSERS[name]
     if words and words[-1] != "--help":  # else the document only mentions the command
-        parse_words(words)
+        for options in parse_command(name, words):
+            if isinstance(options, TrainOptions):
+                require_not_expired(options)
 
 
 @pytest.mark.parametrize("target", sorted({c.text for c in COMMANDS if split_command(c.text)[0] == "make"}))
@@ -189,7 +93,7 @@ def test_every_command_of_the_project_is_in_a_document() -> None:
 def test_a_command_that_does_not_exist_is_refused(wrong: str, with_shown_files: None) -> None:
     name, words = split_command(wrong)
     with pytest.raises((UsageError, KeyError)):
-        PARSERS[name](words)
+        parse_command(name, words)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)

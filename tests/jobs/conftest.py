@@ -1,4 +1,4 @@
-"""Fixtures for tests that disturb runs: a check that no process is left, and a schedule."""
+"""Fixtures for tests that disturb runs: a check that no process is left."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ import pytest
 
 from tests.support.bounds import wait_until
 from tests.support.job import describe, processes_of, tasks_of_clusters
-from tests.support.schedule import Schedule
 
 
 @pytest.fixture
@@ -36,8 +35,3 @@ def _require_no_tasks(seconds: float) -> None:
         return f"tasks still run, and were killed: {described}"
 
     wait_until(lambda: not tasks_of_clusters(), kill_tasks, seconds)
-
-
-@pytest.fixture
-def schedule(tmp_path: Path, data_dir: Path) -> Schedule:
-    return Schedule(tmp_path, data_dir)

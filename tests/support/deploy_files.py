@@ -5,17 +5,13 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from jobs.console.options import parse, split_at_dashes
-from jobs.retrain.options import EmitOptions, RetrainOptions, check_train, train_options
-from jobs.submit import __main__ as submit
-from jobs.train.options import TrainOptions
-from mnist_lib.objects.storage import is_url
+from jobs.console import exit_codes
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "cluster.md").read_text()
@@ -37,13 +33,18 @@ def only(kind: str) -> Any:
     return found
 
 
-CLUSTER, RAYJOB, CRON = only("RayCluster"), only("RayJob"), only("CronJob")
-CRON_JOB = CRON["spec"]["jobTemplate"]["spec"]
+CLUSTER = only("RayCluster")
+RAYJOB = only("RayJob")
+CRON_JOBS = {name: made["spec"]["jobTemplate"]["spec"] for (kind, name), made in OBJECTS.items() if kind == "CronJob"}
 HEAD = CLUSTER["spec"]["headGroupSpec"]
 GROUPS = [HEAD, *CLUSTER["spec"]["workerGroupSpecs"]]
 RAY_PODS = [group["template"] for group in GROUPS]
-PODS = [*RAY_PODS, CRON_JOB["template"]]
+PODS = [*RAY_PODS, *(job["template"] for job in CRON_JOBS.values())]
 CONTAINERS = [container for pod in PODS for container in pod["spec"]["containers"]]
+
+# Exit codes that Kubernetes and systemd must not retry. They include those to retry "once", since neither scheduler can
+# limit the number of retries for one exit code.
+FINAL = {row.number for row in exit_codes.TABLE if row.retry != "yes"} - {exit_codes.DONE}
 
 
 def fields(required: str = "", /, **properties: Any) -> dict[str, Any]:
@@ -134,33 +135,11 @@ def commands() -> dict[str, list[list[str]]]:
         )
     texts["Dockerfile"] = shlex.join(json.loads(instructions("CMD")[0]))
     texts["rayjob.yaml"] = RAYJOB["spec"]["entrypoint"]
-    texts["cronjob.yaml"] = shlex.join(CRON_JOB["template"]["spec"]["containers"][0]["command"])
+    for name, job in CRON_JOBS.items():
+        texts[name] = shlex.join(job["template"]["spec"]["containers"][0]["command"])
     return {file: list(simple_commands(text)) for file, text in texts.items()}
 
 
 def instructions(name: str) -> list[str]:
     """Return the arguments of each instruction of that name in the Dockerfile."""
     return re.findall(rf"^{name} +(.*)$", DOCKERFILE, re.MULTILINE)
-
-
-def parse_train(arguments: Sequence[str]) -> TrainOptions:
-    options: TrainOptions = parse("jobs.train", TrainOptions, arguments)
-    options.check()
-    return options
-
-
-def parse_retrain(arguments: Sequence[str]) -> RetrainOptions:
-    """Parse the options of `jobs.retrain`, or of `jobs.retrain emit`, and those of the run after the dashes."""
-    own, train = split_at_dashes(arguments)
-    is_emit = own[0] == "emit"
-    options: RetrainOptions = parse("jobs.retrain", EmitOptions if is_emit else RetrainOptions, own[is_emit:])
-    options.check()
-    check_train(train_options(options, train))
-    return options
-
-
-def parse_submit(arguments: Sequence[str]) -> None:
-    own, train = split_at_dashes(arguments)
-    parse("jobs.submit", submit.SubmitOptions, own)
-    options = parse_train(train)
-    assert is_url(options.storage) or Path(options.storage).is_absolute(), "the job's working folder is deleted"

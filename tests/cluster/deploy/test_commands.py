@@ -1,7 +1,7 @@
 """Every command of the files that deploy the job is parsed by its own parser, and what it names exists."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,7 @@ import pytest
 from ray.scripts.scripts import cli as ray_cli
 
 from jobs.console import exit_codes
-from jobs.console.options import parse
-from jobs.doctor.checks import DoctorOptions
-from jobs.models.__main__ import COMMANDS as MODELS_COMMANDS
+from tests.support.commands import parse_command
 from tests.support.deploy_files import (
     GROUPS,
     GUIDE,
@@ -20,9 +18,6 @@ from tests.support.deploy_files import (
     OBJECTS,
     ROOT,
     commands,
-    parse_retrain,
-    parse_submit,
-    parse_train,
     simple_commands,
 )
 
@@ -39,21 +34,6 @@ def parse_ray(arguments: Sequence[str]) -> None:
     command.make_context(name, list(arguments))
 
 
-def parse_models(arguments: Sequence[str]) -> None:
-    kind, _ = MODELS_COMMANDS[arguments[0]]
-    parse("jobs.models", kind, arguments[1:])
-
-
-PARSERS: Mapping[str, Callable[[Sequence[str]], Any]] = {
-    "jobs.train": parse_train,
-    "jobs.submit": parse_submit,
-    "jobs.models": parse_models,
-    "jobs.retrain": parse_retrain,
-    "jobs.doctor": lambda arguments: parse("jobs.doctor", DoctorOptions, arguments),
-    "venv": lambda arguments: None,
-}
-
-
 @pytest.mark.parametrize(
     ("file", "command"), [(file, command) for file, found in commands().items() for command in found]
 )
@@ -64,7 +44,8 @@ def test_every_command_is_accepted_by_its_parser(file: str, command: list[str]) 
         parse_ray(arguments)
     elif name in ("python", "python3"):
         assert arguments[0] == "-m", "python -m finds the packages in the current folder"
-        PARSERS[arguments[1]]([word for word in arguments[2:] if word != "--help"])
+        if arguments[1] != "venv":
+            parse_command(arguments[1], [word for word in arguments[2:] if word != "--help"])
     else:
         assert name in UNCHECKED, f"{file}: expected a known program, got {name}"
 

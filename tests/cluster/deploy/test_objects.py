@@ -14,11 +14,12 @@ from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 
 from cluster.job_server import DEFAULT_URL
 from jobs.console import exit_codes
+from tests.support.commands import parse_command
 from tests.support.deploy_files import (
     CLUSTER,
     CONTAINERS,
-    CRON,
-    CRON_JOB,
+    CRON_JOBS,
+    FINAL,
     GUIDE,
     HEAD,
     LAUNCHERS,
@@ -31,8 +32,6 @@ from tests.support.deploy_files import (
     ROOT,
     commands,
     only,
-    parse_retrain,
-    parse_train,
 )
 
 # The objects and what they refer to
@@ -75,9 +74,10 @@ def test_runs_are_stored_on_the_volume() -> None:
     (container,) = HEAD["template"]["spec"]["containers"]
     (volume,) = [volume for volume in HEAD["template"]["spec"]["volumes"] if "persistentVolumeClaim" in volume]
     (path,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
-    for file, read in (("rayjob.yaml", parse_train), ("cronjob.yaml", parse_retrain)):
-        (command,) = commands()[file]
-        assert Path(read(command[3:]).storage).is_relative_to(path)
+    for name in ("rayjob.yaml", *CRON_JOBS):
+        (command,) = commands()[name]
+        options, _ = parse_command(command[2], command[3:])
+        assert Path(options.storage).is_relative_to(path)
     assert "fsGroup" in HEAD["template"]["spec"]["securityContext"], "otherwise only root can write to the volume"
 
 
@@ -138,29 +138,12 @@ def test_a_pod_has_time_to_drain(pod: Any) -> None:
 # Exit codes
 
 
-# Exit codes that Kubernetes and systemd must not retry. They include those to retry "once", since neither scheduler can
-# limit the number of retries for one exit code.
-FINAL = {row.number for row in exit_codes.TABLE if row.retry != "yes"} - {exit_codes.DONE}
-
-
-def test_the_cronjob_retries_by_the_table_of_exit_codes() -> None:
-    rules = CRON_JOB["podFailurePolicy"]["rules"]
-    by_code = [rule for rule in rules if "onExitCodes" in rule]
-    assert [rule["action"] for rule in by_code] == ["FailJob"]
-    codes = by_code[0]["onExitCodes"]
-    assert codes["containerName"] == CRON_JOB["template"]["spec"]["containers"][0]["name"]
-    assert (codes["operator"], set(codes["values"])) == ("In", FINAL)
-    assert CRON_JOB["template"]["spec"]["restartPolicy"] == "Never", "else the policy is refused"
-    assert CRON["spec"]["concurrencyPolicy"] == "Forbid"
-    assert CRON_JOB["backoffLimit"] > 0
-
-
 def test_the_guide_says_what_a_scheduler_does_after_each_exit_code() -> None:
     rows = re.findall(r"^\| ([\d, ]+) \|.*\| ([^|]+) \|$", GUIDE, re.MULTILINE)
     found = {int(code): action for codes, action in rows for code in codes.split(",")}
     actions = {"no": "fails", "once": "fails", "yes": "retries, up to 5 times"}
     assert found == {row.number: actions[row.retry] if row.number else "done" for row in exit_codes.TABLE}
-    assert CRON_JOB["backoffLimit"] == 5
+    assert {job["backoffLimit"] for job in CRON_JOBS.values()} <= {5}
     (systemd,) = re.findall(r"RestartPreventExitStatus=([\d ]+)", GUIDE)
     assert set(map(int, systemd.split())) == FINAL
 

@@ -14,7 +14,6 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from tests.support.deploy_files import (
     CLUSTER,
     CLUSTER_SCHEMA,
-    CRON,
     JOB_SCHEMA,
     LAUNCHERS,
     MAX_RAYJOB_NAME,
@@ -40,8 +39,9 @@ def test_every_pod_template_of_a_cluster_is_valid(version: str, template: Any) -
 
 
 def test_a_misspelt_field_deep_in_a_pod_is_found() -> None:
-    wrong = copy.deepcopy(CRON)
-    wrong["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["volumeMount"] = []
+    template = copy.deepcopy(RAY_PODS[0])
+    template["spec"]["containers"][0]["volumeMount"] = []
+    wrong = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "any"}, "template": template}
     with pytest.raises(kubernetes_validate.ValidationError, match="volumeMount"):
         kubernetes_validate.validate(wrong, KUBERNETES[0], strict=True)
 

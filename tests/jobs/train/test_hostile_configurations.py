@@ -10,11 +10,10 @@ import pytest
 import yaml
 
 from jobs import SOURCE_FOLDERS
+from jobs.__main__ import module_of
 from jobs.console.options import parse
-from jobs.search.__main__ import main as search
-from jobs.search.options import SearchOptions
 from jobs.train.__main__ import main
-from jobs.train.commands import plan_of
+from jobs.train.commands import options_types, plan_of
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan, require_trusted_code
 from jobs.train.resuming import configuration, resume_command
@@ -168,7 +167,7 @@ def test_no_secret_of_a_url_is_printed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "'--dataset=s3://***@bucket/x?***'" in lines
 
 
-@pytest.mark.parametrize("options_type", [TrainOptions, SearchOptions])
+@pytest.mark.parametrize("options_type", options_types())
 def test_the_printed_command_has_the_terms_of_the_run(
     options_type: type[TrainOptions],
     tmp_path: Path,
@@ -180,8 +179,11 @@ def test_the_printed_command_has_the_terms_of_the_run(
     Path("mine.py").write_text(MODEL)
     words = ["--models=scratch,mine.py:small", "--dataset=./letters", "--data-dir=.", "--address=10.0.0.1:6379"]
     words += ["--group-by=^a/(b[0-9]+)'s 100%", "--image-size=8x9", "--no-report", "--trust", "--learning-rate=1e-05"]
-    is_search = options_type is SearchOptions
-    words += ["--vary=width=3,4", "--vary=path=a,b"] if is_search else ["--seeds=4,", "--model-arg=path=a,b"]
+    words += (
+        ["--vary=width=3,4", "--vary=path=a,b"]
+        if "vary" in options_of(options_type)
+        else ["--seeds=4,", "--model-arg=path=a,b"]
+    )
     options: TrainOptions = parse("program", options_type, [*words, "--epochs=7"])
     terms = plan_of(options).terms(code_version(SOURCE_FOLDERS))
     content = yaml.safe_dump(configuration(options), sort_keys=False)
@@ -195,7 +197,7 @@ def test_the_printed_command_has_the_terms_of_the_run(
     )
     with opened:
         pass
-    assert (search if is_search else main)(["--resume=r"]) == 2
+    assert module_of(options.COMMAND.removeprefix("jobs.")).main(["--resume=r"]) == 2
     again = pasted(capsys.readouterr().out, tmp_path)
     assert again == resume_command(options, "r")
     assert again[:4] == ["python", "-m", options.COMMAND, "--run-name=r"]
@@ -219,10 +221,11 @@ def test_options_beside_the_run_replace_its_own(tmp_path: Path, capsys: pytest.C
 def test_the_run_of_a_search_is_resumed_by_its_own_command_and_by_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage = stored(tmp_path, "{vary: {epochs: [1, 2]}, trials: 2}", SearchOptions)
+    search = pytest.importorskip("jobs.search.__main__")
+    storage = stored(tmp_path, "{vary: {epochs: [1, 2]}, trials: 2}", search.SearchOptions)
     assert main(["--resume=r", f"--storage={storage}"]) == 2
     assert "expected a run of jobs.train, got one of jobs.search; use python -m jobs.search" in capsys.readouterr().err
-    assert search(["--resume=r", f"--storage={storage}"]) == 2
+    assert search.main(["--resume=r", f"--storage={storage}"]) == 2
     assert (
         "python -m jobs.search \\\n  --run-name=r \\\n  '--vary={\"epochs\": [1, 2]}' \\\n  --trials=2 "
         in capsys.readouterr().out
@@ -237,14 +240,15 @@ def test_an_unknown_run_is_refused(run: str, tmp_path: Path, capsys: pytest.Capt
     assert "expected" in stderr
 
 
-@pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
+@pytest.mark.parametrize("kind", options_types())
 def test_m2_code_of_a_configuration_file_is_trusted_together_with_its_arguments(
     kind: type[TrainOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     own, config = tmp_path / "mine.py", tmp_path / "config.yaml"
     own.write_text(MODEL)
-    vary = {"vary": {"width": [3, 4], "learning_rate": "0.1,0.2"}} if kind is SearchOptions else {}
+    varies = "vary" in options_of(kind)
+    vary = {"vary": {"width": [3, 4], "learning_rate": "0.1,0.2"}} if varies else {}
 
     def require_trusted(given: Mapping[str, Any], *flags: str) -> Plan:
         config.write_text(yaml.safe_dump({**vary, **given}))
@@ -264,7 +268,7 @@ def test_m2_code_of_a_configuration_file_is_trusted_together_with_its_arguments(
     with pytest.raises(ModelError, match=r"run as small\(path='/home/me/\.profile'"):
         require_trusted({"model_arg": refused["model_arg"]}, f"--models={own}:small")
     varied = {**trusted, "vary": {"width": [5, 6]}}
-    if kind is SearchOptions:
+    if varies:
         with pytest.raises(ModelError, match=r"--vary={'width': \[5, 6\]}"):
             require_trusted(varied)
 

@@ -14,8 +14,8 @@ import yaml
 from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse, parser
-from jobs.search.options import SearchOptions
 from jobs.train.__main__ import main, require_time_left
+from jobs.train.commands import options_types
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.resuming import configuration
@@ -46,7 +46,7 @@ def test_without_arguments_keras_and_scratch_train_on_mnist_mini() -> None:
     assert options() == TrainOptions()
 
 
-@pytest.mark.parametrize("kind", [TrainOptions, SearchOptions])
+@pytest.mark.parametrize("kind", options_types())
 @pytest.mark.parametrize("dataset", ["./letters", "s3://bucket/letters", "tfds:leaves"])
 def test_pictures_of_the_user_are_trained_on_with_one_network_that_suits_them(
     kind: type[TrainOptions], dataset: str

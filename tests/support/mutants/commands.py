@@ -5,10 +5,13 @@ from tests.support.mutants.mutant import Mutant
 CHECKPOINTS = "jobs/train/checkpoints.py"
 QUEUE = "jobs/train/write_queue.py"
 RECORDER = "jobs/train/recorder.py"
-OPTIONS, TRAIN_OPTIONS = "jobs/console/options.py", "jobs/train/options.py"
+OPTIONS = "jobs/console/options.py"
+TRAIN_OPTIONS = "jobs/train/options.py"
 SERVER = "jobs/review/server.py"
-LABELS, SESSION = "jobs/review/labels.py", "jobs/review/session.py"
-ANSWERS, REJECTING = "jobs/predict/answers.py", "mnist_lib/pictures/rejecting.py"
+LABELS = "jobs/review/labels.py"
+SESSION = "jobs/review/session.py"
+ANSWERS = "jobs/predict/answers.py"
+REJECTING = "mnist_lib/pictures/rejecting.py"
 
 MUTANTS = (
     Mutant(

@@ -3,9 +3,12 @@
 from tests.support.mutants.mutant import Mutant
 
 LISTING = "mnist_lib/data/sources/listing.py"
-DATASET, TABLE = "mnist_lib/data/dataset.py", "mnist_lib/data/table.py"
-IMAGES, PREPARED_FOLDER = "mnist_lib/data/images.py", "mnist_lib/data/prepared/folder.py"
-CORRECTED, CORRECTIONS = "mnist_lib/data/corrected.py", "mnist_lib/data/corrections.py"
+DATASET = "mnist_lib/data/dataset.py"
+TABLE = "mnist_lib/data/table.py"
+IMAGES = "mnist_lib/data/images.py"
+PREPARED_FOLDER = "mnist_lib/data/prepared/folder.py"
+CORRECTED = "mnist_lib/data/corrected.py"
+CORRECTIONS = "mnist_lib/data/corrections.py"
 TESTS = "mnist_lib/data"
 
 MUTANTS = (

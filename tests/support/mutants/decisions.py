@@ -2,10 +2,14 @@
 
 from tests.support.mutants.mutant import Mutant
 
-AGGREGATION, EVIDENCE = "mnist_lib/report/aggregation.py", "mnist_lib/report/evidence.py"
-HALVING, RESULTS = "jobs/search/halving.py", "mnist_lib/results.py"
-RETRAINER, SLOTS = "jobs/retrain/retrainer.py", "jobs/retrain/slots.py"
-SEARCH, AUGMENTATION = "jobs/search/test_driver.py", "mnist_lib/models/augmentation.py"
+AGGREGATION = "mnist_lib/report/aggregation.py"
+EVIDENCE = "mnist_lib/report/evidence.py"
+HALVING = "jobs/search/halving.py"
+RESULTS = "mnist_lib/results.py"
+RETRAINER = "jobs/retrain/retrainer.py"
+SLOTS = "jobs/retrain/slots.py"
+SEARCH = "jobs/search/test_driver.py"
+AUGMENTATION = "mnist_lib/models/augmentation.py"
 
 MUTANTS = (
     Mutant(

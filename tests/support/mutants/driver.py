@@ -2,8 +2,12 @@
 
 from tests.support.mutants.mutant import Mutant
 
-SUPERVISOR, LANES, QUEUE = "cluster/supervisor.py", "cluster/lanes.py", "cluster/trial_queue.py"
-LOOP, TRIALS, RECORDER = "jobs/train/supervision.py", "jobs/train/trials.py", "jobs/train/recorder.py"
+SUPERVISOR = "cluster/supervisor.py"
+LANES = "cluster/lanes.py"
+QUEUE = "cluster/trial_queue.py"
+LOOP = "jobs/train/supervision.py"
+TRIALS = "jobs/train/trials.py"
+RECORDER = "jobs/train/recorder.py"
 MUTANTS = (
     Mutant(
         name="a trial never resumes from its checkpoint",

@@ -2,11 +2,16 @@
 
 from tests.support.mutants.mutant import Mutant
 
-PUBLISHING, VERSIONS = "mnist_lib/store/publishing.py", "mnist_lib/store/versions.py"
-RESUMPTION, RUNS = "mnist_lib/store/resumption.py", "mnist_lib/store/runs.py"
-APPOINTMENT, LOG = "mnist_lib/store/champions/appointment.py", "mnist_lib/store/champions/log.py"
-CHALLENGE, PROMOTION = "mnist_lib/store/champions/challenge.py", "mnist_lib/store/champions/promotion.py"
-REFERENCE, COMPARISON = "mnist_lib/store/reference.py", "mnist_lib/store/champions/comparison.py"
+PUBLISHING = "mnist_lib/store/publishing.py"
+VERSIONS = "mnist_lib/store/versions.py"
+RESUMPTION = "mnist_lib/store/resumption.py"
+RUNS = "mnist_lib/store/runs.py"
+APPOINTMENT = "mnist_lib/store/champions/appointment.py"
+LOG = "mnist_lib/store/champions/log.py"
+CHALLENGE = "mnist_lib/store/champions/challenge.py"
+PROMOTION = "mnist_lib/store/champions/promotion.py"
+REFERENCE = "mnist_lib/store/reference.py"
+COMPARISON = "mnist_lib/store/champions/comparison.py"
 LOCKS = "mnist_lib/store/locks.py"
 GC = "mnist_lib/store/test_garbage_collection.py"
 TESTS = "mnist_lib/store"
