@@ -16,8 +16,10 @@ from typing import Any
 
 from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import TUNE, Ratio, ratio_table, setting
+from mnist_lib.history import DriverConnected
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.report.evidence import DRIVER, Course
+from mnist_lib.report.evidence import Course, process_of
+from mnist_lib.results import TrialStarted
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 
@@ -119,15 +121,15 @@ def phases_of_newest_run(storage: Path, total: float) -> dict[str, float]:
     folder = RunFolder(open_storage(str(storage)), newest.name)
     summary = folder.summary()
     assert summary is not None
-    course = Course.of(folder.history(), summary)
-    lane = max(course.attempts, key=lambda attempt: attempt.end).lane
+    attempts = Course.of(folder.history(), summary).attempts
+    last = max(attempts, key=lambda attempt: attempt.end).process
     found: dict[str, float] = {}
-    for span in course.phases:
-        if span.lane in (DRIVER, lane):
-            found[span.what] = found.get(span.what, 0.0) + span.end - span.begin
-    storing = found.pop("store")
-    found["training"] = sum(attempt.end - attempt.begin for attempt in course.attempts if attempt.lane == lane)
-    found["store"] = storing
+    for entry in folder.history():
+        if isinstance(entry, DriverConnected) or (isinstance(entry, TrialStarted) and process_of(entry) == last):
+            for phase, seconds in entry.phases.items():
+                found[phase] = found.get(phase, 0.0) + seconds
+    found["training"] = sum(attempt.end - attempt.begin for attempt in attempts if attempt.process == last)
+    found["store"] = summary.timing.store_seconds
     return {**found, "the rest: starting processes, the report, ending Ray": total - sum(found.values())}
 
 

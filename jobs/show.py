@@ -1,7 +1,6 @@
-"""`python -m jobs.show DATASET`: describe a dataset and show some of its images."""
+"""`python -m jobs.show DATASET`: describe a dataset, and draw pictures of some of its images."""
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.console.datasets import DATASET_HELP, DataOptions
 from jobs.console.options import JsonOptions, StorageOptions, parse
-from jobs.console.output import CommandResult, entry_point, has_colors
+from jobs.console.output import CommandResult, entry_point
 from jobs.console.terminal import step
 from jobs.console.values import Folder
 from mnist_lib.augment import AUTO, parse_augment
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         dataset = load_dataset(options.data(), open_storage(options.storage), progress, near_copies=True)
     from rich.text import Text
 
-    from mnist_lib.report.dataset import dataset_tables, describe, draw_examples, examples_as_text
+    from mnist_lib.report.dataset import dataset_tables, describe, draw_examples
 
     description = describe(
         dataset, options.data_dir or default_data_dir() if dataset.report.reusable else None, options.data().folder
@@ -80,8 +79,6 @@ def main(arguments: Sequence[str]) -> CommandResult:
     if options.picture is not None:
         where = f"\nTraining images of each class are in {options.picture}"
         lines.append(Text(where, no_wrap=True, overflow="ignore"))
-    elif has_colors():
-        lines.append(examples_as_text(dataset, options.seed, shutil.get_terminal_size().columns))
     if options.augmented is not None:
         import_keras()
         from mnist_lib.report.augmented import draw_augmented

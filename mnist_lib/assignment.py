@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -12,7 +13,7 @@ from msgspec import Meta
 from mnist_lib.clock import steady_time
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
-from mnist_lib.results import EpochHistory
+from mnist_lib.results import EpochDone
 from mnist_lib.settings import CheckedFields, option
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted
@@ -74,7 +75,7 @@ class Assignment:
     # End after this epoch, at the learning rates of the full trial. A configuration of a search then ends with
     # `RungDone`, without an evaluation on the test images.
     until: int | None = None
-    epochs: EpochHistory = field(default_factory=EpochHistory)  # up to the checkpoint or later; not needed with `until`
+    epochs: Sequence[EpochDone] = ()  # up to the checkpoint or later; not needed with `until`
     images: int | None = None  # end its last epoch after the chunk with this image; None: after the last chunk
 
     def __reduce__(self) -> tuple[Any, ...]:

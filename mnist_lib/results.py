@@ -9,7 +9,6 @@ import functools
 import math
 import pickle
 import statistics
-from array import array
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,6 @@ from mnist_lib.spec import TrialSpec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-NUMBERS_PER_EPOCH = 9
 
 
 class Balanced(Document, frozen=True):
@@ -212,41 +209,13 @@ class EpochPart(Document, frozen=True, kw_only=True):
 EPOCH_START = EpochPart()
 
 
-class EpochHistory:
-    """The epochs of a trial from the first one on, in 72 bytes each, since a trial may have 100,000."""
+def add_epoch(epochs: list[EpochDone], done: EpochDone) -> None:
+    """Add an epoch to those of its trial, from the first one on, without the time at which it was recorded.
 
-    def __init__(self) -> None:
-        self._numbers = array("d")  # exact: a float holds every count up to 2^53
-
-    def __len__(self) -> int:
-        return len(self._numbers) // NUMBERS_PER_EPOCH
-
-    def add(self, done: EpochDone) -> None:
-        """Add an epoch. It replaces that of an earlier attempt; one that does not follow on the others is ignored."""
-        at = (done.epoch - 1) * NUMBERS_PER_EPOCH
-        if at <= len(self._numbers):
-            validation = (done.validation.correct, done.validation.total) if done.validation else (-1, -1)
-            balanced = done.validation.balanced if done.validation else None
-            sums = (balanced.correct, balanced.total, balanced.squares) if balanced else (-1, -1, -1)
-            numbers = done.loss, done.train.correct, done.train.total, *validation, *sums, done.seconds
-            self._numbers[at : at + NUMBERS_PER_EPOCH] = array("d", numbers)
-
-    def take(self, trial: str, numbers: Iterable[int]) -> list[EpochDone]:
-        """Return the epochs of these numbers, as those of this trial."""
-        found = []
-        for number in numbers:
-            at = (number - 1) * NUMBERS_PER_EPOCH
-            loss, correct, total, *counts, seconds = self._numbers[at : at + NUMBERS_PER_EPOCH]
-            train = Accuracy(int(correct), int(total))
-            balanced = None if counts[2] < 0 else Balanced(*counts[2:])
-            validation = None if counts[1] < 0 else Accuracy(int(counts[0]), int(counts[1]), balanced)
-            done = EpochDone(trial=trial, epoch=number, loss=loss, train=train, validation=validation, seconds=seconds)
-            found.append(done)
-        return found
-
-    def first(self, trial: str, count: int) -> list[EpochDone]:
-        """Return the first epochs, as those of this trial."""
-        return self.take(trial, range(1, count + 1))
+    It replaces that epoch of an earlier attempt. An epoch after a gap is left out.
+    """
+    if done.epoch <= len(epochs) + 1:
+        epochs[done.epoch - 1 : done.epoch] = [msgspec.structs.replace(done, at=0.0)]
 
 
 class CheckpointTaken(TrialEvent, frozen=True, kw_only=True):

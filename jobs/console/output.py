@@ -152,12 +152,6 @@ def _drawn(line: "RenderableType") -> str:
     return "\n".join(part.rstrip() for part in capture.get().removesuffix("\n").split("\n"))
 
 
-def has_colors() -> bool:
-    """Return whether `as_text` draws in colours."""
-    console = _stdout()
-    return console.color_system is not None and not console.no_color
-
-
 def _stdout() -> "Console":
     is_terminal = sys.stdout.isatty()
     return safe_console(width=None if is_terminal else UNLIMITED, force_terminal=is_terminal)

@@ -15,7 +15,7 @@ from mnist_lib.assignment import Assignment
 from mnist_lib.history import TrialEnded
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.aggregation import Tally
-from mnist_lib.results import EpochDone, EpochHistory, TrialFailure, TrialRecord, TrialResult, TrialStarted
+from mnist_lib.results import EpochDone, TrialFailure, TrialRecord, TrialResult, TrialStarted, add_epoch
 from mnist_lib.run_documents import ErrorSummary, FailedTrial
 from mnist_lib.spec import TrialSpec, by_cost
 from mnist_lib.store.resumption import read_result, store_result
@@ -50,7 +50,7 @@ class Trials:
         self.unfinished: list[TrialSpec] = []  # by earlier drivers
         self._refits = any(spec.fold is None for spec in trials)
         self._specs = {spec.id: spec for spec in trials}
-        self._trained: dict[str, EpochHistory] = {}  # of the trials that have not ended
+        self._trained: dict[str, list[EpochDone]] = {}  # of the trials that have not ended
         folder = recorder.folder
         for spec in trials:
             result = read_result(folder, spec) if folder.resumed else None
@@ -58,13 +58,13 @@ class Trials:
                 self._add(result)
             else:
                 self.unfinished.append(spec)
-                self._trained[spec.id] = EpochHistory()
+                self._trained[spec.id] = []
         self.progress.restore(self.rows)
         self._waiting = by_cost(self.unfinished)
         if folder.resumed:
             for entry in folder.history():
                 if isinstance(entry, EpochDone) and entry.trial in self._trained:
-                    self._trained[entry.trial].add(entry)
+                    add_epoch(self._trained[entry.trial], entry)
             log.info("resuming run %s: %d of %s ended", folder.run, len(self.rows), counted(len(trials), "trial"))
 
     @property
@@ -83,7 +83,7 @@ class Trials:
         epochs = self.epochs(spec.id)
         return Assignment(spec, checkpoint, self._files.get(spec.model), deadline, epochs=epochs)
 
-    def epochs(self, trial: str) -> EpochHistory:
+    def epochs(self, trial: str) -> Sequence[EpochDone]:
         """Return the epochs that were trained in all attempts at a trial that has not ended."""
         return self._trained[trial]
 
@@ -92,7 +92,7 @@ class Trials:
             case TrialStarted() if event.resumed_after:
                 log.info("%s: resumed after %s", event.trial, counted(event.resumed_after, "epoch"))
             case EpochDone():
-                self._trained[event.trial].add(event)
+                add_epoch(self._trained[event.trial], event)
             case TrialResult():
                 result = structs.replace(event, record=structs.replace(event.record, attempts=attempt))
                 self._add(result)

@@ -1,4 +1,4 @@
-"""A dataset shown to people: its description as tables, its images as pictures or terminal characters."""
+"""A dataset shown to people: its description as a table, its images as pictures."""
 
 import base64
 import io
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.bar import Bar
 from rich.console import Group
-from rich.style import Style
 from rich.table import Table as TextTable
 from rich.text import Text
 
@@ -32,8 +31,6 @@ REPORT_EXAMPLES, REPORT_CLASSES, REPORT_SIDE = 4, 20, 56  # in a report: images 
 # Sizes in pixels of a picture of examples.
 MAX_IMAGE_SIDE = 84
 GAP, MARGIN, LABEL_WIDTH, TITLE_HEIGHT, FONT_SIZE = 14, 28, 44, 58, 26
-MAX_TERMINAL_SIDE = 16  # columns of an image in a terminal, which shows five side by side
-TERMINAL_CLASSES = 20
 COLOURS = {1: "grey", 3: "colour", 4: "colour with transparency"}  # by channels
 
 
@@ -137,35 +134,6 @@ def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
             shown = shown.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             picture.paste(shown, (left + place * column, y), shown if channels == 4 else None)
     picture.save(path, format="PNG", optimize=True)
-
-
-def examples_as_text(dataset: Dataset, seed: int, columns: int = 80) -> Text:
-    """Return the first image of each class from `draw_examples` as text, two pixels per character.
-
-    Args:
-        columns: width of the terminal; up to five images stand side by side.
-    """
-    height, width, _ = dataset.image_shape
-    step = -(-max(height, width) // MAX_TERMINAL_SIDE)
-    size = (max(1, width // step), 2 * max(1, height // step // 2))  # a character is two pixels high
-    firsts = [int(chosen[0]) for chosen in choose(dataset, seed) if len(chosen)][:TERMINAL_CLASSES]
-    images = [
-        np.asarray(as_picture(dataset.train.images[i]).convert("RGB").resize(size, Image.Resampling.BOX))
-        for i in firsts
-    ]
-    text = Text()
-    per_row = min(5, max(1, columns // (size[0] + 2)))
-    for begin in range(0, len(images), per_row):
-        strip = np.concatenate(
-            [np.pad(image, [(0, 0), (0, 2), (0, 0)]) for image in images[begin : begin + per_row]], axis=1
-        )
-        for upper, lower in zip(strip[::2].tolist(), strip[1::2].tolist(), strict=True):
-            for (r, g, b), (below_r, below_g, below_b) in zip(upper, lower, strict=True):
-                style = Style(color=f"rgb({r},{g},{b})", bgcolor=f"rgb({below_r},{below_g},{below_b})")
-                text.append("▀", style)
-            text.append("\n")
-        text.append("\n")
-    return text
 
 
 def choose(dataset: Dataset, seed: int) -> list[NDArray[np.int64]]:

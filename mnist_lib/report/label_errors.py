@@ -1,7 +1,6 @@
 """Training images whose label may be wrong: those with the lowest margins of the stored trials."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -51,20 +50,8 @@ def label_errors(chosen: Collection[TrialResult], facts: Dataset, dataset: Calla
     return LabelErrors(count=len(named), first=first)
 
 
-@dataclass(frozen=True)
-class Suspect:
-    """A training image whose label may be wrong, as a report shows it."""
-
-    image: int  # index in the train split
-    label: int
-
-    def text(self, classes: Sequence[str]) -> str:
-        return f"label {classes[self.label]}"
-
-
-def suspects(errors: LabelErrors | None, dataset: Dataset, count: int) -> list[Suspect]:
-    """Return the first of the label errors with the indices of their train images."""
+def suspects(errors: LabelErrors | None, dataset: Dataset, count: int) -> list[int]:
+    """Return the first of the label errors as indices of train images."""
     first = errors.first[:count] if errors else ()
     hashes = np.array([hash_of_text(error.image) for error in first], np.uint64).reshape(-1, 2)
-    rows = indices_of(hashes, dataset.train.hashes)
-    return [Suspect(int(row), int(dataset.train.labels[row])) for row in rows if row >= 0]
+    return [row for row in indices_of(hashes, dataset.train.hashes).tolist() if row >= 0]

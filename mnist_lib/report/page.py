@@ -1,11 +1,7 @@
-"""The report of a run: one self-contained page that begins with the result, and its plots.
-
-Every figure of the summary is read by its path, which the page contains as `data-path`.
-"""
+"""The report of a run: one self-contained page that begins with the result, and its plots."""
 
 import functools
 import os
-import platform
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,36 +15,24 @@ from markupsafe import Markup, escape
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import MAKERS
-from mnist_lib.documents import builtins_of
-from mnist_lib.report import evidence, plots
+from mnist_lib.report import plots
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.dataset import data_url, examples_for_report
-from mnist_lib.report.evidence import Course, ReportedSearch, StoredTrial
+from mnist_lib.report.evidence import MAX_PICTURES, Course, ReportedSearch, StoredTrial
 from mnist_lib.report.label_errors import suspects
 from mnist_lib.report.summary import settings_of
-from mnist_lib.report.texts import (
-    KINDS,
-    MADE_UP_TEXTS,
-    SPLIT_NAMES,
-    changes_by_class,
-    corrections_texts,
-    folds_text,
-    groups_texts,
-    notes,
-    objection_texts,
-    unusual_texts,
-)
+from mnist_lib.report.texts import MADE_UP_TEXTS, data_texts, data_warnings, folds_text, notes, partial_accuracies
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import CONFIGURATION, RunFolder
-from mnist_lib.wording import counted, percent, printable, rounded
+from mnist_lib.wording import counted, interval_text, percent, printable, rounded
 
 ABOUT_PICTURES = ("left out", "resized and cropped to", "converted to")  # beginnings of notices that name pictures
-MAX_CHANGED_CLASSES = 50  # rows in the table of changes
 
 # How templates format numbers, by the name of the format.
 NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
     "percent": percent,
+    "interval": interval_text,
     "tenths": lambda value: f"{100 * value:.1f}".removesuffix(".0"),
     "points": lambda value: f"{100 * value:.2f}",
     "count": rounded,
@@ -77,60 +61,70 @@ class Report:
 
 
 def report(run: ReportedRun) -> Report:
+    """Return the report of a run. Its page shows the summary, and what `evidence` finds in the rest of the run."""
+    summary = run.summary
     labels = run.dataset.test.labels
     stored = {name: StoredTrial.of(tally.chosen.probabilities, labels) for name, tally in sorted(run.tallies.items())}
-    folder = run.folder
-    dataset = run.summary.dataset
-    near = run.dataset.report.near_copies
-    search, course = ReportedSearch.of(folder.search(), run.summary), Course.of(folder.history(), run.summary)
-    drawn = [plots.accuracy_of_trials(run.summary)] if stored else []
+    search = ReportedSearch.of(run.folder.search(), summary)
+    course = Course.of(run.folder.history(), summary)
+    drawn = []
+    if stored:
+        drawn.append(plots.accuracy_of_trials(summary))
     if course.curves:
-        drawn.append(plots.learning_curves(run.summary, course))
-    if course.attempts:
-        drawn.append(plots.time_line(run.summary, course))
+        drawn.append(plots.learning_curves(summary, course))
     if search and search.tried:
-        drawn += [plots.settings_plot(search), plots.rungs_plot(search)]
+        drawn.append(plots.settings_plot(search))
     page = render(
         "report.html",
         run=run,
-        storage=folder.where.removesuffix(f"/runs/{folder.run}"),
-        configuration=(folder.read(CONFIGURATION) or b"").decode(errors="replace"),
-        summary=run.summary,
-        failed=run.summary.failed,
-        balanced=any(trial.spec.score != "accuracy" for trial in run.summary.trials),
-        figure=_figures(run.summary),
-        notes=[*objection_texts(run.summary.dataset), *unusual_texts(run.summary), *notes(run.summary)],
-        settings=settings_of(run.summary),
-        plots={plot.name: Markup(plot.svg) for plot in drawn},
-        stored=stored,
-        disagreements=evidence.Disagreements.of(run.tallies, labels) if run.tallies else None,
-        evidence=evidence,
-        test=run.dataset.test,
-        train=run.dataset.train,
-        folds_text=folds_text(run.summary.folds) if run.summary.folds else None,
-        suspects=suspects(run.summary.label_errors, run.dataset, evidence.MAX_PICTURES),
-        rejected=rejected_by_kind(run.tallies),
-        not_made_up=[MADE_UP_TEXTS[kind] for kind in MAKERS if kind not in run.dataset.made_up],
-        near_copies=[*zip(near.test, near.train, strict=True)][: evidence.MAX_PICTURES // 2] if near else [],
-        link=functools.partial(_link, run.pictures),
-        left_out=[notice for notice in dataset.notices if notice.startswith(ABOUT_PICTURES)],
+        summary=summary,
         classes=run.dataset.classes,
-        # Options of commands that the report shows:
-        where=[o for o in run.options[0] if o.startswith("--dataset=") and run.dataset.name not in DATASETS],
-        weights={trial.spec.model: trial.spec.weights for trial in run.summary.trials},
-        ink=" ink" if run.dataset.name in DATASETS else "",  # light on dark, and shown dark on light
-        examples=data_url(examples_for_report(run.dataset)),
-        data_url=data_url,
-        data_facts=[*groups_texts(dataset.groups), *corrections_texts(dataset.corrections)],
-        changes=changes_by_class(dataset.changes, run.dataset.classes) if dataset.changes else {},
-        change_headings=[f"{kind} {split}" for kind in KINDS for split in SPLIT_NAMES.values()],
-        max_classes=MAX_CHANGED_CLASSES,
+        balanced=any(trial.spec.score != "accuracy" for trial in summary.trials),
+        notes=[*data_warnings(summary), *notes(summary)],
+        settings=settings_of(summary),
+        plots={plot.name: Markup(plot.svg) for plot in drawn},
         search=search,
+        stored=stored,
         attempts=course.attempts,
-        nodes=sorted({trial.node for trial in run.summary.successful}),
-        system=f"{platform.system()} {platform.machine()}",
+        partial_accuracies=partial_accuracies,
+        folds_text=folds_text(summary.folds) if summary.folds else None,
+        rejected=rejected_by_kind(run.tallies),
+        not_made_up=[
+            text for kind, text in MADE_UP_TEXTS.items() if kind in MAKERS and kind not in run.dataset.made_up
+        ],
+        data_texts=data_texts(summary.dataset),
+        left_out=[notice for notice in summary.dataset.notices if notice.startswith(ABOUT_PICTURES)],
+        **_images(run),
+        **_commands(run),
     )
     return Report(page, {plot.name: plot.png for plot in drawn})
+
+
+def _images(run: ReportedRun) -> dict[str, Any]:
+    """Return what the page needs to show images of the dataset."""
+    dataset = run.dataset
+    near = dataset.report.near_copies
+    return {
+        "test": dataset.test,
+        "train": dataset.train,
+        "ink": " ink" if dataset.name in DATASETS else "",  # light on dark, and shown dark on light
+        "data_url": data_url,
+        "link": functools.partial(_link, run.pictures),
+        "examples": data_url(examples_for_report(dataset)),
+        "suspects": suspects(run.summary.label_errors, dataset, MAX_PICTURES),
+        "near_copies": [*zip(near.test, near.train, strict=True)][: MAX_PICTURES // 2] if near else [],
+    }
+
+
+def _commands(run: ReportedRun) -> dict[str, Any]:
+    """Return the arguments of the commands that the page shows."""
+    folder = run.folder
+    return {
+        "storage": folder.where.removesuffix(f"/runs/{folder.run}"),
+        "where": [o for o in run.options[0] if o.startswith("--dataset=") and run.dataset.name not in DATASETS],
+        "weights": {trial.spec.model: trial.spec.weights for trial in run.summary.trials},
+        "configuration": (folder.read(CONFIGURATION) or b"").decode(errors="replace"),
+    }
 
 
 def rejected_by_kind(tallies: Mapping[str, Tally]) -> dict[str, dict[str, Accuracy]]:
@@ -167,17 +161,3 @@ def _link(pictures: str | None, file: str) -> Markup:
     if pictures is None:
         return escape(file)
     return Markup('<a href="{}/{}">{}</a>').format(pictures, quote(os.fsencode(file)), file)
-
-
-def _figures(summary: Summary) -> Callable[[str, str], Markup]:
-    """Return a function that takes the path of a figure in the summary and a format, and returns the figure as HTML."""
-    document = builtins_of(summary)
-
-    def figure(path: str, format: str) -> Markup:
-        value: Any = document
-        for key in path.split("/"):
-            value = value[key if isinstance(value, dict) else int(key)]
-        text = NUMBER_FORMATS[format](value)
-        return Markup('<data value="{}" data-path="{}">{}</data>').format(value, path, text)
-
-    return figure

@@ -18,11 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from mnist_lib.report.evidence import DRIVER, Course, ReportedSearch, Span
+from mnist_lib.report.evidence import Course, ReportedSearch
 from mnist_lib.run_documents import Summary
 from mnist_lib.wording import printable, short_name
 
@@ -43,9 +42,6 @@ SETTINGS: dict[Any, Any] = {
 # If a run has more trials than this, their seeds are not shown. If a model has more than half as many, its curves are
 # paler.
 MAX_DISTINCT = 12
-MAX_LANES = 24
-# The opacity of the bars of each phase before and after training.
-PHASES = {"start": 0.75, "cluster": 0.5, "import": 0.3, "data": 0.6, "compile": 0.15, "store": 0.9}
 HEIGHT = 4.2  # inches, of the two plots that stand side by side
 MAX_SHOWN = 6  # settings with a plot of their own
 ROW_HEIGHT = 1.8  # inches
@@ -84,13 +80,14 @@ def legend(axes: Axes) -> None:
         names = [*map(short_name, labels)]
         made = axes.figure.legend(handles, names, loc="outside upper left", ncols=3, frameon=False, labelcolor=TEXT)
         for handle in made.legend_handles:
-            if handle is not None and not isinstance(handle, Patch):  # bars keep their shade
+            if handle is not None:
                 handle.set_alpha(1.0)  # if there are many curves, they are nearly transparent
 
 
 def plot(name: str, figure: Figure) -> Plot:
     """Draw the figure as SVG for a page, and as PNG."""
-    svg, png = io.StringIO(), io.BytesIO()
+    svg = io.StringIO()
+    png = io.BytesIO()
     # Without a salt, two plots in a page could have the same identifiers.
     with warnings.catch_warnings(), _settings({"svg.hashsalt": name}):
         # A glyph that no font has is drawn as a box; names too long for the layout are cut at the edge.
@@ -184,36 +181,6 @@ def _add_curves(
     axes.autoscale_view()
 
 
-def time_line(summary: Summary, course: Course) -> Plot:
-    """Draw a row for the driver and for each process that trained, with a bar for each attempt and each phase."""
-    attempts = course.attempts
-    models = {trial.id: trial.spec.model for trial in summary.trials}
-    lanes = list(dict.fromkeys([DRIVER, *(attempt.lane for attempt in attempts)]))
-    shown = lanes[: MAX_LANES + 1]
-    figure, axes = new_figure(1.3 + 0.28 * len(shown))
-
-    def add(spans: Sequence[Span], label: str | None, **style: Any) -> None:
-        rows, begins = [shown.index(span.lane) for span in spans], [span.begin for span in spans]
-        lengths = [max(span.end - span.begin, 1e-3) for span in spans]
-        axes.barh(rows, lengths, 0.62, begins, label=label if spans else None, **style)
-
-    for phase, alpha in PHASES.items():
-        spans = [span for span in course.phases if span.what == phase and span.lane in shown]
-        add(spans, phase, facecolor=(TEXT, alpha), linewidth=0)
-    for number, name in enumerate(_models(summary)):
-        own = [attempt for attempt in attempts if models[attempt.what] == name and attempt.lane in shown]
-        lost = [attempt for attempt in own if attempt.outcome != "ok"]
-        add([one for one in own if one.outcome == "ok"], name, facecolor=(color_of(number), 0.85), linewidth=0)
-        style: dict[str, Any] = {"edgecolor": LOST, "linewidth": 1.5}
-        add(lost, name if len(lost) == len(own) else None, facecolor=(color_of(number), 0.35), **style)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_yticks(range(len(shown)), [DRIVER, *(str(number) for number in range(1, len(shown)))])
-    axes.set(xlabel="seconds", ylabel="process" + (f" (of {len(lanes) - 1})" if len(lanes) > len(shown) else ""))
-    axes.grid(axis="y", visible=False)
-    legend(axes)
-    return plot("time-line", figure)
-
-
 def _models(summary: Summary) -> list[str]:
     """Return the models in the order of their colours: those with a result come first."""
     return list(dict.fromkeys([*summary.models, *(trial.spec.model for trial in summary.trials)]))
@@ -221,19 +188,20 @@ def _models(summary: Summary) -> list[str]:
 
 def settings_plot(search: ReportedSearch) -> Plot:
     """Draw the score of each configuration against each of its settings, coloured by the rung that it reached."""
-    names = search.settings[:MAX_SHOWN]
-    figure, found = new_figure(ROW_HEIGHT * len(names), rows=len(names))
-    for name, axes in zip(names, found if len(names) > 1 else [found], strict=True):
+    names = [*search.space][:MAX_SHOWN]
+    figure, axes_of_names = new_figure(ROW_HEIGHT * len(names), rows=len(names))
+    for name, axes in zip(names, np.atleast_1d(axes_of_names), strict=True):
         shown = [one for one in search.tried if name in one.settings]
-        is_range = name in search.ranges
-        levels = [] if is_range else sorted({one.settings[name] for one in shown}, key=lambda v: (str(type(v)), v))
+        space = str(search.space[name])  # a range, such as "0.1..10:log", or values
+        levels = sorted({one.settings[name] for one in shown}, key=lambda value: (str(type(value)), value))
+        is_range = ".." in space
         for position, epochs in enumerate(search.rungs):
-            own = [one for one in shown if one.epochs == epochs]
-            given = [one.settings[name] for one in own]
+            of_rung = [one for one in shown if one.epochs == epochs]
+            values = [one.settings[name] for one in of_rung]
+            places = values if is_range else [levels.index(value) for value in values]
             label = f"{epochs} epochs" if epochs > 1 else "1 epoch"
-            values = given if is_range else [levels.index(value) for value in given]
-            axes.plot(values, [one.score for one in own], "o", ms=4, color=color_of(position), label=label)
-        if name in search.logarithmic:
+            axes.plot(places, [one.score for one in of_rung], "o", ms=4, color=color_of(position), label=label)
+        if space.endswith(":log"):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # the exponent of a power would be too small
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -241,22 +209,5 @@ def settings_plot(search: ReportedSearch) -> Plot:
             axes.set_xticks(range(len(levels)), [short_name(printable(str(level))) for level in levels])
         axes.set_title(short_name(printable(name)), loc="left")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    legend(found[0] if len(names) > 1 else found)
+    legend(np.atleast_1d(axes_of_names)[0])
     return plot("search-settings", figure)
-
-
-def rungs_plot(search: ReportedSearch) -> Plot:
-    """Draw the score of each configuration over the rungs that it has completed."""
-    figure, axes = new_figure(3.0)
-    for one in reversed(search.tried):
-        is_winner = one.number == search.winner
-        style: dict[str, Any] = {"color": color_of(1 if is_winner else 0), "alpha": 1.0 if is_winner else 0.35}
-        axes.plot([*one.scores], [*one.scores.values()], "o-", ms=3, lw=1.6 if is_winner else 0.8, **style)
-    if search.rungs[-1] > 4 * search.rungs[0]:
-        axes.set_xscale("log")
-    axes.set_xticks(search.rungs, [str(epochs) for epochs in search.rungs])
-    axes.set_xticks([], minor=True)
-    axes.set(xlabel="epochs")
-    axes.set_title(f"{search.measure} {search.score_name}", loc="left")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return plot("search-rungs", figure)

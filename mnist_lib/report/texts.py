@@ -5,6 +5,7 @@ Rich is imported late, since notices and the status of a schedule need only the 
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from mnist_lib.catalog import DATASETS, PICTURE_MODEL, entry_of
@@ -15,6 +16,7 @@ from mnist_lib.results import Accuracy, TrialRecord
 from mnist_lib.run_documents import (
     ChangesSummary,
     DatasetSummary,
+    FailedTrial,
     FoldsSummary,
     ModelSummary,
     NearCopiesSummary,
@@ -48,19 +50,26 @@ def result_tables(summary: Summary) -> list["RenderableType"]:
     """Return a table of models, a table of trials, the reasons of failures, facts of the data, notes, the time."""
     from rich.text import Text
 
-    dataset, timing = summary.dataset, summary.timing
-    title = Text(f"Accuracy on the {dataset.test:,} test images of {dataset.name}\n", "bold")
-    failures = [f"{trial.id} failed: {trial.error.code} {trial.error.message}" for trial in summary.failed]
-    total, data, training = timing.wall_seconds, timing.prepare_seconds, timing.trials_seconds
-    start = timing.start_seconds
-    parts = f"{start:.1f} s start, {data:.1f} s data, {training:.1f} s training"
-    time = f"{total:.1f} s in total: {parts}, {total - start - data - training:.1f} s storing and report"
-    models: list[RenderableType] = [title, _models(summary), ""] if summary.models else []
-    folds = [folds_text(summary.folds)] if summary.folds else []
-    errors = summary.label_errors.count if summary.label_errors else 0
-    wrong = [f"{label_errors_text(errors)}; python -m jobs.review shows the images first."] if errors else []
-    rest = [*failures, *folds, *data_texts(summary), *wrong, *notes(summary), f"Time: {time}"]
-    return [*models, _trials(summary), "", *rest]
+    timing = summary.timing
+    before_storing = timing.start_seconds + timing.prepare_seconds + timing.trials_seconds
+    time = (
+        f"Time: {timing.wall_seconds:.1f} s in total: {timing.start_seconds:.1f} s start,"
+        f" {timing.prepare_seconds:.1f} s data, {timing.trials_seconds:.1f} s training,"
+        f" {timing.wall_seconds - before_storing:.1f} s storing and report"
+    )
+    models: list[RenderableType] = []
+    if summary.models:
+        title = f"Accuracy on the {summary.dataset.test:,} test images of {summary.dataset.name}\n"
+        models = [Text(title, "bold"), _table(*starmap(_model_cells, summary.models.items())), ""]
+    texts = [f"{trial.id} failed: {trial.error.code} {trial.error.message}" for trial in summary.failed]
+    texts += [folds_text(summary.folds)] if summary.folds else []
+    texts += [*data_warnings(summary), *data_texts(summary.dataset)]
+    for name, model in summary.models.items():
+        texts += [f"{name}: test accuracy {text}." for text in partial_accuracies(model)]
+    if summary.label_errors and summary.label_errors.count:
+        errors = label_errors_text(summary.label_errors.count)
+        texts.append(f"{errors}; python -m jobs.review shows the images first.")
+    return [*models, _table(*map(_trial_cells, summary.trials)), "", *texts, *notes(summary), time]
 
 
 def plain_table(first: str, *others: str) -> "Table":
@@ -74,52 +83,42 @@ def plain_table(first: str, *others: str) -> "Table":
     return table
 
 
-def _models(summary: Summary) -> "Table":
-    models = summary.models.values()
-    balanced = any(model.score != "accuracy" for model in models)
-    constant = any(model.always_answers is not None for model in models)
-    table = plain_table(
-        *("model", "trials", "mean ± std", "95% interval", "highest", "ensemble"),
-        *(["balanced"] if balanced else []),
-        *(["always answers"] if constant else []),
-    )
-    for name, model in summary.models.items():
-        std = model.std_test_accuracy
-        table.add_row(
-            name,
-            str(model.trials),
-            percent(model.mean_test_accuracy) + ("" if std is None else f" ± {100 * std:.2f}"),
-            interval_text(model.ci95),
-            percent(model.highest_test_accuracy),
-            percent(model.ensemble_test_accuracy) if model.trials > 1 else "-",
-            *([_share(model.mean_test_balanced_accuracy)] if balanced else []),
-            *([model.always_answers or "-"] if constant else []),
-        )
-    return table
-
-
-def _share(share: float | None) -> str:
-    return "-" if share is None else percent(share)
-
-
-def _trials(summary: Summary) -> "Table":
-    balanced = any(trial.spec.score != "accuracy" for trial in summary.trials)
-    headings = ["trial", "test", *(["balanced"] if balanced else []), "chosen epoch", "seconds", "images/s", "devices"]
+def _table(*rows: Mapping[str, str]) -> "Table":
+    """Return a table of rows, each with its cells by heading. A column without any text is left out."""
+    headings = dict.fromkeys(heading for row in rows for heading, text in row.items() if text)
     table = plain_table(*headings)
-    for trial in summary.trials:
-        if isinstance(trial, TrialRecord):
-            table.add_row(
-                trial.id,
-                percent(trial.test_accuracy),
-                *([_share(trial.test_balanced_accuracy)] if balanced else []),
-                f"{trial.best_epoch} of {rounded(trial.trained_epochs)}",
-                f"{trial.train_seconds:.1f}",
-                f"{trial.images_per_second:,.0f}",
-                ", ".join(trial.devices),
-            )
-        else:
-            table.add_row(trial.id, "failed")
+    for row in rows:
+        table.add_row(*(row.get(heading, "") for heading in headings))
     return table
+
+
+def _model_cells(name: str, model: ModelSummary) -> dict[str, str]:
+    std = model.std_test_accuracy
+    balanced = model.mean_test_balanced_accuracy if model.score != "accuracy" else None
+    return {
+        "model": name,
+        "trials": str(model.trials),
+        "mean ± std": percent(model.mean_test_accuracy) + ("" if std is None else f" ± {100 * std:.2f}"),
+        "95% interval": interval_text(model.ci95),
+        "highest": percent(model.highest_test_accuracy),
+        "ensemble": percent(model.ensemble_test_accuracy) if model.trials > 1 else "-",
+        "balanced": "" if balanced is None else percent(balanced),
+        "always answers": model.always_answers or "",
+    }
+
+
+def _trial_cells(trial: TrialRecord | FailedTrial) -> dict[str, str]:
+    if not isinstance(trial, TrialRecord):
+        return {"trial": trial.id, "test": "failed"}
+    return {
+        "trial": trial.id,
+        "test": percent(trial.test_accuracy),
+        "balanced": percent(trial.test_score) if trial.spec.score != "accuracy" else "",
+        "chosen epoch": f"{trial.best_epoch} of {rounded(trial.trained_epochs)}",
+        "seconds": f"{trial.train_seconds:.1f}",
+        "images/s": f"{trial.images_per_second:,.0f}",
+        "devices": ", ".join(trial.devices),
+    }
 
 
 def folds_text(folds: FoldsSummary) -> str:
@@ -136,28 +135,29 @@ def folds_text(folds: FoldsSummary) -> str:
 def notes(summary: Summary) -> list[str]:
     """Return notes about the figures, one sentence each."""
     notes = []
-    for varying in dict.fromkeys(model.ci95_over for model in summary.models.values()):
-        names = ", ".join(name for name, model in summary.models.items() if model.ci95_over == varying)
+    models = summary.models
+    for varying in dict.fromkeys(model.ci95_over for model in models.values()):
+        names = ", ".join(name for name, model in models.items() if model.ci95_over == varying)
         notes.append(f"The 95% interval of {names} allows for {varying}.")
     dataset = summary.dataset
-    width = max((model.ci95[1] - model.ci95[0] for model in summary.models.values()), default=0.0)
+    width = max((model.ci95[1] - model.ci95[0] for model in models.values()), default=0.0)
     if width > WIDE and summary.folds is None and dataset.name not in DATASETS:
         few = f"With {counted(dataset.test, 'test image')}, the 95% interval is {100 * width:.0f} points wide"
         notes.append(f"{few}; to measure the accuracy on the training images, too, train with --folds 5.")
-    chance = dataset.largest_class / dataset.test
     for trial in summary.successful:
         if trial.trained_epochs < trial.spec.epochs:
             epochs = f"{rounded(trial.trained_epochs)} of {trial.spec.epochs} epochs"
             notes.append(f"{trial.id} trained {epochs}, as many as the time limit allowed.")
     if not all(is_exact(trial.devices, trial.spec.deterministic) for trial in summary.successful):
         notes.append(f"The weights are not exact: {INEXACT_TEXT}.")
-    for name, model in summary.models.items():
-        trials = [trial for trial in summary.successful if trial.spec.model == name]
-        suits = dataset.name in DATASETS or entry_of(name).suits_pictures
-        if faults := _faults(model, dataset.classes, chance, suits=suits):
+    first_trials = {trial.spec.model: trial for trial in reversed(summary.successful)}
+    for name, model in models.items():
+        if faults := _faults(name, model, dataset):
             notes.append(f"{name} {faults}.")
-        per_epoch = math.ceil(dataset.train / trials[0].spec.global_batch_size)
-        if per_epoch < FEW_STEPS_PER_EPOCH and (steps := round(per_epoch * trials[0].trained_epochs)) < FEW_STEPS:
+        trial = first_trials[name]
+        per_epoch = math.ceil(dataset.train / trial.spec.global_batch_size)
+        steps = round(per_epoch * trial.trained_epochs)
+        if per_epoch < FEW_STEPS_PER_EPOCH and steps < FEW_STEPS:
             few = f"{name} took only {counted(steps, 'step')}, {per_epoch} in each epoch"
             notes.append(f"{few}; try a smaller --batch-size or more --epochs.")
     return notes
@@ -167,64 +167,67 @@ def label_errors_text(count: int) -> str:
     return f"{counted(count, 'label')} may be wrong"
 
 
-def _faults(model: ModelSummary, classes: Sequence[str], chance: float, *, suits: bool) -> str:
-    """Return what is wrong with the answers of a model, and what to do, or "".
-
-    Args:
-        chance: the share of the largest class, for which always answering it is right.
-        suits: whether the network suits the pictures of the dataset.
-    """
-    faults, by_accuracy = [], model.score == "accuracy"
-    neglected = neglected_class(model) if by_accuracy and model.always_answers is None else None
+def _faults(name: str, model: ModelSummary, dataset: DatasetSummary) -> str:
+    """Return what is wrong with the answers of a model, and what to do, or ""."""
+    suits = dataset.name in DATASETS or entry_of(name).suits_pictures
+    remedy = "try more --epochs, if it has weights to train" if suits else PICTURE_MODEL_ADVICE
+    faults = []
     if model.always_answers is not None:
         faults.append(f"always answers {model.always_answers}")
-    low, has = model.ci95[0], "is right for"
-    if not by_accuracy and model.recall:
-        import numpy as np  # late, as Rich
-
-        from mnist_lib.intervals import interval_of_recalls
-
-        correct, totals = np.array([(row.correct, row.total) for row in model.recall if row.total]).T
-        (low, _), has = interval_of_recalls(correct / totals, totals), "has a balanced accuracy of"
-        chance = 1 / len(totals)
+        if _small_classes(model):
+            remedy = BALANCE if model.score == "accuracy" else "add images of the other classes"
+    low, chance, has = _lower_limit_and_chance(model, dataset)
     if faults or low <= chance:
         faults.append(f"is not clearly better than guessing, which {has} {percent(chance)}")
     mirrored = () if faults else model.mirrored[:1]  # a model that has learned nothing confuses all classes
-    if neglected is not None:
-        row = model.recall[neglected]
-        few = f"{row.correct:,} of {counted(row.total, 'test image')} ({interval_text(row.ci95)})"
-        accuracy = percent(model.best_trial_test_accuracy)
-        faults.append(f"neglects {classes[neglected]}: it recognises {few}, but {accuracy} of all")
+    if neglect := _neglect(model, dataset.classes):
+        faults.append(neglect)
+        remedy = BALANCE
     for one, other in mirrored:
         faults.append(f"confuses {one} and {other}, and its training images are mirrored")
-    remedy = "try more --epochs, if it has weights to train" if suits else PICTURE_MODEL_ADVICE
-    if neglected is not None or (model.always_answers is not None and small_classes(model)):
-        remedy = BALANCE if by_accuracy else "add images of the other classes"
-    if mirrored:
         remedy = "leave out flip in --augment if one of them looks like the other in a mirror"
     return f"{' and '.join(faults)}; {remedy}" if faults else ""
 
 
-def small_classes(model: ModelSummary) -> list[int]:
+def _lower_limit_and_chance(model: ModelSummary, dataset: DatasetSummary) -> tuple[float, float, str]:
+    """Return the lower limit of the score of a model, the score of a guess, and the verb for such a score."""
+    if model.score == "accuracy" or not model.recall:
+        return model.ci95[0], dataset.largest_class / dataset.test, "is right for"
+    import numpy as np  # late, as Rich
+
+    from mnist_lib.intervals import interval_of_recalls
+
+    correct, totals = np.array([(row.correct, row.total) for row in model.recall if row.total]).T
+    low, _ = interval_of_recalls(correct / totals, totals)
+    return low, 1 / len(totals), "has a balanced accuracy of"
+
+
+def _neglect(model: ModelSummary, classes: Sequence[str]) -> str:
+    """Return that a model neglects the small class that it recognises least, or "".
+
+    It does so if it recognises this class less than half as often as all images, and not by chance: if it recognised
+    each class like all images, so few would be recognised with a probability below 5% in any small class.
+    """
+    from mnist_lib.data.changes import tail
+
+    small = _small_classes(model)
+    if not small or model.score != "accuracy" or model.always_answers is not None:
+        return ""
+    worst = min(small, key=lambda label: model.recall[label].correct / model.recall[label].total)
+    row = model.recall[worst]
+    accuracy = model.best_trial_test_accuracy
+    by_chance = len(small) * tail(row.total - row.correct, row.total, 1 - accuracy)
+    if row.correct / row.total >= accuracy / 2 or by_chance >= 0.05:
+        return ""
+    few = f"{row.correct:,} of {counted(row.total, 'test image')} ({interval_text(row.ci95)})"
+    return f"neglects {classes[worst]}: it recognises {few}, but {percent(accuracy)} of all"
+
+
+def _small_classes(model: ModelSummary) -> list[int]:
     """Return the classes with less than half as many test images as if all classes were equally large."""
     sizes = [row.total for row in model.recall]
     present = sum(map(bool, sizes))
     return [label for label, size in enumerate(sizes) if 0 < 2 * present * size < sum(sizes)]
-
-
-def neglected_class(model: ModelSummary) -> int | None:
-    """Return the small class that is recognised least, if less than half as often as all images and not by chance.
-
-    Chance: if it were recognised like all images, so few would be with a probability of 5% or more in some small class.
-    """
-    from mnist_lib.data.changes import tail
-
-    recall = {label: model.recall[label].correct / model.recall[label].total for label in small_classes(model)}
-    worst, accuracy = min(recall, key=recall.__getitem__, default=0), model.best_trial_test_accuracy
-    if not recall or recall[worst] >= accuracy / 2:
-        return None
-    row = model.recall[worst]
-    return worst if len(recall) * tail(row.total - row.correct, row.total, 1 - accuracy) < 0.05 else None
 
 
 def totals(changes: ChangesSummary) -> dict[str, int]:
@@ -235,13 +238,6 @@ def totals(changes: ChangesSummary) -> dict[str, int]:
 def objections_text(name: str, objections: Sequence[str]) -> str:
     """Return why no model that was trained on a dataset is promoted."""
     return f"{name} has changed unexpectedly: {'; '.join(objections)}"
-
-
-def objection_texts(dataset: DatasetSummary) -> list[str]:
-    """Return why no model was promoted, with the command that accepts the dataset; none if nothing is objected to."""
-    if not dataset.objections:
-        return []
-    return [f"{objections_text(dataset.name, dataset.objections)}. To accept the change: {dataset.accept}"]
 
 
 def changes_text(changes: ChangesSummary) -> str:
@@ -263,10 +259,18 @@ def growth_texts(unusual: Mapping[str, Growth]) -> list[str]:
     ]
 
 
-def unusual_texts(summary: Summary) -> list[str]:
-    """Return sentences about unusual numbers of new images, and about unusually low accuracies on them."""
-    unusual = summary.dataset.changes.unusual if summary.dataset.changes else {}
-    texts = [f"Unusual: {text}; check that they belong there." for text in growth_texts(unusual)]
+def data_warnings(summary: Summary) -> list[str]:
+    """Return sentences about what a person should check in the data.
+
+    They say why no model was promoted, with the command that accepts the dataset, and name unusual numbers of new
+    images and unusually low accuracies on them.
+    """
+    dataset = summary.dataset
+    texts = []
+    if dataset.objections:
+        texts.append(f"{objections_text(dataset.name, dataset.objections)}. To accept the change: {dataset.accept}")
+    unusual = growth_texts(dataset.changes.unusual) if dataset.changes else []
+    texts += [f"Unusual: {text}; check that they belong there." for text in unusual]
     for name, model in summary.models.items():
         if model.new_test_before:
             texts.append(f"Unusual: {name} has {new_test_text(model.new_test, model.new_test_before)}.")
@@ -283,18 +287,6 @@ def new_test_text(test: Accuracy | None, before: Accuracy | None) -> str:
         return ""
     fell = f", a fall from {percent(before.value)} in earlier runs" if before else ""
     return f"{percent(test.value)} on {counted(test.total, 'new picture')}{fell}"
-
-
-def changes_by_class(changes: ChangesSummary, classes: Sequence[str]) -> dict[str, list[int]]:
-    """Return a row for each class with changes: for each of `KINDS`, the images for training and those for the test.
-
-    Args:
-        classes: the names of the present classes, which come first.
-    """
-    columns = [getattr(changes, kind).get(split, {}) for kind in KINDS for split in SPLIT_NAMES]
-    names = dict.fromkeys([*classes, *(name for column in columns for name in column)])
-    rows = {name: [column.get(name, 0) for column in columns] for name in names}
-    return {name: row for name, row in rows.items() if any(row)}
 
 
 def corrections_texts(corrections: CorrectionCounts | None) -> list[str]:
@@ -332,31 +324,26 @@ def near_copies_texts(found: NearCopiesSummary | None) -> list[str]:
     return [f"Near-copies: {found.count:,} of {images} {resemble} a training image{such}."]
 
 
-def data_texts(summary: Summary) -> list[str]:
-    """Return sentences about the data of a run, and about accuracies on a part of the test images."""
-    dataset = summary.dataset
-    texts = objection_texts(dataset)
-    if dataset.changes:
-        texts.append(f"Data: {changes_text(dataset.changes)}.")
-    texts += [*groups_texts(dataset.groups), *corrections_texts(dataset.corrections), *unusual_texts(summary)]
-    texts += near_copies_texts(dataset.near_copies)
-    for name, model in summary.models.items():
-        texts += [f"{name}: test accuracy {text}." for text in partial_accuracies(model)]
-    return texts
+def data_texts(dataset: DatasetSummary) -> list[str]:
+    """Return sentences about the data of a run: what has changed, groups, corrections and near-copies."""
+    return [
+        *([f"Data: {changes_text(dataset.changes)}."] if dataset.changes else []),
+        *groups_texts(dataset.groups),
+        *corrections_texts(dataset.corrections),
+        *near_copies_texts(dataset.near_copies),
+    ]
 
 
 def partial_accuracies(model: ModelSummary) -> list[str]:
     """Return the accuracies of a stored trial on a part of the test images, or with other labels, as phrases."""
-    phrases = []
-    if new := model.new_test:
-        phrases.append(f"{percent(new.value)} on the {counted(new.total, 'new picture')} alone")
-    if published := model.published_test:
-        images = counted(published.total, "image")
-        phrases.append(f"{percent(published.value)} on the published labels of {images}")
-    if (reviewed := model.reviewed_test) and model.reviewed_test_ci95:
-        interval, images = interval_text(model.reviewed_test_ci95), counted(reviewed.total, "image")
-        phrases.append(f"{percent(reviewed.value)} (95% interval {interval}) on {images} reviewed at random")
-    if (distinct := model.distinct_test) and (limits := model.distinct_test_ci95):
-        others = f"{percent(distinct.value)} ({interval_text(limits)})"
-        phrases.append(f"{others} on the {counted(distinct.total, 'image')} that resemble no training image")
-    return phrases
+    tests = (
+        (model.new_test, None, "that are new"),
+        (model.published_test, None, "with the published labels"),
+        (model.reviewed_test, model.reviewed_test_ci95, "reviewed at random"),
+        (model.distinct_test, model.distinct_test_ci95, "that resemble no training image"),
+    )
+    return [
+        f"{percent(test.value)}{f' ({interval_text(ci95)})' if ci95 else ''} on {counted(test.total, 'image')} {which}"
+        for test, ci95, which in tests
+        if test
+    ]

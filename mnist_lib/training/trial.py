@@ -206,7 +206,7 @@ class _Lane:
             )
             setup_seconds = time.monotonic() - begin
             # A rung is scored without a history.
-            history = assignment.epochs.first(spec.id, state.epoch) if assignment.until is None else []
+            history = [*assignment.epochs[: state.epoch]] if assignment.until is None else []
             state = yield from train(compiled, assignment, state, history, self._checkpoint_seconds)
             if assignment.until is not None and spec.configuration is not None:
                 yield from rung_done(compiled, spec, state)

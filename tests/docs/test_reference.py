@@ -10,7 +10,6 @@ import pytest
 
 from docs.reference.make import FOLDER, PAGES, parsers
 from mnist_lib.catalog import DATASETS, MODELS
-from mnist_lib.report.evidence import MIN_ACCURACY, MIN_ACCURACY_OVERALL
 from mnist_lib.store.champions.promotion import Rule
 from tests.support.documents import ROOT
 
@@ -95,12 +94,6 @@ def test_the_guide_to_champions_gives_the_limits_of_the_promotion_rule() -> None
     guide = (ROOT / "docs/models.md").read_text()
     assert f"`--alpha` ({Rule.alpha})" in guide
     assert f"`--max-class-drop` ({Rule.max_class_drop})" in guide
-
-
-def test_the_guide_to_reports_gives_the_minimum_accuracy_for_questioning_labels() -> None:
-    guide = (ROOT / "docs/report.md").read_text()
-    assert f"at least {MIN_ACCURACY:.0%} test accuracy" in guide
-    assert f"it needs {MIN_ACCURACY_OVERALL:.0%} with them" in guide
 
 
 def test_the_design_notes_give_a_reason_for_each_dependency() -> None:

@@ -1,7 +1,6 @@
 """`jobs.show`: a dataset as JSON, as tables, as a picture, and in a terminal."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import Table
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.report.dataset import EXAMPLES, choose, dataset_tables, describe, draw_examples, examples_as_text
+from mnist_lib.report.dataset import EXAMPLES, choose, dataset_tables, describe, draw_examples
 from tests.support.corrections import correct, correction
 from tests.support.job import ROOT
 from tests.support.pictures import classes, noise, write_folder
@@ -151,39 +150,6 @@ def test_a_class_with_few_images_has_a_short_row(tmp_path: Path) -> None:
     row = np.asarray(Image.open(tmp_path / "few.png"))[TOP + 3 * 98 : TOP + 4 * 98, LEFT:]
     assert (row[:, 4 * 98 :] == 255).all()
     assert all((row[:, place * 98 : (place + 1) * 98] < 128).any() for place in range(4))
-
-
-@pytest.mark.parametrize(
-    ("name", "terminal", "columns", "lines"),
-    [("mnist-mini", 80, {80}, 2 * 7), ("sklearn-digits", 80, {50}, 2 * 4), ("mnist-mini", 60, {48, 16}, 4 * 7)],
-)
-def test_rows_of_digits_fit_into_the_terminal(name: str, terminal: int, columns: set[int], lines: int) -> None:
-    text = examples_as_text(embedded(name), seed=0, columns=terminal)
-    shown = [line for line in text.plain.splitlines() if line]
-    assert {len(line) for line in shown} == columns
-    assert len(shown) == lines
-
-
-@pytest.mark.slow
-def test_digits_are_shown_only_in_a_terminal_with_colours(data_dir: Path) -> None:
-    def shown(**environment: str) -> str:
-        ours, terminal = os.openpty()
-        command = [sys.executable, "-m", "jobs.show", "sklearn-digits", f"--data-dir={data_dir}"]
-        variables = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color", **environment}
-        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=terminal)
-        os.close(terminal)
-        content = b""
-        try:
-            while part := os.read(ours, 1 << 16):
-                content += part
-        except OSError:  # raised when the other end is closed
-            pass
-        os.close(ours)
-        assert process.wait() == 0
-        return content.decode()
-
-    assert shown(COLORTERM="truecolor").count("▀") == 50 * 8
-    assert "▀" not in shown(NO_COLOR="1")
 
 
 @pytest.mark.parametrize(

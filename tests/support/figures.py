@@ -1,29 +1,37 @@
-"""The numbers in a report, read from its page."""
+"""The main accuracies in a report, read from its page."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from mnist_lib.report.page import NUMBER_FORMATS
+from mnist_lib.wording import counted, interval_text, percent, rounded
 
-FIGURE = re.compile(r'<data value="([^"]*)" data-path="([^"]*)">([^<]*)</data>')
+
+def text_of(page: str) -> str:
+    return " ".join(re.sub("<[^>]*>", "", page).split())
 
 
 def assert_says_what_the_summary_says(page: str, summary: Mapping[str, Any]) -> None:
-    """Check that each number on the page is as in the summary, and that none of the main accuracies is missing."""
-    figures = FIGURE.findall(page)
-    for value, path, text in figures:
-        expected = _at(summary, path)
-        assert value == str(expected), path
-        assert text in {shown(expected) for shown in NUMBER_FORMATS.values()}, path
-    shown = {path for _, path, _ in figures}
-    for name in summary["models"]:
-        assert {f"models/{name}/{key}" for key in ("mean_test_accuracy", "ci95/0", "ci95/1", "trials")} <= shown
-    for number, trial in enumerate(summary["trials"]):
-        assert (f"trials/{number}/test_accuracy" in shown) == (trial["status"] == "ok")
+    """Check that the accuracies of each model and of each trial on the page are as in the summary."""
+    text = text_of(page)
+    means = [f"{name} {percent(model['mean_test_accuracy'])}" for name, model in summary["models"].items()]
+    assert (f"Test accuracy: {', '.join(means)}" if means else "No trial succeeded") in text
+    for model in summary["models"].values():
+        trials = counted(model["trials"], "trial")
+        assert f"{percent(model['mean_test_accuracy'])} 95% interval {interval_text(model['ci95'])}, {trials}" in text
+        assert f"{percent(model['best_trial_test_accuracy'])} on test" in text
+    assert [cells.get("test") for cells in trial_rows(page).values()] == [
+        percent(trial["test_accuracy"]) if trial["status"] == "ok" else None for trial in summary["trials"]
+    ]
+    for trial, cells in zip(summary["trials"], trial_rows(page).values(), strict=True):
+        assert cells["attempts"] == str(trial["attempts"])
+        if trial["status"] == "ok":
+            assert cells["correct"] == f"{trial['test']['correct']:,}"
+            assert cells["chosen epoch"] == f"{trial['best_epoch']} of {rounded(trial['trained_epochs'])}"
 
 
-def _at(part: Any, path: str) -> Any:
-    for key in path.split("/"):
-        part = part[key if isinstance(part, dict) else int(key)]
-    return part
+def trial_rows(page: str) -> dict[str, dict[str, str]]:
+    """Return the table of trials: by trial, its cells by heading."""
+    (table,) = re.findall(r'aria-label="Trials">(.*?)</table>', page, re.DOTALL)
+    rows = re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', table, re.DOTALL)
+    return {trial: dict(re.findall(r'data-label="([^"]*)">([^<]*)</td>', cells)) for trial, cells in rows}

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import structs
 
-from mnist_lib.results import EpochDone, EpochHistory, TrialFailure, TrialRecord, TrialResult
+from mnist_lib.results import EpochDone, TrialFailure, TrialRecord, TrialResult, add_epoch
 from mnist_lib.run_documents import ErrorSummary, FailedTrial
 from mnist_lib.spec import TrialSpec
 
@@ -51,10 +51,10 @@ def failed_trial(spec: TrialSpec, failure: TrialFailure) -> FailedTrial:
     return FailedTrial(id=spec.id, spec=spec, error=error)
 
 
-def epochs_in(events: Iterable[object]) -> EpochHistory:
+def epochs_in(events: Iterable[object]) -> list[EpochDone]:
     """Return the epochs among events, as a driver knows them."""
-    epochs = EpochHistory()
+    epochs: list[EpochDone] = []
     for event in events:
         if isinstance(event, EpochDone):
-            epochs.add(event)
+            add_epoch(epochs, event)
     return epochs

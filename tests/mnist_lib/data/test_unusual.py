@@ -8,7 +8,7 @@ import pytest
 from mnist_lib.data.changes import fall, growth, tail
 from mnist_lib.data.request import CountsBySplit, Growth
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.report.texts import data_texts
+from mnist_lib.report.texts import data_warnings
 from mnist_lib.results import Accuracy
 from mnist_lib.store.datasets import earlier_runs
 from mnist_lib.store.runs import RunFolder
@@ -70,6 +70,6 @@ def test_w16_the_report_names_the_class_and_the_fall() -> None:
     dataset = small_summary()["dataset"] | {"changes": {**changes, "unusual": {"b": {"added": 103, "usual": 3.0}}}}
     new = {"new_test": {"correct": 8, "total": 20}, "new_test_accuracy": 0.4}
     model = small_model(**new, new_test_before={"correct": 190, "total": 200})
-    texts = data_texts(summary_of(small_summary(dataset=dataset, models={"keras": model})))
+    texts = data_warnings(summary_of(small_summary(dataset=dataset, models={"keras": model})))
     assert "Unusual: 103 images added to class b, where 3.0 a run are usual; check that they belong there." in texts
     assert "Unusual: keras has 40.00% on 20 new pictures, a fall from 95.00% in earlier runs." in texts

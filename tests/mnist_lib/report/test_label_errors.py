@@ -51,8 +51,7 @@ def test_labels_with_margins_far_below_the_others_are_named_the_lowest_first() -
     assert (errors.first[0].image, errors.first[0].file) == (text_of(dataset.train.hashes[0]), "a/0000.png")
     assert [error.deviation for error in errors.first] == pytest.approx([4.5, 2.95])
     assert errors.first[0].label == dataset.classes[dataset.train.labels[0]]
-    ((image, label),) = [(suspect.image, suspect.label) for suspect in suspects(errors, dataset, 1)]
-    assert (image, label) == (0, dataset.train.labels[0])
+    assert suspects(errors, dataset, 1) == [0]
     assert suspects(None, dataset, 5) == []
 
 

@@ -8,26 +8,26 @@ from msgspec import structs
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.report.evidence import ReportedSearch
 from mnist_lib.report.page import report
-from mnist_lib.report.plots import rungs_plot, settings_plot
+from mnist_lib.report.plots import settings_plot
 from mnist_lib.results import Accuracy, mean_score
 from tests.support.made_run import made_run, search_document, with_search
-from tests.support.store.summaries import small_summary, small_trial, successful_trial, summary_of
 
 
-def test_configurations_are_listed_by_their_scores_without_those_that_failed() -> None:
-    good = successful_trial(0, validation={"correct": 78, "total": 100}, test_accuracy=0.7)
-    found = ReportedSearch.of(search_document(), summary_of(small_summary(trials=[good, small_trial(1)])))
+def test_configurations_are_listed_by_their_scores_without_those_that_failed(digits: Dataset) -> None:
+    run = with_search(made_run(digits, seeds=2, models=("keras",)))
+    found = ReportedSearch.of(run.folder.search(), run.summary)
     assert found is not None
     assert [(one.number, one.epochs, one.score) for one in found.tried] == [
         *[(3, 3, 0.8), (2, 1, 0.52)],
         *[(1, 1, 0.51), (0, 1, 0.5)],
     ]
-    assert (found.in_search, found.with_fresh_seeds, found.on_test) == (0.8, 0.78, 0.7)
-    assert {*found.ranges} == {*found.logarithmic} == {"learning_rate"}
+    assert found.with_fresh_seeds == 0.96
+    assert found.on_test == mean_score(trial.test_accuracy for trial in run.summary.successful)
     assert found.is_complete
-    assert not replace(found, rungs=[*found.rungs, 9]).is_complete
+    longer = ReportedSearch.of(search_document(rungs=[1, 3, 9]), run.summary)
+    assert longer is not None
+    assert not longer.is_complete
     assert settings_plot(found).png.startswith(b"\x89PNG")
-    assert rungs_plot(found).png.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,9 @@ def test_the_page_says_what_the_search_has_gained(digits: Dataset, defaults: int
     assert ("efault settings" in page or "default ones" in page) == bool(text)
 
 
-def test_a_search_without_scores_is_not_reported() -> None:
-    assert ReportedSearch.of(search_document(decisions=[], best=None), summary_of(small_summary())) is None
+def test_a_search_without_scores_is_not_reported(digits: Dataset) -> None:
+    run = with_search(made_run(digits, seeds=2, models=("keras",)), decisions=[], best=None)
+    assert ReportedSearch.of(run.folder.search(), run.summary) is None
 
 
 def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digits: Dataset) -> None:
@@ -60,7 +61,7 @@ def test_a_search_that_ended_before_any_comparison_names_its_best_settings(digit
     assert "which are compared on the same images but trained for up to 3 epochs, and" in page
     assert "partly luck" not in page
     assert "python -m jobs.train --learning-rate=0.0001<" in page
-    assert "search-rungs" not in made.plots
+    assert "search-settings" not in made.plots
 
 
 def test_the_page_says_that_configurations_were_compared_out_of_fold(digits: Dataset) -> None:
@@ -103,5 +104,5 @@ def test_the_page_shows_how_much_of_the_score_of_a_search_was_lost_on_the_test_i
     assert f"and {test:.2%} on average on the test images" in page
     assert f"{100 * (test - 0.8):+.2f} points" in page
     assert "luck" in page
-    assert {"search-settings", "search-rungs"} <= made.plots.keys()
+    assert "search-settings" in made.plots
     assert "python -m jobs.search --config" in page

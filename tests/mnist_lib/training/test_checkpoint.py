@@ -28,7 +28,6 @@ from mnist_lib.results import (
     Balanced,
     CheckpointTaken,
     EpochDone,
-    EpochHistory,
     EpochPart,
     RungDone,
     TrialEvent,
@@ -223,8 +222,7 @@ def test_w7_a_trial_whose_epochs_are_lost_from_the_history_starts_from_the_begin
     (spec,) = trial_grid(["scratch"], [0], epochs=3, global_batch_size=50, hidden_units=8)
     uninterrupted = events([Assignment(spec)], few, EACH_EPOCH)
     _, second = (event.content for event in uninterrupted if isinstance(event, CheckpointTaken))
-    known = EpochHistory()
-    known.add(next(event for event in uninterrupted if isinstance(event, EpochDone)))
+    known = epochs_in(uninterrupted)[:1]
     seen = events([Assignment(spec, second, epochs=known)], few, EACH_EPOCH)
     (started,) = [event for event in seen if isinstance(event, TrialStarted)]
     assert started.resumed_after == 0

@@ -67,7 +67,7 @@ def trial_script(
     yield phases["compile"]
     done, weights = json.loads(bytes(given.checkpoint)) if given.checkpoint else (0, "")
     yield TrialStarted(trial=spec.id, pid=1, node=node, devices=("CPU:0",), gpus=(), resumed_after=done, phases=phases)
-    history = [] if given.until else given.epochs.first(spec.id, done)
+    history = [] if given.until else [*given.epochs[:done]]
     last = given.until or spec.epochs
     for epoch in range(done + 1, last + 1):
         interval = max(HEARTBEAT_SECONDS, durations.chunk)
