@@ -32,7 +32,7 @@ from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
 from mnist_lib.intervals import VARYING, accuracy_interval
-from mnist_lib.report.aggregation import Tally, seed_statistics
+from mnist_lib.report.aggregation import Tally, deviation
 from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.strategy import configure_process
@@ -217,10 +217,10 @@ def table_row(name: str, correct: NDArray[np.bool_], ensemble: str, seconds: Seq
         seconds: of the whole training, for each seed.
     """
     accuracies = correct.mean(axis=1).tolist()
-    over_seeds = seed_statistics(accuracies)
+    over_seeds = deviation(accuracies)
     low, high = accuracy_interval(correct.sum(axis=0), correct.sum(axis=1).tolist())
-    mean = f"{100 * over_seeds.mean:.2f}% ({100 * low:.2f} to {100 * high:.2f})"
-    std = "-" if over_seeds.std is None else f"{100 * over_seeds.std:.2f}"
+    mean = f"{100 * statistics.fmean(accuracies):.2f}% ({100 * low:.2f} to {100 * high:.2f})"
+    std = "-" if over_seeds is None else f"{100 * over_seeds:.2f}"
     spread = f"{100 * min(accuracies):.2f} to {100 * max(accuracies):.2f}"
     times = (
         f"{statistics.median(seconds) / epochs:.2f} | {statistics.mean(seconds):.1f} ± {statistics.pstdev(seconds):.1f}"

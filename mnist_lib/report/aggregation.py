@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,19 +14,9 @@ from mnist_lib.intervals import accuracy_interval
 from mnist_lib.results import Accuracy, TrialResult
 
 
-@dataclass(frozen=True)
-class SeedStatistics:
-    """Statistics of the accuracy over seeds."""
-
-    count: int
-    mean: float
-    std: float | None  # of the sample, with n - 1; None for a single seed
-
-
-def seed_statistics(accuracies: Sequence[float]) -> SeedStatistics:
-    """Return the statistics of at least one accuracy in [0, 1]."""
-    count = len(accuracies)
-    return SeedStatistics(count, statistics.fmean(accuracies), statistics.stdev(accuracies) if count > 1 else None)
+def deviation(accuracies: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample of accuracies, with n - 1; None of a single one."""
+    return statistics.stdev(accuracies) if len(accuracies) > 1 else None
 
 
 class Tally:
@@ -63,8 +52,9 @@ class Tally:
         return self._best[1]
 
     @property
-    def statistics(self) -> SeedStatistics:
-        return seed_statistics([test.value for test in self._tests])
+    def accuracies(self) -> list[float]:
+        """The test accuracy of each trial. The highest one is partly chance."""
+        return [test.value for test in self._tests]
 
     def interval(self, labels: NDArray[np.integer[Any]], groups: NDArray[np.int32] | None = None) -> Interval:
         """Return the 95% interval of the mean accuracy. labels: [test images]; groups: as in `accuracy_interval`."""
@@ -76,11 +66,6 @@ class Tally:
         present, number, sizes = np.unique(labels, return_inverse=True, return_counts=True)
         correct = np.bincount(number, self.votes[range(len(labels)), labels], len(present))
         return float((correct / sizes).mean() / len(self._tests))
-
-    @property
-    def highest(self) -> float:
-        """The highest test accuracy of any trial, which is partly chance."""
-        return max(test.value for test in self._tests)
 
     def ensemble(self, labels: NDArray[np.integer[Any]]) -> Accuracy:
         """Return the accuracy of the mean of all trials' probabilities. labels: [test images]."""

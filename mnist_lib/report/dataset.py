@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from rich.bar import Bar
 from rich.console import Group
 from rich.table import Table as TextTable
 from rich.text import Text
@@ -22,10 +21,9 @@ from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import Table
 from mnist_lib.pictures.reading import as_picture
 from mnist_lib.report.summary import near_copies_summary
-from mnist_lib.report.texts import corrections_texts, groups_texts, near_copies_texts
+from mnist_lib.report.texts import corrections_texts, groups_texts, near_copies_texts, plain_table
 from mnist_lib.wording import counted, printable, short_name
 
-BAR_WIDTH, MAX_NAME = 20, 30  # characters
 EXAMPLES = 10  # of each class, in a picture of examples
 REPORT_EXAMPLES, REPORT_CLASSES, REPORT_SIDE = 4, 20, 56  # in a report: images of a class, classes, pixels
 # Sizes in pixels of a picture of examples.
@@ -85,8 +83,12 @@ def dataset_tables(description: dict[str, Any]) -> Group:
         for name, split in splits.items()
     ]
     folder = description["prepared_in"] or "none can be written, so the dataset is prepared again for every run"
-    groups, corrections = groups_texts(description["groups"]), corrections_texts(description["corrections"])
-    texts = [*groups, *corrections, *near_copies_texts(description["near_copies"]), *description["notices"]]
+    texts = [
+        *groups_texts(description["groups"]),
+        *corrections_texts(description["corrections"]),
+        *near_copies_texts(description["near_copies"]),
+        *description["notices"],
+    ]
     return Group(
         Text(f"{description['name']} {description['version']}: {description['about']}\n", "bold"),
         *counts,
@@ -99,28 +101,23 @@ def dataset_tables(description: dict[str, Any]) -> Group:
 
 
 def _classes(classes: list[str], train: list[int], test: list[int]) -> TextTable:
-    table = TextTable(box=None, padding=(0, 1))
-    table.add_column("class", justify="right", max_width=MAX_NAME, no_wrap=True)
-    for heading in ("train", "test"):
-        table.add_column(heading, justify="right")
-        table.add_column(min_width=4, max_width=BAR_WIDTH)  # shorter in a narrow terminal
-    for name, *counts in zip(classes, train, test, strict=True):
-        cells: list[Any] = []
-        for count, largest in zip(counts, (max(train), max(test)), strict=True):
-            cells += [f"{count:,}", Bar(largest, 0, count)]
-        table.add_row(name, *cells)
+    table = plain_table("  class", "train", "test")
+    for name, in_train, in_test in zip(map(short_name, classes), train, test, strict=True):
+        table.add_row(f"  {name}", f"{in_train:,}", f"{in_test:,}")
     return table
 
 
 def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
     """Write a PNG of training images with a row for each class, on white; grey images of the catalog are inverted."""
     height, width, channels = dataset.image_shape
-    scale = max(1, MAX_IMAGE_SIDE // max(height, width))  # a whole number, so that pixels stay squares
+    scale = scale_for(height, width)
     font = ImageFont.load_default(FONT_SIZE)
     names = [*map(short_name, dataset.classes)]
     label_width = max(LABEL_WIDTH, GAP + math.ceil(max(map(font.getlength, names))))
-    row, column = max(height * scale, FONT_SIZE) + GAP, width * scale + GAP
-    top, left = MARGIN + TITLE_HEIGHT, MARGIN + label_width
+    row = max(height * scale, FONT_SIZE) + GAP
+    column = width * scale + GAP
+    top = MARGIN + TITLE_HEIGHT
+    left = MARGIN + label_width
     title = printable(f"{dataset.name} {dataset.version}: training images of each class, seed {seed}")
     total = max(left + EXAMPLES * column - GAP, MARGIN + math.ceil(font.getlength(title))) + MARGIN
     picture = Image.new("RGB", (total, top + len(dataset.classes) * row - GAP + MARGIN), "white")
@@ -130,16 +127,28 @@ def draw_examples(dataset: Dataset, seed: int, path: Path) -> None:
         y = top + number * row
         draw.text((MARGIN, y + height * scale / 2), name, fill=0, font=font, anchor="lm")
         for place, image in enumerate(np.asarray(dataset.train.images[chosen])):
-            shown = as_picture(255 - image if channels == 1 and dataset.name in DATASETS else image)
-            shown = shown.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            picture.paste(shown, (left + place * column, y), shown if channels == 4 else None)
+            shown = 255 - image if channels == 1 and dataset.name in DATASETS else image
+            draw_image(picture, shown, (left + place * column, y), scale)
     picture.save(path, format="PNG", optimize=True)
+
+
+def scale_for(height: int, width: int) -> int:
+    """Return by how much an image is enlarged in a picture: a whole number, so that pixels stay squares."""
+    return max(1, MAX_IMAGE_SIDE // max(height, width))
+
+
+def draw_image(picture: Image.Image, image: NDArray[np.uint8], place: tuple[int, int], scale: int) -> None:
+    """Draw an enlarged image, [height, width, channels], whose upper left corner is at `place`."""
+    shown = as_picture(image)
+    shown = shown.resize((shown.width * scale, shown.height * scale), Image.Resampling.NEAREST)
+    picture.paste(shown, place, shown if shown.mode == "RGBA" else None)
 
 
 def choose(dataset: Dataset, seed: int) -> list[NDArray[np.int64]]:
     """Return indices of `EXAMPLES` random training images of each class, or of all images of a smaller class."""
-    generator, labels = np.random.default_rng(seed), dataset.train.labels
-    orders = [generator.permutation(np.flatnonzero(labels == label)) for label in range(len(dataset.classes))]
+    generator = np.random.default_rng(seed)
+    of_classes = [np.flatnonzero(dataset.train.labels == label) for label in range(len(dataset.classes))]
+    orders = [generator.permutation(images) for images in of_classes]
     return [order[:EXAMPLES] for order in orders]
 
 

@@ -22,7 +22,6 @@ from mnist_lib.run_documents import SearchSummary, Setting, Summary
 MAX_POINTS = 1_000  # of a learning curve
 MAX_PICTURES = 24  # of one kind
 MAX_CONFUSED = 3  # wrongly predicted classes that are listed for a class
-BEST = 10  # configurations of a search in the table
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,3 @@ class ReportedSearch:
     def measure(self) -> str:
         """On what configurations were compared."""
         return "out-of-fold" if self.result.folds else "validation"
-
-    @property
-    def best(self) -> Sequence[TriedConfiguration]:
-        return self.tried[:BEST]

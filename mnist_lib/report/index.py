@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
+from msgspec import structs
+
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.report.page import render
@@ -21,19 +23,13 @@ MAX_RUNS = 500  # of one dataset in its table
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
     """A row of the table of runs."""
 
-    run: str
-    ended: str  # UTC, ISO 8601
-    dataset: str
-    trials: int
-    failed: int
+    summary: Summary
+    link: str | None  # to the report
     settings: Mapping[str, Mapping[str, str]]  # as returned by `settings_of`
-    accuracies: Mapping[str, float]  # by model, the mean over its trials
-    champions: Mapping[str, int]  # by model, the version of this run if it was the champion at the end
-    link: str | None  # to its report
 
 
 @dataclass(frozen=True)
@@ -69,24 +65,10 @@ def _row(objects: Objects, names: Set[str], run: str) -> Row | str:
         summary = RunFolder(objects, run).summary()
         if summary is None:
             return f"run {run}, because its summary has been deleted"
-        return row_of(summary, report if report in names else None)
+        small = structs.replace(summary, label_errors=None)  # the rows of all runs are in memory
+        return Row(small, report if report in names else None, settings_of(summary))
     except (IntegrityError, SpecError) as error:  # SpecError: no run of ours has this name
         return f"run {run}, because its summary is damaged ({error})"
-
-
-def row_of(summary: Summary, link: str | None) -> Row:
-    models = summary.models
-    return Row(
-        run=summary.run,
-        ended=summary.ended,
-        dataset=summary.dataset.name,
-        trials=len(summary.trials),
-        failed=len(summary.failed),
-        settings=settings_of(summary),
-        accuracies={name: model.mean_test_accuracy for name, model in models.items()},
-        champions={name: model.version for name, model in models.items() if model.champion},
-        link=link,
-    )
 
 
 def _changes(objects: Objects) -> Iterator[Change | str]:
@@ -115,19 +97,17 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
         changes: in order of time for each model.
         left_out: what cannot be shown, each with the reason.
     """
-    runs = sorted(rows, key=lambda row: (row.ended, row.run), reverse=True)
+    runs = sorted(rows, key=lambda row: (row.summary.ended, row.summary.run), reverse=True)
     changes = sorted(changes, key=lambda change: change.record.at)
-    models = sorted({name for row in runs for name in row.accuracies})
     groups = []
-    for dataset in dict.fromkeys(row.dataset for row in runs):
-        own = [row for row in runs if row.dataset == dataset]
+    for dataset in dict.fromkeys(row.summary.dataset.name for row in runs):
+        of_dataset = [row for row in runs if row.summary.dataset.name == dataset]
         groups.append(
             {
                 "dataset": dataset,
-                "rows": own,
-                "settings": _settings(own),
-                "differing": _differing(own),
-                "models": [name for name in models if any(name in row.accuracies for row in own)],
+                "rows": of_dataset,
+                "differing": _differing(of_dataset),
+                "models": _models(of_dataset),
             }
         )
     champions = [change for change in changes if change.is_current]
@@ -137,28 +117,23 @@ def index(rows: Sequence[Row], changes: Sequence[Change], left_out: Sequence[str
         groups=groups,
         total=len(runs),
         max_runs=MAX_RUNS,
-        models=models,
+        models=_models(runs),
         champions=champions,
         changes=changes[::-1],
         left_out=left_out,
     )
 
 
-def _settings(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
-    """Return the settings of each model in the newest of its runs. The newest run comes first."""
-    settings: dict[str, dict[str, str]] = {}
-    for row in rows:
-        for name, by_model in row.settings.items():
-            settings[name] = {**by_model, **settings.get(name, {})}
-    return settings
+def _models(rows: Sequence[Row]) -> list[str]:
+    return sorted({name for row in rows for name in row.summary.models})
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
     """Return the settings in which two runs differ for the same model."""
-    names = dict.fromkeys(name for row in rows for name in row.settings)
-    models = dict.fromkeys(model for row in rows for model in row.accuracies)
 
     def differs(name: str, model: str) -> bool:
-        return len({row.settings.get(name, {}).get(model) for row in rows if model in row.accuracies}) > 1
+        of_model = [row.settings.get(name, {}) for row in rows if model in row.summary.models]
+        return len({by_model.get(model) for by_model in of_model}) > 1
 
-    return [name for name in names if any(differs(name, model) for model in models)]
+    names = dict.fromkeys(name for row in rows for name in row.settings)
+    return [name for name in names if any(differs(name, model) for model in _models(rows))]

@@ -120,7 +120,9 @@ def accuracy_of_trials(summary: Summary) -> Plot:
         xs = [x for x, trial in enumerate(trials) if trial.spec.model == name]
         values = [trials[x].test_accuracy for x in xs]
         errors = np.abs(np.transpose([trials[x].test_ci95 for x in xs]) - values)
-        colour, left, right = color_of(number), xs[0] - 0.4, xs[-1] + 0.4
+        colour = color_of(number)
+        left = xs[0] - 0.4
+        right = xs[-1] + 0.4
         axes.fill_between([left, right], *model.ci95, color=colour, alpha=0.15, linewidth=0)
         axes.hlines(model.mean_test_accuracy, left, right, color=colour, linewidth=1.2)
         axes.errorbar(xs, values, errors, fmt="o", color=colour, ms=4 if few else 2.5, elinewidth=0.8, label=name)
@@ -173,7 +175,8 @@ def _add_curves(
 
     A curve of one point is a dot.
     """
-    lines, dots = [curve for curve in curves if len(curve) > 1], [curve[0] for curve in curves if len(curve) == 1]
+    lines = [curve for curve in curves if len(curve) > 1]
+    dots = [curve[0] for curve in curves if len(curve) == 1]
     if lines:
         axes.add_collection(LineCollection(lines, linewidth=1, label=label, **style))
     if dots:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from mnist_lib.data.table import Labels
 from mnist_lib.documents import Interval
 from mnist_lib.environment import package_versions
 from mnist_lib.intervals import VARYING, accuracy_interval
-from mnist_lib.report.aggregation import Tally
+from mnist_lib.report.aggregation import Tally, deviation
 from mnist_lib.results import Accuracy, TrialRecord, TrialResult, mean_score
 from mnist_lib.run_documents import (
     DatasetSummary,
@@ -67,18 +68,21 @@ def summarize(
     label_errors: LabelErrors | None = None,
 ) -> Summary:
     """Return the summary of a run."""
-    models, labels = {}, facts.test.labels
+    models = {}
+    labels = facts.test.labels
     for model, tally in sorted(tallies.items()):
         earlier_models = [summary.models[model] for summary in earlier if model in summary.models]
         before = [row.new_test for row in earlier_models if row.new_test]
-        statistics, ensemble, chosen = tally.statistics, tally.ensemble(labels), tally.chosen
+        accuracies = tally.accuracies
+        ensemble = tally.ensemble(labels)
+        chosen = tally.chosen
         models[model] = ModelSummary(
-            trials=statistics.count,
-            mean_test_accuracy=statistics.mean,
-            std_test_accuracy=statistics.std,
+            trials=len(accuracies),
+            mean_test_accuracy=fmean(accuracies),
+            std_test_accuracy=deviation(accuracies),
             ci95=tally.interval(labels, facts.test_groups),
-            ci95_over=VARYING[statistics.count > 1],
-            highest_test_accuracy=tally.highest,
+            ci95_over=VARYING[len(accuracies) > 1],
+            highest_test_accuracy=max(accuracies),
             ensemble_test=ensemble,
             ensemble_test_accuracy=ensemble.value,
             best_trial=chosen.trial,
@@ -215,8 +219,7 @@ def settings_of(summary: Summary) -> dict[str, dict[str, str]]:
         for name, sha256 in spec.weights.items():
             settings[f"weights {name}"] = sha256[:12]
         for name in ("source_sha256", "init_sha256"):
-            if settings[name]:
-                settings[name] = settings[name][:12]
+            settings[name] = settings[name] and settings[name][:12]
         for name, value in settings.items():
             if value is not None and not is_unused(name, value):
                 found.setdefault(name.replace("_", " "), {})[spec.model] = str(value)

@@ -83,10 +83,7 @@ def test_the_json_and_the_table_describe_what_is_in_the_files(name: str, command
     assert f"  fingerprint  {document['fingerprint']}" in lines
     rows = [line.split() for line in lines[-10:]]
     per_class = [document["splits"][split]["per_class"] for split in ("train", "test")]
-    assert [(row[1], row[3]) for row in rows] == [(str(a), str(b)) for a, b in zip(*per_class, strict=True)]
-    longest = max(len(row[2]) for row in rows)
-    assert longest == 20
-    assert len(rows[per_class[0].index(max(per_class[0]))][2]) == longest
+    assert [(row[1], row[2]) for row in rows] == [(str(a), str(b)) for a, b in zip(*per_class, strict=True)]
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from mnist_lib.errors import IntegrityError, SchemaError
 from mnist_lib.history import HistoryLine, SearchDocument
 from mnist_lib.objects.lease import LeaseTerm
 from mnist_lib.objects.records import seal, unseal
-from mnist_lib.report.index import index, row_of
+from mnist_lib.report.index import Row, index
+from mnist_lib.report.summary import settings_of
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.run_documents import Summary
 from mnist_lib.spec import TrialSpec
@@ -171,7 +172,7 @@ def test_a_changed_document_is_decoded_or_refused_with_an_error_of_ours(change: 
         assert found.dataset.classes
         assert isinstance(found.spec, TrialSpec)
     if kind is Summary and found is not None:
-        row_of(found, None)
+        settings_of(found)
 
 
 @pytest.mark.fuzz
@@ -218,7 +219,8 @@ def test_a_record_is_intact_only_with_its_exact_bytes() -> None:
 
 
 def test_the_index_shows_a_run_with_any_valid_summary() -> None:
-    page = index([row_of(decode(as_bytes(SUMMARY), Summary, "x"), None)], [], ["run <odd>, because"])
+    summary = decode(as_bytes(SUMMARY), Summary, "x")
+    page = index([Row(summary, None, settings_of(summary))], [], ["run <odd>, because"])
     assert b"<h2>Left out</h2>" in page
     assert b"run &lt;odd&gt;, because" in page
 

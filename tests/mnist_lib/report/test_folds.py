@@ -96,7 +96,7 @@ def test_a_resumed_run_says_the_same_and_stores_the_trial_that_is_in_no_fold(tmp
         resumed.record(results[2])
     assert folds_summary(resumed.of_folds, dataset) == folds_summary(folds, dataset)
     assert resumed.tallies["keras"].chosen.files == {"model.keras": b"keras-s0"}
-    assert resumed.tallies["keras"].statistics.count == 1
+    assert resumed.tallies["keras"].accuracies == [1 / 5]
 
 
 def test_without_a_trial_on_all_images_that_of_the_first_fold_is_stored(tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_without_a_trial_on_all_images_that_of_the_first_fold_is_stored(tmp_path
             )
             training.record(result)
     assert training.tallies["keras"].chosen.trial == training.tallies["keras"].best_trial == "keras-s0-f0"
-    assert training.tallies["keras"].statistics.count == FOLDS
+    assert len(training.tallies["keras"].accuracies) == FOLDS

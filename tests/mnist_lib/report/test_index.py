@@ -11,7 +11,8 @@ from msgspec import structs
 from playwright.sync_api import Browser
 
 from mnist_lib.data.dataset import Dataset
-from mnist_lib.report.index import MAX_RUNS, Change, Row, index, row_of
+from mnist_lib.report.index import MAX_RUNS, Change, Row, index
+from mnist_lib.report.summary import settings_of
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.champions.log import Champion
@@ -20,6 +21,7 @@ from tests.support.browser import LOOKS, PHONE, WIDE, assert_good, look_at
 from tests.support.hostile import ANY_TEXT, is_harmless
 from tests.support.made_run import NAUGHTY, made_run
 from tests.support.results import with_fields
+from tests.support.store.summaries import small_model, small_summary, summary_of
 
 LINK = "runs/run-0/report.html"
 
@@ -43,6 +45,10 @@ CHANGES = [
 @pytest.fixture(scope="module")
 def summary(digits: Dataset) -> Summary:
     return made_run(digits, seeds=2, failed=1).summary
+
+
+def row_of(summary: Summary, link: str | None) -> Row:
+    return Row(summary, link, settings_of(summary))
 
 
 def rows_of(summary: Summary, count: int) -> list[Row]:
@@ -117,16 +123,7 @@ def test_a_setting_is_a_column_only_where_runs_of_the_same_model_differ_in_it(su
         *("epochs", "hidden units"),
     ]
     assert '<td data-label="epochs">20</td><td data-label="hidden units">64</td>' in section(page, "mnist")
-    assert "<dt>optimizer</dt><dd>rmsprop (keras), sgd (scratch)</dd>" in section(page, "mnist")
     assert columns(section(page, "kmnist")) == ["run", "ended (UTC)", "keras", "scratch", "trials"]
-
-
-def test_the_same_in_all_runs_are_the_settings_of_every_model(summary: Summary) -> None:
-    """The newest run trained one model; the settings of the other model are those of the earlier runs."""
-    trials = [trial for trial in summary.trials if trial.spec.model == "keras"]
-    newest = structs.replace(summary, models={"keras": summary.models["keras"]}, trials=trials)
-    page = index([on(summary, "mnist", "a"), on(newest, "mnist", "b")], []).decode()
-    assert "<dt>optimizer</dt><dd>rmsprop (keras), sgd (scratch)</dd>" in section(page, "mnist")
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -193,19 +190,11 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 @pytest.mark.fuzz
 @given(name=ANY_TEXT)
 def test_any_name_is_text_in_the_page(name: str) -> None:
-    made = Row(
-        run=name,
-        ended="2026-01-01T03:00:00Z",
-        dataset=name,
-        trials=1,
-        failed=0,
-        settings={},
-        accuracies={name: 0.5},
-        champions={},
-        link=None,
-    )
+    facts = summary_of(small_summary(models={"keras": small_model()}))
+    dataset = structs.replace(facts.dataset, name=name)
+    made = structs.replace(facts, run=name, dataset=dataset, models={name: facts.models["keras"]})
     named = record(name, 1, 1, name, dataset=name)
-    page = index([made], [Change(named, is_current=True)]).decode()
+    page = index([Row(made, None, {})], [Change(named, is_current=True)]).decode()
     assert is_harmless(page.replace(NO_BREAK, " "))
     found: list[str] = []
     parser = html.parser.HTMLParser()
