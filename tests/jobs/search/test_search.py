@@ -51,7 +51,7 @@ def test_a_search_stores_its_winner_and_reports_its_accuracy_with_fresh_seeds(da
     assert "4 configurations" in page
     assert "python -m jobs.search --config" in page
     assert f"--learning-rate={rate}" in page
-    assert {"search-rungs.png", "search-settings.png"} <= {path.name for path in (run / "plots").iterdir()}
+    assert (run / "plots/search-settings.png").exists()
     assert [*(run / "trials").glob("*-c*")] == []
     again = train(*at, *SPACE, *options, home=tmp_path, module=MODULE)
     timed = re.compile(r"^Time: .*$", re.M)  # the stored total ends when the models are stored

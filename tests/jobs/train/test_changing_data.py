@@ -70,7 +70,7 @@ def test_a_run_says_what_has_changed_since_the_last_one(
     assert second["models"]["scratch"]["new_test"]["total"] == added > 0
     assert "digits: 100 images added (" in (tmp_path / "stderr").read_text()
     page = (tmp_path / "results/runs/second/report.html").read_text()
-    assert "What has changed since run first" in page
+    assert " since run first." in page
     third = run(ray_address, data_dir, tmp_path, "third", "--dataset", folder)
     assert third["dataset"]["changes"] | {"at": ""} == {
         **{"since": "second", "at": "", "added": {"train": {}, "test": {}}},
