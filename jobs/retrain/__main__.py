@@ -20,7 +20,6 @@ from jobs.retrain.journal import Entry, Journal
 from jobs.retrain.notices import RECEIVER, SECRET, Notifier
 from jobs.retrain.options import (
     EmitOptions,
-    HistoryOptions,
     RetrainOptions,
     ScheduleOptions,
     StatusOptions,
@@ -28,11 +27,9 @@ from jobs.retrain.options import (
     train_options,
 )
 from jobs.retrain.retrainer import Pause, Retrainer
-from jobs.retrain.slots import Timetable
-from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, show_history, show_status, slot_text
+from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, show_status, slot_text
 from jobs.retrain.work import TrainWork
 from jobs.train.commands import plan_of, require_after_dashes
-from jobs.train.options import TrainOptions
 from jobs.train.plan import require_trusted_code
 from mnist_lib.clock import SystemClock, text_of, timestamp
 from mnist_lib.errors import BusyError, StoreError
@@ -50,7 +47,6 @@ log = logging.getLogger("jobs.retrain")  # __name__ is "__main__" under `python 
 COMMANDS: dict[str, tuple[type[ScheduleOptions], Callable[[Any, Sequence[str]], CommandResult | int]]] = {
     "": (RetrainOptions, lambda options, flags: _retrain(options, flags)),
     "status": (StatusOptions, lambda options, _: show_status(options)),
-    "history": (HistoryOptions, lambda options, _: show_history(options)),
     "emit": (EmitOptions, emit),
 }
 OPTIONS = {name: kind for name, (kind, _) in COMMANDS.items()}
@@ -74,36 +70,33 @@ def main(arguments: Sequence[str]) -> CommandResult | int:
 def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | int:
     if options.once and options.now:
         raise exit_codes.UsageError("once, now: expected one of them, got both; use --now to start a run immediately")
-    timetable, train = options.timetable(), check_train(train_options(options, flags))
+    timetable = options.timetable()
+    train = check_train(train_options(options, flags))
     objects = open_storage(options.storage)
     check_writable(objects)
     log_to_stderr(verbose=options.verbose, timestamps=True)
-    clock, host = SystemClock(), socket.gethostname()
-    seconds = options.lease_seconds / 3
-    flags = [*flags, *options.more_flags]
-    work = TrainWork(objects, options.storage, flags, train, options.configuration, stop_seconds=seconds)
+    clock = SystemClock()
     began = clock.now()
-    # With --once, the first call comes when a slot is due. The schedule begins before that slot, so that it is run.
-    enroll = timetable.latest(began) - timedelta(seconds=1) if options.once else began
+    host = socket.gethostname()
     term = LeaseTerm(f"process {os.getpid()}", host, timestamp(began))
-    lease = Lease(objects, lease_folder(options.name), term, time_to_live=options.lease_seconds, clock=clock)
     receiver = (options.notify or os.environ.get(RECEIVER) or "").strip()
     notifier = Notifier(receiver, os.environ.get(SECRET)) if receiver else None
 
     def notify(entry: Entry) -> None:
         if notifier and not set(events_of(entry)).isdisjoint(options.notify_on):
-            notifier.send(notice_of(entry, options.name, options.storage, train))
+            notifier.send(notice_of(entry, options.name, options.storage, train.COMMAND))
 
     retrainer = Retrainer(
-        options.name,
-        timetable,
-        options.policy(),
+        schedule=options.name,
+        timetable=timetable,
+        max_attempts=options.max_attempts,
         journal=Journal(objects, options.name),
-        lease=lease,
-        work=work,
+        lease=Lease(objects, lease_folder(options.name), term, time_to_live=options.lease_seconds, clock=clock),
+        work=TrainWork(objects, options.storage, flags, train, options.train or {}, options.lease_seconds / 3),
         clock=clock,
         host=host,
-        enroll=enroll,
+        # With --once, the first call comes when a slot is due. The schedule begins before that slot, so it is run.
+        enroll=timetable.latest(began) - timedelta(seconds=1) if options.once else began,
         notify=notify,
         skip_unchanged=options.skip_unchanged,
         on_request=options.now,
@@ -111,7 +104,7 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | i
     stop = _Stop()
     try:
         if options.now or options.once:
-            return _run_once(options, train, objects, retrainer, lease, stop, timetable)
+            return _run_once(options, train.COMMAND, objects, retrainer, stop)
         upcoming = slot_text(timetable.next(began).astimezone(timetable.tz))
         log.info("schedule %s: %s in %s; next: %s", options.name, options.cron, options.tz, upcoming)
         while not stop.wait(_step(retrainer).seconds):
@@ -124,57 +117,48 @@ def _retrain(options: RetrainOptions, flags: Sequence[str]) -> CommandResult | i
 
 
 def _run_once(
-    options: RetrainOptions,
-    train: TrainOptions,
-    objects: Objects,
-    retrainer: Retrainer,
-    lease: Lease,
-    stop: "_Stop",
-    timetable: Timetable,
+    options: RetrainOptions, command: str, objects: Objects, retrainer: Retrainer, stop: "_Stop"
 ) -> CommandResult | int:
     """Run the schedule until nothing is due. With --now, one slot is due: that of the request."""
     waits = False
     while True:
         pause = _step(retrainer, retry_idle=False)
         if pause.state == "idle":
-            return _result(options, train, retrainer, timetable)
+            return _result(options, command, retrainer)
         if pause.state == "busy":
             holder = _holder(options, objects)
-            if lease.heard:
+            if retrainer.lease.heard:
                 hint = "wait for it, or see: jobs.retrain status"
                 raise BusyError(f"schedule {options.name}: a run is in progress ({holder}); {hint}")
             if not waits:
-                log.info(
-                    "waiting for a heartbeat of %s; without one, its run is resumed after %.0f s",
-                    holder,
-                    options.lease_seconds,
-                )
-            waits, pause = True, Pause("busy", lease.seconds_between_beats / 5)
+                log.info("waiting up to %.0f s for a heartbeat of %s", options.lease_seconds, holder)
+            waits = True
+            pause = Pause("busy", retrainer.lease.seconds_between_beats / 5)
         if stop.wait(pause.seconds):
             retrainer.stop()
             return stop.exit_code
 
 
-def _result(options: RetrainOptions, train: TrainOptions, retrainer: Retrainer, timetable: Timetable) -> CommandResult:
+def _result(options: RetrainOptions, command: str, retrainer: Retrainer) -> CommandResult:
     """Return what this process has done or, if nothing was due, when the next slot is, and how the newest one ended.
 
     The command ends with the exit code of that slot, so that a scheduler that repeats a failed command sees no success.
     """
     if retrainer.outcome is not None:
-        notice = notice_of(retrainer.outcome, options.name, options.storage, train)
+        notice = notice_of(retrainer.outcome, options.name, options.storage, command)
         return CommandResult(notice, [notice["text"]], retrainer.outcome.exit_code or exit_codes.DONE)
     newest = retrainer.last_settled
     assert newest is not None
-    slot = timetable.next(SystemClock().now())
-    ended = f"{newest.kind} (exit code {newest.exit_code})" if newest.exit_code else newest.kind
-    text = f"{options.name}: nothing is due; next: {slot_text(slot.astimezone(timetable.tz))}; "
-    text += "no slot has been due" if newest.kind == "enrolled" else f"newest slot, {newest.slot}: {ended}"
+    slot = retrainer.timetable.next(SystemClock().now())
+    text = f"{options.name}: nothing is due; next: {slot_text(slot.astimezone(retrainer.timetable.tz))}; "
+    text += f"newest slot, {newest.slot}: {newest.kind}"
+    text += f" (exit code {newest.exit_code})" if newest.exit_code else ""
     document = {
         "schema": NOTICE_SCHEMA,
         "schedule": options.name,
         "outcome": "idle",
         "next": text_of(slot),
-        "newest": None if newest.kind == "enrolled" else {"slot": newest.slot, "outcome": newest.kind},
+        "newest": {"slot": newest.slot, "outcome": newest.kind},
         "exit_code": newest.exit_code,
         "text": text,
     }
@@ -182,11 +166,14 @@ def _result(options: RetrainOptions, train: TrainOptions, retrainer: Retrainer, 
 
 
 def _step(retrainer: Retrainer, *, retry_idle: bool = True) -> Pause:
-    """Take a step, or log a StoreError and return when to retry. Without `retry_idle`, retry only during a run."""
+    """Take a step, or log an error and return when to retry. Without `retry_idle`, retry only during a run.
+
+    An OSError says that the process of a run could not be started. Its attempt counts as one that has died.
+    """
     try:
         return retrainer.step()
-    except StoreError as error:
-        if not retry_idle and not retrainer.is_running:
+    except (StoreError, OSError) as error:
+        if not retry_idle and isinstance(error, StoreError) and not retrainer.is_running:
             raise
         seconds = RUNNING_RETRY_SECONDS if retrainer.is_running else RETRY_SECONDS
         log.warning("%s; trying again in %.0f s", error, seconds)

@@ -9,32 +9,19 @@ from msgspec import Meta
 
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
-from jobs.retrain.slots import Policy, Timetable
+from jobs.retrain.slots import Timetable
 from jobs.train.commands import job_options, plan_of
-from jobs.train.options import CHAMPION, TrainOptions
+from jobs.train.options import TrainOptions
 from mnist_lib.objects.protocol import check_part
-from mnist_lib.settings import Positive, field_values, one_of, option
+from mnist_lib.settings import Positive, one_of, option
 
 SCHEDULERS = ("crontab", "systemd", "kubernetes")
 CRON_HELP = 'timetable, as minute hour day month weekday, such as "0 3 * * *" for every day at 3:00'
-EVENTS = {
-    "success": "a run is complete",
-    "failure": "a run or some of its trials failed",
-    "promotion": "a model became the champion",
-    "rejection": "a model was stored and did not become the champion",
-    "dataset-changed": "no model was promoted, since the dataset has changed unexpectedly",
-    "damaged": "pictures cannot be read that could be read before, or are new",
-    "unusual": "a class has unusually many new images, or the accuracy on new images has fallen",
-    "skip": "a slot was not run",
-    "recovery": "the run of a process that died was resumed",
-}
+# What notices are sent of; docs/retrain.md says what each means.
+EVENTS = ("success", "failure", "promotion", "rejection", "dataset-changed", "damaged", "unusual", "skip", "recovery")
 # Options of jobs.train that a schedule does not take -> what to do instead.
 REFUSED = dict.fromkeys(("storage", "json", "verbose"), "give it before --")
 REFUSED |= dict.fromkeys(("run_name", "resume", "plan"), "leave it out")
-INITS = {
-    "scratch": "random weights",
-    "champion": "the weights of the model's champion for the dataset, or random ones as long as it has none",
-}
 REFUSED["finish_by"] = "use --max-seconds, which limits every run"
 MAX_NAME_LENGTH = 60
 LeaseSeconds = Annotated[float, Meta(ge=3, le=sys.float_info.max, title="S", description="a number of at least 3")]
@@ -60,23 +47,17 @@ class ScheduleOptions(StorageOptions, JsonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
+class RetrainOptions(ScheduleOptions, VerboseOptions):
     """Run jobs.train on a schedule: once for each slot, which is a time of --cron. The options after "--", or under
-    train: in the --config file, are those of jobs.train. Subcommands: status (state of a schedule), history (its
-    events), emit (configuration for another scheduler); see `python -m jobs.retrain SUBCOMMAND --help`."""
+    train: in the --config file, are those of jobs.train, or of jobs.search, if vary is among them. Subcommands: status
+    (state of a schedule), emit (file for another scheduler); see `python -m jobs.retrain SUBCOMMAND --help`."""
 
     GROUP = "retraining"
-    COMMANDS = "[status|history|emit]"
+    COMMANDS = "[status|emit]"
     USAGE_TAIL = "[OPTIONS] [-- TRAIN_OPTIONS]"
 
     train: Mapping[str, Any] | None = option(
-        None, "options of jobs.train, usually given in a --config file, as in train: {epochs: 3}", "OPTIONS"
-    )
-    search: Mapping[str, Any] | None = option(
-        None,
-        "options of jobs.search, which then runs instead of jobs.train, usually given in a --config file, as in search:"
-        ' {vary: {learning_rate: "1e-4..1e-1:log"}}',
-        "OPTIONS",
+        None, "options of the runs, usually given in a --config file, as in train: {epochs: 3}", "OPTIONS"
     )
     once: bool = option(
         False, "run the due slot and exit, for use by another scheduler (default: run as a daemon)", stored=False
@@ -87,9 +68,7 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
     skip_unchanged: bool = option(
         False, "skip a slot if data, configuration and code are the same as in the last complete run"
     )
-    init: Annotated[str, one_of(INITS)] = option(
-        "scratch", f"what the trials of each run start from. {'; '.join(map(': '.join, INITS.items()))}"
-    )
+    max_attempts: Positive = option(3, "maximum number of attempts per slot; only temporary errors are retried")
     lease_seconds: LeaseSeconds = option(
         120.0, "seconds without a heartbeat from this process after which another process takes over"
     )
@@ -101,27 +80,13 @@ class RetrainOptions(ScheduleOptions, Policy, VerboseOptions):
         stored=False,  # it can hold a secret
     )
     notify_on: tuple[Annotated[str, one_of(EVENTS)], ...] = option(
-        tuple(EVENTS),
-        f"events to send notices of: {', '.join(f'{name} ({about})' for name, about in EVENTS.items())} (default: all)",
+        EVENTS, f"events to send notices of: {', '.join(EVENTS)} (default: all)"
     )
-
-    @property
-    def configuration(self) -> Mapping[str, Any]:
-        """The options of jobs.train or jobs.search, as in a --config file of theirs."""
-        return self.train or self.search or {}
-
-    @property
-    def more_flags(self) -> list[str]:
-        """The options of jobs.train or jobs.search that follow from those of the schedule."""
-        return [f"--init-from=@{CHAMPION}"] if self.init == CHAMPION else []
-
-    def policy(self) -> Policy:
-        return Policy(**field_values(self, Policy))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions(ScheduleOptions):
-    """Print the state of a schedule: its last slots, the champions that its runs produced, and the next slots."""
+    """Print the state of a schedule: what has happened, the newest first, and the next slots."""
 
     SHARES_FILE_WITH = RetrainOptions
 
@@ -129,22 +94,13 @@ class StatusOptions(ScheduleOptions):
         None, 'cron expression of the schedule, such as "0 3 * * *"; if given, the next slots are printed', "CRON"
     )
     tz: str = option("UTC", "time zone of --cron and of the printed times, such as Europe/Berlin", "ZONE")
-    last: Positive = option(10, "number of past slots, and of champions, to print")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HistoryOptions(ScheduleOptions, without=["cron"]):
-    """Print the events of a schedule, the newest first."""
-
-    SHARES_FILE_WITH = RetrainOptions
-
-    tz: str = option("UTC", "time zone of the printed times, such as Europe/Berlin", "ZONE")
-    last: Positive = option(1000, "number of events to print")
+    last: Positive = option(10, "number of past events to print")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmitOptions(RetrainOptions, without=["once", "now"]):
-    """Print the schedule as a configuration for another scheduler, which then runs `jobs.retrain --once`."""
+    """Print the schedule as a file: a service of systemd that runs the daemon, or lines for a crontab or a CronJob of
+    Kubernetes that run `jobs.retrain --once`."""
 
     COMMANDS = ""
     SHARES_FILE_WITH = RetrainOptions
@@ -157,16 +113,7 @@ class EmitOptions(RetrainOptions, without=["once", "now"]):
 
 def train_options(options: RetrainOptions, after_dashes: Sequence[str]) -> TrainOptions:
     """Return the options of jobs.train or jobs.search: those of the file, overridden by those after the dashes."""
-    if options.train and options.search:
-        raise UsageError("train, search: expected one of them, got both")
-    given = job_options("jobs.retrain --", after_dashes, options.configuration)
-    if options.more_flags:
-        if given.init_from is not None:
-            raise UsageError("init: expected it or --init-from among the options of jobs.train, got both; omit one")
-        given = job_options("jobs.retrain --", [*after_dashes, *options.more_flags], options.configuration)
-    if options.search and given.COMMAND != "jobs.search":
-        raise UsageError("search: expected vary among its options, got none; or use train")
-    return given
+    return job_options("jobs.retrain --", after_dashes, options.train or {})
 
 
 def check_train(given: TrainOptions) -> TrainOptions:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from jobs.retrain.journal import DataOfRun, DoneSlot, Entry, Journal, Kind, ModelResult
-from jobs.retrain.slots import Due, Policy, Timetable, missed_text
+from jobs.retrain.slots import Due, Timetable, back_off, due_slot, missed_text
 from mnist_lib.clock import Clock, as_file_name, moment_of, text_of, timestamp
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseLostError
@@ -90,46 +90,37 @@ class ActiveRun:
     number: int  # of the journal entry that started it
     entry: Entry
     attempt: RunAttempt
-    newest_slot: datetime  # the newest slot that came due during the run
     end: Entry | None = None  # the entry that ends the attempt, kept until it could be appended to the journal
 
 
+@dataclass(kw_only=True)
 class Retrainer:
     """Runs the slots of a schedule.
 
     Args:
+        max_attempts: maximum number of attempts per slot; only temporary errors are retried.
         enroll: time at which the schedule begins if its journal is empty; earlier slots are ignored.
         notify: called with each entry that settles a slot or resumes the run of a dead process; must not block.
         skip_unchanged: do not run a slot whose fingerprint equals that of the last slot that is done.
         on_request: run one slot now, whatever the timetable says; an open slot that can be resumed takes its place.
     """
 
-    def __init__(
-        self,
-        schedule: str,
-        timetable: Timetable,
-        policy: Policy,
-        *,
-        journal: Journal,
-        lease: Lease,
-        work: Work,
-        clock: Clock,
-        host: str,
-        enroll: datetime,
-        notify: Callable[[Entry], None],
-        skip_unchanged: bool = False,
-        on_request: bool = False,
-    ) -> None:
-        if on_request and policy.overlap == "replace":
-            policy = replace(policy, overlap="queue")  # no slot of the timetable ends a run that was requested
-        self._schedule, self._timetable, self._policy = schedule, timetable, policy
-        self._journal, self._lease, self._work, self._clock = journal, lease, work, clock
-        self._host, self._enroll, self._notify, self._skip_unchanged = host, enroll, notify, skip_unchanged
-        self._on_request = on_request
-        self._active: ActiveRun | None = None
-        self._launched: str | None = None  # the run of the newest attempt that this process started
-        self.last_settled: Entry | None = None  # the newest settled entry that this process has seen
-        self.outcome: Entry | None = None  # the last that it has settled itself, of its own run if there is one
+    schedule: str
+    timetable: Timetable
+    max_attempts: int
+    journal: Journal
+    lease: Lease
+    work: Work
+    clock: Clock
+    host: str
+    enroll: datetime
+    notify: Callable[[Entry], None]
+    skip_unchanged: bool = False
+    on_request: bool = False
+    last_settled: Entry | None = None  # the newest settled entry that this process has seen
+    outcome: Entry | None = None  # the last that it has settled itself, of its own run if there is one
+    _active: ActiveRun | None = None
+    _launched: str | None = None  # the run of the newest attempt that this process started
 
     @property
     def is_running(self) -> bool:
@@ -142,78 +133,69 @@ class Retrainer:
     def stop(self) -> None:
         """Stop the run in progress; the next process of this schedule resumes it."""
         if self._active is not None:
-            run, self._active = self._active, None
+            run = self._active
+            self._active = None
             run.attempt.stop()
-            self._journal.append(run.number, self._following(run.entry, "interrupted", why="stopped on request"))
-        self._lease.release()
+            self.journal.append(run.number, self._following(run.entry, "interrupted", why="stopped on request"))
+        self.lease.release()
 
     def _step_idle(self) -> Pause:
-        now = self._clock.now()
-        if self._request_is_met():
-            return self._pause_until("idle", self._timetable.next(now), now)
-        number, last = self._journal.last()
+        now = self.clock.now()
+        number, last = self.journal.last()
+        if last is not None and not last.is_open:
+            self.last_settled = last
+        is_met = self.last_settled is not None and self.last_settled.run == self._launched
+        if self.on_request and is_met:
+            return self._pause_until("idle", self.timetable.next(now), now)
         if last is not None and last.is_open:
             return self._step_open(number, last)
         if last is None or last.due > now + MAX_AHEAD:
-            begin = Due(self._enroll if last is None else now, 0)
-            self._journal.append(number, self._entry("enrolled", begin, last))
+            begin = Due(self.enroll if last is None else now, 0)
+            self.journal.append(number, self._entry("enrolled", begin, last))
             return STEP_AGAIN
-        self.last_settled = last
-        due = self._due(last, now)
+        due = self._requested_slot(last, now) if self.on_request else due_slot(self.timetable, last, now)
         if due is None:
-            return self._pause_until("idle", self._timetable.next(now), now)
+            return self._pause_until("idle", self.timetable.next(now), now)
         if due.skip:
             self._settle(number, self._entry("skipped", due, last, why=due.skip))
             return STEP_AGAIN
-        start = due.slot + (timedelta(0) if self._on_request else self._policy.delay(self._schedule, due.slot))
-        if now < start:
-            return self._pause_until("waiting", start, now)
-        if self._on_request and self._work.has_run(self._run_of(due.slot)):
+        if self.on_request and self.work.has_run(self._run_of(due.slot)):
             return Pause("waiting", 1.0)  # until the next second, whose run has another name
-        if not self._lease.acquire():
+        if not self.lease.acquire():
             return self._busy()
         with self._lease_released_unless_running():
             self._start(number, last, due)
         return STEP_AGAIN
 
-    def _request_is_met(self) -> bool:
-        """Return whether a run was requested, and an attempt of this process has led to its end."""
-        return self._on_request and self.last_settled is not None and self.last_settled.run == self._launched
-
-    def _due(self, last: Entry, now: datetime) -> Due | None:
-        """Return the slot to act on: the one that was requested, or else one of the timetable."""
-        if not self._on_request:
-            return self._policy.due(self._timetable, last, now)
+    def _requested_slot(self, last: Entry, now: datetime) -> Due:
         slot = now.replace(microsecond=0)
-        return None if self._request_is_met() else Due(slot, self._timetable.count(last.due, slot))
+        return Due(slot, self.timetable.count(last.due, slot))
 
     def _start(self, number: int, last: Entry, due: Due) -> None:
-        """Start the run of a slot, unless it needs none, is too late, or another process acts on it."""
-        run, before = self._run_of(due.slot), last.last_done
-        if self._work.has_run(run):
+        """Start the run of a slot, unless it needs none, or another process acts on it."""
+        run = self._run_of(due.slot)
+        before = last.last_done
+        if self.work.has_run(run):
             why = "its run took place before the clock was set back"
             self._settle(number, self._entry("skipped", due, last, why=why))
             return
         fingerprint = self._fingerprint()
-        if not self._on_request:
-            if too_late := self._policy.why_too_late(due.slot, self._clock.now()):
-                self._settle(number, self._entry("skipped", due, last, why=too_late))
-                return
-            if self._skip_unchanged and fingerprint is not None and before and fingerprint == before.fingerprint:
-                why = f"data, configuration and code have not changed since run {before.run}"
-                self._settle(number, self._entry("unchanged", due, last, why=why))
-                return
+        is_unchanged = fingerprint is not None and before is not None and fingerprint == before.fingerprint
+        if self.skip_unchanged and not self.on_request and before is not None and is_unchanged:
+            why = f"data, configuration and code have not changed since run {before.run}"
+            self._settle(number, self._entry("unchanged", due, last, why=why))
+            return
         self._launch(number, self._entry("started", due, last, run=run, attempt=1, fingerprint=fingerprint))
 
     def _step_open(self, number: int, last: Entry) -> Pause:
         """Act on an open slot: its process has died, its next attempt is not due yet, or a process is working on it."""
-        now, back_off = self._clock.now(), timedelta(seconds=self._policy.back_off(last.failures))
+        now = self.clock.now()
         ended = moment_of(last.at)
-        if self._on_request and self._launched is None:
-            back_off = timedelta(0)  # it is requested now
-        if last.kind == "interrupted" and ended <= now < ended + back_off:
-            return self._pause_until("waiting", ended + back_off, now)
-        if not self._lease.acquire():
+        is_requested = self.on_request and self._launched is None
+        pause = timedelta(0) if is_requested else back_off(last.failures)
+        if last.kind == "interrupted" and ended <= now < ended + pause:
+            return self._pause_until("waiting", ended + pause, now)
+        if not self.lease.acquire():
             return self._busy()
         with self._lease_released_unless_running():
             self._resume(number, last)
@@ -221,22 +203,18 @@ class Retrainer:
 
     def _resume(self, number: int, last: Entry) -> None:
         failures = last.failures + (last.kind == "started")
-        now = self._clock.now()
-        is_newest = self._timetable.latest(now) <= last.due
-        too_late = "" if is_newest else self._policy.why_too_late(last.due, now)
-        if self._policy.overlap == "replace" and not is_newest:
-            self._settle(number, self._following(last, "replaced", why="a newer slot came due"))
-        elif failures >= self._policy.max_attempts or too_late:
-            why = too_late or f"abandoned after {counted(last.attempt, 'attempt')}; the last attempt's process died"
+        if failures >= self.max_attempts:
+            why = f"abandoned after {counted(last.attempt, 'attempt')}; the last attempt's process died"
             cause: dict[str, Any] = {"why": why, "failures": failures, "exit_code": ABANDONED_EXIT_CODE}
             self._settle(number, self._following(last, "failed", **cause))
-        else:
-            again = replace(last, kind="started", attempt=last.attempt + 1, failures=failures, host=self._host)
-            if last.exit_code is None:  # the last attempt was broken off: a new period of work begins
-                again = replace(again, begun="")
-            if self._launch(number, again) and last.kind == "started":
-                log.warning("the process that ran slot %s died on %s; resuming its run", last.slot, last.host)
-                self._notify(again)
+            return
+        # If the last attempt was broken off, a new period of work begins.
+        begun = "" if last.exit_code is None else last.begun
+        attempt = last.attempt + 1
+        again = replace(last, kind="started", attempt=attempt, failures=failures, host=self.host, begun=begun)
+        if self._launch(number, again) and last.kind == "started":
+            log.warning("the process that ran slot %s died on %s; resuming its run", last.slot, last.host)
+            self.notify(again)
 
     @contextlib.contextmanager
     def _lease_released_unless_running(self) -> Iterator[None]:
@@ -244,60 +222,48 @@ class Retrainer:
             yield
         finally:
             if self._active is None:
-                self._lease.release()
+                self.lease.release()
 
     def _launch(self, number: int, entry: Entry) -> bool:
         """Start an attempt; return False if another process has appended an entry, or the lease may be lost."""
-        at = timestamp(self._clock.now())
+        at = timestamp(self.clock.now())
         entry = replace(entry, at=at, begun=entry.begun or at, exit_code=None, why="")
-        if not self._may_act() or not self._journal.append(number, entry) or not self._may_act():
+        if not self._may_act() or not self.journal.append(number, entry) or not self._may_act():
             return False
         self._launched = entry.run
-        last = entry.failures + 1 >= self._policy.max_attempts
-        attempt = self._work.start(entry.run, last=last)
-        self._active = ActiveRun(number + 1, entry, attempt, newest_slot=moment_of(entry.at))
+        last = entry.failures + 1 >= self.max_attempts
+        attempt = self.work.start(entry.run, last=last)
+        self._active = ActiveRun(number + 1, entry, attempt)
         log.info("slot %s: run %s, attempt %d", entry.slot, entry.run, entry.attempt)
         return True
 
     def _fingerprint(self) -> str | None:
-        with self._lease.renewed():  # hashing a large dataset may take longer than the lease lasts
-            return self._work.fingerprint()
+        with self.lease.renewed():  # hashing a large dataset may take longer than the lease lasts
+            return self.work.fingerprint()
 
     def _may_act(self) -> bool:
         """Return whether the lease is held, and was renewed so recently that no other process can take it soon."""
-        return self._lease.number is not None and not self._lease.overdue()
+        return self.lease.number is not None and not self.lease.overdue()
 
     def _step_running(self, run: ActiveRun) -> Pause:
         try:
-            self._lease.renew()
+            self.lease.renew()
         except LeaseLostError as error:
             return self._kill_attempt(run, str(error))
         except StoreError:
-            if self._lease.overdue():
+            if self.lease.overdue():
                 return self._kill_attempt(run, "the lease could not be renewed in time")
             raise
-        run.end = run.end or self._poll(run)
         if run.end is None:
-            return Pause("running", POLL_SECONDS)
+            result = run.attempt.poll()
+            if result is None:
+                return Pause("running", POLL_SECONDS)
+            run.end = self._end(run.entry, result)
         # If the entry cannot be appended, the run stays active and the lease held: the next step tries again.
         self._settle(run.number, run.end)
         self._active = None
-        self._lease.release()
+        self.lease.release()
         return STEP_AGAIN
-
-    def _poll(self, run: ActiveRun) -> Entry | None:
-        """Return the entry that ends the attempt; None while it is in progress."""
-        result = run.attempt.poll()
-        if result is not None:
-            return self._end(run.entry, result)
-        newest = self._timetable.latest(self._clock.now())
-        if newest > run.newest_slot:
-            run.newest_slot, overlap = newest, self._policy.overlap
-            log.warning("slot %s is due during run %s: overlap is %s", text_of(newest), run.entry.run, overlap)
-            if overlap == "replace":
-                run.attempt.stop()
-                return self._following(run.entry, "replaced", why="a newer slot came due")
-        return None
 
     def _end(self, entry: Entry, result: AttemptResult) -> Entry:
         """Return the entry after an attempt that has ended by itself."""
@@ -311,15 +277,15 @@ class Retrainer:
             return self._following(entry, "done", results=result.results, data=result.data, last_done=done, **cause)
         failures = entry.failures + 1
         may_retry = result.retry == "yes" or (result.retry == "once" and failures == 1)
-        kind: Kind = "interrupted" if may_retry and failures < self._policy.max_attempts else "failed"
+        kind: Kind = "interrupted" if may_retry and failures < self.max_attempts else "failed"
         return self._following(entry, kind, failures=failures, **cause)
 
     def _following(self, entry: Entry, kind: Kind, **fields: Any) -> Entry:
         """Return the next entry of a slot."""
-        return replace(entry, kind=kind, at=timestamp(self._clock.now()), host=self._host, **fields)
+        return replace(entry, kind=kind, at=timestamp(self.clock.now()), host=self.host, **fields)
 
     def _settle(self, number: int, entry: Entry) -> None:
-        if not self._journal.append(number, entry):
+        if not self.journal.append(number, entry):
             return
         missed = f"; {missed_text(entry.missed)}" if entry.missed else ""
         log.info("slot %s: %s%s%s", entry.slot, entry.kind, f": {entry.why}" if entry.why else "", missed)
@@ -327,7 +293,7 @@ class Retrainer:
             self.last_settled = entry
             if entry.run == self._launched or self.outcome is None:
                 self.outcome = entry
-            self._notify(entry)
+            self.notify(entry)
 
     def _kill_attempt(self, run: ActiveRun, why: str) -> Pause:
         log.warning("%s; stopping run %s on this host", why, run.entry.run)
@@ -339,18 +305,18 @@ class Retrainer:
         return Entry(
             kind=kind,
             slot=text_of(due.slot),
-            at=timestamp(self._clock.now()),
-            host=self._host,
+            at=timestamp(self.clock.now()),
+            host=self.host,
             missed=due.missed,
             last_done=last.last_done if last else None,
             **fields,
         )
 
     def _run_of(self, slot: datetime) -> str:
-        return f"{self._schedule}-{as_file_name(text_of(slot))}"
+        return f"{self.schedule}-{as_file_name(text_of(slot))}"
 
     def _busy(self) -> Pause:
-        return Pause("busy", min(self._lease.seconds_between_beats, MAX_SLEEP_SECONDS))
+        return Pause("busy", min(self.lease.seconds_between_beats, MAX_SLEEP_SECONDS))
 
     @staticmethod
     def _pause_until(state: Literal["idle", "waiting"], moment: datetime, now: datetime) -> Pause:

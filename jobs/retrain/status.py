@@ -1,4 +1,4 @@
-"""What people read about a schedule: the subcommands `status` and `history`, and the notice of a journal entry."""
+"""What people read about a schedule: the subcommand `status`, and the notice of a journal entry."""
 
 import contextlib
 import itertools
@@ -6,29 +6,23 @@ import re
 import shlex
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
 from jobs.retrain.journal import Entry, Journal, ModelResult
-from jobs.retrain.options import HistoryOptions, StatusOptions
+from jobs.retrain.options import StatusOptions
 from jobs.retrain.slots import Timetable, missed_text
 from jobs.train.commands import options_types
-from jobs.train.options import TrainOptions
-from jobs.train.resuming import resume_command, stored_command
+from jobs.train.resuming import stored_command
 from mnist_lib.clock import moment_of
 from mnist_lib.data.sources.scan import listed
 from mnist_lib.documents import builtins_of
 from mnist_lib.errors import MnistError
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
-from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.report.texts import growth_texts, label_errors_text, new_test_text
-from mnist_lib.store.champions.appointment import history
-from mnist_lib.store.champions.log import Champion, datasets_with_logs
-from mnist_lib.store.versions import model_names
 from mnist_lib.wording import and_balanced, counted, duration, interval_text, percent
 
 NOTICE_SCHEMA = 1
@@ -42,22 +36,18 @@ HEADLINES = {
     "replaced": "a run was ended, since a newer slot came due",
 }
 ERROR_CODE = re.compile(r"error\[(E-[A-Z-]+)\]")
-MAX_HEADLINE, MAX_UNUSUAL = 120, 3  # characters; classes that are named one by one
 NEXT_SLOTS = 3
 EVERY_MINUTE = "* * * * *"  # any valid expression will do: only the time zone of the timetable is used
-ENTRIES_PER_SLOT = 4  # number of journal entries to read per slot shown, since a retried slot has several
+ENTRIES_PER_EVENT = 2  # number of journal entries to read per event shown, since each attempt has a start and an end
 
 
 def show_status(options: StatusOptions) -> CommandResult:
-    objects, timetable = open_storage(options.storage), Timetable(options.cron or EVERY_MINUTE, options.tz)
+    objects = open_storage(options.storage)
+    timetable = Timetable(options.cron or EVERY_MINUTE, options.tz)
     zone = timetable.tz
-    entries = list(Journal(objects, options.name).newest(ENTRIES_PER_SLOT * options.last))
-    slots = [entry for entry in entries if not entry.is_open][: options.last]
+    entries = list(Journal(objects, options.name).newest(ENTRIES_PER_EVENT * options.last))
+    slots = [entry for entry in entries if entry.kind != "started"][: options.last]
     active = entries[0] if entries and entries[0].is_open else None
-    decisions = _decisions(objects, options.name)
-    champions = [record for record in decisions if record.kind != "keep"][-options.last :]
-    newest = {(record.model, record.dataset): record for record in decisions}
-    budgets = [record for record in newest.values() if record.budget is not None]
     coming = itertools.islice(timetable.slots_after(datetime.now(UTC)), NEXT_SLOTS if options.cron else 0)
     upcoming = [slot.astimezone(zone) for slot in coming]
     term = newest_term(objects, lease_folder(options.name)) if active else None
@@ -68,16 +58,11 @@ def show_status(options: StatusOptions) -> CommandResult:
         "going_on": active,
         "holder": term,
         "slots": slots,
-        "champions": champions,
-        "significance": [
-            {"model": record.model, "dataset": record.dataset, **builtins_of(record.budget.document())}
-            for record in budgets
-            if record.budget is not None
-        ],
         "next": [moment.isoformat() for moment in upcoming],
     }
     if not entries:
-        return CommandResult(document, [_not_started(options.name, objects)])
+        where = objects.where("schedules")
+        return CommandResult(document, [f"schedule {options.name} has not been started: it has no entry in {where}"])
     lines = [_state(options.name, active, term, zone), ""]
     lines.append(table(["slot", "result", "duration", "details"], [_row(entry, zone) for entry in slots]))
     if slots and slots[0].data and slots[0].data.accept:
@@ -86,26 +71,9 @@ def show_status(options: StatusOptions) -> CommandResult:
         with contextlib.suppress(MnistError):  # the run, or what is stored about it, is gone or damaged
             command = stored_command(slots[0].run, options.storage, options_types())
             lines += ["", f"To resume {slots[0].run}:", command]
-    if champions:
-        rows = [[_local(c.at, zone), c.name, c.dataset, c.kind, c.why] for c in reversed(champions)]
-        lines += ["", table(["champion since", "version", "dataset", "by", "reason"], rows)]
-    if budgets:
-        lines += ["", *(f"{record.model} on {record.dataset}: {record.budget}" for record in budgets)]
     if upcoming:
         lines += ["", "Next: " + ", ".join(map(slot_text, upcoming))]
     return CommandResult(document, lines)
-
-
-def show_history(options: HistoryOptions) -> CommandResult:
-    objects, zone = open_storage(options.storage), Timetable(EVERY_MINUTE, options.tz).tz
-    entries = list(Journal(objects, options.name).newest(options.last))
-    rows = []
-    for entry in entries:
-        slot, event, took, details = _row(entry, zone)
-        parts = filter(None, (f"slot {slot}", details, f"on {entry.host}"))
-        rows.append([_local(entry.at, zone), event, took, "; ".join(parts)])
-    text = table(["time", "event", "duration", "details"], rows) if rows else _not_started(options.name, objects)
-    return CommandResult(entries, [text])
 
 
 def events_of(entry: Entry) -> list[str]:
@@ -125,13 +93,15 @@ def events_of(entry: Entry) -> list[str]:
     return [event for event, applies in found.items() if applies]
 
 
-def notice_of(entry: Entry, schedule: str, storage: str, train: TrainOptions) -> dict[str, Any]:
+def notice_of(entry: Entry, schedule: str, storage: str, command: str) -> dict[str, Any]:
     """Return an entry as a JSON document. `text` is for people, and is what Slack's webhooks display.
 
     Args:
-        train: the options of the runs of the schedule.
+        command: the name of the command that the schedule runs, such as jobs.train.
     """
-    command = next_command(entry, schedule, storage, train)
+    next_command = entry.data.accept if entry.data else None
+    if _is_worth_resuming(entry):
+        next_command = shlex.join(["python", "-m", command, "--resume", entry.run, "--storage", storage])
     return {
         "schema": NOTICE_SCHEMA,
         "events": events_of(entry),
@@ -148,29 +118,9 @@ def notice_of(entry: Entry, schedule: str, storage: str, train: TrainOptions) ->
         "cause": entry.why or None,
         "data": builtins_of(entry.data),
         "models": builtins_of(entry.results),
-        "next_command": command,
-        "text": text_of_entry(entry, schedule) + (f" Next: {command}" if command else ""),
+        "next_command": next_command,
+        "text": text_of_entry(entry, schedule) + (f" Next: {next_command}" if next_command else ""),
     }
-
-
-def next_command(entry: Entry, schedule: str, storage: str, train: TrainOptions) -> str | None:
-    """Return the command that the reader of a notice may want to run; None if there is nothing to do.
-
-    Args:
-        train: as in `notice_of`.
-    """
-    promoted = [model for model, row in entry.results.items() if row.champion]
-    if entry.data is not None and entry.data.accept:
-        return entry.data.accept
-    if _is_worth_resuming(entry):
-        return shlex.join(resume_command(replace(train, storage=storage), entry.run))
-    if entry.kind == "failed":
-        words = ["jobs.retrain", "status", "--name", schedule]
-    elif entry.kind == "done" and promoted:
-        words = ["jobs.models", "history", promoted[0]]
-    else:
-        return None
-    return shlex.join(["python", "-m", *words, "--storage", storage])
 
 
 def _is_worth_resuming(entry: Entry) -> bool:
@@ -194,12 +144,8 @@ def text_of_entry(entry: Entry, schedule: str) -> str:
 
 
 def headline(entry: Entry, schedule: str) -> str:
-    """Return what matters most about a slot as a sentence of at most 120 characters."""
-    phrases = [*_headlines(entry)] or [HEADLINES.get(entry.kind, entry.kind)]
-    text = f"{schedule}: {phrases[0]}"
-    for more in phrases[1:]:
-        text = f"{text}; {more}" if len(text) + len(more) + 3 <= MAX_HEADLINE else text
-    return text + "." if len(text) < MAX_HEADLINE else text[: MAX_HEADLINE - 2] + "\u2026."
+    """Return what matters most about a slot as a sentence."""
+    return f"{schedule}: {'; '.join(_headlines(entry)) or HEADLINES.get(entry.kind, entry.kind)}."
 
 
 def _headlines(entry: Entry) -> Iterator[str]:
@@ -240,10 +186,6 @@ def seconds_of(entry: Entry) -> float | None:
     return (moment_of(entry.at) - moment_of(entry.begun)).total_seconds() if entry.begun else None
 
 
-def _not_started(name: str, objects: Objects) -> str:
-    return f"schedule {name} has not been started: it has no entry in {objects.where('schedules')}"
-
-
 def _state(name: str, active: Entry | None, term: LeaseTerm | None, zone: tzinfo) -> str:
     if active is None:
         return f"{name}: no run is in progress"
@@ -279,10 +221,8 @@ def _data(entry: Entry) -> list[str]:
         parts = [f"{', '.join(parts) or 'no image has changed'} since {data.since}"]
     if data.objections:
         parts.append(f"changed unexpectedly: {'; '.join(data.objections)}")
-    texts = growth_texts(data.unusual)
-    if len(texts) > MAX_UNUSUAL:
-        texts = [f"many more images than usual were added to {len(texts)} classes ({listed([*data.unusual])})"]
-    parts += [f"unusual: {text}" for text in texts]
+    if data.unusual:
+        parts.append(f"unusual: {listed(growth_texts(data.unusual))}")
     if corrected := data.corrected:
         disputed = data.disputed_holdout
         favours = f", {disputed:,} of the test because a model disputed them" if disputed else ""
@@ -295,15 +235,6 @@ def _data(entry: Entry) -> list[str]:
 def _on_new_pictures(row: ModelResult) -> str:
     text = new_test_text(row.new_test, row.new_test_before)
     return f", {text}" if text else ""
-
-
-def _decisions(objects: Objects, schedule: str) -> list[Champion]:
-    """Return the decisions about versions that runs of a schedule published, the oldest first."""
-    names = [(model, dataset) for model in model_names(objects) for dataset in datasets_with_logs(objects, model)]
-    records = itertools.chain.from_iterable(history(objects, model, dataset) for model, dataset in names)
-    run = re.compile(rf"{re.escape(schedule)}-\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
-    own = [record for record in records if isinstance(record, Champion) and run.fullmatch(record.run)]
-    return sorted(own, key=lambda record: record.at)
 
 
 def slot_text(moment: datetime) -> str:

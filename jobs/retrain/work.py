@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from msgspec import structs
@@ -50,8 +50,7 @@ class TrainWork:
     storage: str
     flags: Sequence[str]  # the command line of jobs.train, without those of the next field
     options: TrainOptions  # all of its options, parsed
-    configuration: Mapping[str, Any] = field(default_factory=dict)  # what its --config file is to hold
-    _: KW_ONLY
+    configuration: Mapping[str, Any]  # what its --config file is to hold
     stop_seconds: float  # wait before a stopped run is killed
 
     def has_run(self, run: str) -> bool:
@@ -59,7 +58,8 @@ class TrainWork:
 
     def fingerprint(self) -> str | None:
         options = replace(self.options)  # a copy, which reads the file of --tfds-import again
-        data, request = None, options.data()
+        request = options.data()
+        data = None
         # Even with --address, the data are on this machine or in a bucket: they are prepared where the driver runs.
         with contextlib.suppress(MnistError, OSError):
             data = fingerprint_of_files(request, labels_in_storage(request, self.objects))
@@ -72,15 +72,11 @@ class TrainWork:
         return hashlib.sha256(json.dumps([data, terms], sort_keys=True).encode()).hexdigest()
 
     def start(self, run: str, *, last: bool) -> RunAttempt:
-        own = ["--storage", self.storage, "--run-name", run]
-        own += [] if last else ["--require-all"]
-        try:
-            file = _config_file(self.configuration) if self.configuration else None
-            config = [f"--config={file.name}"] if file else []  # first, so that one among the flags overrides it
-            command = [*MODULE, self.options.COMMAND, *config, *self.flags, *own]
-            return TrainAttempt(command, RunFolder(self.objects, run), min(self.stop_seconds, STOP_SECONDS), file)
-        except OSError as error:
-            return FailedStart(f"error[E-RESOURCES] the process of the run could not be started: {error.strerror}")
+        file = _config_file(self.configuration)
+        # The file comes first, so that one among the flags overrides it.
+        command = [*MODULE, self.options.COMMAND, f"--config={file.name}", *self.flags]
+        command += ["--storage", self.storage, "--run-name", run, *([] if last else ["--require-all"])]
+        return TrainAttempt(command, RunFolder(self.objects, run), min(self.stop_seconds, STOP_SECONDS), file)
 
 
 class TrainAttempt:
@@ -89,9 +85,11 @@ class TrainAttempt:
     def __init__(
         self, command: Sequence[str], folder: RunFolder, stop_seconds: float, file: IO[str] | None = None
     ) -> None:
-        self._folder, self._stop_seconds = folder, stop_seconds
+        self._folder = folder
+        self._stop_seconds = stop_seconds
         self._file = file  # exists as long as the attempt
-        self._error, self._error_code = "", ""
+        self._error = ""
+        self._error_code = ""
         self._process = subprocess.Popen(
             command,
             env={name: value for name, value in child_variables().items() if name not in (RECEIVER, SECRET)},
@@ -143,23 +141,9 @@ class TrainAttempt:
         with output:
             for line in output:
                 print_stderr(line, end="")
-                if found := ERROR_LINE.match(line):
-                    self._error, self._error_code = found[0], found[1]
-
-
-@dataclass(frozen=True)
-class FailedStart:
-    """An attempt whose process could not be started."""
-
-    why: str
-
-    def poll(self) -> AttemptResult:
-        return AttemptResult(exit_codes.exit_code_of("E-RESOURCES"), complete=False, retry="yes", why=self.why)
-
-    def stop(self) -> None:
-        pass
-
-    kill = stop
+                if match := ERROR_LINE.match(line):
+                    self._error = match[0]
+                    self._error_code = match[1]
 
 
 def _config_file(options: Mapping[str, Any]) -> IO[str]:

@@ -23,6 +23,11 @@ OTHER_OPTIONS = {"--block": "ray start", "--lr": "is refused"}
 OTHER_OPTIONS |= dict.fromkeys(
     (
         "--catch-up",
+        "--init",
+        "--jitter",
+        "--overlap",
+        "--search",
+        "--starting-deadline",
         "--most-catch-up",
         "--nodes-per-trial",
         "--calibrate",

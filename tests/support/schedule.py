@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from jobs.retrain.journal import Journal
+from mnist_lib.documents import builtins_of
+from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import JOB_SECONDS
 from tests.support.job import MARK, ROOT, history_of
 from tests.support.untrained import UNTRAINED
@@ -76,8 +79,9 @@ class Schedule:
         return json.loads(stdout)
 
     def entries(self) -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = self.read("history")[::-1]
-        return entries
+        """Return the journal, the oldest entry first."""
+        newest = Journal(LocalObjects(self.storage), "nightly").newest()
+        return [builtins_of(entry) for entry in newest][::-1]
 
     def log(self) -> str:
         return (self.folder / "log").read_text()

@@ -42,7 +42,7 @@ COMMANDS = [
     "jobs.models rollback keras",
     "jobs.retrain emit crontab --cron=0_3_*_*_*",
     "jobs.retrain status",
-    "jobs.retrain history --json",
+    "jobs.retrain status --json",
     "jobs.train --help",
     "jobs.train --plan",
     "jobs.predict --help",

@@ -7,12 +7,10 @@ import pytest
 from msgspec import structs
 
 from jobs.retrain.journal import DataOfRun, Entry, ModelResult
-from jobs.retrain.status import headline, notice_of
-from jobs.train.options import TrainOptions
+from jobs.retrain.status import notice_of
 from mnist_lib.data.request import Growth
 from mnist_lib.results import Accuracy
 
-TRAIN = TrainOptions()
 DONE = Entry(
     "done",
     "2026-01-05T03:00:00Z",
@@ -28,15 +26,15 @@ DONE = Entry(
 
 
 def test_the_text_of_a_notice_gives_its_slot_the_accuracy_and_the_reason() -> None:
-    assert notice_of(DONE, "nightly", "results", TRAIN)["text"] == (
+    assert notice_of(DONE, "nightly", "results", "jobs.train")["text"] == (
         "nightly: no new champion. Slot 2026-01-05T03:00:00Z: done; 2 earlier slots missed; keras@3 has 97.13% test"
         " accuracy and is not the champion (keras@2 is better)."
     )
     row = structs.replace(DONE.results["keras"], trials=3, mean_test_accuracy=0.97, ci95=(0.96, 0.98))
-    text = notice_of(replace(DONE, results={"keras": row}), "nightly", "results", TRAIN)["text"]
+    text = notice_of(replace(DONE, results={"keras": row}), "nightly", "results", "jobs.train")["text"]
     assert "has 97.13% test accuracy (mean of 3 trials 97.00%, 96.00% to 98.00%) and" in text
     balanced = structs.replace(DONE.results["keras"], balanced_accuracy=0.6125)
-    text = notice_of(replace(DONE, results={"keras": balanced}), "nightly", "results", TRAIN)["text"]
+    text = notice_of(replace(DONE, results={"keras": balanced}), "nightly", "results", "jobs.train")["text"]
     assert "has 97.13% test accuracy, balanced 61.25% and is" in text
 
 
@@ -45,7 +43,7 @@ def test_a_notice_says_what_is_new_in_the_data_and_the_accuracy_on_new_pictures(
     counts: Any = {"added": 1_200, "removed": 0, "relabelled": 1, "corrected": 7, "disputed_holdout": 2}
     data = DataOfRun(name="digits", since="nightly-2026-01-04T03-00-00Z", **counts)
     entry = replace(DONE, results={"keras": row}, data=data)
-    notice = notice_of(entry, "nightly", "results", TRAIN)
+    notice = notice_of(entry, "nightly", "results", "jobs.train")
     assert notice["data"] == {"name": "digits", "since": data.since, **counts}
     assert (
         "digits: 1,200 images added, 1 image relabelled since nightly-2026-01-04T03-00-00Z, 7 labels corrected, 2 of"
@@ -53,7 +51,9 @@ def test_a_notice_says_what_is_new_in_the_data_and_the_accuracy_on_new_pictures(
         " not the champion (keras@2 is better)"
     ) in notice["text"]
     unchanged = replace(DONE, data=DataOfRun(name="digits", since="r", added=0, removed=0, relabelled=0))
-    assert "; digits: no image has changed since r; " in notice_of(unchanged, "nightly", "results", TRAIN)["text"]
+    assert (
+        "; digits: no image has changed since r; " in notice_of(unchanged, "nightly", "results", "jobs.train")["text"]
+    )
 
 
 ACCEPT = "python -m jobs.models accept digits --state 3f452b93d340 --storage results"
@@ -95,24 +95,15 @@ CHANGED = DataOfRun(name="digits", since="r", added=0, removed=9, objections=(GO
     ],
 )
 def test_a_notice_begins_with_what_matters_most(fields: dict[str, Any], events: list[str], headline: str) -> None:
-    notice = notice_of(replace(DONE, **fields), "nightly", "results", TRAIN)
+    notice = notice_of(replace(DONE, **fields), "nightly", "results", "jobs.train")
     assert notice["events"] == events
     assert notice["text"].startswith(f"{headline} Slot 2026-01-05T03:00:00Z: ")
-
-
-def test_the_first_sentence_of_a_notice_has_at_most_120_characters() -> None:
-    growth = {f"class number {number}": Growth(added=100, usual=2.0) for number in range(9)}
-    data = structs.replace(CHANGED, name="d" * 60, unusual=growth)
-    text = headline(replace(DONE, data=data), "s" * 60)
-    assert (len(text), text[-2:]) == (120, "\u2026.")
-    both = headline(replace(DONE, data=structs.replace(data, objections=(), accept=None)), "nightly")
-    assert both == "nightly: unusually many new images in class number 0 and 8 more; no new champion."
 
 
 def test_a_notice_of_a_changed_dataset_says_what_is_gone_once_and_gives_the_command_that_accepts_it() -> None:
     why = f"digits has changed unexpectedly: {GONE}"
     rows = {name: structs.replace(DONE.results["keras"], why=why) for name in ("keras", "scratch")}
-    notice = notice_of(replace(DONE, data=CHANGED, results=rows, exit_code=10), "nightly", "results", TRAIN)
+    notice = notice_of(replace(DONE, data=CHANGED, results=rows, exit_code=10), "nightly", "results", "jobs.train")
     assert notice["next_command"] == ACCEPT
     assert notice["text"].count(GONE) == 1
     assert notice["text"].count(ACCEPT) == 1
@@ -120,9 +111,5 @@ def test_a_notice_of_a_changed_dataset_says_what_is_gone_once_and_gives_the_comm
 
 def test_the_notice_of_a_failed_run_has_the_command_that_resumes_it() -> None:
     failed = replace(DONE, kind="failed", exit_code=6, why="error[E-STORE] the storage does not answer", results={})
-    search = pytest.importorskip("jobs.search.options")
-    train = search.SearchOptions(dataset="/srv/letters", vary={"epochs": "1,2"})
-    command = notice_of(failed, "nightly", "/srv/results", train)["next_command"]  # which does not answer
-    assert command == (
-        f"python -m jobs.search --run-name={DONE.run} --vary=epochs=1,2 --dataset=/srv/letters --storage=/srv/results"
-    )
+    command = notice_of(failed, "nightly", "/srv/results", "jobs.search")["next_command"]
+    assert command == f"python -m jobs.search --resume {DONE.run} --storage /srv/results"

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
 from jobs.retrain.journal import Entry
 from jobs.retrain.retrainer import AttemptResult
-from jobs.retrain.slots import OVERLAP, Policy
+from jobs.retrain.slots import due_slot
 from mnist_lib.clock import moment_of
 from tests.support.retraining.fakes import FakeAttempt
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world
@@ -73,9 +73,7 @@ def test_a_run_that_keeps_dying_is_abandoned_and_the_next_slot_runs(monkeypatch:
 
 
 def test_after_a_failure_every_daemon_backs_off_before_the_next_attempt() -> None:
-    world = World(
-        Settings(cron=HOURLY, failing=1.0, longest_run=10.0, policy=Policy(max_attempts=4)), machines=2, seed=3
-    )
+    world = World(Settings(cron=HOURLY, failing=1.0, longest_run=10.0, max_attempts=4), machines=2, seed=3)
     for machine in world.machines:
         machine.boot()
     world.advance(1.5 * HOUR)
@@ -109,7 +107,7 @@ def test_a_slot_due_during_a_failed_attempt_overlaps_its_run() -> None:
         attempt=2,
         failures=1,
     )
-    due = Policy().due(timetable, last, moment_of("2026-01-05T04:50:01Z"))
+    due = due_slot(timetable, last, moment_of("2026-01-05T04:50:01Z"))
     assert due is not None
     assert due.skip == "the run of slot 2026-01-05T03:00:00Z was still in progress"
     world = World(Settings(cron=HOURLY, failing=1.0, longest_run=10.0))
@@ -137,18 +135,11 @@ def test_cron_can_start_runs_after_a_clock_that_was_ahead_is_corrected() -> None
 
 
 @pytest.mark.parametrize("end", [Machine.terminate, Machine.die])
-@pytest.mark.parametrize("overlap", OVERLAP)
-@pytest.mark.parametrize(
-    "policy",
-    [
-        {"starting_deadline": 600.0},
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ({}, {"jitter": 3000.0}, {"max_attempts": 1})),
-    ],
-)
+@pytest.mark.parametrize("max_attempts", [1, 3])
 def test_w8_a_requested_run_trains_once_after_the_end_of_a_daemon(
-    end: Callable[[Machine], None], overlap: str, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    end: Callable[[Machine], None], max_attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = hourly_world(overlap=overlap, **policy)
+    world = hourly_world(max_attempts=max_attempts)
     machine = world.machines[0]
     monkeypatch.setattr(world.random, "uniform", lambda low, high: 600.0)
     while not world.at_work():
@@ -182,7 +173,7 @@ def test_w8_a_requested_run_follows_a_slot_whose_attempts_are_used_up(monkeypatc
 
 
 def test_w8_a_requested_run_that_fails_is_retried_and_reported_as_failed() -> None:
-    world = World(Settings(cron=HOURLY, failing=1.0, longest_run=10.0, policy=Policy(max_attempts=3)), seed=3)
+    world = World(Settings(cron=HOURLY, failing=1.0, longest_run=10.0, max_attempts=3), seed=3)
     machine = world.machines[0]
     machine.boot(on_request=True)
     world.advance(DAY)
@@ -208,15 +199,6 @@ def test_w8_a_requested_run_resumes_one_that_was_stopped_without_its_back_off(mo
     world.advance(5)
     again = world.journal()[-1]
     assert (again.kind, again.slot, again.attempt) == ("started", interrupted.slot, interrupted.attempt + 1)
-
-
-def test_a_requested_run_is_not_ended_by_a_slot_that_comes_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = hourly_world(overlap="replace")
-    monkeypatch.setattr(world.random, "uniform", lambda low, high: 2.5 * HOUR)
-    world.machines[0].terminate()
-    world.machines[0].boot(on_request=True)
-    world.advance(DAY)
-    assert [entry.kind for entry in world.journal()] == ["enrolled", "started", "done"]
 
 
 @pytest.mark.parametrize(

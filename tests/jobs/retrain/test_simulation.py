@@ -10,7 +10,6 @@ import pytest
 
 from jobs.retrain import retrainer
 from jobs.retrain.journal import Entry
-from jobs.retrain.slots import OVERLAP, Policy
 from mnist_lib.clock import moment_of
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.retraining.fakes import SCHEDULE, DiedError
@@ -58,15 +57,9 @@ def first_day(chance: random.Random) -> timedelta:
 
 
 def settings(chance: random.Random) -> Settings:
-    policy = Policy(
-        overlap=chance.choice(list(OVERLAP)),
-        starting_deadline=chance.choice([None, None, 2 * HOUR]),
-        jitter=chance.choice([0.0, 0.0, 120.0]),
-    )
     return Settings(
         cron=chance.choice(CRONS),
         zone=chance.choice(ZONES),
-        policy=policy,
         longest_run=chance.choice([60.0, 600.0, 4000.0]),
         failing=chance.choice([0.0, 0.2]),
     )
@@ -165,5 +158,5 @@ def check_start(world: World, entry: Entry) -> None:
     woken = [moment for machine in world.machines for moment in machine.woken]
     woke_up = any(abs(begun - moment) < timedelta(seconds=5) for moment in woken)
     if not woke_up:
-        slack = timedelta(minutes=10)  # for jitter, and for waiting for a lease
+        slack = timedelta(minutes=10)  # for waiting for a lease
         assert world.timetable.latest(begun - slack) <= entry.due <= begun, entry

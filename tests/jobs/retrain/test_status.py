@@ -1,4 +1,4 @@
-"""What `jobs.retrain status` and `history` print."""
+"""What `jobs.retrain status` prints."""
 
 import re
 from dataclasses import replace
@@ -71,15 +71,14 @@ def test_the_status_of_a_failed_run_has_the_command_that_resumes_it_unless_it_wo
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-@pytest.mark.parametrize("subcommand", ["status", "history"])
 def test_no_word_is_broken_however_narrow_the_output_is(
-    subcommand: str, columns: int, storage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    columns: int, storage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    assert main([subcommand, f"--storage={storage}", "--tz=Europe/Berlin"]) == 0
+    assert main(["status", f"--storage={storage}", "--tz=Europe/Berlin"]) == 0
     output = capsys.readouterr().out
     words = {"2026-11-21", "CET", "attempt", "keras@3", "97.13%", "champion", "earlier", "missed"}
-    words |= {"interrupted", "/srv/digits/results/of-this-machine", "node-a"} if subcommand == "history" else set()
+    words |= {"interrupted", "/srv/digits/results/of-this-machine"}
     assert words <= set(re.split(r"[\s;:,]+", output))
     assert not any(line.endswith(" ") for line in output.splitlines())
     assert max(map(len, output.splitlines())) <= max(columns, 80)
@@ -107,11 +106,10 @@ def test_status_names_the_run_in_progress_and_its_host(storage: Path, capsys: py
     assert "nightly: run r has been in progress since 2026-11-21 02:00 UTC (node-b" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("subcommand", ["status", "history"])
 def test_a_schedule_without_entries_is_reported_as_not_started(
-    subcommand: str, storage: Path, capsys: pytest.CaptureFixture[str]
+    storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([subcommand, f"--storage={storage}", "--name=weekly"]) == 0
+    assert main(["status", f"--storage={storage}", "--name=weekly"]) == 0
     assert capsys.readouterr().out.startswith("schedule weekly has not been started")
 
 

@@ -1,6 +1,7 @@
 """Attempts of a schedule: the exit code, the cause, and whether the attempt is retried."""
 
 import contextlib
+import errno
 import os
 import re
 import subprocess
@@ -14,10 +15,9 @@ import pytest
 from jobs.console.exit_codes import exit_code_of
 from jobs.console.output import CommandResult
 from jobs.console.terminal import SafeStream
-from jobs.retrain.__main__ import _run_once
+from jobs.retrain.__main__ import _run_once, _step
 from jobs.retrain.options import RetrainOptions
 from jobs.retrain.retrainer import ABANDONED_EXIT_CODE, AttemptResult
-from jobs.retrain.slots import Policy
 from jobs.retrain.work import TrainAttempt, TrainWork
 from jobs.train.commands import job_options
 from jobs.train.options import TrainOptions
@@ -31,6 +31,7 @@ from tests.support.corrections import correct, correction
 from tests.support.job import ROOT
 from tests.support.pictures import classes, noise, write_folder
 from tests.support.receiver import Receiver
+from tests.support.retraining.fakes import FakeAttempt
 from tests.support.retraining.hourly import HOUR, HOURLY
 from tests.support.retraining.world import Settings, World
 from tests.support.store.summaries import small_model, small_summary, small_trial, successful_trial, summary_of
@@ -59,7 +60,7 @@ def test_i12_the_secrets_of_notices_are_not_passed_on_to_training(
 
 
 def test_the_exit_code_is_that_of_the_run_although_a_slot_was_skipped_during_it() -> None:
-    world = World(Settings(cron=HOURLY, policy=Policy(max_attempts=1), longest_run=3 * HOUR, failing=1.0))
+    world = World(Settings(cron=HOURLY, max_attempts=1, longest_run=3 * HOUR, failing=1.0))
     (machine,) = world.machines
     machine.boot(world.timetable.latest(world.time()) - timedelta(seconds=1))
     assert machine.retrainer is not None
@@ -70,8 +71,8 @@ def test_the_exit_code_is_that_of_the_run_although_a_slot_was_skipped_during_it(
             return False
 
     options = RetrainOptions(cron=HOURLY, once=True)
-    rest: Any = (machine.objects, machine.retrainer, None, Waiting(), world.timetable)
-    result = _run_once(options, TrainOptions(), *rest)
+    rest: Any = (machine.objects, machine.retrainer, Waiting())
+    result = _run_once(options, "jobs.train", *rest)
     assert isinstance(result, CommandResult)
     failed, skipped = world.journal()[-2:]
     assert (failed.kind, skipped.kind, skipped.exit_code) == ("failed", "skipped", None)
@@ -147,10 +148,10 @@ def test_a_run_with_some_failed_trials_is_complete(folder: RunFolder) -> None:
 def test_every_attempt_but_the_last_stores_all_trials_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
     monkeypatch.setattr("jobs.retrain.work.TrainAttempt", lambda command, *_: commands.append(command))
-    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), ["--epochs=2"], TrainOptions(), stop_seconds=1)
+    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), ["--epochs=2"], TrainOptions(), {}, stop_seconds=1)
     for last in (False, True):
         work.start("run", last=last)
-    first, second = commands
+    first, second = (command[5:] for command in commands)  # after the temporary file
     assert [*second, "--require-all"] == first
 
 
@@ -176,7 +177,7 @@ def test_an_attempt_is_given_the_options_of_the_file_with_their_types_and_flags_
 def test_the_fingerprint_of_a_folder_is_known_with_and_without_a_cluster(tmp_path: Path, address: str | None) -> None:
     folder = write_folder(tmp_path / "f", classes("a", "b", pictures=2))
     options = TrainOptions(dataset=f"{folder}/", address=address)
-    work = TrainWork(LocalObjects(tmp_path / "s"), str(tmp_path), [], options, stop_seconds=1)
+    work = TrainWork(LocalObjects(tmp_path / "s"), str(tmp_path), [], options, {}, stop_seconds=1)
     first = work.fingerprint()
     assert first is not None
     assert work.fingerprint() == first
@@ -190,7 +191,7 @@ def test_a_correction_in_the_storage_changes_the_fingerprint_of_a_dataset_of_the
     (tmp_path / "data/mnist/3.0.1").mkdir(parents=True)
     (tmp_path / "data/mnist/3.0.1/train.tfrecord").write_bytes(b"1")
     objects, options = LocalObjects(tmp_path / "s"), TrainOptions(dataset="mnist", data_dir=tmp_path / "data")
-    work = TrainWork(objects, str(tmp_path), [], options, stop_seconds=1)
+    work = TrainWork(objects, str(tmp_path), [], options, {}, stop_seconds=1)
     first = work.fingerprint()
     labels_file(options.data(), objects).add([correction("0" * 32, "7")])
     assert None is not work.fingerprint() != first
@@ -217,12 +218,20 @@ def test_the_journal_stores_what_is_new_in_the_data(folder: RunFolder) -> None:
     assert result.results["keras"].balanced_accuracy == 0.6
 
 
-def test_a_process_that_cannot_be_started_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.retrain.work.MODULE", (str(tmp_path / "none"),))
-    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), [], TrainOptions(), stop_seconds=1)
-    result = work.start("run", last=False).poll()
-    assert result is not None
-    assert (result.exit_code, result.complete, result.retry) == (4, False, "yes")
+def test_a_process_that_cannot_be_started_counts_as_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(Settings(cron=HOURLY, max_attempts=2))
+    (machine,) = world.machines
+    machine.boot()
+    retrainer = machine.retrainer
+    assert retrainer is not None
+
+    def fail(run: str, *, last: bool) -> FakeAttempt:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(retrainer.work, "start", fail)
+    while not (journal := world.journal()) or journal[-1].kind != "failed":
+        world.now += max(1.0, _step(retrainer).seconds)
+    assert [entry.kind for entry in journal] == ["enrolled", "started", "started", "failed"]
 
 
 def test_a_run_whose_attempts_all_died_ends_with_the_exit_code_of_failed_training() -> None:
@@ -247,7 +256,7 @@ def test_a_model_file_that_has_become_wrong_since_the_daemon_began_fails_its_slo
     file = tmp_path / "mine.py"
     file.write_text("def mine(image_shape, num_classes):\n    return None\n")
     flags = [f"--models={file}:mine", "--dataset=mnist-mini", "--epochs=1"]
-    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), flags, job_options("", flags), stop_seconds=1)
+    work = TrainWork(LocalObjects(tmp_path), str(tmp_path), flags, job_options("", flags), {}, stop_seconds=1)
     if content is None:
         file.unlink()
     else:

@@ -3,16 +3,15 @@
 from collections import Counter
 
 from jobs.retrain.journal import Entry
-from jobs.retrain.slots import Policy
 from tests.support.retraining.world import Settings, World
 
 HOUR, DAY = 3600.0, 86_400.0
 HOURLY = "0 * * * *"
 
 
-def hourly_world(machines: int = 1, *, longest_run: float = 60.0, **policy: object) -> World:
+def hourly_world(machines: int = 1, *, longest_run: float = 60.0, max_attempts: int = 3) -> World:
     """Return a world whose machines have booted; runs take up to `longest_run` seconds."""
-    world = World(Settings(cron=HOURLY, policy=Policy(**policy), longest_run=longest_run), machines)  # type: ignore[arg-type]
+    world = World(Settings(cron=HOURLY, max_attempts=max_attempts, longest_run=longest_run), machines)
     for machine in world.machines:
         machine.boot()
     world.advance(1)

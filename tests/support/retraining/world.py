@@ -2,12 +2,12 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from jobs.retrain.journal import Entry, Journal
 from jobs.retrain.retrainer import Retrainer
-from jobs.retrain.slots import Policy, Timetable
+from jobs.retrain.slots import Timetable
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder
 from tests.support.retraining.fakes import NEVER, SCHEDULE, DiedError, FakeAttempt, FakeWork, ObjectsOfMachine
@@ -22,7 +22,7 @@ BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
 class Settings:
     cron: str = "0 3 * * *"
     zone: str = "Europe/Berlin"
-    policy: Policy = field(default_factory=Policy)
+    max_attempts: int = 3
     skip_unchanged: bool = False
     longest_run: float = 1800.0  # seconds
     hashing: float = 0.0  # seconds for a fingerprint; nothing renews the lease meanwhile
@@ -102,9 +102,9 @@ class Machine:
             term = LeaseTerm(f"daemon {self.number}", f"host{self.number}", "now")
             lease = Lease(self.objects, lease_folder(SCHEDULE), term, time_to_live=TIME_TO_LIVE, clock=self)
             self.retrainer = Retrainer(
-                SCHEDULE,
-                self.world.timetable,
-                self.world.settings.policy,
+                schedule=SCHEDULE,
+                timetable=self.world.timetable,
+                max_attempts=self.world.settings.max_attempts,
                 journal=Journal(self.objects, SCHEDULE),
                 lease=lease,
                 work=FakeWork(self),
