@@ -1,20 +1,18 @@
 """The content that is copied to MLflow: a part for the run itself, and one for each trial or configuration."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, TypedDict
-
-from msgspec import Meta
+from typing import Any, NamedTuple
 
 from mnist_lib.clock import moment_of
-from mnist_lib.documents import Json, Name, builtins_of, convert
+from mnist_lib.documents import builtins_of
 from mnist_lib.errors import SpecError
 from mnist_lib.history import RungScored
 from mnist_lib.results import EpochDone
-from mnist_lib.run_documents import Summary
 from mnist_lib.settings import options_of
-from mnist_lib.spec import WITH_MOMENTUM, TrialSettings
+from mnist_lib.spec import TrialSettings
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
 
 NAMES = {name: field.name for name, field in options_of(TrialSettings).items()}  # of the fields of settings
@@ -27,8 +25,7 @@ RESULTS_OF_MODEL = (
     *("mean_test_balanced_accuracy", "best_trial_test_balanced_accuracy"),
 )
 FILES = (REPORT, SUMMARY, SEARCH, CONFIGURATION)  # and the plots
-
-Row = Mapping[str, Any]  # the spec of a trial, in the terms of a run or in its summary
+CONFIGURATION_OF = re.compile(r"-c(\d+)(?:-f\d+)?$")  # the number of a configuration in the name of its trial
 
 
 class Metrics(NamedTuple):
@@ -50,11 +47,6 @@ class Part:
     files: Sequence[str] = ()  # names in the run's folder
 
 
-class _Terms(TypedDict):
-    trials: Annotated[dict[Name, dict[str, Json]], Meta(min_length=1)]
-    search: dict[str, Json] | None
-
-
 def key_of(folder: RunFolder) -> str:
     """Return a unique identifier of a run. Runs of the same name in different storages have different ones."""
     return f"{folder.run} {hashlib.sha256(folder.read(RUN_RECORD) or b'').hexdigest()[:16]}"
@@ -70,11 +62,10 @@ def tracked_run(folder: RunFolder) -> Part:
     begun, summary = folder.begun(), folder.summary()
     if summary is None:
         raise SpecError(f"runs: expected a complete run, got {folder.run}, which has not ended; copy it later")
-    terms = convert({"search": None, **begun.terms}, _Terms, f"{folder.where}/{RUN_RECORD}: $.terms")
     ended = moment_of(summary.ended).timestamp()
     trials = {trial.id: trial for trial in summary.trials}
-    specs: dict[str, Row] = {name: builtins_of(trial.spec) for name, trial in trials.items()}
-    specs |= _configurations(folder, terms["trials"], summary)
+    search_document = folder.search()
+    configurations = search_document.configurations if search_document else {}
     versions = {row.best_trial: (model, row.version) for model, row in summary.models.items()}
     failed = {trial.id for trial in summary.failed}
     metrics: dict[str, list[Metrics]] = {}
@@ -86,13 +77,16 @@ def tracked_run(folder: RunFolder) -> Part:
             epochs.add((entry.trial, entry.epoch))
             metrics.setdefault(entry.trial, []).append(Metrics(_values_of(entry), entry.at, entry.epoch))
     parts = []
-    for name in dict.fromkeys([*specs, *metrics]):
-        measured, trial = metrics.get(name, []), trials.get(name)
+    for name in dict.fromkeys([*trials, *metrics, *sorted(failed)]):
+        measured = metrics.get(name, [])
+        trial = trials.get(name)
+        number = CONFIGURATION_OF.search(name)
+        settings = configurations.get(int(number[1]), {}) if number else {}
         results = {result: value for result in RESULTS if (value := getattr(trial, result, None)) is not None}
         part = Part(
             name=name,
             failed=name in failed,
-            parameters=_parameters(specs.get(name, {}), f"{folder.where}: {name}"),
+            parameters=_parameters(builtins_of(trial.spec)) if trial else _as_texts(settings),
             metrics=[*measured, Metrics(results, measured[-1].at if measured else ended)],
             version=versions.get(name),
         )
@@ -120,41 +114,6 @@ def tracked_run(folder: RunFolder) -> Part:
     )
 
 
-def _configurations(folder: RunFolder, trials: Mapping[str, Row], summary: Summary) -> dict[str, Row]:
-    """Return the spec of each configuration in `search.json`, and of each of its folds, by the name of the trial.
-
-    Args:
-        trials: a trial of each model, with the settings that do not vary. One that followed from the number of images
-            is None, and has the value of the final trials.
-    """
-    document = folder.search()
-    if document is None:
-        return {}
-    folds = summary.search.folds if summary.search else None
-    final: Row = builtins_of(summary.trials[0].spec) if summary.trials else {}
-    of_models = {
-        str(row.get("model")): {name: final.get(name) if value is None else value for name, value in row.items()}
-        for row in trials.values()
-    }
-    rows: dict[str, Row] = {}
-    for number, settings in document.configurations.items():
-        model = str(settings.get("model", next(iter(of_models))))
-        row = {**of_models.get(model, {})}
-        arguments = dict(_arguments(row, f"{folder.where}/{RUN_RECORD}"))
-        if "optimizer" in settings:  # those of the example may belong to another optimizer
-            row = {name: value for name, value in row.items() if name not in ("learning_rate", "momentum")}
-        for name, value in settings.items():
-            if (field := NAMES.get(name, name)) in FIELDS:
-                row[field] = value
-            elif name in arguments:
-                arguments[name] = value
-        if row.get("optimizer") not in WITH_MOMENTUM:
-            row.pop("momentum", None)
-        for fold in [""] if folds is None else [f"-f{fold}" for fold in range(folds)]:
-            rows[f"{model}-c{number}{fold}"] = {**row, "arguments": arguments}
-    return rows
-
-
 def _values_of(epoch: EpochDone) -> dict[str, float]:
     values = {"train_loss": epoch.loss}
     for name, accuracy in (("train", epoch.train), ("validation", epoch.validation)):
@@ -165,13 +124,13 @@ def _values_of(epoch: EpochDone) -> dict[str, float]:
     return values
 
 
-def _parameters(row: Row, where: str) -> dict[str, str]:
+def _parameters(spec: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings in a trial's spec, by the names that they have on the command line."""
-    found = {OPTIONS.get(field, field): row[field] for field in FIELDS if field in row}
-    for name, value in _arguments(row, where).items():
-        found[f"argument {name}" if NAMES.get(name, name) in FIELDS else name] = value
-    return {name: str(value) for name, value in found.items() if value is not None}
+    settings = {OPTIONS.get(field, field): spec[field] for field in FIELDS if field in spec}
+    for name, value in spec.get("arguments", {}).items():
+        settings[f"argument {name}" if NAMES.get(name, name) in FIELDS else name] = value
+    return _as_texts(settings)
 
 
-def _arguments(row: Row, where: str) -> dict[Name, bool | float | int | str]:
-    return convert(row.get("arguments", {}), dict[Name, bool | float | int | str], f"{where}: $.arguments")
+def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in settings.items() if value is not None}

@@ -126,8 +126,8 @@ def test_a_search_is_copied_once_with_its_trials_report_and_model(uri: str, sear
     assert runs["r"].data.params["best_learning_rate"] == str(summary["search"]["settings"]["learning_rate"])
     document = json.loads((searched / "runs/r/search.json").read_text())
     for number, settings in document["configurations"].items():
-        rate = settings.get("learning_rate", 0.01)  # that of the first one is the default
-        assert runs[f"keras-c{number}"].data.params["learning_rate"] == str(rate)
+        varied = {name: str(value) for name, value in settings.items()}
+        assert runs[f"keras-c{number}"].data.params == varied
     final = runs["keras-s1"]
     assert (final.data.params["batch_size"], final.data.params["hidden_units"]) == ("64", "512")
     assert final.data.metrics["test_accuracy"] == summary["trials"][0]["test_accuracy"]

@@ -59,13 +59,20 @@ class ObjectsOfMachine:
         if fault:
             machine.requests_until_fault = NEVER
         if fault and not late:
-            machine.fault()
+            self._fault()
         if machine.world.now < machine.cut_until:
             raise StoreError("the storage cannot be reached")
         answer = request()
         if late:
-            machine.fault()
+            self._fault()
         return answer
+
+    def _fault(self) -> None:
+        """Let the fault happen, during which another process may take the place of the one that sent the request."""
+        process = self._machine.retrainer
+        self._machine.fault()
+        if self._machine.retrainer is not process:
+            raise DiedError
 
     def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
         raise NotImplementedError

@@ -70,8 +70,8 @@ class World:
                 machine.step()
 
     def at_work(self) -> list["FakeAttempt"]:
-        """Return the attempts that are computing now."""
-        attempts = [machine.attempt for machine in self.machines if not machine.asleep]
+        """Return the attempts that are computing now. A machine that has just woken up takes a step first."""
+        attempts = [m.attempt for m in self.machines if not m.asleep and m.now() not in m.woken[-1:]]
         return [attempt for attempt in attempts if attempt and attempt.end > self.now]
 
     def journal_length(self) -> int:
@@ -147,7 +147,8 @@ class Machine:
         except StoreError:
             seconds = RETRY_SECONDS
         except DiedError:
-            self.die()
+            if self.retrainer is retrainer:
+                self.die()
             seconds = NEVER
         if self.retrainer is not retrainer:  # the machine has died, perhaps while suspended
             return
