@@ -3,18 +3,19 @@
 import functools
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from jobs.predict.answers import Predicted
+from cluster.deadlines import Limits
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import load_answerer
 from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions, require_same_versions
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.likeness import Answers
 from mnist_lib.pictures.reading import Folders, Layout, Picture, read_content, read_picture
 from mnist_lib.pictures.sandbox import FILES_PER_CALL, Sandbox, in_batches
 
@@ -22,21 +23,31 @@ if TYPE_CHECKING:
     from mnist_lib.api import Answerer
 
 
-def predict_here(pictures: Iterable[Picture | ImageError], predict: "Answerer") -> Iterator[Predicted]:
-    """Yield the predictions batch by batch. Meanwhile, the iterator of pictures may read ahead."""
+class Prediction(NamedTuple):
+    """What a model answers for a picture."""
+
+    picture: Picture
+    probabilities: NDArray[np.float32]  # [classes]
+    likeness: float  # to the classes, above 0 and up to 1
+
+
+def predict_here(pictures: Iterable[Picture | ImageError], predict: "Answerer") -> Iterator[Prediction | ImageError]:
+    """Yield the prediction of each picture, or its error. Meanwhile, the iterator of pictures may read ahead."""
     for batch in in_batches(pictures):
-        yield batch, _answers(batch, predict)
+        yield from _predictions(batch, predict)
 
 
 def predict_on_cluster(
     paths: Sequence[Path], folders: Folders, stored: Any, options: PredictOptions
-) -> Iterator[Predicted]:
-    """Return the predictions of the connected cluster, whose workers see neither the files nor the store, in batches.
+) -> Iterator[Prediction | ImageError]:
+    """Yield what `predict_here` does, from the connected cluster, whose workers see neither the files nor the storage.
 
     Args:
         folders: as for `read_content`.
         stored: a Ray reference to the `StoredModel`.
-        options: also limit the wait for a batch. See `results_in_order`, also for the errors.
+        options: also limit the wait for a batch.
+
+    Raises the errors of `results_in_order`.
     """
     from cluster.tasks import results_in_order
 
@@ -45,13 +56,16 @@ def predict_on_cluster(
         for batch in in_batches(contents, lambda content: len(content) if isinstance(content, bytes) else 0):
             yield [stored], options.as_is, options.accept_all, package_versions(), batch
 
-    return results_in_order(predict_pictures, calls(), "a batch of pictures", options.limits())
+    limits = replace(Limits(), wait_seconds=options.wait_for_resources)
+    for batch in results_in_order(predict_pictures, calls(), "a batch of pictures", limits):
+        yield from batch
 
 
-def _answers(pictures: Sequence[Picture | ImageError], predict: "Answerer") -> Answers:
-    """Return the answers for the pictures that could be read."""
+def _predictions(pictures: Sequence[Picture | ImageError], predict: "Answerer") -> list[Prediction | ImageError]:
+    """Return the prediction of each picture that could be read, and the errors of the others in their places."""
     images = [picture.image for picture in pictures if isinstance(picture, Picture)]
-    return predict(np.stack(images)) if images else Answers(np.empty((0, 0), np.float32), np.empty(0))
+    answers = zip(*predict(np.stack(images)), strict=True) if images else iter(())
+    return [Prediction(each, *next(answers)) if isinstance(each, Picture) else each for each in pictures]
 
 
 def predict_pictures(
@@ -60,7 +74,7 @@ def predict_pictures(
     accept_all: bool,
     driver_versions: Mapping[str, str],
     contents: Sequence[bytes | ImageError],
-) -> Predicted:
+) -> list[Prediction | ImageError]:
     """Read and predict one batch: the task that Ray runs in a worker.
 
     Args:
@@ -68,7 +82,7 @@ def predict_pictures(
         contents: the bytes of each picture file, or the error of reading it, which is passed on.
 
     Returns:
-        The picture or error of each file, and the answers for the pictures.
+        The prediction or the error of each file.
 
     Raises:
         IntegrityError: the stored files are damaged, or belong to another model.
@@ -76,10 +90,11 @@ def predict_pictures(
     """
     require_same_versions(socket.gethostname(), package_versions(), driver_versions)
     predict, layout, sandbox = _loaded(stored[0], as_is, accept_all)
-    read, pictures = functools.partial(_read, layout=layout), list[Picture | ImageError]()
+    read = functools.partial(_read, layout=layout)
+    pictures: list[Picture | ImageError] = []
     for begin in range(0, len(contents), FILES_PER_CALL):
         pictures += sandbox.map(read, contents[begin : begin + FILES_PER_CALL])
-    return pictures, _answers(pictures, predict)
+    return _predictions(pictures, predict)
 
 
 def _content_or_error(path: Path, folders: Folders) -> bytes | ImageError:

@@ -1,35 +1,29 @@
 """The options of `jobs.predict`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
 
 from cluster.deadlines import Limits
-from jobs.console.datasets import (
-    CHAMPION_DATASET_HELP,
-    VERSION_DATASET_HELP,
-    VERSION_HELP,
-    ModelFileOptions,
-    OriginalFiles,
-)
+from jobs.console.datasets import CHAMPION_DATASET_HELP, VERSION_HELP, ModelFileOptions
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import JsonOptions, StorageOptions, VerboseOptions
 from jobs.console.values import UserPath
 from mnist_lib.pictures.likeness import REJECT_SHARE
-from mnist_lib.settings import Positive, Seconds, Seed, option
+from mnist_lib.settings import Seconds, option
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(ModelFileOptions, OriginalFiles, StorageOptions, JsonOptions, VerboseOptions):
+class PredictOptions(ModelFileOptions, StorageOptions, JsonOptions, VerboseOptions):
     """Predict the class of each picture, which may have any size. For a model of digits, it may be dark on light or
     light on dark: the digit is cropped, scaled and centred like those that the model was trained on. For a model of a
     folder of pictures, it is scaled and cropped as for training."""
 
     pictures: tuple[UserPath, ...] = option(
-        (), "picture files, or folders of picture files", "PICTURE", positional=True
+        None, "picture files, or folders of picture files", "PICTURE", positional=True, required=True
     )
     model: str | None = option(
         None, f"version, {VERSION_HELP} (default: the most accurate champion of the dataset)", "VERSION"
@@ -44,13 +38,7 @@ class PredictOptions(ModelFileOptions, OriginalFiles, StorageOptions, JsonOption
         " for none. It does not apply to models of the ten digits",
         "PERCENT",
     )
-    from_test: Positive | None = option(
-        None, "predict N random test images instead of files, from --data-dir or --data-source"
-    )
-    seed: Seed = option(0, "random seed that chooses the images of --from-test")
-    dataset: str | None = option(
-        None, f"{CHAMPION_DATASET_HELP}; or, for --from-test, the {VERSION_DATASET_HELP}", "NAME|DIR"
-    )
+    dataset: str | None = option(None, CHAMPION_DATASET_HELP, "NAME|DIR")
     address: str | None = option(None, "Ray cluster to use (default: RAY_ADDRESS or none)", "HOST:PORT")
     wait_for_resources: Seconds = option(Limits.wait_seconds, "seconds to wait for a free cluster node")
     picture: UserPath | None = option(
@@ -65,11 +53,6 @@ class PredictOptions(ModelFileOptions, OriginalFiles, StorageOptions, JsonOption
 
     def check(self) -> None:
         """Raise UsageError for options that exclude each other."""
-        if bool(self.pictures) == (self.from_test is not None):
-            got = "both" if self.pictures else "neither"
-            raise UsageError(f"expected either pictures or --from-test N, got {got}; see --help")
-        if self.from_test is not None and self.address is not None:
-            raise UsageError("from_test: expected no --address, since test images are predicted here; omit --address")
         if self.csv and self.json:
             raise UsageError("expected --csv or --json, got both")
         if self.picture is not None:
@@ -77,6 +60,3 @@ class PredictOptions(ModelFileOptions, OriginalFiles, StorageOptions, JsonOption
                 raise UsageError(f"picture: expected one of {', '.join(PICTURE_SUFFIXES)}, got {self.picture}")
             if not self.picture.parent.is_dir() or self.picture.is_dir():
                 raise UsageError(f"picture: expected a file in an existing folder, got {self.picture}")
-
-    def limits(self) -> Limits:
-        return replace(Limits(), wait_seconds=self.wait_for_resources)

@@ -18,7 +18,7 @@ from mnist_lib.store.versions import EARLIER_FOLDERS
         *((models, [name]) for name in ("list", "champion", "history", "verify")),
         (models, ["show", "scratch@1"]),
         (models, ["gc", "--keep=1"]),
-        (predict, ["--from-test=5"]),
+        (predict, ["five.png"]),
         (train, ["--address=local"]),
     ],
 )

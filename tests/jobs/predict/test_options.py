@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import subprocess
 import sys
 import tempfile
@@ -39,11 +38,7 @@ from tests.support.store.fake_versions import about, files
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected either pictures or --from-test N, got neither"),
-        (["a.png", "--from-test", "3"], "expected either pictures or --from-test N, got both"),
-        (["--from-test", "0"], "from_test: expected a whole number, 1 or more, got 0"),
-        (["--from-test", "3", "--address", "host:6379"], "from_test: expected no --address, since test images"),
-        (["--from-test", "3", "--seed", "-1"], "seed: expected a whole number from 0"),
+        ([], "pictures: expected a value (picture files, or folders of picture files), got none"),
         (["a.png", "--json", "--csv"], "expected --csv or --json, got both"),
         (["a.png", "--picture", "seen.txt"], "picture: expected one of .png"),
         (["a.png", "--picture", "/no/such/folder/seen.png"], "picture: expected a file in an existing folder"),
@@ -54,7 +49,6 @@ from tests.support.store.fake_versions import about, files
         (["a.png", "--model", "keras@x"], "expected a number or latest after the @, as in keras@3"),
         (["a.png", "--model", "keras@3"], "there is no keras@3 in "),
         (["a.png", "--model", "scratch"], "scratch has no champion in "),
-        (["--from-test", "3", "--data-dir", "/no/such/folder"], "expected an existing folder, got /no/such/folder"),
         (["a.png"], "there is no champion in "),
     ],
 )
@@ -101,7 +95,7 @@ def test_a_picture_with_a_long_name_takes_one_line_in_a_pipe() -> None:
 
 def csv_rows(name: str, classes: Sequence[str]) -> list[dict[str, str]]:
     picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
-    text = as_csv([Answer(name, picture, np.asarray([0.25, 0.75], np.float32), classes)], labelled=False) + "\n"
+    text = as_csv([Answer(name, picture, np.asarray([0.25, 0.75], np.float32), classes)]) + "\n"
     assert is_harmless(text.replace("\r\n", "\n"))
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
@@ -109,15 +103,12 @@ def csv_rows(name: str, classes: Sequence[str]) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("name", "predicted", "cells"),
     [
-        ("-1.png", "-1", ("./-1.png", "-1")),
-        ("=1+1.png", "=1+1", ("./=1+1.png", "'=1+1")),
-        ("/a/-1.png", "-1+cmd|' /C calc'!A0", ("/a/-1.png", "'-1+cmd|' /C calc'!A0")),
-        ("\t=1.png", "+1,000.5", (r"./\t=1.png", "+1,000.5")),
-        ('a, "b"\n.png', "@x", ('a, "b"\n.png', "'@x")),
-        ("\x1b[2J\udcff.png", "\uff1d1", (r"\x1b[2J\udcff.png", "'\uff1d1")),
+        ("-1.png", "-1", ("-1.png", "-1")),
+        ('a, "b"\n.png', "@x", ('a, "b"\n.png', "@x")),
+        ("\x1b[2J\udcff.png", "\t1", (r"\x1b[2J\udcff.png", r"\t1")),
     ],
 )
-def test_no_cell_of_csv_is_a_formula_or_acts_on_a_terminal(name: str, predicted: str, cells: tuple[str, str]) -> None:
+def test_no_cell_of_csv_acts_on_a_terminal(name: str, predicted: str, cells: tuple[str, str]) -> None:
     (row,) = csv_rows(name, ["other", predicted])
     assert (row["picture"], row["class"]) == cells
     assert (row["probability"], row["next"], row["unsure"]) == ("0.75", "other", "False")
@@ -143,7 +134,7 @@ def test_a_rejected_picture_has_the_reason_as_its_answer_and_its_probabilities_i
     assert unsure == "unsure: 1 of 4 pictures."
     assert others == "not one digit: 1 of 4 pictures; --accept-all predicts all."
     assert none == "none of these: 1 of 4 pictures; --accept-all predicts all."
-    rows = list(csv.DictReader(io.StringIO(as_csv(results, labelled=False), newline="")))
+    rows = list(csv.DictReader(io.StringIO(as_csv(results), newline="")))
     assert [row["class"] for row in rows] == ["not one digit", "4", "4", "none of these"]
     assert [row["probability"] for row in rows] == ["", "1.0", "1.0", ""]
     assert [row["unsure"] for row in rows] == ["False", "True", "False", "False"]
@@ -163,9 +154,7 @@ def test_any_names_are_read_back_from_csv_as_texts(name: str, classes: list[str]
     (row,) = csv_rows(name, classes)
     assert row.keys() == {*COLUMNS}
     for cell, text in ((row["picture"], name), (row["class"], classes[1]), (row["next"], classes[0])):
-        assert cell in [mark + printable(text, keep="\n") for mark in ("", "./", "'")]
-        assert not cell.startswith(("=", "@", "\n", "\uff1d"))
-        assert cell[:1] not in ("+", "-") or math.isfinite(float(cell.replace(",", "").replace(".", "")))
+        assert cell == printable(text, keep="\n")
 
 
 @pytest.mark.fuzz

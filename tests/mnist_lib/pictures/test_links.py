@@ -106,18 +106,16 @@ def test_w11_predict_reads_no_picture_that_has_become_a_link_out(
         (folder.parent / "private/b/0.png").write_bytes((folder.parent / "private/b/3.png").read_bytes())
         return [path for path in found if path.name in ("0.png", "3.png")]
 
-    no_answers = Answers(np.empty((0, 2), np.float32), np.empty(0))
-
     def in_order(task: Any, calls: Iterator[Any], *_: Any) -> Iterator[Any]:
         for call in calls:
-            yield [each if isinstance(each, ImageError) else ImageError("sent") for each in call[-1]], no_answers
+            yield [each if isinstance(each, ImageError) else ImageError("sent") for each in call[-1]]
 
     options = PredictOptions(pictures=(folder,))
     if address:
         monkeypatch.setattr("cluster.tasks.results_in_order", in_order)
         found = find_and_swap(options.pictures)
-        batches = predict_on_cluster(found, real_folders(options.pictures), None, options)
-        results = [each for batch in picture_results(found, batches, ("a", "b")) for each in batch]
+        predictions = predict_on_cluster(found, real_folders(options.pictures), None, options)
+        results = [*picture_results(found, predictions, ("a", "b"))]
     else:
         monkeypatch.setattr(predict, "find_pictures", find_and_swap)
         monkeypatch.setattr(
