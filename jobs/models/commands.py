@@ -2,21 +2,16 @@
 
 import contextlib
 import os
-import tempfile
-import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from jobs.console import exit_codes
 from jobs.console.output import CommandResult, table
-from jobs.console.values import moment
 from jobs.models.compute import predict_here
 from jobs.models.options import (
     AcceptOptions,
-    ChampionOptions,
     CollectOptions,
     DatasetModelOptions,
     HistoryOptions,
@@ -34,25 +29,16 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import is_url, open_storage
 from mnist_lib.settings import field_values
-from mnist_lib.store import reference
+from mnist_lib.store import publishing, reference
 from mnist_lib.store.champions import appointment, challenge
-from mnist_lib.store.champions.appointment import (
-    champion,
-    champion_at,
-    champions,
-    current_appointment,
-    history,
-    trained_last,
-)
+from mnist_lib.store.champions.appointment import champion, champions, current_appointment, history, trained_last
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.promotion import Rule, Thresholds
 from mnist_lib.store.datasets import collect_states
 from mnist_lib.store.locks import collecting, promoting
-from mnist_lib.store.publishing import Collection, collect
 from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.versions import (
     LATEST,
-    NUMBER,
     Version,
     find_all,
     model_names,
@@ -72,7 +58,8 @@ def list_versions(options: ListOptions, objects: Objects) -> CommandResult:
         in_use = champions(objects, model)
         damaged += [str(record) for record in in_use.values() if isinstance(record, IntegrityError)]
         for number, version in find_all(objects, model):
-            champion_of = [dataset for dataset, record in in_use.items() if _is_of(record, number)]
+            records = [record for record in in_use.values() if isinstance(record, Champion)]
+            champion_of = [record.dataset for record in records if record.version == number]
             about = {"model": model, "number": number, "champion": bool(champion_of), "champion_of": champion_of}
             row = about | _facts(version)
             if only in (None, row.get("dataset"), *champion_of):
@@ -80,22 +67,26 @@ def list_versions(options: ListOptions, objects: Objects) -> CommandResult:
     damaged += [row["error"] for row in rows if "error" in row]
     headings = ("version", "", "dataset", "test accuracy", "stored", "run")
     text = table(headings, map(_cells, rows)) if rows else f"No version is stored in {options.storage}."
-    return CommandResult(rows, [text, *damaged], exit_codes.INTEGRITY if damaged else exit_codes.DONE)
+    return CommandResult(rows, [text, *damaged], _exit_code(damaged))
 
 
 def show(options: ShowOptions, objects: Objects) -> CommandResult:
     version = find_version(objects, options.version, options.dataset)
     folder = RunFolder(objects, version.run)
-    if options.open:
-        _open_report(folder)
-    about, dataset, test = version.facts, version.facts.dataset, version.facts.test
-    balanced = and_balanced(about.test_balanced_accuracy)
-    accuracy = f"{percent(test.value)} ({interval_text(about.interval)}){balanced}"
+    about = version.facts
+    dataset = about.dataset
+    test = about.test
+    accuracy = f"{percent(test.value)} ({interval_text(about.interval)}){and_balanced(about.test_balanced_accuracy)}"
+    champion_of = [
+        f"of {name}: {'; '.join(_champion_texts(record)) or record.why}"
+        for name, record in champions(objects, version.model).items()
+        if isinstance(record, Champion) and record.version == version.number
+    ]
     facts = {
         "stored": f"{version.committed_at}, by run {version.run}, trial {about.trial}",
         "test": f"{test.correct:,} of {test.total:,} images right: {accuracy}",
         "dataset": f"{dataset.name} {dataset.version}, fingerprint {dataset.fingerprint}",
-        **_champion_facts(objects, version),
+        **({"champion": "; ".join(champion_of)} if champion_of else {}),
         **({} if about.init_from is None else {"start": f"from the weights of {about.init_from}"}),
         "weights": f"sha256 {about.weights_sha256}",
         "where": objects.where(version_folder(version.model, version.number)),
@@ -110,31 +101,30 @@ def show(options: ShowOptions, objects: Objects) -> CommandResult:
     return CommandResult(version, lines)
 
 
-def show_champion(options: ChampionOptions, objects: Objects) -> CommandResult:
+def show_champion(options: DatasetModelOptions, objects: Objects) -> CommandResult:
     document: dict[str, dict[str, Any]] = {}
     lines: list[str] = []
     for model, dataset, log in _logs(options, objects):
-        record = log[-1] if options.at is None else champion_at(objects, model, dataset, options.at)
+        record = log[-1]
+        since = current_appointment(log)
         if isinstance(record, IntegrityError):
             raise record
-        since = current_appointment(log[: log.index(record) + 1]) if record else None
-        if record is None or since is None:
-            continue
+        assert since is not None  # since the newest record can be read
         document.setdefault(model, {})[dataset] = {**asdict(record), "since": since.at, "interval": record.interval}
         lines.append(f"{record.name}, champion of {dataset} since {since.at}: {since.why}")
         lines += [f"  {text}" for text in _champion_texts(record)]
-    return CommandResult(document, lines or [f"There {'is' if options.at is None else 'was'} no champion."])
+    return CommandResult(document, lines or ["There is no champion."])
 
 
 def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
     document: dict[str, list[Any]] = {}
     lines: list[str] = []
-    damaged = False
+    errors: list[IntegrityError] = []
     for model, dataset, log in _logs(options, objects):
         entries = document.setdefault(model, [])
         for record in log:
             if isinstance(record, IntegrityError):
-                damaged = True
+                errors.append(record)
                 entries.append({"error": str(record), "dataset": dataset})
                 lines.append(f"damaged               {record}")
             else:
@@ -143,8 +133,7 @@ def show_history(options: HistoryOptions, objects: Objects) -> CommandResult:
                 lines.append(f"{what}: {record.why} (run {record.run})")
         if isinstance(log[-1], Champion) and log[-1].budget is not None:
             lines.append(f"  {model} on {dataset}: {log[-1].budget}")
-    lines = lines or ["There has been no champion."]
-    return CommandResult(document, lines, exit_codes.INTEGRITY if damaged else exit_codes.DONE)
+    return CommandResult(document, lines or ["There has been no champion."], _exit_code(errors))
 
 
 def _logs(options: DatasetModelOptions, objects: Objects) -> Iterator[tuple[str, str, list[Champion | IntegrityError]]]:
@@ -153,16 +142,6 @@ def _logs(options: DatasetModelOptions, objects: Objects) -> Iterator[tuple[str,
         for dataset in options.datasets(objects, model):
             if log := history(objects, model, dataset):
                 yield model, dataset, log
-
-
-def _champion_facts(objects: Objects, version: Version) -> dict[str, str]:
-    """Return the line of `show` about a version that is the champion of a dataset, by its heading."""
-    texts = [
-        f"of {dataset}: {'; '.join(_champion_texts(record)) or record.why}"
-        for dataset, record in champions(objects, version.model).items()
-        if isinstance(record, Champion) and _is_of(record, version.number)
-    ]
-    return {"champion": "; ".join(texts)} if texts else {}
 
 
 def _champion_texts(record: Champion) -> list[str]:
@@ -210,20 +189,14 @@ def accept_dataset(options: AcceptOptions, objects: Objects) -> CommandResult:
 
 def rollback(options: RollbackOptions, objects: Objects) -> CommandResult:
     (model,) = options.models(objects)
-    to = None if options.to is None else _number_or_time(options.to)
     if options.dataset is not None:
         dataset = stored_name(options.dataset)
     elif last := trained_last(objects, model):
         dataset = last[1]
     else:
         raise SpecError(f"{model}: expected a champion to roll back, got none; promote a version first")
-    if isinstance(to, str):
-        then = champion_at(objects, model, dataset, to)
-        if then is None:
-            raise SpecError(f"to: {model} had no champion for {dataset} at {to}; see: jobs.models history {model}")
-        to = then.version
     with promoting(objects):
-        record = appointment.rollback(objects, model, dataset, to)
+        record = appointment.rollback(objects, model, dataset, options.to)
     text = f"{record.name} is the champion of {dataset}: {record.why}"
     return CommandResult(record, [text], afterwards=partial(_update_index, objects))
 
@@ -234,63 +207,63 @@ def _update_index(objects: Objects) -> None:
         annex.update(objects)
 
 
-def _number_or_time(to: str) -> int | str:
-    if NUMBER.fullmatch(to):
-        return int(to)
-    try:
-        return moment(to)
-    except ValueError as error:
-        raise SpecError(f"to: expected a number or a time such as 2026-11-25T03:00:00Z, got {to!r}") from error
-
-
 def verify_versions(options: VerifyOptions, objects: Objects) -> CommandResult:
     """Check every requested version, even after one was found damaged."""
     damaged: dict[str, str] = {}
     intact: list[str] = []
-
-    @contextlib.contextmanager
-    def checked(name: str) -> Iterator[None]:
+    for name, check in _checks(options, objects):
         try:
-            yield
+            check()
             intact.append(name)
         except IntegrityError as error:
             damaged[name] = str(error)
+    lines = [*damaged.values(), f"{counted(len(intact), 'version')} intact, {len(damaged):,} damaged."]
+    if not options.all and (options.what is None or options.what in model_names(objects)):
+        lines.append("Only champions were checked; --all checks every version.")
+    return CommandResult({"whole": intact, "damaged": damaged}, lines, _exit_code(damaged))
 
+
+def _checks(options: VerifyOptions, objects: Objects) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the name of each thing to check, and a function that raises IntegrityError if it is damaged."""
     what = options.what
     if what is not None and (is_url(what) or os.sep in what):
-        with checked(what):
-            verify_copy(open_storage(what))
+        yield what, lambda: verify_copy(open_storage(what))
     elif what is not None and not (options.all and "@" not in what):
         version = find_version(objects, what)
-        with checked(version.name):
-            verify(objects, version)
+        yield version.name, partial(verify, objects, version)
     else:
         for model in ModelOptions(model=what).models(objects):
-            numbers = set[int]()
+            numbers = {number for number, _ in find_all(objects, model)} if options.all else set[int]()
             for dataset in datasets_with_logs(objects, model):
                 records = history(objects, model, dataset)
-                errors = [str(record) for record in records if isinstance(record, IntegrityError)]
-                damaged |= {f"champions of {model} for {dataset}: {error}": error for error in errors}
+                for error in records:
+                    if isinstance(error, IntegrityError):
+                        yield f"champions of {model} for {dataset}: {error}", partial(_raise, error)
                 numbers |= {record.version for record in records[-1:] if isinstance(record, Champion)}
-            if options.all:
-                numbers |= {number for number, _ in find_all(objects, model)}
             for number in sorted(numbers):
-                with checked(f"{model}@{number}"):
-                    verify(objects, require_version(objects, model, number))
-    lines = [*damaged.values(), f"{counted(len(intact), 'version')} intact, {len(damaged):,} damaged."]
-    if not options.all and (what is None or what in model_names(objects)):
-        lines.append("Only champions were checked; --all checks every version.")
-    code = exit_codes.INTEGRITY if damaged else exit_codes.DONE
-    return CommandResult({"whole": intact, "damaged": damaged}, lines, code)
+                yield f"{model}@{number}", partial(_verify_number, objects, model, number)
+
+
+def _raise(error: IntegrityError) -> None:
+    raise error
+
+
+def _verify_number(objects: Objects, model: str, number: int) -> None:
+    verify(objects, require_version(objects, model, number))
+
+
+def _exit_code(damaged: Collection[object]) -> int:
+    return exit_codes.INTEGRITY if damaged else exit_codes.DONE
 
 
 def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
-    collections, unknown = dict[str, Collection](), dict[str, IntegrityError]()
+    collections: dict[str, publishing.Collection] = {}
+    unknown: dict[str, IntegrityError] = {}
     models = options.models(objects)  # raises before anything is written
     with contextlib.nullcontext() if options.dry_run else collecting(objects):
         for model in models:
             try:
-                collections[model] = collect(objects, model, options.keep, dry_run=options.dry_run)
+                collections[model] = publishing.collect(objects, model, options.keep, dry_run=options.dry_run)
             except IntegrityError as error:  # of its champions; nothing of this model is deleted
                 unknown[model] = error
         gone = {name for collected in collections.values() for name in collected.deleted}
@@ -311,17 +284,7 @@ def collect_garbage(options: CollectOptions, objects: Objects) -> CommandResult:
     lines += [f"{name} {would}deleted: no run or version refers to this state of a dataset" for name in states]
     lines.append(f"{counted(kept, 'version')} {would}kept.")
     document: dict[str, Any] = collections | {model: {"error": str(error)} for model, error in unknown.items()}
-    return CommandResult(document, lines, exit_codes.INTEGRITY if unknown else exit_codes.DONE)
-
-
-def _open_report(folder: RunFolder) -> None:
-    page = folder.read(REPORT)
-    if page is None:
-        raise SpecError(f"open: expected a report in {folder.where}, got none; see its summary.json")
-    with tempfile.NamedTemporaryFile("wb", prefix=f"{folder.run}-", suffix=".html", delete=False) as file:
-        file.write(page)  # the storage may be a bucket, which a browser cannot read
-    if not webbrowser.open(Path(file.name).as_uri()):
-        raise SpecError(f"open: expected a browser, got none; the report is {folder.where}/{REPORT}")
+    return CommandResult(document, lines, _exit_code(unknown))
 
 
 def _facts(version: Version | IntegrityError) -> dict[str, Any]:
@@ -331,14 +294,15 @@ def _facts(version: Version | IntegrityError) -> dict[str, Any]:
         facts = version.facts
     except IntegrityError as error:
         return {"error": str(error)}
-    about = {"dataset": facts.dataset.name, "trial": facts.trial, "run": version.run}
-    balanced = {} if facts.test_balanced_accuracy is None else {"test_balanced_accuracy": facts.test_balanced_accuracy}
-    tests = {"test": facts.test, "test_accuracy": facts.test.value, **balanced}
-    return {**tests, **about, "committed_at": version.committed_at}
-
-
-def _is_of(record: Champion | IntegrityError, number: int) -> bool:
-    return isinstance(record, Champion) and record.version == number
+    return {
+        "test": facts.test,
+        "test_accuracy": facts.test.value,
+        "test_balanced_accuracy": facts.test_balanced_accuracy,
+        "dataset": facts.dataset.name,
+        "trial": facts.trial,
+        "run": version.run,
+        "committed_at": version.committed_at,
+    }
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -348,5 +312,5 @@ def _cells(row: dict[str, Any]) -> list[str]:
         mark = f"champion of {', '.join(row['champion_of'])}"
     if "error" in row:
         return [name, mark, "", "damaged", "", ""]
-    accuracy = percent(row["test_accuracy"]) + and_balanced(row.get("test_balanced_accuracy"))
+    accuracy = percent(row["test_accuracy"]) + and_balanced(row["test_balanced_accuracy"])
     return [name, mark, row["dataset"], accuracy, row["committed_at"][:10], row["run"]]

@@ -1,7 +1,6 @@
 """`jobs.models diff`: how two versions differ in their settings and in their answers for test images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,54 +17,43 @@ from mnist_lib.store.versions import Version
 from mnist_lib.wording import percent
 
 MAX_IMAGES_SHOWN = 10  # without --json
+COLUMNS = ("image", "label", "one", "other")  # the index of a test image of `one`, its class, and both answers
 
 
-@dataclass(frozen=True)
-class DifferingAnswer:
-    """A test image that two versions answer differently."""
-
-    image: int  # index in the test split of `one`
-    label: int
-    one: int
-    other: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    one: str
-    other: str
-    accuracies: tuple[float, float]  # on the test split
-    classes: tuple[str, ...]  # their names
-    settings: Mapping[str, tuple[Any, Any]]  # those that differ, by names such as "seed"
-    test_images: int  # on which both were tested
-    differing: Sequence[DifferingAnswer]
-
-
-def compare(objects: Objects, one: Version, other: Version) -> Comparison:
+def diff(options: DiffOptions, objects: Objects) -> CommandResult:
     """Compare two versions. Raises IntegrityError if a file is damaged."""
+    one = find_version(objects, options.one)
+    other = find_version(objects, options.other)
     predictions = Predictions.read(objects, one)
     others = Predictions.read(objects, other)
-    settings = _settings(objects, one)
-    other_settings = _settings(objects, other)
-    pairs = {name: (settings.get(name), other_settings.get(name)) for name in {*settings, *other_settings}}
-    found = others.rows_for(predictions) if predictions.classes == others.classes else np.full(1, -1)
-    common = np.flatnonzero(found >= 0)
-    rows = zip(
+    # For each test image of the one version, its row among those of the other; -1 if it has none.
+    rows = others.rows_for(predictions) if predictions.classes == others.classes else np.full(1, -1)
+    common = np.flatnonzero(rows >= 0)
+    answers = zip(
         common.tolist(),
         predictions.labels[common].tolist(),
         predictions.answers[common].tolist(),
-        others.answers[found[common]].tolist(),
+        others.answers[rows[common]].tolist(),
         strict=True,
     )
-    return Comparison(
-        one=one.name,
-        other=other.name,
-        accuracies=(predictions.accuracy, others.accuracy),
-        classes=predictions.classes,
-        settings={name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]},
-        test_images=len(common),
-        differing=[DifferingAnswer(*row) for row in rows if row[2] != row[3]],
-    )
+    document: dict[str, Any] = {
+        "one": one.name,
+        "other": other.name,
+        "accuracies": (predictions.accuracy, others.accuracy),  # on the test split
+        "classes": predictions.classes,
+        "settings": _differing_settings(objects, one, other),
+        "test_images": len(common),  # on which both were tested
+        "differing": [dict(zip(COLUMNS, row, strict=True)) for row in answers if row[2] != row[3]],
+    }
+    return CommandResult(document, _lines(**document))
+
+
+def _differing_settings(objects: Objects, one: Version, other: Version) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ by name, such as "seed", with the values of both versions."""
+    settings = _settings(objects, one)
+    others = _settings(objects, other)
+    pairs = {name: (settings.get(name), others.get(name)) for name in sorted({*settings, *others})}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _settings(objects: Objects, version: Version) -> dict[str, Any]:
@@ -77,32 +65,30 @@ def _settings(objects: Objects, version: Version) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if not is_unused(name, value)}
 
 
-def diff(options: DiffOptions, objects: Objects) -> CommandResult:
-    comparison = compare(objects, find_version(objects, options.one), find_version(objects, options.other))
-    return CommandResult(comparison, _comparison_lines(comparison))
-
-
-def _comparison_lines(comparison: Comparison) -> list[str]:
-    one, other = map(percent, comparison.accuracies)
-    lines = [f"{comparison.one} predicts {one} of the test images correctly, {comparison.other} {other}."]
-    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in comparison.settings.items()] or [
-        "  Their settings are equal."
-    ]
-    if not comparison.test_images:
+def _lines(
+    one: str,
+    other: str,
+    accuracies: Sequence[float],
+    classes: Sequence[str],
+    settings: Mapping[str, Sequence[Any]],
+    test_images: int,
+    differing: Sequence[Mapping[str, int]],
+) -> list[str]:
+    """Return the document of a comparison as text."""
+    accuracy, other_accuracy = map(percent, accuracies)
+    lines = [f"{one} predicts {accuracy} of the test images correctly, {other} {other_accuracy}."]
+    lines += [f"  {name}: {a} -> {b}" for name, (a, b) in settings.items()] or ["  Their settings are equal."]
+    if not test_images:
         return [*lines, "They were not tested on the same images."]
-    count = len(comparison.differing)
-    gained = sum(answers.other == answers.label for answers in comparison.differing)
-    lost = sum(answers.one == answers.label for answers in comparison.differing)
+    gained = sum(row["other"] == row["label"] for row in differing)
+    lost = sum(row["one"] == row["label"] for row in differing)
     lines.append(
-        f"They predict {count:,} of {comparison.test_images:,} test images differently"
-        f"; on {gained:,} only {comparison.other} is correct, on {lost:,} only {comparison.one}."
+        f"They predict {len(differing):,} of {test_images:,} test images differently"
+        f"; on {gained:,} only {other} is correct, on {lost:,} only {one}."
     )
-    if count:
-        rows = [
-            [str(answers.image), *(comparison.classes[label] for label in (answers.label, answers.one, answers.other))]
-            for answers in comparison.differing[:MAX_IMAGES_SHOWN]
-        ]
-        lines.append(table(("image", "label", comparison.one, comparison.other), rows))
-    if count > MAX_IMAGES_SHOWN:
-        lines.append(f"... and {count - MAX_IMAGES_SHOWN:,} more; --json prints all.")
+    shown = [[str(row["image"]), *(classes[row[name]] for name in COLUMNS[1:])] for row in differing[:MAX_IMAGES_SHOWN]]
+    if shown:
+        lines.append(table(("image", "label", one, other), shown))
+    if len(differing) > len(shown):
+        lines.append(f"... and {len(differing) - len(shown):,} more; --json prints all.")
     return lines

@@ -12,7 +12,7 @@ from jobs.console.datasets import (
     SourceOptions,
 )
 from jobs.console.options import JsonOptions, StorageOptions
-from jobs.console.values import Folder, Moment
+from jobs.console.values import Folder
 from mnist_lib.catalog import EXPORT_FORMATS, MODELS, require_known
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import SpecError
@@ -74,8 +74,6 @@ class HistoryOptions(DatasetModelOptions):
 class ChampionOptions(DatasetModelOptions):
     """Show the champion of each model and dataset: the version in use."""
 
-    at: Moment | None = option(None, "print the champion at this time, such as 2026-11-25T03:00:00Z (default: now)")
-
 
 @dataclass(frozen=True, kw_only=True)
 class VersionOptions(StoreOptions):
@@ -87,20 +85,12 @@ class VersionOptions(StoreOptions):
 class ShowOptions(VersionOptions):
     """Show one version: its accuracy, dataset, files with their hashes, and the report of its run."""
 
-    open: bool = option(False, "open the report of the version's run in a browser")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiffOptions(StoreOptions):
     """Compare two versions: their settings, their accuracies, and the test images that they predict differently."""
 
-    one: str = option(
-        None,
-        f"first version, {VERSION_HELP}",
-        "VERSION",
-        positional=True,
-        required=True,
-    )
+    one: str = option(None, f"first version, {VERSION_HELP}", "VERSION", positional=True, required=True)
     other: str = option(None, "second version, in the same form", "VERSION", positional=True, required=True)
 
 
@@ -128,9 +118,7 @@ class RollbackOptions(ModelOptions):
     """Make an earlier version the champion of a dataset again."""
 
     model: str = option(None, f"model: {MODEL_HELP}", "MODEL", positional=True, required=True)
-    to: str | None = option(
-        None, "version number, or a time when it was the champion (default: the previous champion)", "N|TIME"
-    )
+    to: Positive | None = option(None, "number of the version (default: that of the previous champion)")
     dataset: str | None = option(None, CHAMPION_DATASET_HELP, "NAME|DIR")
 
 

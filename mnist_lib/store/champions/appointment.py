@@ -64,23 +64,6 @@ def current_appointment(log: Sequence[Champion | IntegrityError]) -> Champion | 
     return next((record for record in reversed(records) if record.kind != "keep"), records[0] if records else None)
 
 
-def champion_at(objects: Objects, model: str, dataset: str, at: str) -> Champion | None:
-    """Return the champion at a time (UTC, ISO 8601), or None. Raises IntegrityError if a damaged record may name it."""
-    damage: IntegrityError | None = None
-    for record in reversed(history(objects, model, dataset)):
-        if isinstance(record, IntegrityError):
-            damage = record
-        elif record.at > at:
-            damage = None  # the damaged record is later than this one
-        elif damage is None:
-            return record
-        else:
-            break
-    if damage is not None:
-        raise damage
-    return None
-
-
 def rollback_line(log: Sequence[Champion | IntegrityError]) -> list[int]:
     """Return the versions that repeated roll-backs would go through, the current champion last."""
     line: list[int] = []

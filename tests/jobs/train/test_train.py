@@ -1,9 +1,6 @@
 """The whole job, with real processes, clusters and digits."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jobs.models import __main__ as models
 from mnist_lib.data.dataset import Dataset
 from tests.support.figures import assert_says_what_the_summary_says
-from tests.support.job import ROOT, history_of, summary_of
+from tests.support.job import history_of, summary_of
 from tests.support.stored import correct_of_stored, counts_of_summary
 
 pytestmark = pytest.mark.slow
@@ -75,20 +72,6 @@ def test_a_run_stores_a_report_that_matches_its_summary_and_is_in_the_index(
     assert_says_what_the_summary_says(report.read_text(), summary)
     assert sorted(path.name for path in (report.parent / "plots").iterdir()) == ["accuracy.png", "learning-curves.png"]
     assert f'href="runs/{summary["run"]}/report.html"' in (home / "results/index.html").read_text()
-
-
-def test_show_opens_the_report_of_the_run_of_a_version(gpu_run: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-    summary, home = gpu_run
-    command = [sys.executable, "-m", "jobs.models", "show", "keras", "--open", f"--storage={home}/results"]
-    browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
-    browser.chmod(0o755)
-    environment = {**os.environ, "BROWSER": f"{browser} %s", "TMPDIR": str(tmp_path)}
-    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    report = home / "results/runs" / summary["run"] / "report.html"
-    assert f"report    {report}" in shown.stdout
-    opened = Path((tmp_path / "opened").read_text().strip().removeprefix("file://"))
-    assert opened.read_bytes() == report.read_bytes()
 
 
 @pytest.mark.usefixtures("tensorflow")

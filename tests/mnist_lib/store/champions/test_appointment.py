@@ -11,7 +11,7 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import seal
-from mnist_lib.store.champions.appointment import champion, champion_at, history, rollback
+from mnist_lib.store.champions.appointment import champion, history, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.champions.promotion import Rule
@@ -146,13 +146,6 @@ def test_p6_two_concurrent_roll_backs_append_one_record(tmp_path: Path) -> None:
         assert len(champions(objects)) == 4
 
 
-def test_the_champion_at_a_time_is_the_newest_record_until_then(objects: LocalObjects) -> None:
-    promote(objects, published(objects, 50), Rule())
-    (record,) = champions(objects)
-    assert champion_at(objects, "keras", "mnist", record.at) == record
-    assert champion_at(objects, "keras", "mnist", "2000-01-01T00:00:00Z") is None
-
-
 @pytest.mark.parametrize("content", [b"", b"{}", b"[", b'{"number": 7}', seal({"number": 7}), b'{"schema": NaN}'])
 def test_s9_a_damaged_champion_record_is_an_integrity_error(objects: LocalObjects, content: bytes) -> None:
     objects.create("models/keras/champions/mnist/00000001.json", content)
@@ -179,10 +172,4 @@ def test_p6_a_damaged_champion_record_leaves_others_readable_and_can_be_rolled_b
         assert promote(objects, versions[2], Rule()).promote
     assert champion(objects, "keras", "mnist").version == 3  # type: ignore[union-attr]
     assert [isinstance(record, Champion) for record in history(objects, "keras", "mnist")] == [True, False, True, True]
-    for at, expected in (("2026-11-03T12", 1), ("2026-11-05", 3)):
-        found = champion_at(objects, "keras", "mnist", at)
-        assert found is not None
-        assert found.version == expected
-    with pytest.raises(IntegrityError, match="00000002"):
-        champion_at(objects, "keras", "mnist", "2026-11-01T12")  # the damaged record may be older than that
     assert collect(objects, "keras", keep=1).damaged == []
