@@ -63,10 +63,11 @@ def named_values(value: Any) -> Mapping[str, Any]:
     parts = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", str(value))]
     if not all(name.strip() and equals for name, equals, _ in parts):
         raise ValueError(f"expected NAME=VALUE, such as width=64, got {value!r}")
-    return {name.strip(): _plain(text.strip()) for name, _, text in parts}
+    return {name.strip(): plain_value(text.strip()) for name, _, text in parts}
 
 
-def _plain(text: str) -> int | float | bool | str:
+def plain_value(text: str) -> int | float | bool | str:
+    """Return the value that text looks like: true or false, a number, or the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):

@@ -42,12 +42,12 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     if options.on is not None:
         return _evaluate_on(options.on, options, objects, version)
     stored = Predictions.read(objects, version)
-    _import_keras(gpus=False)
-    from mnist_lib.loading import compare_with_stored, load_trusted
+    predict = _predictor(objects, version, options)
+    from mnist_lib.loading import compare_with_stored
 
-    predict = load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
     evaluation = compare_with_stored(stored, predict, tested_split(objects, version, _data(version, options)))
-    test, difference = evaluation.test, evaluation.max_difference
+    test = evaluation.test
+    difference = evaluation.max_difference
     interval = interval_text(version.facts.interval if test == version.facts.test else test.interval())
     same = "all" if evaluation.matching == test.total else f"{evaluation.matching:,} of"
     near = f"probabilities within {difference:.0e}" if difference else "the same probabilities"
@@ -60,13 +60,11 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
 
 def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, version: Version) -> CommandResult:
     """Test a version on other labelled pictures."""
-    _import_keras(gpus=False)
-    from mnist_lib.loading import load_trusted
+    predict = _predictor(objects, version, options)
     from mnist_lib.report.another_test import another_test
     from mnist_lib.report.texts import plain_table
 
     request = DataRequest(dataset=dataset, **options.source())
-    predict = load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
     with step(f"testing {version.name} on {request.name}") as progress:
         found, answered = another_test(objects, version, predict, request, progress)
     table = plain_table("class", "images", "correct", "95% interval", "predicted instead")
@@ -75,16 +73,23 @@ def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, versi
         correct = f"{row.correct / row.images:.1%}"
         interval = interval_text(found.recall[row.label].ci95)
         table.add_row(found.classes[row.label], f"{row.images:,}", correct, interval, others or "-")
-    mistakes = [
-        f"{each['file'] or 'an image'}: label {each['label']}, predicted {each['answer']} ({each['probability']:.1%})"
-        for each in found.mistakes[:NUM_MISTAKES]
-    ]
     lines: list[RenderableType] = [*found.lines()]
     if found.test.total:
         lines += ["", table]
-    if mistakes:
-        lines += ["", "The most confident mistakes:", *mistakes]
+    if found.mistakes:
+        lines += ["", "The most confident mistakes:"]
+    for mistake in found.mistakes[:NUM_MISTAKES]:
+        answer = f"{mistake['answer']} ({mistake['probability']:.1%})"
+        lines.append(f"{mistake['file'] or 'an image'}: label {mistake['label']}, predicted {answer}")
     return CommandResult(found, lines)
+
+
+def _predictor(objects: Objects, version: Version, options: EvaluateOptions) -> Predict:
+    """Load a version, or its file as it is with --trust, as a function that predicts images."""
+    _import_keras(gpus=False)
+    from mnist_lib.loading import load_trusted
+
+    return load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
 
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
@@ -103,7 +108,8 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
             cpus=options.cpus, model_file=options.model_file, model_arg=options.model_arg, weights=weights
         )
         result = reproduction.reproduce(objects, version, load, code, inputs, progress)
-    again, stored = percent(result.again.value), percent(result.stored.value)
+    again = percent(result.again.value)
+    stored = percent(result.stored.value)
     accuracies = f"test accuracy {again}, stored {stored} ({interval_text(result.interval)})"
     how = "with different weights" if result.exact else "within the interval"
     verdicts = {
@@ -111,15 +117,17 @@ def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:
         reproduction.WITHIN: f"reproduced {how}: {accuracies}.",
         reproduction.DIVERGED: f"not reproduced: {accuracies}.",
     }
-    differing = [f"  {name}: {then} then, {here} here" for name, (then, here) in result.differing.items()]
-    unexplained = result.exact and result.verdict != reproduction.IDENTICAL
-    threads = "; the number of threads (--cpus) may differ" if unexplained else ""
-    differing = differing or [f"  Code, data, package versions and devices are the same{threads}."]
-    verdict = f"{version.name} was {verdicts[result.verdict]}"
-    chain = ", which starts from ".join(result.starts_from)
-    started = [f"  {version.name} starts from {chain}."] if chain else []
-    inexact = [] if result.exact else [f"  The weights are not compared: {INEXACT_TEXT}."]
-    lines = [verdict, *inexact, *started, *differing, f"  It took {result.seconds:.1f} s."]
+    lines = [f"{version.name} was {verdicts[result.verdict]}"]
+    if not result.exact:
+        lines.append(f"  The weights are not compared: {INEXACT_TEXT}.")
+    if result.starts_from:
+        lines.append(f"  {version.name} starts from {', which starts from '.join(result.starts_from)}.")
+    lines += [f"  {name}: {then} then, {here} here" for name, (then, here) in result.differing.items()]
+    if not result.differing:
+        is_unexplained = result.exact and result.verdict != reproduction.IDENTICAL
+        threads = "; the number of threads (--cpus) may differ" if is_unexplained else ""
+        lines.append(f"  Code, data, package versions and devices are the same{threads}.")
+    lines.append(f"  It took {result.seconds:.1f} s.")
     diverged = result.verdict == reproduction.DIVERGED
     return CommandResult(result, lines, exit_codes.INTEGRITY if diverged else exit_codes.DONE)
 

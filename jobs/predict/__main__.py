@@ -136,7 +136,6 @@ def _result(
         lines,
         exit_codes.DONE if not failures else exit_codes.SOME_FAILED if predicted else all_failed,
         json=options.json,
-        afterwards=partial(answers.draw, predicted, options.picture) if predicted and options.picture else None,
     )
 
 

@@ -3,7 +3,6 @@
 import csv
 import functools
 import io
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from jobs.console.output import table
 from jobs.console.terminal import Drawn
 from jobs.predict.batches import Prediction
 from mnist_lib.errors import ImageError
-from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.pictures.likeness import REJECT_SHARE
-from mnist_lib.pictures.reading import Picture, as_picture
+from mnist_lib.pictures.reading import Picture
 from mnist_lib.pictures.rejecting import (
     NO_ANSWER,
     NONE_OF_THESE,
@@ -30,15 +27,6 @@ from mnist_lib.pictures.rejecting import (
 )
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, printable
-
-# The drawing:
-MAX_PICTURES = 100  # more would be hard to view in one image
-TILE, GAP, LINE = 112, 16, 18  # pixels; a tile is four times as wide as an MNIST image
-CAPTION = 3 * LINE + 8
-MAX_COLUMNS = 10
-MAX_CHARACTERS = 100  # no tile is wide enough for more
-_font = functools.cache(ImageFont.load_default)  # by its size
-BACKGROUND, TEXT, FAINT, WARNING = "#ffffff", "#1a1a1a", "#6b7280", "#b45309"
 
 
 @dataclass(frozen=True)
@@ -150,49 +138,3 @@ def _document(answer: Answer) -> dict[str, Any]:
         "none_of_these": answer.rejection == NONE_OF_THESE,
         "resized": answer.picture.resized,
     }
-
-
-def draw(answers: Sequence[Answer], path: Path) -> None:
-    """Draw the first hundred predictions into a file, which appears once it is complete. Raises OutputError."""
-    shown = answers[:MAX_PICTURES]
-    columns = min(MAX_COLUMNS, math.ceil(math.sqrt(len(shown) * 1.5)))
-    rows = math.ceil(len(shown) / columns)
-    note = f"the first {MAX_PICTURES} of {len(answers):,} pictures" if len(answers) > MAX_PICTURES else ""
-    width, height = GAP + columns * (TILE + GAP), GAP + rows * (TILE + CAPTION + GAP) + (LINE + GAP if note else 0)
-    sheet = Image.new("RGB", (width, height), BACKGROUND)
-    drawing = ImageDraw.Draw(sheet)
-    for number, answer in enumerate(shown):
-        row, column = divmod(number, columns)
-        _draw_tile(sheet, drawing, answer, GAP + column * (TILE + GAP), GAP + row * (TILE + CAPTION + GAP))
-    drawing.text((GAP, sheet.height - GAP - LINE), note, FAINT, _font(13))
-    with atomic_output(path) as written:
-        sheet.save(written, Image.registered_extensions()[path.suffix.lower()])
-
-
-def _draw_tile(sheet: Image.Image, drawing: ImageDraw.ImageDraw, answer: Answer, left: int, top: int) -> None:
-    height, width, channels = answer.picture.image.shape
-    scale = TILE / max(height, width)
-    seen = as_picture(answer.picture.image)
-    seen = seen.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST)
-    sheet.paste(seen, (left, top), seen if channels == 4 else None)
-    line = top + TILE + 4
-    if answer.is_rejected:
-        drawing.text((left, line), str(answer.rejection), WARNING, _font(13))
-    else:
-        (first, probability), (second, second_probability) = answer.ranking
-        is_unsure = answer.rejection == UNSURE
-        answered = f"{first} {probability:.1%}{' unsure' if is_unsure else ''}"
-        drawing.text((left, line), _shortened(answered, drawing), WARNING if is_unsure else TEXT, _font(12))
-        next_line = _shortened(f"{second}: {second_probability:.1%}", drawing)
-        drawing.text((left, line + LINE), next_line, FAINT, _font(12))
-    drawing.text((left, line + 2 * LINE), _shortened(Path(answer.name).name, drawing), FAINT, _font(12))
-
-
-def _shortened(name: str, drawing: ImageDraw.ImageDraw) -> str:
-    """Return a printable name without its middle, to fit into a tile, since names differ mostly at their ends."""
-    name = printable(name)
-    length, shown = min(len(name), MAX_CHARACTERS), name[: MAX_CHARACTERS + 1]
-    while drawing.textlength(shown, _font(12)) > TILE:
-        length -= 1
-        shown = f"{name[: length // 2]}…{name[len(name) - (length + 1) // 2 :]}"
-    return shown

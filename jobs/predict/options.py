@@ -13,8 +13,6 @@ from jobs.console.values import UserPath
 from mnist_lib.pictures.likeness import REJECT_SHARE
 from mnist_lib.settings import Seconds, option
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # file types of --picture
-
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(ModelFileOptions, StorageOptions, JsonOptions, VerboseOptions):
@@ -41,9 +39,6 @@ class PredictOptions(ModelFileOptions, StorageOptions, JsonOptions, VerboseOptio
     dataset: str | None = option(None, CHAMPION_DATASET_HELP, "NAME|DIR")
     address: str | None = option(None, "Ray cluster to use (default: RAY_ADDRESS or none)", "HOST:PORT")
     wait_for_resources: Seconds = option(Limits.wait_seconds, "seconds to wait for a free cluster node")
-    picture: UserPath | None = option(
-        None, "image file to write: the pictures as the model sees them, and their predictions", "FILE.png"
-    )
     csv: bool = option(False, "print CSV instead of a table")
 
     @property
@@ -55,8 +50,3 @@ class PredictOptions(ModelFileOptions, StorageOptions, JsonOptions, VerboseOptio
         """Raise UsageError for options that exclude each other."""
         if self.csv and self.json:
             raise UsageError("expected --csv or --json, got both")
-        if self.picture is not None:
-            if self.picture.suffix.lower() not in PICTURE_SUFFIXES:
-                raise UsageError(f"picture: expected one of {', '.join(PICTURE_SUFFIXES)}, got {self.picture}")
-            if not self.picture.parent.is_dir() or self.picture.is_dir():
-                raise UsageError(f"picture: expected a file in an existing folder, got {self.picture}")

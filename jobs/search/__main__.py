@@ -54,7 +54,8 @@ def _search(run: "Run[SearchPlan]") -> Summary:
 
 def plan_document(plan: SearchPlan) -> dict[str, Any]:
     """Return the rungs of a search, and how many configurations and epochs it has; None if the time decides."""
-    options, halving = plan.options, plan.halving()
+    options = plan.options
+    halving = plan.halving()
     count = plan.planned_configurations(halving)
     return {
         "configurations": count,
@@ -67,31 +68,31 @@ def plan_document(plan: SearchPlan) -> dict[str, Any]:
 
 def plan_lines(plan: SearchPlan) -> list[str]:
     """Return how many configurations are trained for how long, and the settings of the first ones."""
-    options, halving = plan.options, plan.halving()
-    ladder = halving.ladder
-    count = plan.planned_configurations(halving)
-    brackets, total = f"as many brackets of {counted(ladder.bracket, 'configuration')} as the time allows", ""
+    ladder = plan.halving().ladder
+    document = plan_document(plan)
+    count = document["configurations"]
+    brackets = f"as many brackets of {counted(ladder.bracket, 'configuration')} as the time allows"
+    total = ""
     if count is not None:
-        brackets = f"{counted(count, 'configuration')} in {counted(halving.brackets, 'bracket')}"
-        total = f"; {counted(ladder.epochs_of(count) + options.final_seeds * options.epochs, 'epoch')} in total"
-    folds = "" if options.folds is None else f", each trained without each of {options.folds} folds"
+        brackets = f"{counted(count, 'configuration')} in {counted(document['brackets'], 'bracket')}"
+        total = f"; {counted(sum(document['epochs'].values()), 'epoch')} in total"
+    folds = "" if document["folds"] is None else f", each trained without each of {document['folds']} folds"
     lines = [f"{brackets}{folds}"]
-    left = first = min(ladder.bracket, halving.configurations)
+    left = first = min(ladder.bracket, count or ladder.bracket)
     for rung in ladder.rungs:
         lines.append(f"  {left} of the first bracket: up to epoch {rung}")
         left = ladder.survivors(left, has_defaults=True)
-    lines.append(f"then the best one with {counted(options.final_seeds, 'fresh seed')}{total}")
+    lines.append(f"then the best one with {counted(plan.options.final_seeds, 'fresh seed')}{total}")
     propose = plan.proposals()
-    lines += [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(first, MAX_PLANNED))]
-    return lines
+    return lines + [f"configuration {n}: {settings_text(propose(n))}" for n in range(min(first, MAX_PLANNED))]
 
 
 def search_lines(summary: Summary) -> list[str]:
     """Return the settings that the search has found, and its score beside that of the final trials."""
     search = summary.search
-    if search is None:  # a run of jobs.train, or a damaged summary
-        return ["Search: not known"]
-    score, name = search.validation.score, search.validation.score_name
+    assert search is not None  # since the run is one of jobs.search
+    score = search.validation.score
+    name = search.validation.score_name
     finals = mean_score(trial.validation_score for trial in summary.successful)
     test = mean_score(trial.test_score for trial in summary.successful)
     fresh = "" if finals is None else f", {percent(finals)} on average with fresh seeds"

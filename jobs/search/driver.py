@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from jobs.console.exit_codes import TrainingError
-from jobs.search.halving import DEFAULTS, Step, winner
+from jobs.search.halving import DEFAULTS, Halving, Step, winner
 from jobs.search.plan import SearchPlan
 from jobs.search.space import settings_text
 from jobs.search.time_limit import TimeLimit
@@ -17,7 +17,6 @@ from jobs.train.recorder import Recorder
 from jobs.train.run import Run
 from mnist_lib.assignment import Assignment
 from mnist_lib.clock import steady_time
-from mnist_lib.data.dataset import Dataset
 from mnist_lib.history import ConfigurationFailed, Cut, RungDecision, RungScored, SearchDocument, Winner
 from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialStarted
 from mnist_lib.run_documents import SearchSummary, Summary
@@ -27,7 +26,6 @@ from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)
 
-MIN_GROWTH = 1.05  # `search.json` is written again when there are this many times as many decisions
 # Other errors may concern one configuration only, such as a model that fails with some arguments.
 CODES_THAT_END_A_SEARCH = ("E-DATA",)
 
@@ -49,7 +47,7 @@ def search(run: Run[SearchPlan]) -> Summary:
         if not search.is_done:
             pool.start_ahead()
             run.drive(search, recorder, pool)
-    summary = search.summary(run.data.info)
+    summary = search.summary()
     search.delete_checkpoints()
     return run.train_trials(plan.finals(summary.settings), summary)
 
@@ -59,26 +57,17 @@ class SearchProgress(RunProgress):
 
     is_tested = False
 
-    def __init__(self, configurations: int | None, folds: int) -> None:
+    def __init__(self, halving: Halving) -> None:
         super().__init__()
-        self._configurations = configurations  # None if the time decides
-        self._folds = folds
-        self.tried: set[tuple[int, int]] = set()  # configurations and folds
-        self.best: Accuracy | None = None
+        self._halving = halving
+        self.best: tuple[int, Accuracy] | None = None  # as `Halving.best` returns it
 
     def end(self, trial: TrialProgress, state: State) -> None:
-        part = part_of_search(trial.id)
-        assert part is not None
-        self.tried.add(part)
         del self.trials[trial.id]
 
     def totals(self) -> list[str]:
-        if self._configurations is None:
-            parts = [f"{counted(len({number for number, _ in self.tried}), 'configuration')} tried"]
-        else:
-            folds = "" if self._folds == 1 else f"{self._folds * self._configurations} folds of "
-            parts = [f"{len(self.tried)} of {folds}{counted(self._configurations, 'configuration')} tried"]
-        return parts if self.best is None else [*parts, f"best so far {percent(self.best.score)}"]
+        begun = f"{self._halving.num_begun:,} of up to {self._halving.configurations:,} configurations begun"
+        return [begun] if self.best is None else [begun, f"best so far {percent(self.best[1].score)}"]
 
 
 class Search:
@@ -99,17 +88,19 @@ class Search:
         deadline: float = math.inf,
         wall: Callable[[], float] = steady_time,
     ) -> None:
-        self._plan, self.halving = plan, plan.halving()
-        self._recorder, self._folder = recorder, recorder.folder
-        self.progress = SearchProgress(plan.planned_configurations(self.halving), self.halving.ladder.folds)
+        self._plan = plan
+        self._recorder = recorder
+        self._folder = recorder.folder
+        self._lanes = lanes
+        self._time = TimeLimit(plan.options, lanes, deadline, wall)
+        self.halving = plan.halving()
+        self.progress = SearchProgress(self.halving)
         self.settings = plan.proposals()
         self.cut: Cut | None = None
         # The highest score of each configuration after any epoch; with folds, on those that are known so far.
         self._so_far: dict[int, Accuracy] = {}
-        self._failures: list[str] = []
-        self._lanes, self._time = lanes, TimeLimit(plan.options, lanes, deadline, wall)
+        self._failures: list[TrialFailure] = []
         self._steps: dict[str, Step] = {}  # of each trial that was submitted and has no score yet
-        self._written = 0  # decisions in the stored document
         if self._folder.resumed:
             self._resume()
 
@@ -124,8 +115,7 @@ class Search:
         for entry in self._folder.history():
             part = part_of_search(entry.trial)
             if part is not None and isinstance(entry, RungScored):
-                score = entry.validation if entry.validation and entry.validation.total else None
-                scores[*part, entry.epoch] = score
+                scores[*part, entry.epoch] = entry.validation
             elif isinstance(entry, TrialStarted):
                 self._time.note_start(entry)
             elif part is not None and isinstance(entry, EpochDone):
@@ -143,14 +133,12 @@ class Search:
             key = step.configuration, step.fold, self.halving.epochs_of(step)
             if key in scores:
                 self._score(step, scores[key])
-                self.progress.tried.add((step.configuration, step.fold))
             else:
                 steps.append(step)
         self.halving.put_back([*steps, *([step] if step else [])])
         for number in failed:
             self._so_far.pop(number, None)
-        if best := self.halving.best():
-            self.progress.best = best[1]
+        self.progress.best = self.halving.best()
         self._look_at_the_clock()
         if self.is_done:
             self._write_decisions()  # the earlier driver may have ended before it wrote them
@@ -187,28 +175,26 @@ class Search:
 
     # Results
 
-    def summary(self, dataset: Dataset | None = None) -> SearchSummary:
-        """Return what the summary of the run says about the search. `dataset`: see `SearchPlan.train_flags`.
-
-        Raises TrainingError if there is no winner.
-        """
+    def summary(self) -> SearchSummary:
+        """Return what the summary of the run says about the search. Raises TrainingError if there is no winner."""
         best = self.best()
         if best is None:
-            codes = {failure.partition(" ")[0] for failure in self._failures}
-            why = f" (the first: {self._failures[0]})" if self._failures else ""
+            codes = {failure.code for failure in self._failures}
+            why = "".join(f" (the first: {first.code} {first.message})" for first in self._failures[:1])
             message = f"no configuration could be trained{why}; change --vary"
             raise TrainingError(message, *(codes if len(codes) == 1 else ()))
         number, score = best
         settings = self.settings(number)
-        measure = f"{'validation' if self._plan.options.folds is None else 'out-of-fold'} {score.score_name}"
-        log.info("the best of the search: %s, with %s %s", settings_text(settings), percent(score.score), measure)
+        log.info(
+            "the best of the search: %s, with %s %s", settings_text(settings), score.score_name, percent(score.score)
+        )
         return SearchSummary(
             settings=dict(settings),
             configurations=len(self._tried),
             epochs=self.halving.epochs,
             validation=score,
             defaults=self.halving.highest_scores().get(DEFAULTS) or self._so_far.get(DEFAULTS),
-            train=tuple(self._plan.train_flags(settings, dataset)),
+            train=tuple(self._plan.train_flags(settings)),
             folds=self._plan.options.folds,
         )
 
@@ -300,12 +286,13 @@ class Search:
         return decision
 
     def _fail(self, failure: TrialFailure) -> None:
-        trial, reason = failure.trial, f"{failure.code} {failure.message}"
+        trial = failure.trial
         if failure.code in CODES_THAT_END_A_SEARCH:
             raise TrainingError(f"{trial}: {failure.message}", failure.code)
+        reason = f"{failure.code} {failure.message}"
         log.warning("%s failed: %s", trial, reason)
         log.debug("%s", failure.details)
-        self._failures.append(reason)
+        self._failures.append(failure)
         self._so_far.pop(self._steps[trial].configuration, None)  # it would fail again, so it cannot win
         self._recorder.checkpoints.forget(trial)  # it does not go on: another trial can be read
         self._recorder.append(ConfigurationFailed(trial=trial, reason=reason))
@@ -321,32 +308,29 @@ class Search:
             self._decided(decision)
 
     def _decided(self, decision: RungDecision) -> None:
-        # A large document is not rewritten after each decision: decisions can be computed from the recorded scores.
-        if self.is_done or len(self.halving.decisions) > MIN_GROWTH * self._written:
+        if self.is_done:  # until then, decisions follow from the recorded scores
             self._write_decisions()
         for number in decision.scores.keys() - {*decision.survivors}:
             for fold in range(self.halving.ladder.folds):
                 trial = self.trial(number, fold).id
                 self._recorder.checkpoints.forget(trial)
                 self._recorder.writes.put(partial(self._delete, trial), trial)
-        best = self.halving.best()
-        self.progress.best = best[1] if best else None
+        self.progress.best = self.halving.best()
         trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
-        go_on = f", {len(decision.survivors)} of them go on" if decision.survivors else ""
-        most = "none" if best is None else f"{percent(best[1].score)} (configuration {best[0]})"
-        log.info("bracket %d: %s%s; best so far: %s", decision.bracket + 1, trained, go_on, most)
+        log.info("bracket %d: %s, %d of them go on", decision.bracket + 1, trained, len(decision.survivors))
 
     def _delete(self, trial: str) -> None:
         self._recorder.write_history()  # with the scores by which its configuration does not go on
         self._folder.delete_below(f"trials/{trial}")
 
     def _write_decisions(self) -> None:
-        document, self._written = self.document(), len(self.halving.decisions)
-        self._recorder.writes.put(partial(self._store_decisions, document), SEARCH, in_place_of="decisions")
+        document = self.document()
 
-    def _store_decisions(self, document: SearchDocument) -> None:
-        self._recorder.write_history(flush=True)  # scores must be stored before the decisions based on them
-        self._folder.write_json(SEARCH, document)
+        def write() -> None:
+            self._recorder.write_history(flush=True)  # scores must be stored before the decisions based on them
+            self._folder.write_json(SEARCH, document)
+
+        self._recorder.writes.put(write, SEARCH, in_place_of="decisions")
 
 
 def part_of_search(trial: str) -> tuple[int, int] | None:

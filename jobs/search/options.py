@@ -9,7 +9,7 @@ from msgspec import Meta
 from jobs.train.option_groups import models_option
 from jobs.train.options import TrainOptions
 from mnist_lib.errors import SpecError
-from mnist_lib.settings import MAX_SEED, Positive, Seed, one_of, option, options_of
+from mnist_lib.settings import MAX_SEED, Seed, one_of, option, options_of
 from mnist_lib.spec import VALIDATION_PERCENT, Folds, TrialSettings
 from mnist_lib.store.runs import Command
 
@@ -62,9 +62,6 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
     )
     final_seeds: Annotated[int, Meta(ge=1, le=1_000)] = option(
         3, "number of seeds with which the winner is trained again", in_terms=True
-    )
-    max_epochs_total: Positive | None = option(
-        None, "maximum number of epochs of all trials together (default: no limit)", in_terms=True
     )
 
     def check(self) -> None:

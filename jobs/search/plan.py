@@ -4,7 +4,7 @@ import functools
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from jobs.console.datasets import DataOptions
 from jobs.console.options import flags_of
@@ -23,11 +23,7 @@ from mnist_lib.spec import (
     WITH_MOMENTUM,
     TrialSettings,
     TrialSpec,
-    defaults_for,
 )
-
-if TYPE_CHECKING:
-    from mnist_lib.data.dataset import Dataset
 
 BRACKET_WITHOUT_HALVING = 9  # configurations that are proposed together
 
@@ -41,39 +37,31 @@ class SearchPlan(Plan):
     OPTIONS: ClassVar = SearchOptions
 
     options: SearchOptions
-    asked: SearchOptions  # the options without defaults that follow from the number of images
-
-    @classmethod
-    def of(cls, options: TrainOptions) -> Self:
-        assert isinstance(options, SearchOptions)
-        plan = Plan.of(options)
-        return cls(options=options, asked=options, files=plan.files, weights=plan.weights)
-
-    @property
-    def given(self) -> Mapping[str, Any]:
-        """The settings that vary, as they are given."""
-        return self.asked.vary or {}
 
     @functools.cached_property
     def variation(self) -> Space:
         """The settings that vary. Raises SpecError for an invalid one."""
-        options, known = self.asked, {name: arguments_of(self, name) for name in map(name_of, self.asked.models)}
-        for name in self.given:
-            field = SETTINGS.get(name, "")
-            if name in options.arguments or getattr(options, field, None) != getattr(type(options), field, None):
-                raise SpecError(f"vary: {name}: expected values to try or a fixed value, got both; omit one of them")
-        models = {} if "model" in self.given or len(known) == 1 else {"model": [*known]}
+        known = {name: arguments_of(self, name) for name in map(name_of, self.options.models)}
+        given = self.options.vary or {}
+        models = {} if "model" in given or len(known) == 1 else {"model": [*known]}
         names = None if None in known.values() else [*SETTINGS, *{n for names in known.values() for n in names or ()}]
-        space = Space.parse({**self.given, **models}, names)
+        space = Space.parse({**given, **models}, names)
         for value in space.dimensions["model"].ends if "model" in space.dimensions else ():
             if value not in known:
-                raise SpecError(f"vary: model: expected one of --models {', '.join(options.models)}, got {value!r}")
+                raise SpecError(
+                    f"vary: model: expected one of --models {', '.join(self.options.models)}, got {value!r}"
+                )
         return space
 
     def check(self) -> None:
         """Do what `Plan.check` does, and refuse a space in which a configuration is invalid."""
         super().check()
-        options, known = self.options, [arguments_of(self, name_of(model)) for model in self.options.models]
+        options = self.options
+        for name in options.vary or {}:
+            field = SETTINGS.get(name, "")
+            if name in options.arguments or getattr(options, field, None) != getattr(type(options), field, None):
+                raise SpecError(f"vary: {name}: expected values to try or a fixed value, got both; omit one of them")
+        known = [arguments_of(self, name_of(model)) for model in options.models]
         for name in options.arguments:
             if not any(names is None or name in names for names in known):
                 raise SpecError(f"model_arg: expected an argument of {', '.join(options.models)}, got {name}")
@@ -91,35 +79,25 @@ class SearchPlan(Plan):
         return None if is_open else halving.configurations
 
     def halving(self) -> Halving:
-        """Return a search without any scores yet. Raises SpecError if --max-epochs-total allows no configuration."""
-        ladder = (
-            Ladder.halving(self.options.epochs)
-            if self.options.strategy == "halving"
-            else Ladder((self.options.epochs,), BRACKET_WITHOUT_HALVING)  # all epochs at once
-        )
-        ladder = replace(ladder, folds=self.options.folds or 1)
+        """Return a search without any scores yet."""
+        epochs = self.options.epochs
+        ladder = Ladder((epochs,), BRACKET_WITHOUT_HALVING)  # all epochs at once
+        if self.options.strategy == "halving":
+            ladder = Ladder.halving(epochs)
         others = self._combinations()
         count = self._max_configurations if others is None else 1 + len(others)
-        if self.options.max_epochs_total is not None:
-            left = self.options.max_epochs_total - self.options.final_seeds * self.options.epochs
-            fitting = ladder.fitting(left, count)
-            if not fitting:
-                least = ladder.epochs_of(1) + self.options.final_seeds * self.options.epochs
-                raise SpecError(f"max_epochs_total: expected at least {least}, got {self.options.max_epochs_total}")
-            count = fitting
-        return Halving(count, ladder)
+        return Halving(count, replace(ladder, folds=self.options.folds or 1))
 
     def proposals(self) -> Propose:
         """Return the function from a configuration's number to its settings."""
         defaults = self.default_settings
         others = self._combinations()
-        if others is not None:
-            if self.options.strategy != "grid":
-                random.Random(self.options.seed).shuffle(others)
-            return [defaults, *others].__getitem__
-        return lambda number: (
-            defaults if number == DEFAULTS else self.variation.configuration(number, seed=self.options.seed)
-        )
+        seed = self.options.seed
+        if others is None:
+            return lambda number: defaults if number == DEFAULTS else self.variation.configuration(number, seed)
+        if self.options.strategy != "grid":
+            random.Random(seed).shuffle(others)
+        return [defaults, *others].__getitem__
 
     @property
     def default_settings(self) -> dict[str, Value]:
@@ -153,8 +131,9 @@ class SearchPlan(Plan):
 
         It has the values to try in a mapping named "--vary", which is never an argument of a stored version.
         """
-        call, names = super()._call(model, file), file.arguments_of(model)
-        varied = Space.parse(self.given, None).document() if self.given else {}
+        call = super()._call(model, file)
+        names = file.arguments_of(model)
+        varied = Space.parse(self.options.vary, None).document() if self.options.vary else {}
         varied = {n: v for n, v in varied.items() if n not in SETTINGS and (names is None or n in names)}
         return call._replace(arguments={**call.arguments, "--vary": varied}) if varied else call
 
@@ -174,32 +153,25 @@ class SearchPlan(Plan):
             found.setdefault(spec.model, spec)
         return [*found.values()]
 
-    def train_flags(self, settings: Mapping[str, Value], dataset: "Dataset | None" = None) -> list[str]:
-        """Return the options of `jobs.train` for these settings, on the same data.
-
-        Args:
-            dataset: options that only repeat a default for its number of images are left out.
-        """
+    def train_flags(self, settings: Mapping[str, Value]) -> list[str]:
+        """Return the options of `jobs.train` for these settings, on the same data."""
         spec = self.trial(settings, None)
-        given = values_of(self.options)
-        given = {name: given[name] for name in (*options_of(DataOptions), *options_of(TrialSettings), "storage")}
+        values = values_of(self.options)
+        given = {name: values[name] for name in (*options_of(DataOptions), *options_of(TrialSettings), "storage")}
         given |= {name: value for name, value in settings.items() if name in SETTINGS}
-        given["momentum"] = spec.momentum  # 0 for an optimizer that has none
-        given["validation_percent"] = spec.validation_percent  # as in the search, also for few images
         arguments = {**self.options.arguments, **settings}
-        given["model_arg"] = {name: value for name, value in arguments.items() if name in spec.arguments} or None
-        given["init_from"] = spec.init_from
-        given["models"] = [model for model in self.options.models if name_of(model) == spec.model]
-        given["weights"] = {
-            name: path for name, path in (self.options.weights or {}).items() if name in spec.weights
-        } or None
-        for name in ("seed", "model"):
-            given.pop(name, None)
-        by_images = {}
-        if dataset:
-            by_images = dict(defaults_for(len(dataset.train)))
-            by_images["validation_percent"] = dataset.percent_for_validation(None)
-        defaults = {name: by_images.get(field.name, field.default) for name, field in options_of(TrainOptions).items()}
+        weights = self.options.weights or {}
+        given |= {
+            "seed": None,
+            "model": None,
+            "momentum": spec.momentum,  # 0 for an optimizer that has none
+            "validation_percent": spec.validation_percent,  # as in the search, also for few images
+            "model_arg": {name: value for name, value in arguments.items() if name in spec.arguments} or None,
+            "init_from": spec.init_from,
+            "models": [model for model in self.options.models if name_of(model) == spec.model],
+            "weights": {name: path for name, path in weights.items() if name in spec.weights} or None,
+        }
+        defaults = {name: field.default for name, field in options_of(TrainOptions).items()}
         return flags_of({name: value for name, value in given.items() if value != defaults.get(name)})
 
     def trial(self, settings: Mapping[str, Value], number: int | None) -> TrialSpec:

@@ -1,7 +1,9 @@
 """Commands on a storage in which somebody changed a document: an exit code of the table, one line, and no traceback."""
 
+import io
 import json
 import logging
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +22,7 @@ from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import SUMMARY, RunFolder
+from tests.support import hostile
 from tests.support.json_documents import DEEP, HOSTILE, replaced
 from tests.support.store.fake_versions import DATASET, about, files, small_manifest
 from tests.support.store.scenarios import published
@@ -201,3 +204,31 @@ def test_predictions_of_no_images_are_compared_as_any_others(
     publish(objects, "keras", "empty", {**files(0, images=0)}, about())
     run(["diff", "keras@1", "keras@3", "--json"], objects, capsys)
     run(["promote", "keras@3"], objects, capsys)
+
+
+def test_stored_text_cannot_act_on_the_terminal(objects: LocalObjects, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = about(right=150)
+    facts["trial"] = hostile.HOSTILE
+    facts["dataset"]["version"] = hostile.HOSTILE
+    member = io.BytesIO()
+    with zipfile.ZipFile(member, "w") as archive:
+        archive.writestr(hostile.HOSTILE.replace("\0", "").encode(errors="replace").decode(), b"")
+    publish(objects, "keras", "r3", files(151), facts)
+    publish(objects, "keras", "r4", {**files(151), "predictions.npz": member.getvalue()}, facts)
+    storage = ("--storage", objects.where("models").removesuffix("/models"))
+    shown = {}
+    for words in (
+        "list",
+        "show keras@3",
+        "verify --all",
+        "diff keras@1 keras@3",
+        "diff keras@1 keras@4",
+        "gc --keep=9",
+        "promote keras@4",
+    ):
+        code = models.main([*words.split(), *storage])
+        shown[words] = (code, *capsys.readouterr())
+        assert all(map(hostile.is_harmless, shown[words][1:])), words
+    assert r"\x1b[2J" in shown["show keras@3"][1]
+    code, _, stderr = shown["promote keras@4"]
+    assert (code, stderr.count("\n")) == (7, 1)

@@ -1,12 +1,10 @@
 """The commands of `jobs.models` that need no TensorFlow, with small fake versions."""
 
-import io
 import json
 import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,6 @@ from mnist_lib.objects.records import seal
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import version_folder
 from tests.support.bounds import at_most_processor_seconds
-from tests.support.hostile import HOSTILE, is_harmless
 from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Faulty
 from tests.support.store.sealed import fields_of
@@ -325,29 +322,3 @@ def test_a_rollback_and_its_reversal_take_under_a_second_each(storage: Path) -> 
     for arguments in (["rollback", "keras"], ["rollback", "keras", "--to", "2"]):
         with at_most_processor_seconds(1):
             subprocess.run([*program, *arguments, "--storage", str(storage)], check=True, cwd=root)
-
-
-def test_stored_text_cannot_act_on_the_terminal(command: Callable[..., Output], storage: Path) -> None:
-    objects, hostile = LocalObjects(storage), about(right=150)
-    hostile["trial"] = HOSTILE
-    hostile["dataset"]["version"] = HOSTILE
-    member = io.BytesIO()
-    with zipfile.ZipFile(member, "w") as archive:
-        archive.writestr(HOSTILE.replace("\0", "").encode(errors="replace").decode(), b"")
-    publish(objects, "keras", "r4", files(151), hostile)
-    publish(objects, "keras", "r5", {**files(151), "predictions.npz": member.getvalue()}, hostile)
-    for words in (
-        "list",
-        "show keras@4",
-        "verify --all",
-        "diff keras@1 keras@4",
-        "diff keras@1 keras@5",
-        "gc --keep=9",
-    ):
-        done = command(*words.split())
-        assert is_harmless(done.out), words
-        assert is_harmless(done.err), words
-    assert r"\x1b[2J" in command("show", "keras@4").out
-    refused = command("promote", "keras@5")
-    assert (refused.code, refused.err.count("\n")) == (7, 1)
-    assert is_harmless(refused.err)

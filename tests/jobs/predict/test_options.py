@@ -4,7 +4,6 @@ import csv
 import io
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.predict import __main__ as predict
-from jobs.predict.answers import COLUMNS, Answer, as_csv, as_document, as_lines, draw
+from jobs.predict.answers import COLUMNS, Answer, as_csv, as_document, as_lines
 from jobs.predict.options import PredictOptions
 from mnist_lib.catalog import DIGITS
 from mnist_lib.objects.local import LocalObjects
@@ -40,8 +39,6 @@ from tests.support.store.fake_versions import about, files
     [
         ([], "pictures: expected a value (picture files, or folders of picture files), got none"),
         (["a.png", "--json", "--csv"], "expected --csv or --json, got both"),
-        (["a.png", "--picture", "seen.txt"], "picture: expected one of .png"),
-        (["a.png", "--picture", "/no/such/folder/seen.png"], "picture: expected a file in an existing folder"),
         (["a.png", "--wait-for-resources", "nan"], "wait_for_resources: expected seconds"),
         (["a.png", "--storge", "x"], "did you mean --storage?"),
         (["a.png", "--storage", "s4://x"], "expected a folder, or a URL with s3://"),
@@ -114,9 +111,7 @@ def test_no_cell_of_csv_acts_on_a_terminal(name: str, predicted: str, cells: tup
     assert (row["probability"], row["next"], row["unsure"]) == ("0.75", "other", "False")
 
 
-def test_a_rejected_picture_has_the_reason_as_its_answer_and_its_probabilities_in_json_alone(
-    tmp_path: Path,
-) -> None:
+def test_a_rejected_picture_has_the_reason_as_its_answer_and_its_probabilities_in_json_alone() -> None:
     image, probabilities = np.zeros((28, 28, 1), np.uint8), np.eye(10, dtype=np.float32)[4]
     results = [
         Answer(name, Picture(image, (28, 28), likeness=likeness), probabilities, DIGITS)
@@ -145,7 +140,6 @@ def test_a_rejected_picture_has_the_reason_as_its_answer_and_its_probabilities_i
     assert [row["none_of_these"] for row in pictures] == [False, False, False, True]
     assert [row["unsure"] for row in pictures] == [False, True, False, False]
     assert all(row["probabilities"] == probabilities.tolist() for row in pictures)
-    draw(results, tmp_path / "seen.png")
 
 
 @pytest.mark.fuzz
@@ -155,14 +149,6 @@ def test_any_names_are_read_back_from_csv_as_texts(name: str, classes: list[str]
     assert row.keys() == {*COLUMNS}
     for cell, text in ((row["picture"], name), (row["class"], classes[1]), (row["next"], classes[0])):
         assert cell == printable(text, keep="\n")
-
-
-@pytest.mark.fuzz
-@given(name=ANY_TEXT, classes=st.lists(ANY_TEXT, min_size=2, max_size=2))
-def test_any_names_can_be_drawn_below_a_picture(name: str, classes: list[str]) -> None:
-    picture = Picture(np.zeros((28, 28, 1), np.uint8), (28, 28))
-    with tempfile.TemporaryDirectory() as folder:
-        draw([Answer(name, picture, np.asarray([0.25, 0.75], np.float32), classes)], Path(folder, "seen.png"))
 
 
 def test_a_missing_path_is_reported_before_the_model_is_loaded(

@@ -57,10 +57,10 @@ def digits_of(stdout: str) -> list[int]:
     return [int(np.argmax(row["probabilities"])) for row in json.loads(stdout)["pictures"]]
 
 
-def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
+def test_drawn_digits_are_predicted_like_the_originals(
     storage: Path, folder: Path, tmp_path: Path, predict: Any
 ) -> None:
-    code, stdout, stderr = predict(folder, "--storage", storage, "--json", "--picture", tmp_path / "seen.png")
+    code, stdout, stderr = predict(folder, "--storage", storage, "--json")
     assert code == 0
     document = json.loads(stdout)
     assert document["model"] == "keras@1"
@@ -78,14 +78,6 @@ def test_drawn_digits_are_predicted_like_the_originals_and_shown_in_a_picture(
     assert lines[0].startswith("predicting with keras@1, whose test accuracy on mnist-mini is 9")
     assert re.fullmatch(r"40 pictures predicted in [\d.]+ s \([\d,]+ pictures/s\)", lines[1])
     assert lines[2:] == ["40 of 40 pictures resized to 28 x 28"]
-    with Image.open(tmp_path / "seen.png") as seen:
-        assert seen.size == (16 + 8 * (112 + 16), 16 + 5 * (112 + 62 + 16))  # 5 rows of 8 tiles with captions
-        pixels = np.asarray(seen.convert("L"))
-    for number in range(len(rows)):  # each tile shows a digit, light on dark as the model sees it, with a caption
-        left, top = 16 + number % 8 * (112 + 16), 16 + number // 8 * (112 + 62 + 16)
-        tile, caption = pixels[top : top + 112, left : left + 112], pixels[top + 112 : top + 174, left : left + 112]
-        assert tile.max() > 200 > 20 > np.median(tile)
-        assert caption.min() < 150
 
 
 @pytest.mark.long
@@ -167,7 +159,7 @@ def test_names_of_files_do_not_act_on_the_terminal(
         Path(name).write_bytes(png(digits.test.images[700, ..., 0]))
     bad = f"bad{HOSTILE.replace(chr(0), '').replace(chr(0xD800), '')}.png"
     Path(bad).write_bytes(b"no picture")
-    command = ("--storage", storage, "--picture=seen.png", "--", *names, bad)
+    command = ("--storage", storage, "--", *names, bad)
     for form in ("--csv", "--json", "--no-csv"):
         code, stdout, stderr = predict(form, *command)
         assert code == 9
@@ -186,10 +178,9 @@ def test_lost_predictions_are_an_error(
     (tmp_path / "a.png").write_bytes(png(digits.test.images[700, ..., 0]))
     with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", full)
-        command = (tmp_path / "a.png", "--storage", storage, "--csv", "--picture", tmp_path / "seen.png")
+        command = (tmp_path / "a.png", "--storage", storage, "--csv")
         code, _, stderr = predict(*command)
     assert (code, stderr.count("error[E-OUTPUT] standard output cannot be written (No space left")) == (74, 1)
-    assert (tmp_path / "seen.png").exists()  # the work after the loss is done
 
 
 def test_a_picture_without_a_likely_digit_is_marked_as_unsure(
