@@ -1,6 +1,7 @@
 """The commands of `jobs.models` that compute with a stored version, in this process: evaluate, reproduce, export."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,9 @@ def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, versi
     return CommandResult(found, lines)
 
 
-def _predictor(objects: Objects, version: Version, options: EvaluateOptions) -> Predict:
+def _predictor(
+    objects: Objects, version: Version, options: EvaluateOptions
+) -> "Callable[[NDArray[np.uint8]], NDArray[np.float32]]":
     """Load a version, or its file as it is with --trust, as a function that predicts images."""
     _import_keras(gpus=False)
     from mnist_lib.loading import load_trusted

@@ -86,7 +86,7 @@ def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequ
                 results.append(result)
         seconds = steady_time() - begin
     rate = f"{len(paths) / seconds:,.0f} pictures/s"
-    log.info("%s predicted in %.1f s (%s)", counted(len(paths), "picture"), seconds, rate)
+    log.info("%s in %.1f s (%s)", counted(len(paths), "picture"), seconds, rate)
     return results
 
 

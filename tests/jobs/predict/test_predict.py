@@ -76,7 +76,7 @@ def test_drawn_digits_are_predicted_like_the_originals(
     assert all(row["resized"] for row in rows)
     lines = stderr.splitlines()
     assert lines[0].startswith("predicting with keras@1, whose test accuracy on mnist-mini is 9")
-    assert re.fullmatch(r"40 pictures predicted in [\d.]+ s \([\d,]+ pictures/s\)", lines[1])
+    assert re.fullmatch(r"40 pictures in [\d.]+ s \([\d,]+ pictures/s\)", lines[1])
     assert lines[2:] == ["40 of 40 pictures resized to 28 x 28"]
 
 
@@ -109,7 +109,7 @@ def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - begin
     assert done.returncode == 9, done.stderr
-    (reported,) = re.findall(r"^8 pictures predicted in ([\d.]+) s ", done.stderr, re.MULTILINE)
+    (reported,) = re.findall(r"^8 pictures in ([\d.]+) s ", done.stderr, re.MULTILINE)
     assert float(reported) < seconds
     errors = [line for line in done.stderr.splitlines() if line.startswith("error[E-IMAGE] ")]
     assert len(errors) == len(bad) + 2
@@ -119,7 +119,7 @@ def test_each_bad_file_gives_one_error_line_and_the_others_are_predicted(
     first = "".join(errors[:5])  # reported before the model is loaded
     assert "got a folder without any" in first
     assert "path.png: expected a file that can be read, got: File name too long" in first
-    expected = ("error[", "predicting with ", f"{tmp_path}: left out, ", "8 pictures predicted in")
+    expected = ("error[", "predicting with ", f"{tmp_path}: left out, ", "8 pictures in")
     assert all(line.startswith(expected) for line in done.stderr.splitlines())
     heading, answer = done.stdout.splitlines()
     assert heading.split() == ["picture", "class", "probability", "next", "probability"]
