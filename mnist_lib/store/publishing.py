@@ -8,12 +8,10 @@
 A publisher that dies before it writes `runs` leaves a number that is never used, and files that `gc` deletes. If it
 dies between `runs` and `commits`, the next attempt of the same run completes the commit.
 
-`collect` deletes old versions, and files left by publishers that were killed. It works alone, see `locks`; but who has
-lost a lock without knowing it must not undo its work. So it decides by creating objects, before it deletes any file:
-the commit record, as that of a deleted version, of a number that it gives up, which nobody can commit any more; and the
-next record in each log of champions, after which a promotion that has read the log must read it again. Then the record
-of a version becomes that of a deleted one, and its files are deleted; a later `gc` completes this if needed. The record
-remains, so that its number is not used again and its run does not publish another version.
+`collect` deletes old versions, and files left by publishers that were killed. It works alone, see `locks`. The commit
+record of a version becomes that of a deleted one before its files are deleted; a later `gc` completes this if needed.
+The record remains, so that its number is not used again and its run does not publish another version. A number that a
+dead publisher has claimed gets such a record, too.
 """
 
 import contextlib
@@ -28,7 +26,7 @@ from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, check_part, failpoint, require_size
 from mnist_lib.objects.records import RecordLog, seal, unseal
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH
-from mnist_lib.store.champions.appointment import append_to_all, needed_versions, newest_records
+from mnist_lib.store.champions.appointment import needed_versions
 from mnist_lib.store.contents import WEIGHTS_FILES
 from mnist_lib.store.datasets import starts_of_unfinished_runs
 from mnist_lib.store.runs import RunFolder
@@ -43,7 +41,6 @@ from mnist_lib.store.versions import (
     record_of,
     version_folder,
 )
-from mnist_lib.wording import counted
 
 
 @dataclass(frozen=True)
@@ -163,13 +160,8 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     committed = dict(find_all(objects, model, deleted=True))
     versions = [version for version in committed.values() if is_readable(version)]
     existing = [version for version in versions if not version.deleted]
-    while True:
-        newest = newest_records(objects, model)  # raises before anything is changed
-        reasons = _reasons_to_keep(objects, model, keep, existing)
-        old = [version for version in existing if version.number not in reasons]
-        # Also a promotion that has lost its lock must notice that what it has read is out of date.
-        if dry_run or not old or append_to_all(objects, newest, f"gc deletes {counted(len(old), 'version')}"):
-            break
+    reasons = _reasons_to_keep(objects, model, keep, existing)  # raises before anything is changed
+    old = [version for version in existing if version.number not in reasons]
     unfinished = sorted({*claims(objects, model).numbers()} - committed.keys())
     swept, damaged, pending = _sweep(objects, model, unfinished, dry_run=dry_run)
     damaged += [f"{model}@{number}" for number, version in committed.items() if not is_readable(version)]

@@ -11,8 +11,8 @@ from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.objects.protocol import Objects, failpoint
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs
-from mnist_lib.store.champions.promotion import Decision
+from mnist_lib.store.champions.log import Champion, ChampionLog, Kind, datasets_with_logs
+from mnist_lib.store.champions.promotion import Budget, Decision
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, find, find_all, verify
 
@@ -81,10 +81,14 @@ def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, str]:
     """Return the versions that `gc` must not delete, each with the reason.
 
     These are the champions, and for each champion up to `keep` former ones, to which it could be rolled back.
+
+    Raises IntegrityError if the newest record of a dataset is damaged.
     """
     champion_of, others = dict[int, list[str]](), dict[int, str]()
     for dataset in datasets_with_logs(objects, model):
         log = history(objects, model, dataset)
+        if log and isinstance(log[-1], IntegrityError):
+            raise IntegrityError(f"{log[-1]}; the champion is unknown: roll back first")
         line = rollback_line(log)[-keep - 1 :]
         for number in line[-1:]:
             champion_of.setdefault(number, []).append(dataset)
@@ -95,7 +99,8 @@ def needed_versions(objects: Objects, model: str, keep: int) -> dict[int, str]:
 def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) -> Champion:
     """Make version `to` the champion or, by default, the version that was the champion before the current one.
 
-    Of equal roll-backs that run concurrently, one takes effect. Repeating a roll-back with `to` changes nothing.
+    If several processes roll back to one version at once, one of them appends a record. Repeating a roll-back with `to`
+    changes nothing.
 
     Raises:
         SpecError: there is no version to roll back to.
@@ -122,15 +127,17 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
         if current is not None and current.version == target:
             return current
         left = current.name if current else f"champion record {last}, which is damaged"
-        decision = Decision(True, f"rolled back from {left}")
         known = [record for record in records if isinstance(record, Champion)]
-        record = next_record("rollback", dataset, last, known[-1] if known else None, version, decision)
-        selected_from = record.selected_from
+        decision = Decision(True, f"rolled back from {left}")
+        record = next_record("rollback", dataset, known[-1] if known else None, version, decision)
         record = replace(
             record,
+            number=last + 1,
             replaced=current.version if current else None,
             test=Accuracy(int(predictions.correct.sum()), len(predictions.labels)),
-            test_ci95=accuracy_interval(predictions.correct, groups=predictions.groups, selected_from=selected_from),
+            test_ci95=accuracy_interval(
+                predictions.correct, groups=predictions.groups, selected_from=record.selected_from
+            ),
         )
         if append(objects, record):
             return record
@@ -147,35 +154,38 @@ def _version_before(model: str, log: Sequence[Champion | IntegrityError]) -> int
 
 
 def next_record(
-    kind: str, dataset: str, last: int, before: Champion | None, version: Version, decision: Decision
+    kind: Kind,
+    dataset: str,
+    before: Champion | None,
+    winner: Version,
+    decision: Decision,
+    *,
+    was_compared: bool = False,
 ) -> Champion:
-    """Return the record of a decision that spends nothing.
+    """Return the record of a decision.
 
     Args:
-        last: the number of the newest record, or 0.
         before: the newest record that can be read, or None.
+        winner: the champion from now on.
+        was_compared: whether the decision follows from a comparison with the champion.
     """
-    record = Champion(
-        model=version.model,
+    compared = (before.compared if before else 0) + was_compared
+    budget = decision.budget or (Budget(before.total, before.comparisons) if before else Budget(0.0))
+    return Champion(
+        model=winner.model,
         dataset=dataset,
-        number=last + 1,
-        version=version.number,
+        number=before.number + 1 if before else 1,
+        version=winner.number,
         at=now_text(),
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         why=decision.why,
-        run=version.run,
-        replaced=None,
+        run=winner.run,
+        replaced=before.version if before else None,
+        total=budget.total,
+        comparisons=budget.comparisons,
+        compared=compared,
+        selected_from=before.selected_from if before and kind == "keep" else compared + 1,
         statistics=decision.statistics,
-    )
-    if before is None:
-        return record
-    return replace(
-        record,
-        replaced=before.version,
-        total=before.total,
-        comparisons=before.comparisons,
-        compared=before.compared,
-        selected_from=before.compared + 1,
     )
 
 
@@ -183,32 +193,3 @@ def append(objects: Objects, record: Champion) -> bool:
     """Append a record, or return False if its number is taken."""
     failpoint(f"{record.kind}.before_append")
     return ChampionLog(objects, record.model, record.dataset).append(record)
-
-
-def append_to_all(objects: Objects, newest: Sequence[Champion], why: str) -> bool:
-    """Append a record that changes nothing after the newest one of each log, or return False if a log has grown.
-
-    Whoever has read a log before must then read it again before a decision.
-    """
-    for current in newest:
-        record = replace(
-            current,
-            number=current.number + 1,
-            at=now_text(),
-            kind="keep",
-            why=why,
-            replaced=current.version,
-            challenger=None,
-        )
-        if not append(objects, record):
-            return False
-    return True
-
-
-def newest_records(objects: Objects, model: str) -> list[Champion]:
-    """Return the newest record of each log of a model. Raises IntegrityError if one is damaged."""
-    newest = champions(objects, model).values()
-    for record in newest:
-        if isinstance(record, IntegrityError):
-            raise IntegrityError(f"{record}; the champion is unknown: roll back first")
-    return [record for record in newest if isinstance(record, Champion)]

@@ -1,20 +1,21 @@
 """Decide whether a challenger replaces the champion. Both answer the challenger's test images.
 
-The rule that decides and its budget are in `promotion`.
+`promote` gathers the facts that the decision depends on, decides by the rule in `promotion`, and appends a record.
 """
 
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 from mnist_lib.data.changes import DatasetState, changes_between
+from mnist_lib.data.table import TRAIN
 from mnist_lib.errors import DataReadError, IntegrityError, MnistError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import append, next_record
-from mnist_lib.store.champions.log import Champion, ChampionLog
+from mnist_lib.store.champions.comparison import Compared
+from mnist_lib.store.champions.log import Champion, ChampionLog, Kind
 from mnist_lib.store.champions.promotion import Budget, Decision, Rule, missing_images
 from mnist_lib.store.champions.test_set import ChallengerTestSet, Predict
-from mnist_lib.store.contents import read_manifest
 from mnist_lib.store.datasets import read_state
+from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.versions import Version, require_not_deleted, require_version, verify
 
 
@@ -34,128 +35,124 @@ def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict 
     """
     require_not_deleted(objects, challenger)
     verify(objects, challenger)
-    challenge = _Challenge(objects, challenger, rule, predict)
-    while True:
-        try:
-            decision = challenge.attempt()
-        except IntegrityError as error:
-            return Decision(False, f"the champion is damaged; roll it back first ({error})")
-        if decision is not None:
-            return decision
-        # Another decision was made at the same time: compare again, with the current champion.
+    test_set = ChallengerTestSet(objects, challenger, predict)
+    log = ChampionLog(objects, challenger.model, challenger.facts.dataset.name)
+    try:
+        while True:
+            facts = _gather(objects, challenger, test_set, rule, log)
+            decision = decide(rule, facts)
+            if not decision.promote and facts.compared is None:
+                return decision
+            if append(objects, _record(challenger, test_set, facts, decision)):
+                return decision
+            # Another decision was made at the same time: compare again, with the current champion.
+    except IntegrityError as error:
+        return Decision(False, f"the champion is damaged; roll it back first ({error})")
 
 
-class _Challenge:
-    """A challenger, and what has been found out about it."""
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a decision depends on, besides the rule."""
 
-    def __init__(self, objects: Objects, challenger: Version, rule: Rule, predict: Predict | None) -> None:
-        self._objects = objects
-        self._challenger = challenger
-        self._rule = rule
-        self._test_set = ChallengerTestSet(objects, challenger, predict)
-        self._dataset: str = challenger.facts.dataset.name
-        self._log = ChampionLog(objects, challenger.model, self._dataset)
+    challenger: Predictions
+    is_balanced: bool  # whether trials were compared by balanced accuracy when the challenger was trained
+    current: Champion | None  # the newest record; None if there is no champion
+    refusal: Champion | None = None  # the record of the same comparison; None if it is the first one
+    no_answer: str = ""  # why the champion cannot answer the images
+    champion: Version | None = None
+    compared: Compared | None = None  # the answers of both; None if the champion is not needed, or cannot answer
+    new_images: int = 0  # training images that the champion was not trained on, or with another label
+    champion_images: int = 0  # all training images of the champion; both are 0 if one of the datasets is not known
 
-    @cached_property
-    def _is_balanced(self) -> bool:
-        """Return whether trials were compared by balanced accuracy when the challenger was trained."""
-        return read_manifest(self._objects, self._challenger).spec.score == "balanced-accuracy"
 
-    def attempt(self) -> Decision | None:
-        """Decide, and record the decision, or return None if another one was recorded meanwhile."""
-        challenger = self._challenger
-        predictions = self._test_set.predictions
-        last = self._log.last()
-        current = self._log.read(last) if last else None
-        require_not_deleted(self._objects, challenger)  # after the log was read, to which `gc` appends first
-        if isinstance(current, IntegrityError):
-            raise current
-        if current is not None and current.version == challenger.number:
-            return Decision(False, f"{challenger.name} is already the champion", budget=current.budget)
-        decision = self._rule.decide_alone(predictions)
-        if decision is None and current is not None:
-            return self._compare(last, current)
-        if decision is None:
-            decision = self._rule.decide_first(predictions, balanced=self._is_balanced)
-        if not decision.promote:
-            return replace(decision, budget=current.budget if current else None)
-        record = next_record("promote", self._dataset, last, current, challenger, decision)
-        test, interval = self._test_set.accuracy(challenger, record.selected_from)
-        record = replace(record, test=test, test_ci95=interval, total=record.total or self._rule.alpha)
-        return replace(decision, budget=record.budget) if append(self._objects, record) else None
+def decide(rule: Rule, facts: Facts) -> Decision:
+    """Return the decision, with what it leaves of the significance. This reads and writes nothing."""
+    current = facts.current
+    challenger = facts.challenger
+    if current is not None and current.name == challenger.name:
+        return Decision(False, f"{challenger.name} is already the champion", budget=current.budget)
+    if facts.refusal is not None:
+        return Decision(False, facts.refusal.why, facts.refusal.statistics, facts.refusal.budget)
+    if facts.no_answer:
+        return Decision(False, facts.no_answer)
+    budget = Budget(rule.alpha, current.comparisons if current else 0)
+    if facts.compared is None:
+        decision = rule.decide_alone(challenger) or rule.decide_first(challenger, balanced=facts.is_balanced)
+        left = current.budget if current else None
+        return replace(decision, budget=left or (budget if decision.promote else None))
+    by_data = rule.decide_by_data(facts.compared, facts.new_images, facts.champion_images)
+    if by_data is not None and by_data.promote:
+        return replace(by_data, budget=budget)
+    missing = missing_images(facts.new_images, facts.champion_images)
+    decision = rule.decide(facts.compared, budget.next_alpha, missing)
+    if by_data is not None and not decision.promote and by_data.why not in decision.why:
+        decision = replace(decision, why=f"{decision.why}; {by_data.why}")
+    return replace(decision, budget=budget.after_comparison())
 
-    def _compare(self, last: int, current: Champion) -> Decision | None:
-        """Compare the challenger with the champion, at the expense of the budget of their dataset."""
-        before = self._decided_before(last, current)
-        if before is not None:
-            return Decision(False, before.why, before.statistics, before.budget)
-        champion = require_version(self._objects, current.model, current.version)
-        try:
-            self._test_set.answer(champion)
-        except (IntegrityError, StoreError, DataReadError):
-            raise
-        except MnistError as error:
-            return Decision(False, f"{current.name} stays: it cannot answer the images of this hold-out ({error})")
-        decision, budget = self._decide(current, champion)
-        winner = self._challenger if decision.promote else champion
-        selected_from = current.compared + 2 if decision.promote else current.selected_from
-        test, interval = self._test_set.accuracy(winner, selected_from)
-        record = next_record("promote" if decision.promote else "keep", self._dataset, last, current, winner, decision)
-        record = replace(
-            record,
-            run=self._challenger.run,
-            challenger=None if decision.promote else self._challenger.number,
-            total=budget.total,
-            comparisons=budget.comparisons,
-            compared=current.compared + 1,
-            selected_from=selected_from,
-            test=test,
-            test_ci95=interval,
-        )
-        return replace(decision, budget=budget) if append(self._objects, record) else None
 
-    def _decide(self, current: Champion, champion: Version) -> tuple[Decision, Budget]:
-        """Return the decision, and what is left of the significance after it."""
-        both = self._test_set.compared(champion, balanced=self._is_balanced)
-        budget = Budget(self._rule.alpha, current.comparisons)
-        new, before = self._training_images(champion)
-        by_data = self._rule.decide_by_data(both, new, before)
-        if by_data is not None and by_data.promote:
-            return by_data, budget
-        decision = self._rule.decide(both, budget.next_alpha, missing_images(new, before))
-        if by_data is not None and not decision.promote and by_data.why not in decision.why:
-            decision = replace(decision, why=f"{decision.why}; {by_data.why}")
-        return decision, budget.after_comparison()
-
-    def _state(self, version: Version) -> DatasetState | None:
-        """Return the images and labels of the dataset that a version was trained on, or None if they are not known."""
-        content = read_state(self._objects, version.facts.dataset.name, version.facts.dataset.fingerprint)
-        try:
-            return DatasetState.read(content or b"", "the state of a dataset")
-        except IntegrityError:
-            return None
-
-    def _training_images(self, champion: Version) -> tuple[int, int]:
-        """Return how many training images are new or corrected since the champion was trained, and how many it had.
-
-        Both are 0 if the images of one of the two are not known.
-        """
-        before = self._state(champion)
-        after = self._state(self._challenger)
-        if before is None or after is None:
-            return 0, 0
+def _gather(objects: Objects, challenger: Version, test_set: ChallengerTestSet, rule: Rule, log: ChampionLog) -> Facts:
+    """Return what is known now. Raises IntegrityError if the champion is damaged."""
+    current = log.newest()
+    if isinstance(current, IntegrityError):
+        raise current
+    is_balanced = challenger.facts.test_balanced_accuracy is not None
+    facts = Facts(challenger=test_set.predictions, is_balanced=is_balanced, current=current)
+    if current is None or current.version == challenger.number or rule.decide_alone(facts.challenger):
+        return facts
+    if refusal := _earlier_refusal(log, challenger, current):
+        return replace(facts, refusal=refusal)
+    champion = require_version(objects, current.model, current.version)
+    try:
+        test_set.answer(champion)
+    except (IntegrityError, StoreError, DataReadError):
+        raise
+    except MnistError as error:
+        no_answer = f"{current.name} stays: it cannot answer the images of this hold-out ({error})"
+        return replace(facts, no_answer=no_answer)
+    before = _state(objects, champion)
+    after = _state(objects, challenger)
+    new_images = champion_images = 0
+    if before is not None and after is not None:
         changes = changes_between(before, after)
-        changed = changes.added["train"], changes.relabelled["train"]
-        return sum(sum(of_classes.values()) for of_classes in changed), int((before.split == 0).sum())
+        new_images = sum(changes.added["train"].values()) + sum(changes.relabelled["train"].values())
+        champion_images = int((before.split == TRAIN).sum())
+    return replace(
+        facts,
+        champion=champion,
+        compared=test_set.compared(champion, balanced=is_balanced),
+        new_images=new_images,
+        champion_images=champion_images,
+    )
 
-    def _decided_before(self, last: int, current: Champion) -> Champion | None:
-        """Return the record of the same comparison, so that a repeated command or a resumed run costs nothing."""
-        for number in range(last, 0, -1):
-            record = self._log.read(number)
-            if isinstance(record, IntegrityError) or record.version != current.version or record.kind != "keep":
-                break
-            if record.challenger == self._challenger.number:
-                return record
-            if record.at < self._challenger.committed_at:
-                break  # older records are about other challengers
+
+def _earlier_refusal(log: ChampionLog, challenger: Version, current: Champion) -> Champion | None:
+    """Return the record of the same comparison, so that a repeated command or a resumed run costs nothing."""
+    for number in range(current.number, 0, -1):
+        record = log.read(number)
+        if isinstance(record, IntegrityError) or record.version != current.version or record.kind != "keep":
+            break
+        if record.challenger == challenger.number:
+            return record
+        if record.at < challenger.committed_at:
+            break  # older records are about other challengers
+    return None
+
+
+def _state(objects: Objects, version: Version) -> DatasetState | None:
+    """Return the images and labels of the dataset that a version was trained on, or None if they are not known."""
+    content = read_state(objects, version.facts.dataset.name, version.facts.dataset.fingerprint)
+    try:
+        return DatasetState.read(content or b"", "the state of a dataset")
+    except IntegrityError:
         return None
+
+
+def _record(challenger: Version, test_set: ChallengerTestSet, facts: Facts, decision: Decision) -> Champion:
+    """Return the record of a decision: of a new champion, or of a comparison that the champion has won."""
+    winner = challenger if decision.promote or facts.champion is None else facts.champion
+    kind: Kind = "promote" if decision.promote else "keep"
+    dataset: str = challenger.facts.dataset.name
+    record = next_record(kind, dataset, facts.current, winner, decision, was_compared=facts.compared is not None)
+    test, interval = test_set.accuracy(winner, record.selected_from)
+    refused = None if decision.promote else challenger.number
+    return replace(record, run=challenger.run, challenger=refused, test=test, test_ci95=interval)

@@ -59,7 +59,7 @@ WRITERS: dict[str, Callable[[Objects], object]] = {
 
 
 @pytest.mark.parametrize("now", WRONG)
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", sorted(WRITERS.keys() - {"gc"}))  # which stores no time
 def test_no_time_is_stored_that_no_command_can_read(tmp_path: Path, writer: str, now: datetime) -> None:
     objects = LocalObjects(tmp_path)
     SCENARIOS["promote"].prepare(objects)
