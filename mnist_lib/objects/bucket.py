@@ -27,7 +27,7 @@ from obstore.store import from_url
 
 from mnist_lib.documents import complete_lines
 from mnist_lib.errors import SpecError, StoreError, TooLargeError
-from mnist_lib.objects.lease import Lease, is_held, locked
+from mnist_lib.objects.lease import is_held, locked
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name, concurrently, require_size
 from mnist_lib.wording import MAX_REASON, without_secrets
 
@@ -42,12 +42,9 @@ MAX_ADDED_BYTES = 1 << 28
 MAX_SHARE_OF_APPENDS = 0.05  # share of the time spent on appending; large objects are sent less often
 # The modules of other errors: the panics of Rust, and those of boto3, which may not be installed.
 ERROR_MODULES = ("pyo3_runtime", "botocore.exceptions")
-# Variables with an address or a region, and their form. Rust panics at another value, and prints its stack.
-ADDRESS = re.compile(r"https?://([!-.0-~]*@)?([\w.-]+|\[[0-9a-f:.]+\])(:(?P<port>\d{1,5}))?([/?#][!-~]*)?", re.I | re.A)
-VARIABLES = {
-    r"AWS_(ENDPOINT|ENDPOINT_URL|ENDPOINT_URL_S3|METADATA_ENDPOINT)|GOOGLE_BASE_URL": ("https://host:9000", ADDRESS),
-    r"AWS_(DEFAULT_)?REGION": ("eu-central-1", re.compile("[a-z0-9-]+", re.I)),
-}
+# Variables with an address, and its form. Rust panics at another value, and prints its stack.
+ENDPOINTS = ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+ADDRESS = re.compile(r"https?://([!-.0-~]*@)?([\w.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?([/?#][!-~]*)?", re.I | re.A)
 NO_SUCH_BUCKET = re.compile(r"NoSuchBucket|bucket does not exist|ContainerNotFound|container does not exist")
 
 
@@ -63,7 +60,6 @@ class BucketObjects:
         self._appended = bytearray()  # its whole content
         self._is_sent = True
         self._send_at = 0.0
-        self._leases: list[Lease] = []  # of the locks that are held
         with self._store_errors(""):
             self._store = store if store is not None else _open(self._url)
 
@@ -171,7 +167,6 @@ class BucketObjects:
 
     def delete(self, name: str) -> None:
         check_name(name)
-        self._require_locks()
         with contextlib.suppress(FileNotFoundError):
             self._request(name, lambda: obstore.delete(self._store, name))
 
@@ -179,25 +174,11 @@ class BucketObjects:
         for _ in concurrently(self, self.delete, [*self.names(prefix)]):
             pass
 
-    def delete_leftovers(self, prefix: str) -> None:
-        """Do nothing: a bucket holds no temporary files."""
-
-    @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        with locked(self, name) as lease:
-            self._leases.append(lease)
-            try:
-                yield
-            finally:
-                self._leases.remove(lease)
+    def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return locked(self, name)
 
     def is_locked(self, name: str) -> bool:
         return is_held(self, name)
-
-    def _require_locks(self) -> None:
-        """Raise BusyError if another process has taken over a lock that this process held."""
-        for lease in [*self._leases]:
-            lease.require_held()
 
     def where(self, name: str) -> str:
         return f"{self._url}/{name}"
@@ -205,7 +186,6 @@ class BucketObjects:
     def _put(self, name: str, content: bytes, mode: Any) -> None:
         """Write an object. `mode`: that of obstore, or that of `_with_version`."""
         check_name(name)
-        self._require_locks()
         # In one request: a multipart upload is unconditional, so the last writer would win.
         self._request(name, lambda: obstore.put(self._store, name, content, mode=mode, use_multipart=False))
 
@@ -244,22 +224,18 @@ def _version(found: Any) -> Any:
     return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
 
 
-def _check_environment(scheme: str) -> None:
-    """Raise SpecError if a variable of the provider has a malformed address or region."""
-    provider = {"s3": "AWS_", "gs": "GOOGLE_"}.get(scheme, "AZURE_")
-    for name, value in os.environ.items():
-        for variable, (example, form) in VARIABLES.items():
-            if name.upper().startswith(provider) and re.fullmatch(variable, name, re.IGNORECASE):
-                match = form.fullmatch(value)
-                if match is None or int(match.groupdict().get("port") or 0) >= 1 << 16:
-                    # The value is not shown, since it can contain a password.
-                    raise SpecError(
-                        f"{name}: expected a value such as {example}, got another text; correct or unset it"
-                    )
+def _check_endpoints() -> None:
+    """Raise SpecError if a variable with the address of an S3 service has another form."""
+    for name in ENDPOINTS:
+        if not ADDRESS.fullmatch(os.environ.get(name, "https://host")):
+            # The value is not shown, since it can contain a password.
+            raise SpecError(
+                f"{name}: expected an address such as https://host:9000, got another text; correct or unset it"
+            )
 
 
 def _open(url: str) -> Any:
-    _check_environment(url.partition(":")[0])
+    _check_endpoints()
     options: Any = {
         "client_options": {"connect_timeout": "3s", "timeout": "60s", "allow_http": True},
         "retry_config": {

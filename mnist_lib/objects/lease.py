@@ -10,7 +10,6 @@ decided by the creation of an object.
 """
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -19,8 +18,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
-from mnist_lib.clock import Clock, SystemClock, now_text, text_of
+from mnist_lib.clock import Clock, SystemClock, now_text
 from mnist_lib.documents import Moment, Text
 from mnist_lib.errors import BusyError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import Objects
@@ -57,8 +57,12 @@ class Lease:
     """
 
     def __init__(self, objects: Objects, folder: str, term: LeaseTerm, *, time_to_live: float, clock: Clock) -> None:
-        self._objects, self._folder, self._term = objects, folder, term
-        self._time_to_live, self._clock = time_to_live, clock
+        self._objects = objects
+        self._folder = folder
+        self._terms = RecordLog(objects, f"{folder}/terms")
+        self._term = term
+        self._time_to_live = time_to_live
+        self._clock = clock
         self._last = 0  # the newest term seen
         self._watched: tuple[int, bytes | None] | None = None  # a term and its heartbeat
         self._watched_since = 0.0
@@ -73,17 +77,18 @@ class Lease:
         if not self.is_free():
             return False
         last = self._last
-        if not _terms(self._objects, self._folder).append(last + 1, self._term):
+        if not self._terms.append(last + 1, self._term):
             return False  # another process was faster
-        self.number, self._renewed = last + 1, asked
-        self._objects.replace(self._beat(last + 1), self._new_beat())
+        self.number = last + 1
+        self._renewed = asked
+        self._objects.replace(self._beat(last + 1), _new_beat())
         if last:
             self._objects.delete(self._beat(last))
         return True
 
     def is_free(self) -> bool:
         """Return whether no process holds the lease. Only repeated calls notice a dead holder."""
-        last = self._last = _terms(self._objects, self._folder).probe_last(known=self._last)
+        last = self._last = self._terms.probe_last(known=self._last)
         asked = self._clock.monotonic()
         if not last:
             return True
@@ -95,32 +100,29 @@ class Lease:
 
         Raises LeaseLostError if another process may act now: everything done under the lease must stop.
         """
-        assert self.number is not None
         now = self._clock.monotonic()
         if now - self._renewed < self.seconds_between_beats:
             return
-        if not self.overdue():
-            self.beat()
         if self.overdue():
-            self.number = None
-        self.require_held()
+            self._lose()
+        self.beat()
+        if self.overdue():  # the requests took long
+            self._lose()
         self._renewed = now
 
     def beat(self) -> None:
         """Write a heartbeat even if it is late. Raises LeaseLostError if another process has taken over."""
         assert self.number is not None
-        self._objects.replace(self._beat(self.number), self._new_beat())
-        if self._objects.exists(_terms(self._objects, self._folder).name(self.number + 1)):
-            self.number = None
-        self.require_held()
+        self._objects.replace(self._beat(self.number), _new_beat())
+        if self._objects.exists(self._terms.name(self.number + 1)):
+            self._lose()
 
-    def require_held(self) -> None:
-        """Raise LeaseLostError if this process is known to have lost the lease."""
-        if self.number is None:
-            raise LeaseLostError(
-                f"{self._objects.where(self._folder)}: expected to hold this lease, got one that another process may"
-                " hold; this process ends, and the other one continues its work"
-            )
+    def _lose(self) -> NoReturn:
+        self.number = None
+        raise LeaseLostError(
+            f"{self._objects.where(self._folder)}: expected to hold this lease, got one that another process may"
+            " hold; this process ends, and the other one continues its work"
+        )
 
     @contextlib.contextmanager
     def renewed(self) -> Iterator[None]:
@@ -138,7 +140,8 @@ class Lease:
     def release(self) -> None:
         """End the term, so that the next holder need not wait."""
         if self.number is not None:
-            number, self.number = self.number, None
+            number = self.number
+            self.number = None
             self._objects.replace(self._beat(number), ENDED)
 
     def _is_dead(self, number: int, beat: bytes | None, asked: float) -> bool:
@@ -146,10 +149,6 @@ class Lease:
             self.heard = self._watched is not None
             self._watched, self._watched_since = (number, beat), self._clock.monotonic()
         return asked - self._watched_since > self._time_to_live
-
-    def _new_beat(self) -> bytes:
-        """Return a heartbeat that differs from all before it."""
-        return json.dumps({"at": text_of(self._clock.now()), "token": uuid.uuid4().hex}).encode()
 
     def _beat(self, number: int) -> str:
         return f"{self._folder}/beats/{number:08d}.json"
@@ -162,7 +161,7 @@ def lease_folder(schedule: str) -> str:
 
 def newest_term(objects: Objects, folder: str) -> LeaseTerm | None:
     """Return who holds or last held the lease, or None if nobody has, or if the record is damaged."""
-    terms = _terms(objects, folder)
+    terms = RecordLog(objects, f"{folder}/terms")
     last = terms.probe_last()
     try:
         return terms.read(last, LeaseTerm) if last else None
@@ -170,12 +169,13 @@ def newest_term(objects: Objects, folder: str) -> LeaseTerm | None:
         return None
 
 
-def _terms(objects: Objects, folder: str) -> RecordLog:
-    return RecordLog(objects, f"{folder}/terms")
+def _new_beat() -> bytes:
+    """Return a heartbeat that differs from all before it."""
+    return uuid.uuid4().hex.encode()
 
 
 @contextlib.contextmanager
-def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) -> Iterator[Lease]:
+def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) -> Iterator[None]:
     """Exclude other processes on all machines until the context ends or the lease is lost.
 
     If the holder has died, this waits for the time to live.
@@ -185,20 +185,18 @@ def locked(objects: Objects, folder: str, time_to_live: float = LOCK_SECONDS) ->
     """
     lease = _lease_of_lock(objects, folder, time_to_live)
     if not lease.acquire():
-        log.info(
-            "%s: waiting %.0f s for a heartbeat of %s", objects.where(folder), time_to_live, _holder(objects, folder)
-        )
-    while not (lease.number or lease.acquire()):
-        if lease.heard:
-            raise BusyError(
-                f"{objects.where(folder)}: expected no lock, got one held by {_holder(objects, folder)}"
-                "; wait for that process, or end it"
-            )
-        time.sleep(lease.seconds_between_beats / 5)
-    assert lease.number is not None
+        where = objects.where(folder)
+        holder = _holder(objects, folder)
+        log.info("%s: waiting %.0f s for a heartbeat of %s", where, time_to_live, holder)
+        while not lease.acquire():
+            if lease.heard:
+                raise BusyError(
+                    f"{where}: expected no lock, got one held by {holder}; wait for that process, or end it"
+                )
+            time.sleep(lease.seconds_between_beats / 5)
     try:
         with _repeated(lease.beat, lease.seconds_between_beats):
-            yield lease
+            yield
     finally:
         with contextlib.suppress(StoreError):
             lease.release()

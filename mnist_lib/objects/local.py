@@ -103,7 +103,7 @@ class LocalObjects:
             if durably:
                 sync(self._path(name).parent)  # first: an error must not follow when the lines are stored
             size = os.fstat(descriptor).st_size
-            left = self._last_line(name, descriptor, size)
+            left = self._last_line(descriptor, size)
             kept = complete_lines(left)
             end = size - len(left) + min(len(kept), len(left))
             if end < size:
@@ -119,17 +119,10 @@ class LocalObjects:
                     os.ftruncate(descriptor, end)
                 raise
 
-    def _last_line(self, name: str, descriptor: int, size: int) -> bytes:
-        """Return what follows the last line end of a file. Raises IntegrityError if it is too long for a line."""
-        if not size or os.pread(descriptor, 1, size - 1) == b"\n":
-            return b""
+    def _last_line(self, descriptor: int, size: int) -> bytes:
+        """Return what follows the last line end of a file: at most as much as a line may have."""
         length = min(size, MAX_LINE_BYTES)
-        found = os.pread(descriptor, length, size - length)
-        if length < size and b"\n" not in found:
-            raise IntegrityError(
-                f"{self._path(name)}: expected a last line of at most {MAX_LINE_BYTES:,} bytes, got more; remove it"
-            )
-        return found[found.rfind(b"\n") + 1 :]
+        return os.pread(descriptor, length, size - length).rpartition(b"\n")[2]
 
     def flush(self) -> None:
         for name in [*self._unsynced]:
@@ -170,12 +163,6 @@ class LocalObjects:
                         raise
             sync(path.parent)
 
-    def delete_leftovers(self, prefix: str) -> None:
-        with self._store_errors(prefix):
-            for folder, files in self._walk(prefix):
-                for file in filter(TEMPORARY.fullmatch, files):
-                    (folder / file).unlink(missing_ok=True)
-
     def _walk(self, prefix: str) -> Iterator[tuple[Path, list[str]]]:
         """Yield every folder below a prefix, innermost first, and the names of its files, links to folders included."""
         if prefix:
@@ -215,17 +202,12 @@ class LocalObjects:
     def _wait_for_lock(self, name: str, descriptor: int) -> None:
         """Lock an open file until it is closed. Raises StoreError if another process holds its lock for too long."""
         deadline = time.monotonic() + MAX_LOCKED_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StoreError(
-                        f"{self._path(name)}: expected no lock for {MAX_LOCKED_SECONDS:.0f} s or longer,"
-                        " got one of a process that may be suspended; end that process"
-                    ) from None
-                time.sleep(LOCK_POLL_SECONDS)
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(LOCK_POLL_SECONDS)
+        expected = f"no lock for {MAX_LOCKED_SECONDS:.0f} s or longer"
+        raise StoreError(f"{self._path(name)}: expected {expected}, got one of another process; end that process")
 
     def where(self, name: str) -> str:
         return str(self._path(name))

@@ -88,14 +88,11 @@ class Objects(Protocol):
     def delete_below(self, prefix: str) -> None:
         """Delete every object below `prefix + "/"`; those that another process creates meanwhile may remain."""
 
-    def delete_leftovers(self, prefix: str) -> None:
-        """Delete the temporary files of killed processes below `prefix + "/"`, where no process may be writing."""
-
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Exclude other processes until the context or this process ends.
 
         A disk excludes the processes of this machine. A bucket excludes those of all machines, but notices late that a
-        holder is dead, and a holder that was suspended for long may lose the lock: its next write raises BusyError.
+        holder is dead, and a holder that was suspended for long may lose the lock without notice.
 
         Raises BusyError, which names the holder, if the lock is held.
         """

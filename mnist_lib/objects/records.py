@@ -4,6 +4,7 @@ A sealed record contains its own sha256, so damage is noticed when it is read. T
 of several concurrent writers, one succeeds. The others must read the log and decide again instead of merely retrying.
 """
 
+import bisect
 import hashlib
 import re
 import uuid
@@ -68,10 +69,7 @@ def last_number(exists: Callable[[int], bool]) -> int:
     while exists(high):
         high *= 2
     low = high // 2  # exists, or is 0
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if exists(middle) else (low, middle)
-    return low
+    return low + bisect.bisect_left(range(low + 1, high), True, key=lambda number: not exists(number))
 
 
 def read_record(objects: Objects, name: str, kind: type[T], limit: int = MAX_RECORD_BYTES) -> T:

@@ -166,7 +166,6 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     swept, damaged, pending = _sweep(objects, model, unfinished, dry_run=dry_run)
     damaged += [f"{model}@{number}" for number, version in committed.items() if not is_readable(version)]
     if not dry_run:
-        objects.delete_leftovers(f"models/{model}")
         _delete(objects, model, old, {str(version.number) for version in versions if version.deleted})
     kept = [version for version in existing if version.number in reasons]
     return Collection(

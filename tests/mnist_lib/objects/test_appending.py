@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lib.errors import IntegrityError, StoreError, StoreFullError
+from mnist_lib.errors import StoreError, StoreFullError
 from mnist_lib.objects import local
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
@@ -60,16 +60,6 @@ def test_a_last_line_that_lacks_only_its_end_is_not_lost(objects: Objects) -> No
     objects.create("log", FIRST + SECOND.strip())
     objects.add("log", THIRD)
     assert objects.read("log") == FIRST + SECOND + THIRD
-
-
-def test_a_file_that_ends_with_no_line_of_ours_is_refused_and_unchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "MAX_LINE_BYTES", 100)
-    (tmp_path / "log").write_bytes(b"x" * 101)
-    with pytest.raises(IntegrityError, match=r"log: expected a last line of at most 100 bytes.*; remove it"):
-        LocalObjects(tmp_path).add("log", FIRST)
-    assert (tmp_path / "log").read_bytes() == b"x" * 101
 
 
 def test_s1_an_error_at_any_call_leaves_whole_lines_and_the_retry_adds_one(tmp_path: Path) -> None:

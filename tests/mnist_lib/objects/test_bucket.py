@@ -149,22 +149,17 @@ def test_w7_a_history_sends_no_more_when_much_has_been_written_before(monkeypatc
     assert max(sent) <= 1_000 + 2 * len(history_line(entries[-1]))  # the first line has a token
 
 
-@pytest.mark.parametrize(
-    "value", ["", "x", "http://", "http://[", "http://a b", "http://host:99999", "localhost:9000", "ä"]
-)
-@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "GOOGLE_BASE_URL"])
+@pytest.mark.parametrize("value", ["", "x", "http://", "http://[", "http://a b", "localhost:9000", "ä"])
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
 def test_p12_a_variable_that_holds_no_address_is_named_in_one_line(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(name, value if name != "AWS_REGION" else f"{value}/")
-    url = "gs://bucket/x" if name == "GOOGLE_BASE_URL" else "s3://bucket/x"
+    monkeypatch.setenv(name, value)
     with pytest.raises(
-        SpecError, match=f"^{name}: expected a value such as .*, got another text; correct or unset it$"
+        SpecError, match=f"^{name}: expected an address such as .*, got another text; correct or unset it$"
     ):
-        open_storage(url).read("x")
+        open_storage("s3://bucket/x").read("x")
     assert capfd.readouterr().err == ""
-    if name == "GOOGLE_BASE_URL":
-        open_storage("s3://bucket/x")  # which does not use it
 
 
 def test_p12_a_panic_of_the_library_for_buckets_is_an_error_of_the_storage(

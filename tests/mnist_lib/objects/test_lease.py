@@ -3,7 +3,6 @@
 import functools
 import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 
 from mnist_lib.clock import SystemClock
 from mnist_lib.errors import BusyError
-from mnist_lib.objects import bucket
 from mnist_lib.objects.lease import Lease, LeaseLostError, LeaseTerm, lease_folder, locked, newest_term
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
@@ -147,36 +145,3 @@ def test_u8_a_lock_excludes_others_while_its_holder_lives_and_for_its_time_to_li
         assert time.monotonic() - begin > 0.5
         with pytest.raises(BusyError, match="another process may hold"):
             dead.beat()
-
-
-@pytest.mark.parametrize("operation", ["create", "replace", "append", "add", "delete"])
-def test_u8_i11_a_process_that_has_lost_its_lock_writes_nothing_more(
-    s3: str, operation: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bucket, "locked", functools.partial(locked, time_to_live=0.3))
-    objects, later = open_storage(s3), open_storage(s3)
-    later.create("a", b"of the later holder\n")
-    arguments = ("a",) if operation == "delete" else ("a", b"late\n")
-
-    def write() -> None:
-        getattr(objects, operation)(*arguments)
-        objects.flush()
-
-    with objects.lock("run.lock"):
-        objects.replace("b", b"while it holds the lock")
-        assert RecordLog(later, "run.lock/terms").append(2, asdict(LeaseTerm("later", "there", "2026-01-05T03:00:00Z")))
-        wait_until(lambda: is_refused(lambda: objects.replace("b", b"")), "the lock is not known to be lost")
-        with pytest.raises(
-            BusyError, match=r"run\.lock: expected to hold this lease, got one that another process may"
-        ):
-            write()
-    assert objects.read("a") == b"of the later holder\n"
-    write()  # it holds no lock, so none is lost
-
-
-def is_refused(write: Callable[[], object]) -> bool:
-    try:
-        write()
-    except BusyError:
-        return True
-    return False

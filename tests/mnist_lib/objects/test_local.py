@@ -111,16 +111,6 @@ def test_a_temporary_file_is_not_listed_as_an_object(tmp_path: Path) -> None:
     assert list(objects.names("a")) == ["a/1"]
 
 
-def test_leftovers_are_temporary_files_and_nothing_else(tmp_path: Path) -> None:
-    objects = LocalObjects(tmp_path)
-    objects.create("a/b/x", b"")
-    left = f".x.{uuid.uuid4().hex}"
-    for name in (f"a/{left}", f"a/b/{left}", left, "a/.hidden"):
-        (tmp_path / name).touch()
-    objects.delete_leftovers("a")
-    assert {*contents(tmp_path)} == {"a/b/x", "a/.hidden", left}
-
-
 def test_a_file_that_has_grown_to_gigabytes_is_not_read(tmp_path: Path) -> None:
     for name in ("grown", "runs/r/summary.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -18,14 +18,6 @@ TESTS = "mnist_lib/store"
 
 MUTANTS = (
     Mutant(
-        name="a process that has lost its lock in a bucket goes on writing",
-        file="mnist_lib/objects/bucket.py",
-        old="            lease.require_held()",
-        new="            pass",
-        why="A driver that was suspended would work on a run beside the one that took it over.",
-        tests=("mnist_lib/objects/test_lease.py",),
-    ),
-    Mutant(
         name="the number of a version whose claim is lost is used again",
         file=PUBLISHING,
         old="while objects.exists(commit_record(model, number)) or not log.append(",

@@ -95,9 +95,6 @@ class ObjectsOfMachine:
     def delete_below(self, prefix: str) -> None:
         raise NotImplementedError
 
-    def delete_leftovers(self, prefix: str) -> None:
-        raise NotImplementedError
-
     def is_locked(self, name: str) -> bool:
         raise NotImplementedError
 

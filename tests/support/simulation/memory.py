@@ -67,9 +67,6 @@ class MemoryObjects:
         for name in [*self.names(prefix)]:
             del self.content[name]
 
-    def delete_leftovers(self, prefix: str) -> None:
-        pass
-
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         yield

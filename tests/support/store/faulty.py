@@ -71,9 +71,6 @@ class Faulty:
     def delete_below(self, prefix: str) -> None:
         self._run("delete_below", prefix)
 
-    def delete_leftovers(self, prefix: str) -> None:
-        self._run("delete_leftovers", prefix)
-
     def is_locked(self, name: str) -> bool:
         return self._run("is_locked", name)
 
