@@ -233,7 +233,7 @@ class Search:
         return trials
 
     def is_ready(self, spec: TrialSpec) -> bool:
-        return self._recorder.checkpoints.is_ready(spec.id, self._epochs_of(spec.id))
+        return self._recorder.checkpoints.is_ready(spec.id)
 
     def assignment(self, spec: TrialSpec, deadline: float) -> Assignment:
         checkpoint, until = self._recorder.checkpoints.get(spec.id), self._epochs_of(spec.id)

@@ -50,12 +50,8 @@ class Checkpoints:
         """Return the number of epochs up to the newest checkpoint of a trial that this driver knows; 0 without one."""
         return self._epochs.get(trial, 0)
 
-    def is_ready(self, trial: str, epochs: int) -> bool:
-        """Return whether `get` can be called. If not, begin to read the checkpoint, unless too many wait for lanes.
-
-        Args:
-            epochs: the number that is known of the trial, see `newest_checkpoint`.
-        """
+    def is_ready(self, trial: str) -> bool:
+        """Return whether `get` can be called. If not, begin to read the checkpoint, unless too many wait for lanes."""
         # An earlier driver may have stored a checkpoint of any trial.
         may_have_one = self._epochs[trial] > 0 if trial in self._epochs else self._folder.resumed
         if trial in self._cached or not may_have_one:
@@ -63,7 +59,7 @@ class Checkpoints:
         if trial not in self._reads and len(self._reads) < max(1, MAX_READ_BYTES // (self._largest or MAX_READ_BYTES)):
             self._wait.restart()
             self._reads[trial] = read = Future[bytes | None]()
-            self._writes.put(lambda: read.set_result(newest_checkpoint(self._folder, trial, epochs)), trial)
+            self._writes.put(lambda: read.set_result(newest_checkpoint(self._folder, trial)), trial)
         is_ready = trial in self._reads and self._reads[trial].done()
         if not is_ready:
             self._wait.log_if_due()

@@ -76,7 +76,7 @@ class Trials:
         return trials
 
     def is_ready(self, spec: TrialSpec) -> bool:
-        return self._recorder.checkpoints.is_ready(spec.id, len(self._trained.get(spec.id, ())))
+        return self._recorder.checkpoints.is_ready(spec.id)
 
     def assignment(self, spec: TrialSpec, deadline: float) -> Assignment:
         checkpoint = self._recorder.checkpoints.get(spec.id)

@@ -1,13 +1,12 @@
 """Begin a run, or resume an unfinished one: by its name or by its terms, and only with the same terms.
 
-A named run in which no trial has begun, such as one with a mistake in its model, is begun anew with other terms.
+A run that an error ends before a trial has begun, such as a mistake in its model, is deleted, so that its name is free.
 """
 
 import contextlib
 import hashlib
 import itertools
 import json
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,6 @@ from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record, seal
 from mnist_lib.store.locks import UNFINISHED, delete_lock, lock_of_run, require_no_gc
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, RunFolder, Terms
-
-log = logging.getLogger(__name__)
 
 MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 4  # 16,000 trials; a trial's row in the summary is up to four times as long
 MAX_DIFFERENCES = 5  # in one message
@@ -55,7 +52,7 @@ def open_run(
             the run is deleted.
 
     Raises:
-        SpecError: the run of that name has other terms, and a trial of it has begun.
+        SpecError: the run of that name has other terms.
         BusyError: another process of this machine is working on it, or `gc` is under way.
         IntegrityError: its record is damaged.
     """
@@ -72,9 +69,6 @@ def open_run(
                     raise
                 continue  # another run of this dataset was begun in the same second
             require_no_gc(objects)
-            if name and _is_begun_anew(objects, run, terms):
-                log.info("beginning run %s anew with other terms, since none of its trials has begun", run)
-                _delete(RunFolder(objects, run))
             folder = _begin(objects, BegunRun(run, now_text(), terms, command), configuration)
             folder = folder or (_resume(objects, run, terms) if name else None)
         if not name:
@@ -100,18 +94,7 @@ def _forget(objects: Objects, run: str, terms: Terms, afterwards: contextlib.Exi
 def run_to_resume(objects: Objects, name: str | None, terms: Terms) -> str | None:
     """Return the run that `open_run` would resume, or None if it would begin one."""
     run = name or _unfinished_run(objects, terms)
-    if run is None or not objects.exists(f"runs/{run}/{RUN_RECORD}") or (name and _is_begun_anew(objects, run, terms)):
-        return None
-    return run
-
-
-def _is_begun_anew(objects: Objects, run: str, terms: Terms) -> bool:
-    """Return whether the run exists with other terms, and none of its trials has begun.
-
-    Raises IntegrityError if its record or its history is damaged.
-    """
-    folder = RunFolder(objects, run)
-    return folder.has(RUN_RECORD) and bool(_differences(folder, terms)) and _is_untouched(folder)
+    return run if run and RunFolder(objects, run).has(RUN_RECORD) else None
 
 
 def _is_untouched(folder: RunFolder) -> bool:
@@ -139,17 +122,16 @@ def _delete(folder: RunFolder) -> None:
     for name in folder.objects.names(f"runs/{folder.run}"):
         if name != f"runs/{folder.run}/{RUN_RECORD}":
             folder.objects.delete(name)
-    folder.write(RUN_RECORD, seal(folder.begun()))  # so that what was deleted cannot return after a power loss
     folder.objects.delete_below(f"runs/{folder.run}")
 
 
 def _resume(objects: Objects, run: str, terms: Terms) -> RunFolder:
-    differences = _differences(RunFolder(objects, run), terms)
-    if differences:
+    folder = RunFolder(objects, run, resumed=True)
+    if differences := _differing(folder.begun().terms, json.loads(encode(terms))):
         more = len(differences) - MAX_DIFFERENCES
         listed = "; ".join(differences[:MAX_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
         raise SpecError(f"run_name: expected the terms of run {run!r}, got {listed}; choose another --run-name")
-    return RunFolder(objects, run, resumed=True)
+    return folder
 
 
 def _resume_unnamed(objects: Objects, terms: Terms, locks: contextlib.ExitStack) -> RunFolder | None:
@@ -181,11 +163,6 @@ def _new_names(dataset: str) -> Iterator[str]:
 
 def _pointer(terms: Terms) -> str:
     return f"{UNFINISHED}/{hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:32]}.json"
-
-
-def _differences(folder: RunFolder, terms: Terms) -> list[str]:
-    """Return how these terms differ from those with which a run was begun."""
-    return _differing(folder.begun().terms, json.loads(encode(terms)))
 
 
 def _differing(before: Terms, after: Terms) -> list[str]:

@@ -73,27 +73,16 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
     decided = objects.read(run_record)
     if decided is None:
         number = _claim(objects, model, run)
-        try:
-            record = _store_files(objects, model, number, run, files, about)
-        except StoreError:  # or another attempt of this run was faster, and deleted the files while they were written
-            decided = objects.read(run_record)
-            if decided is None:
-                raise
-        else:
-            failpoint("publish.before_run")
-            if objects.create(run_record, record):
-                decided = record
-            else:  # another attempt was faster
-                objects.delete_below(version_folder(model, number))
-                decided = objects.read(run_record) or b""  # found, since it is never deleted
+        decided = _store_files(objects, model, number, run, files, about)
+        failpoint("publish.before_run")
+        if not objects.create(run_record, decided):  # another attempt was faster
+            objects.delete_below(version_folder(model, number))
+            decided = objects.read(run_record) or b""  # found, since it is never deleted
     failpoint("publish.before_commit")
     version = unseal(decided, f"{model}, run {run}", Version)
-    if not objects.create(commit_record(model, version.number), decided):
-        committed = find(objects, model, version.number)
-        if committed is None:
-            raise ConflictError(f"run {run}: its version {version.name} was deleted by gc; start another run")
-        if committed != version:
-            raise IntegrityError(f"{version.name}: expected the version of run {run}, got that of run {committed.run}")
+    is_new = objects.create(commit_record(model, version.number), decided)
+    if not is_new and find(objects, model, version.number) is None:
+        raise ConflictError(f"run {run}: its version {version.name} was deleted by gc; start another run")
     return version
 
 

@@ -7,9 +7,9 @@
 All of it is deleted when the run is complete.
 """
 
+import contextlib
 import hashlib
 import logging
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -88,30 +88,15 @@ def store_checkpoint(folder: RunFolder, trial: str, epoch: float, content: bytes
         folder.delete(name)
 
 
-def newest_checkpoint(folder: RunFolder, trial: str, epochs: float = math.inf) -> bytes | None:
-    """Return the newest checkpoint that is intact, or None. Damaged ones are moved to `damaged/`.
-
-    Args:
-        epochs: the number of epochs that are known. A checkpoint after more of them is left out: another driver, which
-            was suspended, has stored it since this one has read the history.
-    """
+def newest_checkpoint(folder: RunFolder, trial: str) -> bytes | None:
+    """Return the newest checkpoint that is intact, or None. Damaged ones are deleted."""
     for name in _checkpoints(folder, trial):
-        last_part = name.rpartition("/")[2]
-        trained, sha256 = last_part.removesuffix(".npz").split("-")
-        if float(trained) >= epochs + 1:
-            continue
-        try:
+        trained, sha256 = name.rpartition("/")[2].removesuffix(".npz").split("-")
+        with contextlib.suppress(IntegrityError):
             content = folder.read(name, MAX_CHECKPOINT_BYTES) or b""
-        except IntegrityError as error:
-            log.warning("%s: %s", trial, error)
-            continue
-        if hashlib.sha256(content).hexdigest() == sha256:
-            return content
-        moved = f"trials/{trial}/damaged/{last_part}"
-        log.warning(
-            "%s: the checkpoint after %s is damaged; moved to %s", trial, counted(float(trained), "epoch"), moved
-        )
-        folder.write(moved, content)
+            if hashlib.sha256(content).hexdigest() == sha256:
+                return content
+        log.warning("%s: the checkpoint after %s is damaged; deleted", trial, counted(float(trained), "epoch"))
         folder.delete(name)
     return None
 

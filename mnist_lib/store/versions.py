@@ -30,7 +30,7 @@ from mnist_lib.documents import (
     VersionName,
     convert,
 )
-from mnist_lib.errors import ConflictError, IntegrityError, SchemaError
+from mnist_lib.errors import ConflictError, IntegrityError
 from mnist_lib.model_file import MODEL_NAME
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, concurrently
 from mnist_lib.objects.records import RecordLog, seal, unseal
@@ -39,7 +39,6 @@ from mnist_lib.results import Accuracy
 RECORD_COPY = "record.json"  # in the folder of a version
 LATEST = "latest"  # as in keras@latest: the newest version
 NUMBER = re.compile("[0-9]{1,8}", re.ASCII)  # of a version
-EARLIER_FOLDERS = {"champion"}  # of a model, in a storage that versions of this program before the first release wrote
 
 
 class StoredFile(Document, frozen=True, kw_only=True):
@@ -103,19 +102,9 @@ class Version:
 
 
 def model_names(objects: Objects) -> list[str]:
-    """Return the models of the catalog, then the others that have a folder in the storage, sorted.
-
-    Raises SchemaError if an earlier layout of the storage is found.
-    """
-    found = [name for name in objects.folders("models") if MODEL_NAME.fullmatch(name)]
-    for name in found:
-        earlier = sorted(EARLIER_FOLDERS.intersection(objects.folders(f"models/{name}")))
-        if earlier:
-            raise SchemaError(
-                f"{objects.where(f'models/{name}/{earlier[0]}')}: expected a storage of this format, got one of an"
-                " earlier version of this program; name another with --storage, and train again"
-            )
-    return [*MODELS, *(name for name in found if name not in MODELS)]
+    """Return the models of the catalog, then the others that have a folder in the storage, sorted."""
+    stored = (name for name in objects.folders("models") if MODEL_NAME.fullmatch(name))
+    return [*MODELS, *(name for name in stored if name not in MODELS)]
 
 
 def find(objects: Objects, model: str, number: int, *, deleted: bool = False) -> Version | None:
@@ -221,16 +210,11 @@ def read_file(
 
 
 def verify(objects: Objects, version: Version, prefix: str | None = None) -> None:
-    """Raise IntegrityError if a file of a version is missing, damaged or unexpected; `prefix`: as in `read_file`."""
+    """Raise IntegrityError if a file of a version is missing or damaged; `prefix`: as in `read_file`."""
     for name in version.files:
         read_file(objects, version, name, prefix)
-    prefix = _prefix(version) if prefix is None else prefix
-    if objects.read(f"{prefix}{RECORD_COPY}") != record_of(version):
+    if objects.read(f"{_prefix(version) if prefix is None else prefix}{RECORD_COPY}") != record_of(version):
         raise IntegrityError(f"{version.name}: {RECORD_COPY}: expected a copy of the commit record, got something else")
-    names = {name.removeprefix(prefix) for name in objects.names(prefix.rstrip("/"))}
-    extra = names - {*version.files, RECORD_COPY}
-    if extra:
-        raise IntegrityError(f"{version.name}: {min(extra)}: expected no such file, got one; delete it")
 
 
 def verify_copy(objects: Objects) -> Version:

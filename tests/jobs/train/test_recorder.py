@@ -158,23 +158,6 @@ def test_the_epochs_before_a_checkpoint_are_stored_before_it(tmp_path: Path) -> 
     assert all(stored >= epoch for epoch, stored in known)
 
 
-def test_u8_a_checkpoint_that_a_late_driver_has_stored_after_the_history_was_read_is_not_used(tmp_path: Path) -> None:
-    (trial,) = trials = trial_grid(("keras",), [0], dataset="mnist-mini", epochs=9)
-
-    def train(trials: RecordedTrials, epoch: int) -> None:
-        trials.record(epoch_of(trial, epoch))
-        trials.record(CheckpointTaken(trial=trial.id, epoch=epoch + 0.5, content=b"%d" % epoch))
-
-    with recorded(RunFolder(LocalObjects(tmp_path), "r"), trials) as late:
-        for epoch in (1, 2):
-            train(late, epoch)
-    with recorded(RunFolder(LocalObjects(tmp_path), "r", resumed=True), trials) as other:
-        store_checkpoint(late.recorder.folder, trial.id, 3.5, b"3")
-        assert newest_checkpoint_of(other, trial) == b"2"
-        train(other, 3)
-        assert newest_checkpoint_of(other, trial) == b"3"
-
-
 class Hung(LocalObjects):
     """A storage whose writes do not end before `may_go_on` is set."""
 

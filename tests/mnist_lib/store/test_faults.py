@@ -7,12 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mnist_lib.errors import IntegrityError, StoreError
-from mnist_lib.history import DriverConnected
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import FAILPOINT_EXIT_STATUS, FAILPOINT_VARIABLE, Objects
 from mnist_lib.store.opening import open_run
@@ -160,29 +158,6 @@ def test_s3_a_power_loss_at_any_call_leaves_a_run_that_can_be_completed(tmp_path
         state.write_to(tmp_path / f"after-{number}")
         complete(tmp_path / f"after-{number}")
     assert seen == {(0, False), (1, False), (2, False), (2, True)}
-
-
-def test_w12_a_power_loss_at_any_call_leaves_a_run_that_can_be_begun_anew(tmp_path: Path) -> None:
-    def begin(folder: Path, code: str) -> None:
-        arguments: dict[str, Any] = {
-            "dataset": "mnist",
-            "terms": {"code": code},
-            "command": "jobs.train",
-            "configuration": f"code: {code}",
-        }
-        with open_run(LocalObjects(folder), "r", **arguments) as run:
-            run.append_history(DriverConnected())
-            run.require_same("fingerprint.txt", code, "dataset")
-
-    (tmp_path / "run").mkdir()
-    begin(tmp_path / "run", "mistyped")
-    with Disk(tmp_path / "run") as disk:
-        begin(tmp_path / "run", "corrected")
-    states = disk.states_after_power_loss(seed=0)
-    assert len(states) > 20
-    for number, state in enumerate(states):
-        state.write_to(tmp_path / f"after-{number}")
-        begin(tmp_path / f"after-{number}", "corrected")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from mnist_lib.store.champions.appointment import champion, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.publishing import collect, publish
-from mnist_lib.store.versions import find, verify, version_folder
+from mnist_lib.store.versions import find, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.invariants import all_verified, champion_verified
 from tests.support.store.scenarios import published
@@ -192,17 +192,6 @@ def test_s10_a_link_in_place_of_a_version_folder_is_deleted_and_not_followed(
     objects.delete_below(version_folder("keras", 1))
     assert (tmp_path / "precious/file").exists()
     assert not (keras / "versions/1").is_symlink()
-
-
-@pytest.mark.parametrize("name", [".hidden", "more/file"])
-def test_s8_an_extra_file_in_a_version_folder_is_found(objects: LocalObjects, keras: Path, name: str) -> None:
-    path = keras / "versions/1" / name
-    path.parent.mkdir(exist_ok=True)
-    path.touch()
-    version = find(objects, "keras", 1)
-    assert version is not None
-    with pytest.raises(IntegrityError, match=f"keras@1: {name}: expected no such file"):
-        verify(objects, version)
 
 
 @pytest.mark.parametrize("storage", ["nowhere", "file"])

@@ -135,7 +135,7 @@ def test_all_but_the_newest_two_checkpoints_are_deleted(objects: Objects) -> Non
 
 
 @pytest.mark.parametrize("damage", [lambda _: b"", lambda c: c[:-1], lambda c: bytes([c[0] ^ 1]) + c[1:]])
-def test_f10_a_damaged_checkpoint_is_moved_and_the_one_before_it_is_used(
+def test_f10_a_damaged_checkpoint_is_deleted_and_the_one_before_it_is_used(
     tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -145,8 +145,8 @@ def test_f10_a_damaged_checkpoint_is_moved_and_the_one_before_it_is_used(
     (newest,) = tmp_path.rglob("00000001.25*.npz")
     newest.write_bytes(damage(newest.read_bytes()))  # type: ignore[operator]
     assert newest_checkpoint(folder, "a") == b"1 of them"
-    assert "a: the checkpoint after 1.25 epochs is damaged; moved to trials/a/damaged/00000001.25" in caplog.text
-    assert [path.parent.name for path in tmp_path.rglob("00000001.25*.npz")] == ["damaged"]
+    assert "a: the checkpoint after 1.25 epochs is damaged; deleted" in caplog.text
+    assert [*tmp_path.rglob("00000001.25*.npz")] == []
     (older,) = tmp_path.rglob("00000001.00*.npz")
     older.write_bytes(b"")
     assert newest_checkpoint(folder, "a") is None

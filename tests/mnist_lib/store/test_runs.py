@@ -16,8 +16,8 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import Accuracy, EpochDone, TrialStarted
 from mnist_lib.store import opening
-from mnist_lib.store.opening import open_run, run_to_resume
-from mnist_lib.store.runs import CONFIGURATION, RunFolder, check_run_name, check_writable, history_line
+from mnist_lib.store.opening import open_run
+from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, history_line
 from tests.support.memory import peak_bytes
 from tests.support.store.summaries import small_summary, summary_of
 
@@ -67,24 +67,6 @@ def test_resuming_with_different_terms_is_refused_and_the_differences_are_listed
     assert str(refused.value) == expected
 
 
-def test_w12_a_run_in_which_no_trial_has_begun_is_begun_anew_with_other_terms(objects: Objects) -> None:
-    corrected = {**TERMS, "code": "abd"}
-    with opened(objects) as folder:
-        folder.append_history(DriverConnected())
-        folder.require_same("fingerprint.txt", "abc", "dataset")
-        folder.flush()
-    assert run_to_resume(objects, "r", TERMS) == "r"
-    assert run_to_resume(objects, "r", corrected) is None
-    with open_run(
-        objects, "r", dataset="mnist", terms=corrected, command="jobs.train", configuration="epochs: 6"
-    ) as folder:
-        assert (folder.resumed, folder.begun().terms, [*folder.history()]) == (False, corrected, [])
-        assert folder.read(CONFIGURATION) == b"epochs: 6"
-        folder.require_same("fingerprint.txt", "abd", "dataset")
-    with opened(objects, terms=corrected) as folder:
-        assert folder.resumed
-
-
 @pytest.mark.parametrize("name", ["r", None])
 def test_a_run_that_an_error_ends_before_a_trial_has_begun_is_deleted_if_it_would_come_again(
     objects: Objects, name: str | None
@@ -118,25 +100,6 @@ def test_w12_a_run_in_which_a_trial_has_begun_keeps_its_terms(objects: Objects, 
     with pytest.raises(SpecError, match="code abd instead of abc"), opened(objects, terms={**TERMS, "code": "abd"}):
         pass
     assert folder.begun().terms == TERMS
-
-
-def test_w12_a_run_that_another_process_holds_is_not_begun_anew(tmp_path: Path) -> None:
-    with opened(LocalObjects(tmp_path)) as folder:
-        with pytest.raises(BusyError), opened(LocalObjects(tmp_path), terms={**TERMS, "code": "abd"}):
-            pass
-        assert folder.begun().terms == TERMS
-
-
-@pytest.mark.slow
-def test_w12_without_a_name_no_other_run_is_begun_anew(objects: Objects) -> None:
-    with opened(objects, None) as first:
-        pass
-    other = {**TERMS, "code": "abd"}
-    with opened(objects, first.run, other):  # the record of the unfinished run of TERMS still names it
-        pass
-    with opened(objects, None) as next_one:
-        assert next_one.run != first.run
-    assert first.begun().terms == other
 
 
 def test_f5_without_a_name_the_unfinished_run_with_the_same_terms_is_resumed(objects: Objects) -> None:
