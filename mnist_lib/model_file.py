@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,22 +131,8 @@ class ModelFile:
 
 @functools.lru_cache
 def _functions(content: bytes) -> dict[str, ast.FunctionDef | ast.ClassDef]:
-    defined = (
-        each for each in _statements(ast.parse(content).body) if isinstance(each, ast.FunctionDef | ast.ClassDef)
-    )
-    return {definition.name: definition for definition in defined}
-
-
-def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a module, also those inside its `if`, `try` and `with` statements."""
-    for statement in body:
-        if isinstance(statement, ast.If | ast.Try | ast.With):
-            inner = [getattr(statement, name, []) for name in ("body", "orelse", "finalbody")]
-            handlers = [handler.body for handler in getattr(statement, "handlers", [])]
-            for part in (*inner, *handlers):
-                yield from _statements(part)
-        else:
-            yield statement
+    definitions = (each for each in ast.parse(content).body if isinstance(each, ast.FunctionDef | ast.ClassDef))
+    return {definition.name: definition for definition in definitions}
 
 
 def files_of(models: Collection[str]) -> dict[str, ModelFile]:

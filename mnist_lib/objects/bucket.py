@@ -37,7 +37,6 @@ T = TypeVar("T")
 
 SECONDS_BEFORE_WARNING = 10  # a request that takes longer is logged
 SECONDS_BETWEEN_APPENDS = 10.0  # a bucket cannot append: the whole object is sent each time
-BYTES_PER_CHUNK = 1 << 20
 MAX_ADDED_BYTES = 1 << 28
 MAX_SHARE_OF_APPENDS = 0.05  # share of the time spent on appending; large objects are sent less often
 # The modules of other errors: the panics of Rust, and those of boto3, which may not be installed.
@@ -65,20 +64,6 @@ class BucketObjects:
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         return self._with_version(name, limit)[0]
-
-    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-        try:
-            found = self._request(name, partial(obstore.get, self._store, name))
-        except FileNotFoundError:
-            return
-        rest = b""
-        with self._store_errors(name):
-            for chunk in found.stream(min_chunk_size=BYTES_PER_CHUNK):
-                *lines, rest = (rest + bytes(chunk)).split(b"\n")
-                for line in lines:
-                    require_size(f"{self.where(name)}: a line", len(line), limit)
-                    yield line
-                require_size(f"{self.where(name)}: a line", len(rest), limit)
 
     def _get(self, name: str, limit: int) -> tuple[bytes, Any]:
         """Return the content of an object, and the mode of a `_put` that fails if it has changed since."""

@@ -55,14 +55,6 @@ class LocalObjects:
             require_size(self.where(name), size, limit)
             return file.read(size)  # not `limit`, for which Python would allocate memory
 
-    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-        with self._store_errors(name), self._reading(name) as file:
-            while file is not None and (line := file.readline(limit + 1)):
-                if line.endswith(b"\n"):
-                    yield line[:-1]
-                else:  # too long, or the last one
-                    require_size(f"{self.where(name)}: a line", len(line), limit)
-
     def exists(self, name: str) -> bool:
         with self._store_errors(name):
             try:

@@ -45,12 +45,6 @@ class Objects(Protocol):
         Raises TooLargeError, without reading it, if it has more than `limit` bytes.
         """
 
-    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-        """Yield the lines of an object without their ends, and no incomplete last one; none if there is no object.
-
-        Raises TooLargeError at a line of more than `limit` bytes. It is read in parts, so it may have any size.
-        """
-
     def exists(self, name: str) -> bool:
         """Return whether an object of that name exists."""
 

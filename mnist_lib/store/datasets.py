@@ -21,7 +21,7 @@ from mnist_lib.data.request import DataRequest, ImageShape
 from mnist_lib.data.table import TRAIN, ImageHashes, indices_of
 from mnist_lib.documents import Name, Sha256, Text, VersionName, complete_lines, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.objects.protocol import Objects, concurrently
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import read_record, seal
 from mnist_lib.run_documents import Summary
 from mnist_lib.store.runs import RunFolder
@@ -137,22 +137,6 @@ def begun_with(folder: RunFolder) -> RunData | None:
     """Return what a run began with, or None if no process has got that far. Raises IntegrityError if it is damaged."""
     content = folder.read(RUN_DATA)
     return None if content is None else decode(content, RunData, f"{folder.where}/{RUN_DATA}")
-
-
-def starts_of_unfinished_runs(objects: Objects) -> dict[str, str]:
-    """Return the versions from which unfinished runs start, each with the name of such a run."""
-
-    def starts(run: str) -> dict[str, str]:
-        folder = RunFolder(objects, run)
-        with contextlib.suppress(IntegrityError, SpecError):  # such a run cannot be resumed
-            if not folder.is_complete and (begun := begun_with(folder)):
-                return dict.fromkeys(begun.init_from, f"the unfinished run {run}")
-        return {}
-
-    found: dict[str, str] = {}
-    for of_run in concurrently(objects, starts, objects.folders("runs")):
-        found |= of_run
-    return found
 
 
 def begin_with(folder: RunFolder, data: RunData) -> None:

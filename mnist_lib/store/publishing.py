@@ -28,7 +28,6 @@ from mnist_lib.objects.records import RecordLog, seal, unseal
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH
 from mnist_lib.store.champions.appointment import needed_versions
 from mnist_lib.store.contents import WEIGHTS_FILES
-from mnist_lib.store.datasets import starts_of_unfinished_runs
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import (
     RECORD_COPY,
@@ -138,7 +137,7 @@ class Collection:
 
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collection:
     """Delete all versions but the newest `keep`, the champions, up to `keep` former ones for each champion, and what
-    any of these, or an unfinished run, starts from.
+    any of these starts from.
 
     Whoever calls this holds the lock of `gc`, see `locks`.
 
@@ -171,10 +170,10 @@ def _reasons_to_keep(objects: Objects, model: str, keep: int, existing: Sequence
     """Return why each version that is not deleted is kept, by number."""
     newest = "the newest version" if keep == 1 else f"one of the {keep:,} newest versions"
     reasons = {version.number: newest for version in existing[-keep:]} | needed_versions(objects, model, keep)
-    starts = starts_of_unfinished_runs(objects)  # version -> a run, or a version that is kept, which starts from it
+    starts = dict[str, str]()  # version -> a version that is kept, which starts from it
     for version in reversed(existing):  # a version starts from an earlier one
-        if version.number not in reasons and version.name in starts:
-            reasons[version.number] = f"{starts[version.name]} starts from it"
+        if version.name in starts:
+            reasons.setdefault(version.number, f"{starts[version.name]} starts from it")
         if version.number in reasons and version.facts.init_from:
             starts[version.facts.init_from] = version.name
     return reasons

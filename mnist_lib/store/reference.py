@@ -18,10 +18,8 @@ from mnist_lib.data.table import indices_of
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.run_documents import Summary
-from mnist_lib.store.champions.appointment import champion
-from mnist_lib.store.datasets import LastRun, earlier_runs, has_run, last_run, read_state, write_last_run
+from mnist_lib.store.datasets import LastRun, earlier_runs, last_run, read_state, write_last_run
 from mnist_lib.store.runs import RunFolder
-from mnist_lib.store.versions import model_names, require_version
 from mnist_lib.wording import counted
 
 MAX_SHARE_GONE = 0.2  # of the pictures of the reference
@@ -29,25 +27,14 @@ MIN_STATE = 8  # hexadecimal digits of a fingerprint, by which a person names a 
 
 
 def reference_of(objects: Objects, dataset: str) -> LastRun | None:
-    """Return the reference of a dataset, or None if there is none yet.
+    """Return the reference of a dataset, or None if there is none yet, or if its record is damaged.
 
-    Earlier releases recorded the last run. There it is the run of the newest champion or, without one, the last run.
+    Records of earlier releases lack the shape of the images, which is also in the summary of the run.
     """
-    if not has_run(objects, dataset):
-        return None
     last = last_run(objects, dataset)
-    if last is not None and last.image_shape is not None:
-        return last
-    found = list[LastRun]()
-    for model in model_names(objects):
-        with contextlib.suppress(IntegrityError, SpecError):  # the run reports a damaged record if it needs it
-            if newest := champion(objects, model, dataset):
-                version = require_version(objects, model, newest.version)
-                facts = version.facts.dataset
-                found.append(LastRun(version.run, facts.fingerprint, newest.at, facts.image_shape))
-    if not found and last is not None:
-        found = [_run_of(summary) for summary in earlier_runs(objects, last.run, 1)]
-    return max(found, key=lambda each: each.at, default=None)
+    if last is not None and last.image_shape is None:
+        return next((_run_of(summary) for summary in earlier_runs(objects, last.run, 1)), last)
+    return last
 
 
 def with_reference_shape(request: DataRequest, objects: Objects) -> DataRequest:

@@ -17,7 +17,7 @@ from mnist_lib.clock import now_text, steady_time
 from mnist_lib.documents import Json, Moment, Name, decode, encode, reading
 from mnist_lib.errors import ConflictError, SpecError, StoreError
 from mnist_lib.history import DriverConnected, HistoryLine, SearchDocument
-from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
+from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_EPOCHS_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record
 from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, Summary, read_summary
@@ -106,11 +106,12 @@ class RunFolder:
     def history(self) -> Iterator[HistoryEntry]:
         """Yield the entries of the history, except for an incomplete last line of a driver.
 
-        Raises IntegrityError at the first one that is damaged. The history may have any size.
+        Raises IntegrityError at the first one that is damaged. The history may have any size, in many files.
         """
         for name in (EARLIER_HISTORY, *self.names(HISTORY)):
             where = self.objects.where(self._name(name))
-            for number, line in enumerate(self.objects.lines(self._name(name)), 1):
+            lines = (self.read(name, MAX_EPOCHS_BYTES) or b"").split(b"\n")
+            for number, line in enumerate(lines[:-1], 1):
                 yield decode(line, HISTORY_LINE, f"{where}, line {number}")
 
     def seconds_worked(self) -> float:

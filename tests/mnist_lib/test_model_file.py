@@ -45,12 +45,6 @@ def test_arguments_are_known_before_the_file_is_run(path: Path, function: str, a
         assert ModelFile.read(path).arguments_of(function) == arguments
 
 
-def test_functions_inside_if_and_try_statements_are_found(tmp_path: Path) -> None:
-    path = tmp_path / "a.py"
-    path.write_text("try:\n  import x\nexcept ImportError:\n  def f(s, n): ...\nif True:\n  def g(s, n): ...\n")
-    assert list(files_of([f"{path}:f", f"{path}:g"])) == ["f", "g"]
-
-
 def test_a_model_has_the_name_of_its_function(path: Path) -> None:
     given = ["keras", f"{path}:small", f"{path}:Big"]
     assert [name_of(model) for model in given] == ["keras", "small", "Big"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.errors import IntegrityError, SpecError, TooLargeError
+from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_name, concurrently
 from mnist_lib.objects.storage import open_storage
@@ -29,20 +29,6 @@ def test_a_written_object_is_read_back_and_a_missing_one_is_none(objects: Object
     objects.delete("a/x")
     objects.delete("a/x")
     assert objects.read("a/x") is None
-
-
-def test_lines_are_those_that_are_complete(objects: Objects) -> None:
-    assert [*objects.lines("a/log")] == []
-    objects.append("a/log", b"one\n\ntwo\n")
-    objects.flush()
-    assert [*objects.lines("a/log")] == [b"one", b"", b"two"]
-    objects.replace("a/log", b"one\nincomplete")
-    assert [*objects.lines("a/log")] == [b"one"]
-    objects.replace("a/log", b"one\n" + b"x" * 11 + b"\n")
-    lines = objects.lines("a/log", limit=10)
-    assert next(lines) == b"one"
-    with pytest.raises(TooLargeError, match="a line: expected at most 10 bytes, got 11"):
-        next(lines)
 
 
 def test_names_are_those_below_a_folder_and_sorted(objects: Objects) -> None:

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.errors import BusyError, ConflictError, SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import FORMER, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.datasets import RunData, begin_with
 from mnist_lib.store.locks import collecting, promoting
 from mnist_lib.store.publishing import collect, publish
-from mnist_lib.store.runs import SUMMARY, RunFolder
 from mnist_lib.store.versions import Version, chain, find, version_folder
 from tests.support.store.fake_versions import about, files
 from tests.support.store.faulty import Faulty, Interrupted, KilledError
@@ -86,17 +83,6 @@ def test_gc_keeps_the_whole_chain_that_a_kept_version_starts_from_and_says_why(o
     }
     assert [version.name for version in chain(objects, "keras@5")] == ["keras@5", "keras@2"]  # their records remain
     assert chain(objects, "keras@9") == []
-
-
-def test_gc_keeps_what_a_run_starts_from_until_it_is_complete_although_its_driver_is_dead(objects: Objects) -> None:
-    for number in (1, 2, 3):
-        publish(objects, "keras", f"run-{number}", files(number), about())
-    for run, version in (("complete", "keras@1"), ("killed", "keras@2")):
-        begin_with(RunFolder(objects, run), RunData(UsedLabels.of(b""), None, (version,)))
-    RunFolder(objects, "complete").write(SUMMARY, b"{}")
-    found = collect(objects, "keras", 1)
-    assert list(found.deleted) == ["keras@1"]
-    assert found.reasons["keras@2"] == "the unfinished run killed starts from it"
 
 
 def test_gc_deletes_files_and_keeps_the_record_so_that_the_number_is_not_reused(objects: Objects) -> None:

@@ -74,9 +74,6 @@ class ObjectsOfMachine:
         if self._machine.retrainer is not process:
             raise DiedError
 
-    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-        raise NotImplementedError
-
     def names(self, prefix: str) -> Iterator[str]:
         raise NotImplementedError
 

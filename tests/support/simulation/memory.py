@@ -29,9 +29,6 @@ class MemoryObjects:
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         return self.content.get(name)
 
-    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-        yield from self.content.get(name, b"").split(b"\n")[:-1]
-
     def exists(self, name: str) -> bool:
         return name in self.content
 

@@ -14,7 +14,7 @@ class KilledError(BaseException):
     """Simulates a kill of the process: `except Exception` does not catch it."""
 
 
-READS = ("read", "lines", "exists", "names", "folders", "is_locked")
+READS = ("read", "exists", "names", "folders", "is_locked")
 
 
 class Faulty:
@@ -37,9 +37,6 @@ class Faulty:
 
     def read(self, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
         return self._run("read", name, limit)
-
-    def lines(self, name: str, limit: int = MAX_RECORD_BYTES) -> Iterator[bytes]:
-        return self._run("lines", name, limit)
 
     def exists(self, name: str) -> bool:
         return self._run("exists", name)
