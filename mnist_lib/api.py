@@ -254,12 +254,12 @@ def choose_version(objects: Objects, name: str | None = None, dataset: str | Non
             raise SpecError(_no_champion(objects, name))
         chosen, why = max(last)[1], "the dataset trained last"
     of_models = [champions(objects, model) for model in models]
-    own = [records[chosen] for records in of_models if chosen in records]
-    known = sorted({other for records in of_models for other in records})
-    if not own:
+    records = [of_model[chosen] for of_model in of_models if chosen in of_model]
+    known = sorted({other for of_model in of_models for other in of_model})
+    if not records:
         others = f"there are champions of {', '.join(known)}" if known else "there is no champion"
         raise SpecError(f"dataset: expected one with a champion of {name or 'any model'}, got {chosen}; {others}")
-    version = max((_in_use(objects, record) for record in own), key=lambda version: version.facts.test.value)
+    version = max((_in_use(objects, record) for record in records), key=lambda version: version.facts.test.value)
     others = ", ".join(other for other in known if other != chosen)
     more = f"; there are also champions of {others} (--dataset chooses)" if others else ""
     return Choice(version, f"the champion of {chosen}, {why}{more}")

@@ -193,6 +193,11 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".
 MAX_PICTURE_BYTES = 10_000_000  # of a picture file that can be read
 
 
+def meanings(known: Mapping[str, str]) -> str:
+    """Return names with their meanings, for a help text."""
+    return "; ".join(map(": ".join, known.items()))
+
+
 def require_known(field: str, name: str, known: Iterable[str]) -> None:
     """Raise SpecError if the name is not known. Its message suggests a similar name, if any, and lists all."""
     known, name = tuple(known), str(name)

@@ -5,7 +5,6 @@ packages of the extra `export` are imported only by the functions that need them
 """
 
 import json
-import math
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -87,21 +86,12 @@ def check_images(images: Any, image_shape: ImageShape) -> None:
     Raises:
         SpecError: the images are not uint8 [n, *image_shape], as a NumPy array or as those of a dataset.
     """
-    is_array = isinstance(images, np.ndarray | Images)
-    dtype, shape = getattr(images, "dtype", type(images).__name__), tuple(getattr(images, "shape", ()))
-    sides = ", ".join(map(str, image_shape))
-    if is_array and dtype == np.uint8 and shape[1:] == image_shape and len(shape) == 4:
+    dtype = getattr(images, "dtype", type(images).__name__)
+    shape = tuple(getattr(images, "shape", ()))
+    if isinstance(images, np.ndarray | Images) and dtype == np.uint8 and len(shape) == 4 and shape[1:] == image_shape:
         return
-    if not is_array:
-        advice = "convert them with numpy.asarray(images, dtype='uint8')"
-    elif np.issubdtype(dtype, np.floating) and images.size and 0 <= images.min() <= images.max() <= 1:
-        advice = "multiply by 255 and convert: (images * 255).round().astype('uint8')"
-    elif dtype != np.uint8:
-        advice = "scale them to 0-255 and convert: images.astype('uint8')"
-    elif math.prod(shape) % math.prod(image_shape) == 0:
-        advice = f"reshape them: images.reshape(-1, {sides})"
-    else:
-        advice = "resize them"
+    sides = ", ".join(map(str, image_shape))
+    advice = "resize them, and convert numbers from 0 to 1 by (images * 255).round().astype('uint8')"
     raise SpecError(f"expected images as uint8 [n, {sides}] pixels 0-255, got {dtype} {list(shape)}; {advice}")
 
 

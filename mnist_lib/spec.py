@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from mnist_lib.catalog import (
     SCHEDULES,
     SCORES,
     entry_of,
+    meanings,
     require_known,
 )
 from mnist_lib.documents import Sha256, VersionName
@@ -38,9 +39,8 @@ MIN_FLOAT32, MAX_FLOAT32 = 1.2e-38, 3.4e38  # a smaller learning rate would beco
 VALIDATION_PERCENT = 10
 MIN_VALIDATION = 100
 
-# Defaults for many images, and for few: 5 epochs of 300 pictures in batches of 128 are 15 steps, with which `keras-cnn`
-# has 11% on digits, and 96% with 40 epochs in batches of 16. `keras-resnet` recognises 85% of scenes in colour after 40
-# epochs of 338, and 94% after 80. After 80 of 1,000, three seeds would take more than two minutes on two CPUs.
+# Defaults for many images, and for few: on 300 digits, `keras-cnn` has 11% after 5 epochs in batches of 128, and 96%
+# after 40 in batches of 16. On 338 pictures of scenes, `keras-resnet` has 85% after 40 epochs, and 94% after 80.
 MIN_EPOCHS = 5
 MAX_BATCH_SIZE = 128
 FEW_EPOCHS = 80
@@ -93,9 +93,7 @@ class TrialSettings(CheckedFields):
         varies=True,
     )
     schedule: Annotated[str, one_of(SCHEDULES)] = option(
-        None,
-        f"learning-rate schedule. {'; '.join(map(': '.join, SCHEDULES.items()))} (default: that of the model)",
-        varies=True,
+        None, f"learning-rate schedule. {meanings(SCHEDULES)} (default: that of the model)", varies=True
     )
     momentum: Annotated[float, Meta(ge=0, lt=1)] = option(
         0.0, "momentum of the optimizers sgd and rmsprop", varies=True
@@ -118,9 +116,7 @@ class TrialSettings(CheckedFields):
         varies=True,
     )
     class_weights: Annotated[str, one_of(CLASS_WEIGHTS)] = option(
-        "none",
-        f"weight of an image in the loss. {'; '.join(map(': '.join, CLASS_WEIGHTS.items()))}",
-        varies=True,
+        "none", f"weight of an image in the loss. {meanings(CLASS_WEIGHTS)}", varies=True
     )
     freeze_epochs: Annotated[int, Meta(ge=0, le=MAX_EPOCHS)] | None = option(
         None,
@@ -144,38 +140,33 @@ class TrialSettings(CheckedFields):
         " needs them)",
     )
     score: Annotated[str, one_of(SCORES)] = option(
-        "accuracy",
-        f"measure by which epochs, configurations and trials are compared. {'; '.join(map(': '.join, SCORES.items()))}",
+        "accuracy", f"measure by which epochs, configurations and trials are compared. {meanings(SCORES)}"
     )
     none_class: bool = option(
         True,
         "train on a folder of pictures with made-up ones as a further class, so that more pictures of something else"
         " are answered with `none of these` (default: yes)",
     )
-    # The seed of the initial weights and of the order of the images.
-    seed: Seed = option(0, "first seed, if --seeds is a number")
+    seed: Seed = option(0, "first seed, if --seeds is a number")  # seed of the initial weights and the order of images
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSpec(TrialSettings):
-    """Specify one training of one model. `TrialSpec.of` fills in the model's defaults.
+    """One training of one model. `TrialSpec.of` fills in the model's defaults.
 
-    Raises:
-        SpecError: a value is missing or out of range; the message names the value and the range.
+    Raises SpecError for a value that is missing or out of range, with the range.
     """
 
     model: str  # the model
     dataset: str  # the name of the dataset
-    # Arguments of the function that builds the model, by name.
-    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # arguments of its function, by name
     source_sha256: str | None = None  # sha256 of the Python file that defines the model; `null` for the catalog
     # The sha256 of each file of weights, by the argument of the model's function that gets its path.
     weights: Mapping[str, str] = field(default_factory=dict, hash=False)
     init_from: VersionName | None = None  # the version whose weights it starts from; `null` for random weights
     init_sha256: Sha256 | None = None  # the sha256 of these weights
     configuration: Seed | None = None  # its number in a search; `null` for any other trial
-    # The fold, from 0, that it is not trained on and predicts; `null` for a trial without a fold.
-    fold: Seed | None = None
+    fold: Seed | None = None  # the fold, from 0, that it is not trained on and predicts; `null` without folds
     folds: Folds | None = None  # number of folds of the training images; `null` without folds
     augment: str = EARLIER  # documents of earlier releases lack it
     # Number of parts of each batch, each normalised by its own statistics; at most one for each image. Replicas share
@@ -183,32 +174,29 @@ class TrialSpec(TrialSettings):
     microbatches: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
     def __post_init__(self) -> None:
+        parse_augment(self.augment)
+        _check_arguments({**self.arguments, **self.weights})
+        with_files = self.weights
         if self.source_sha256 is None:
             require_known("model", self.model, MODELS)
             sizes = MODELS[self.model].arguments
-            missing = {
-                name: size.earlier for name, size in sizes.items() if name not in self.arguments and size.earlier
-            }
-            object.__setattr__(self, "arguments", {**self.arguments, **missing})
-        parse_augment(self.augment)
-        _check_arguments({**self.arguments, **self.weights})
-        with_files = entry_of(self.model).weights if self.source_sha256 is None else self.weights
-        if not self.weights.keys() <= {*with_files} - self.arguments.keys():
-            expected = f"arguments of {self.model} that take a file and have no other value"
-            raise SpecError(f"weights: expected {expected}, got {', '.join(self.weights)}")
-        if self.source_sha256 is None:
+            earlier = {name: size.earlier for name, size in sizes.items() if size.earlier}
+            object.__setattr__(self, "arguments", {**self.arguments, **earlier, **self.arguments})
             if set(self.arguments) != set(sizes):
-                got = ", ".join(map(str, self.arguments))
+                got = ", ".join(self.arguments)
                 raise SpecError(f"{self.model}: expected the arguments {', '.join(sizes)}, got {got}")
             for name, size in sizes.items():
                 require(name, self.arguments[name], Annotated[int, Meta(ge=1, le=size.maximum)])
+            with_files = dict.fromkeys(MODELS[self.model].weights, "")
+        if not self.weights.keys() <= with_files.keys() - self.arguments.keys():
+            expected = f"arguments of {self.model} that take a file and have no other value"
+            raise SpecError(f"weights: expected {expected}, got {', '.join(self.weights)}")
         check_fields(self, complete=True)
         if not self.microbatches:
             object.__setattr__(self, "microbatches", entry_of(self.model).microbatches_for(self.global_batch_size))
         if self.momentum and self.optimizer not in WITH_MOMENTUM:
-            raise SpecError(
-                f"momentum: expected one of the optimizers {', '.join(WITH_MOMENTUM)}, got {self.optimizer}"
-            )
+            optimizers = " or ".join(WITH_MOMENTUM)
+            raise SpecError(f"momentum: expected one of the optimizers {optimizers}, got {self.optimizer}")
 
     @classmethod
     def of(
@@ -223,8 +211,6 @@ class TrialSpec(TrialSettings):
         **settings: Any,
     ) -> TrialSpec:
         """Return a spec with the defaults of its model for many images. `hidden_units`: the argument of that name."""
-        if source_sha256 is None:
-            require_known("model", model, MODELS)
         entry = entry_of(model)
         settings = defaults_for(math.inf) | {name: value for name, value in settings.items() if value is not None}
         settings.setdefault("augment", AUTO)
@@ -244,11 +230,9 @@ class TrialSpec(TrialSettings):
             dataset=dataset,
             source_sha256=source_sha256,
             weights=weights or {},
-            arguments={
-                **{name: size.default for name, size in entry.arguments.items()},
-                **(arguments or {}),
-                **({} if hidden_units is None else {"hidden_units": hidden_units}),
-            },
+            arguments={name: size.default for name, size in entry.arguments.items()}
+            | dict(arguments or {})
+            | ({} if hidden_units is None else {"hidden_units": hidden_units}),
             **{"learning_rate": rate, "schedule": entry.schedule, **settings},
         )
 
@@ -291,10 +275,8 @@ def is_unused(name: str, value: object) -> bool:
     """Return whether the value of a field of a spec stands for "not used", so that reports leave it out."""
     if name == "microbatches":
         return value == 1
-    declared = TrialSpec.__dataclass_fields__.get(name)
-    return (
-        declared is not None and value == declared.default and isinstance(declared.default, float | str | bool | None)
-    )
+    default = getattr(TrialSpec.__dataclass_fields__.get(name), "default", ...)
+    return value == default and isinstance(default, float | str | bool | None)
 
 
 def is_exact(devices: Iterable[str], deterministic: bool) -> bool:
@@ -307,7 +289,7 @@ def is_exact(devices: Iterable[str], deterministic: bool) -> bool:
 
 def trial_grid(
     models: Iterable[str],
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     *,
     sources: Mapping[str, ModelFile] | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -325,29 +307,25 @@ def trial_grid(
     Raises:
         SpecError: a value is out of range, an argument fits no model, there is no model or seed, or one is repeated.
     """
-    models, seeds, given, sources = list(models), list(seeds), arguments or {}, sources or {}
-
-    accepted = {
-        model: sources[model].arguments_of(model) if model in sources else list(entry_of(model).arguments)
-        for model in models
-    }
-    for name in given:
-        known = [names for names in accepted.values() if names is not None]
-        if len(known) == len(models) > 0 and not any(name in names for names in known):
-            have = ", ".join(dict.fromkeys(itertools.chain(*known))) or "none"
-            raise SpecError(f"model_arg: expected an argument of {' or '.join(models)}, got {name}; arguments: {have}")
-    trials = [
-        TrialSpec.of(
-            model,
-            seed=seed,
-            source_sha256=sources[model].sha256 if model in sources else None,
-            weights=(weights or {}).get(model),
-            arguments={name: given[name] for name in given if (names := accepted[model]) is None or name in names},
+    given = arguments or {}
+    trials = list[TrialSpec]()
+    accepted = dict[str, Collection[str]]()
+    for model in models:
+        source = (sources or {}).get(model)
+        names = source.arguments_of(model) if source else entry_of(model).arguments
+        accepted[model] = given if names is None else names  # None: any may be accepted
+        fields = {
             **shared,
-        )
-        for model in models
-        for seed in seeds
-    ]
+            "source_sha256": source.sha256 if source else None,
+            "weights": (weights or {}).get(model),
+            "arguments": {name: value for name, value in given.items() if name in accepted[model]},
+        }
+        trials += [TrialSpec.of(model, seed=seed, **fields) for seed in seeds]
+    for name in given:
+        if accepted and not any(name in names for names in accepted.values()):
+            have = ", ".join(dict.fromkeys(itertools.chain(*accepted.values()))) or "none"
+            known = " or ".join(accepted)
+            raise SpecError(f"model_arg: expected an argument of {known}, got {name}; arguments: {have}")
     repeated = [trial_id for trial_id, count in Counter(trial.id for trial in trials).items() if count > 1]
     if repeated:
         raise SpecError(f"models and seeds: expected each once, got {', '.join(repeated)} more than once")
@@ -365,8 +343,7 @@ def _check_arguments(arguments: Mapping[str, object]) -> None:
     for name, value in arguments.items():
         if not MODEL_NAME.fullmatch(name):
             raise SpecError(f"model_arg: expected the name of an argument, got {name[:100]!r}")
-        if isinstance(value, str) and len(value) <= MAX_ARGUMENT_LENGTH:
-            continue
-        if not isinstance(value, bool | int | float) or not abs(value) <= MAX_ARGUMENT:
+        is_text = isinstance(value, str) and len(value) <= MAX_ARGUMENT_LENGTH
+        if not is_text and not (isinstance(value, bool | int | float) and abs(value) <= MAX_ARGUMENT):
             expected = f"a number up to {MAX_ARGUMENT:g}, true, false or up to {MAX_ARGUMENT_LENGTH} characters"
             raise SpecError(f"model_arg: {name}: expected {expected}, got {str(value)[:100]!r}")

@@ -61,22 +61,18 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("images", "got", "advice"),
+    ("images", "got"),
     [
-        (IMAGES / 255, "float64 [3, 28, 28, 1]", "multiply by 255 and convert: (images * 255).round().astype('uint8')"),
-        ((IMAGES / 255).astype("float32"), "float32 [3, 28, 28, 1]", "multiply by 255 and convert: (images * 255)"),
-        (IMAGES / 127.5 - 1, "float64 [3, 28, 28, 1]", "scale them to 0-255 and convert: images.astype('uint8')"),
-        (IMAGES.astype(int), "int64 [3, 28, 28, 1]", "scale them to 0-255 and convert: images.astype('uint8')"),
-        (IMAGES[0], "uint8 [28, 28, 1]", "reshape them: images.reshape(-1, 28, 28, 1)"),
-        (IMAGES[..., 0], "uint8 [3, 28, 28]", "reshape them: images.reshape(-1, 28, 28, 1)"),
-        (IMAGES[:, :8, :8], "uint8 [3, 8, 8, 1]", "resize them"),
-        (IMAGES.tolist(), "list []", "convert them with numpy.asarray(images, dtype='uint8')"),
+        ((IMAGES / 255).astype("float32"), "float32 [3, 28, 28, 1]"),
+        (IMAGES.astype(int), "int64 [3, 28, 28, 1]"),
+        (IMAGES[0], "uint8 [28, 28, 1]"),
+        (IMAGES[..., 0], "uint8 [3, 28, 28]"),
+        (IMAGES[:, :8, :8], "uint8 [3, 8, 8, 1]"),
+        (IMAGES.tolist(), "list []"),
     ],
 )
-def test_images_of_another_type_or_shape_are_refused_with_advice(
-    images: Any, got: str, advice: str, objects: LocalObjects
-) -> None:
-    message = f"expected images as uint8 [n, 28, 28, 1] pixels 0-255, got {got}; {advice}"
+def test_images_of_another_type_or_shape_are_refused_with_advice(images: Any, got: str, objects: LocalObjects) -> None:
+    message = f"expected images as uint8 [n, 28, 28, 1] pixels 0-255, got {got}; resize them, and convert"
     predict = load_stored(StoredModel.read(objects, publish_untrained(objects, "keras")))
     with pytest.raises(SpecError, match=f"^{re.escape(message)}"):
         predict(images)

@@ -163,16 +163,11 @@ class Compared:
         return {"images": len(self.labels), "gained": self.total.gained, "lost": self.total.lost}
 
     def __str__(self) -> str:
-        total, classes = self.total, self.by_class.values()
-        if self.balanced:
-            values = (
-                sum(right / each.images for right, each in zip(column, classes, strict=True)) / len(classes)
-                for column in ([each.challenger for each in classes], [each.champion for each in classes])
-            )
-            what = "a balanced accuracy of "
-        else:
-            values, what = ((right / total.images for right in (total.challenger, total.champion)), "")
-        challenger, champion = map(percent, values)
+        total = self.total
+        groups = [*self.by_class.values()] if self.balanced else [total]
+        challenger = percent(sum(each.challenger / each.images for each in groups) / len(groups))
+        champion = percent(sum(each.champion / each.images for each in groups) / len(groups))
+        what = "a balanced accuracy of " if self.balanced else ""
         return (
             f"{self.challenger} has {what}{challenger}, {self.champion} {champion};"
             f" {counted(total.gained, 'image')} gained, {total.lost:,} lost"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Annotated, Any
 
+from mnist_lib.catalog import meanings
 from mnist_lib.documents import Share
 from mnist_lib.run_documents import Significance
 from mnist_lib.settings import CheckedFields, one_of, option
@@ -116,7 +117,7 @@ class Rule(Thresholds):
 
     promote: Annotated[str, one_of(WHEN)] = option(
         "if-better",
-        f"when to make a stored model the champion. {'; '.join(map(': '.join, WHEN.items()))}",
+        f"when to make a stored model the champion. {meanings(WHEN)}",
         "WHEN",
         in_terms=True,
     )

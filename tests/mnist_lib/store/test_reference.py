@@ -14,13 +14,9 @@ from mnist_lib.data.table import Table, as_labels
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store.champions.challenge import promote
-from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.datasets import LastRun, last_run, store_state, write_last_run
-from mnist_lib.store.publishing import publish
 from mnist_lib.store.reference import accept, objections, record_last_run, reference_of, with_reference_shape
 from mnist_lib.store.runs import RunFolder
-from tests.support.store.fake_versions import about, files
 from tests.support.store.summaries import small_summary, summary_of
 
 REQUEST = DataRequest(dataset="./letters")
@@ -33,13 +29,6 @@ def complete_run(objects: Objects, run: str, shape: tuple[int, int, int], ended:
     folder, summary = RunFolder(objects, run), summary_of(small_summary(run=run, ended=ended, dataset=dataset))
     folder.complete(summary)
     record_last_run(folder, summary)
-
-
-def appoint(objects: Objects, model: str, shape: tuple[int, int, int]) -> None:
-    """Publish a version that was trained on letters of this shape, and make it the champion."""
-    made: dict[str, Any] = about()
-    made["dataset"] |= {"name": "letters", "image_shape": shape, "fingerprint": "0" * 64}
-    promote(objects, publish(objects, model, f"run-of-{model}", files(100), made), Rule(promote="always"))
 
 
 def forget_reference(objects: Objects) -> None:
