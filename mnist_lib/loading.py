@@ -5,37 +5,30 @@ packages of the extra `export` are imported only by the functions that need them
 """
 
 import json
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from mnist_lib.assignment import Resources
-from mnist_lib.data.batches import evaluation_batch_size
 from mnist_lib.data.images import ImageArray, Images
 from mnist_lib.data.made_up import SURFACES, is_blank
 from mnist_lib.data.table import Table
 from mnist_lib.documents import reading
 from mnist_lib.errors import IntegrityError, ModelError, SpecError
-from mnist_lib.model_file import SOURCE_FILE, ModelFile
-from mnist_lib.models.building import build_model, load_module
-from mnist_lib.models.keras_models import KERAS_FILE
+from mnist_lib.models.building import build_model
 from mnist_lib.models.model import ImageShape, Model, Weights, serving_module
 from mnist_lib.objects.output_file import atomic_output, require_absent
-from mnist_lib.objects.protocol import Objects
 from mnist_lib.pictures.likeness import TINY, Answers, Likeness
 from mnist_lib.pretrained import Pretrained
 from mnist_lib.results import Accuracy
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.versions import Version, read_file
 from mnist_lib.training.prediction import Predictor, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
 from mnist_lib.wording import one_line
@@ -115,36 +108,6 @@ def build(stored: StoredModel) -> LoadedModel:
     likeness = stored.likeness()
     rejects_blank = likeness is not None and spec.none_class and SURFACES in stored.manifest.dataset.made_up
     return LoadedModel(model, weights, image_shape, classes, likeness, rejects_blank)
-
-
-def load_trusted(objects: Objects, version: Version) -> Predict:
-    """Return the stored file itself as a function that predicts. Unlike `predictor`, this can run any stored code.
-
-    This and the returned function raise IntegrityError if the file is not a model that predicts.
-    """
-    with tempfile.TemporaryDirectory() as folder, reading(version.name, "a model that predicts"):
-        for name in version.files:
-            content = read_file(objects, version, name)  # raises SpecError for a name that leads out of the folder
-            path = Path(folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        if SOURCE_FILE in version.files:  # it defines the layers that Keras looks for
-            source = ModelFile(name=SOURCE_FILE, content=Path(folder, SOURCE_FILE).read_bytes())
-            with source.blamed(version.model):
-                load_module(source)
-        if KERAS_FILE in version.files:
-            predict_batch = keras.saving.load_model(Path(folder, KERAS_FILE), safe_mode=False).predict_on_batch
-        else:
-            served = tf.saved_model.load(str(Path(folder, "saved_model")))  # keeps the variables of `serve`
-            predict_batch = lambda images: served.serve(images)  # noqa: E731
-
-    def predict(images: ImageArray) -> NDArray[np.float32]:
-        size = evaluation_batch_size(images.shape[1:])
-        with reading(version.name, "a model that predicts"):
-            batches = (np.asarray(images[begin : begin + size]) for begin in range(0, len(images), size))
-            return np.concatenate([np.asarray(predict_batch(batch)) for batch in batches])
-
-    return predict
 
 
 @dataclass(frozen=True)

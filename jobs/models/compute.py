@@ -1,7 +1,6 @@
 """The commands of `jobs.models` that compute with a stored version, in this process: evaluate, reproduce, export."""
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +42,10 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
     if options.on is not None:
         return _evaluate_on(options.on, options, objects, version)
     stored = Predictions.read(objects, version)
-    predict = _predictor(objects, version, options)
+    _import_keras(gpus=False)
     from mnist_lib.loading import compare_with_stored
 
+    predict = load_stored(_stored(objects, version, options))
     evaluation = compare_with_stored(stored, predict, tested_split(objects, version, _data(version, options)))
     test = evaluation.test
     difference = evaluation.max_difference
@@ -61,11 +61,12 @@ def evaluate(options: EvaluateOptions, objects: Objects) -> CommandResult:
 
 def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, version: Version) -> CommandResult:
     """Test a version on other labelled pictures."""
-    predict = _predictor(objects, version, options)
+    _import_keras(gpus=False)
     from mnist_lib.report.another_test import another_test
     from mnist_lib.report.texts import plain_table
 
     request = DataRequest(dataset=dataset, **options.source())
+    predict = load_stored(_stored(objects, version, options))
     with step(f"testing {version.name} on {request.name}") as progress:
         found, answered = another_test(objects, version, predict, request, progress)
     table = plain_table("class", "images", "correct", "95% interval", "predicted instead")
@@ -83,16 +84,6 @@ def _evaluate_on(dataset: str, options: EvaluateOptions, objects: Objects, versi
         answer = f"{mistake['answer']} ({mistake['probability']:.1%})"
         lines.append(f"{mistake['file'] or 'an image'}: label {mistake['label']}, predicted {answer}")
     return CommandResult(found, lines)
-
-
-def _predictor(
-    objects: Objects, version: Version, options: EvaluateOptions
-) -> "Callable[[NDArray[np.uint8]], NDArray[np.float32]]":
-    """Load a version, or its file as it is with --trust, as a function that predicts images."""
-    _import_keras(gpus=False)
-    from mnist_lib.loading import load_trusted
-
-    return load_trusted(objects, version) if options.trust else load_stored(_stored(objects, version, options))
 
 
 def reproduce(options: ReproduceOptions, objects: Objects) -> CommandResult:

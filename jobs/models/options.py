@@ -154,9 +154,6 @@ class EvaluateOptions(ComputeOptions):
     on: str | None = option(
         None, "other labelled pictures to test the version on: a folder of class folders, or a dataset", "DIR|NAME"
     )
-    trust: bool = option(
-        False, "load the model from the SavedModel or .keras file, which can run any code", in_file=False
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
