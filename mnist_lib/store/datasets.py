@@ -55,15 +55,11 @@ class RunData:
     unreadable: tuple[Text, ...] | None = None  # paths that could not be read; None in earlier records
 
 
-def has_run(objects: Objects, dataset: str) -> bool:
-    """Return whether there is a complete run of a dataset."""
-    return objects.exists(_last(dataset))
-
-
 def last_run(objects: Objects, dataset: str) -> LastRun | None:
     """Return the last complete run of a dataset, or None if there is none or its record is damaged."""
+    name = _last(dataset)
     try:
-        return read_record(objects, _last(dataset), LastRun) if has_run(objects, dataset) else None
+        return read_record(objects, name, LastRun) if objects.exists(name) else None
     except IntegrityError as error:
         log.warning("what has changed in %s is not known: %s", dataset, error)
         return None

@@ -41,6 +41,8 @@ from mnist_lib.store.versions import (
     version_folder,
 )
 
+SWEEPS = ("swept", "damaged", "pending")  # what becomes of numbers that were claimed, see `Collection`
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -151,7 +153,8 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     reasons = _reasons_to_keep(objects, model, keep, existing)  # raises before anything is changed
     old = [version for version in existing if version.number not in reasons]
     unfinished = sorted({*claims(objects, model).numbers()} - committed.keys())
-    swept, damaged, pending = _sweep(objects, model, unfinished, dry_run=dry_run)
+    outcomes = {f"{model}@{number}": _sweep(objects, model, number, dry_run=dry_run) for number in unfinished}
+    swept, damaged, pending = ([name for name in outcomes if outcomes[name] == each] for each in SWEEPS)
     damaged += [f"{model}@{number}" for number, version in committed.items() if not is_readable(version)]
     if not dry_run:
         _delete(objects, model, old, {str(version.number) for version in versions if version.deleted})
@@ -190,31 +193,23 @@ def _delete(objects: Objects, model: str, versions: Sequence[Version], deleted_b
         objects.delete_below(version_folder(model, version.number))
 
 
-def _sweep(
-    objects: Objects, model: str, unfinished: Sequence[int], *, dry_run: bool
-) -> tuple[list[str], list[str], list[str]]:
-    """Give up numbers that were claimed and not committed, unless their run may be resumed.
+def _sweep(objects: Objects, model: str, number: int, *, dry_run: bool) -> str:
+    """Give up a number that was claimed and not committed, unless its run may be resumed.
 
-    Returns the names of those swept, damaged, and pending.
+    Returns one of `SWEEPS`, or "" if there was nothing to delete.
     """
-    swept: list[str] = []
-    damaged: list[str] = []
-    pending: list[str] = []
-    for number in unfinished:
-        name, folder = f"{model}@{number}", version_folder(model, number)
-        try:
-            claim = claims(objects, model).read(number, Claim)
-            deleted = seal(Version(model, number, claim.run, claim.at, {}, {}, deleted=True))
-        except IntegrityError:
-            damaged.append(name)
-            continue
-        if RunFolder(objects, claim.run).is_unfinished:
-            pending.append(name)
-            continue
-        has_files = any(True for _ in objects.names(folder))
-        failpoint("gc.before_sweep")
-        if dry_run or objects.create(commit_record(model, number), deleted):  # before its files are deleted
-            swept += [name] if has_files else []
-            if not dry_run:
-                objects.delete_below(folder)
-    return swept, damaged, pending
+    folder = version_folder(model, number)
+    try:
+        claim = claims(objects, model).read(number, Claim)
+        deleted = seal(Version(model, number, claim.run, claim.at, {}, {}, deleted=True))
+    except IntegrityError:
+        return "damaged"
+    if RunFolder(objects, claim.run).is_unfinished:
+        return "pending"
+    has_files = any(True for _ in objects.names(folder))
+    failpoint("gc.before_sweep")
+    if not dry_run:
+        if not objects.create(commit_record(model, number), deleted):  # before its files are deleted
+            return ""
+        objects.delete_below(folder)
+    return "swept" if has_files else ""

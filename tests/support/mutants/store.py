@@ -28,8 +28,8 @@ MUTANTS = (
     Mutant(
         name="files of a killed attempt to publish stay",
         file=PUBLISHING,
-        old="            if not dry_run:\n                objects.delete_below(folder)\n    return swept",
-        new="    return swept",
+        old='            return ""\n        objects.delete_below(folder)\n',
+        new='            return ""\n',
         why="Each crash while a model is stored would leave a copy of the model behind.",
         tests=(f"{GC}::test_s2_gc_deletes_the_files_of_a_killed_attempt_whose_run_has_published_since",),
     ),
