@@ -6,15 +6,14 @@ Nothing is overwritten: a roll-back appends an older version again, so the champ
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mnist_lib.clock import now_text
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.intervals import accuracy_interval
-from mnist_lib.objects.protocol import Objects, failpoint
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.log import Champion, ChampionLog, Kind, datasets_with_logs
-from mnist_lib.store.champions.promotion import Budget, Decision
+from mnist_lib.store.champions.log import Champion, ChampionLog, datasets_with_logs, next_record
+from mnist_lib.store.champions.promotion import Decision
 from mnist_lib.store.predictions import Predictions
-from mnist_lib.store.versions import Version, find, find_all, verify
+from mnist_lib.store.versions import find, find_all, verify
 
 FORMER = "a former champion, to which a rollback can return"  # why `gc` keeps it
 
@@ -139,7 +138,7 @@ def rollback(objects: Objects, model: str, dataset: str, to: int | None = None) 
                 predictions.correct, groups=predictions.groups, selected_from=record.selected_from
             ),
         )
-        if append(objects, record):
+        if log.append(record):
             return record
 
 
@@ -151,45 +150,3 @@ def _version_before(model: str, log: Sequence[Champion | IntegrityError]) -> int
         first = f"{model}@{line[-1]} is the first champion" if line else f"no champion record of {model} can be read"
         raise SpecError(f"{first}, so there is none to roll back to; name a version with --to")
     return line[-2]
-
-
-def next_record(
-    kind: Kind,
-    dataset: str,
-    before: Champion | None,
-    winner: Version,
-    decision: Decision,
-    *,
-    was_compared: bool = False,
-) -> Champion:
-    """Return the record of a decision.
-
-    Args:
-        before: the newest record that can be read, or None.
-        winner: the champion from now on.
-        was_compared: whether the decision follows from a comparison with the champion.
-    """
-    compared = (before.compared if before else 0) + was_compared
-    budget = decision.budget or (Budget(before.total, before.comparisons) if before else Budget(0.0))
-    return Champion(
-        model=winner.model,
-        dataset=dataset,
-        number=before.number + 1 if before else 1,
-        version=winner.number,
-        at=now_text(),
-        kind=kind,
-        why=decision.why,
-        run=winner.run,
-        replaced=before.version if before else None,
-        total=budget.total,
-        comparisons=budget.comparisons,
-        compared=compared,
-        selected_from=before.selected_from if before and kind == "keep" else compared + 1,
-        statistics=decision.statistics,
-    )
-
-
-def append(objects: Objects, record: Champion) -> bool:
-    """Append a record, or return False if its number is taken."""
-    failpoint(f"{record.kind}.before_append")
-    return ChampionLog(objects, record.model, record.dataset).append(record)

@@ -9,9 +9,8 @@ from mnist_lib.data.changes import DatasetState, changes_between
 from mnist_lib.data.table import TRAIN
 from mnist_lib.errors import DataReadError, IntegrityError, MnistError, StoreError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.store.champions.appointment import append, next_record
 from mnist_lib.store.champions.comparison import Compared
-from mnist_lib.store.champions.log import Champion, ChampionLog, Kind
+from mnist_lib.store.champions.log import Champion, ChampionLog, Kind, next_record
 from mnist_lib.store.champions.promotion import Budget, Decision, Rule, missing_images
 from mnist_lib.store.champions.test_set import ChallengerTestSet, Predict
 from mnist_lib.store.datasets import read_state
@@ -43,7 +42,7 @@ def promote(objects: Objects, challenger: Version, rule: Rule, predict: Predict 
             decision = decide(rule, facts)
             if not decision.promote and facts.compared is None:
                 return decision
-            if append(objects, _record(challenger, test_set, facts, decision)):
+            if log.append(_record(challenger, test_set, facts, decision)):
                 return decision
             # Another decision was made at the same time: compare again, with the current champion.
     except IntegrityError as error:

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mnist_lib.clock import now_text
 from mnist_lib.data.request import stored_name
 from mnist_lib.documents import Count, Interval, Json, Moment, Name, Number, Share, Text
 from mnist_lib.errors import IntegrityError
-from mnist_lib.objects.protocol import Objects, concurrently
+from mnist_lib.objects.protocol import Objects, concurrently, failpoint
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.results import Accuracy
-from mnist_lib.store.champions.promotion import Budget
-from mnist_lib.store.versions import model_names
+from mnist_lib.store.champions.promotion import Budget, Decision
+from mnist_lib.store.versions import Version, model_names
 
 Kind = Literal["promote", "keep", "rollback"]  # "keep": the champion was compared with a version that was refused
 
@@ -93,7 +94,44 @@ class ChampionLog:
 
     def append(self, record: Champion) -> bool:
         """Append a record, or return False if its number is taken."""
+        failpoint(f"{record.kind}.before_append")
         return self._log.append(record.number, record)
+
+
+def next_record(
+    kind: Kind,
+    dataset: str,
+    before: Champion | None,
+    winner: Version,
+    decision: Decision,
+    *,
+    was_compared: bool = False,
+) -> Champion:
+    """Return the record of a decision.
+
+    Args:
+        before: the newest record that can be read, or None.
+        winner: the champion from now on.
+        was_compared: whether the decision follows from a comparison with the champion.
+    """
+    compared = (before.compared if before else 0) + was_compared
+    budget = decision.budget or (Budget(before.total, before.comparisons) if before else Budget(0.0))
+    return Champion(
+        model=winner.model,
+        dataset=dataset,
+        number=before.number + 1 if before else 1,
+        version=winner.number,
+        at=now_text(),
+        kind=kind,
+        why=decision.why,
+        run=winner.run,
+        replaced=before.version if before else None,
+        total=budget.total,
+        comparisons=budget.comparisons,
+        compared=compared,
+        selected_from=before.selected_from if before and kind == "keep" else compared + 1,
+        statistics=decision.statistics,
+    )
 
 
 def datasets_with_logs(objects: Objects, model: str) -> list[str]:

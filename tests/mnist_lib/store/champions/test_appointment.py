@@ -157,7 +157,7 @@ def test_p6_a_damaged_champion_record_leaves_others_readable_and_can_be_rolled_b
     objects: LocalObjects, tmp_path: Path
 ) -> None:
     times = ["2026-11-01T03:00:00Z", "2026-11-02T03:00:00Z", "2026-11-03T03:00:00Z", "2026-11-04T03:00:00Z"]
-    with mock.patch("mnist_lib.store.champions.appointment.now_text", side_effect=times):
+    with mock.patch("mnist_lib.store.champions.log.now_text", side_effect=times):
         versions = [published(objects, right) for right in (50, 100, 150)]
         for version in versions[:2]:
             promote(objects, version, Rule())
