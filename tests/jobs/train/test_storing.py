@@ -94,8 +94,8 @@ def test_i12_a_run_in_a_bucket_is_complete_and_reveals_no_secret(
     for name in ("config.yaml", "history/00000001.jsonl", "summary.json", "trials/keras-s0/result.json", "report.html"):
         assert f"runs/nightly/{name}" in names
     assert "index.html" in names
-    history = objects.lines("runs/nightly/history/00000001.jsonl")
-    events = [json.loads(line)["event"] for line in history]
+    history = objects.read("runs/nightly/history/00000001.jsonl") or b""
+    events = [json.loads(line)["event"] for line in history.splitlines()]
     assert events == ["driver", "lanes", "started", "epoch", "epoch", "ended"]
     manifest = json.loads(objects.read("models/keras/versions/1/manifest.json") or b"")
     assert [epoch["epoch"] for epoch in manifest["history"]] == [1, 2]
