@@ -22,7 +22,7 @@ from jobs.predict.batches import Prediction, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version, load_answerer
 from mnist_lib.clock import steady_time
-from mnist_lib.data.sources.scan import find_pictures, real_folders
+from mnist_lib.data.sources.scan import find_pictures
 from mnist_lib.errors import ImageError
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.reading import read_file, size_of
@@ -75,7 +75,7 @@ def _predict_files(options: PredictOptions, stored: StoredModel, arguments: Sequ
             sandboxes = stack.enter_context(Sandboxes(len(paths)))
             model = _built(stored)
             layout = stored.layout(as_is=options.as_is, accept_all=options.accept_all)
-            read = partial(read_file, layout=layout, folders=real_folders(options.pictures))
+            read = partial(read_file, layout=layout)
             predictions = predict_here(sandboxes.map(read, paths), model)
         classes = stored.manifest.dataset.classes
         predicted = picture_results(paths, predictions, classes, options.reject_share)
@@ -103,7 +103,7 @@ def _predict_on_cluster(
         stack.enter_context(session(options.address, SOURCE_FOLDERS))
     command = shlex.join(["python", "-m", "jobs.predict", *arguments])
     stack.enter_context(stoppable(f"start again with: {command}", end_children))
-    return predict_on_cluster(paths, real_folders(options.pictures), ray.put(stored), options)
+    return predict_on_cluster(paths, ray.put(stored), options)
 
 
 def _print_failure(result: PictureResult) -> None:

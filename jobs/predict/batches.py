@@ -16,7 +16,7 @@ from mnist_lib.api import load_answerer
 from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions, require_same_versions
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.reading import Folders, Layout, Picture, read_content, read_picture
+from mnist_lib.pictures.reading import Layout, Picture, read_content, read_picture
 from mnist_lib.pictures.sandbox import FILES_PER_CALL, Sandbox, in_batches
 
 if TYPE_CHECKING:
@@ -38,12 +38,11 @@ def predict_here(pictures: Iterable[Picture | ImageError], predict: "Answerer") 
 
 
 def predict_on_cluster(
-    paths: Sequence[Path], folders: Folders, stored: Any, options: PredictOptions
+    paths: Sequence[Path], stored: Any, options: PredictOptions
 ) -> Iterator[Prediction | ImageError]:
     """Yield what `predict_here` does, from the connected cluster, whose workers see neither the files nor the storage.
 
     Args:
-        folders: as for `read_content`.
         stored: a Ray reference to the `StoredModel`.
         options: also limit the wait for a batch.
 
@@ -52,7 +51,7 @@ def predict_on_cluster(
     from cluster.tasks import results_in_order
 
     def calls() -> Iterator[Sequence[Any]]:
-        contents = (_content_or_error(path, folders) for path in paths)
+        contents = (_content_or_error(path) for path in paths)
         for batch in in_batches(contents, lambda content: len(content) if isinstance(content, bytes) else 0):
             yield [stored], options.as_is, options.accept_all, package_versions(), batch
 
@@ -97,9 +96,9 @@ def predict_pictures(
     return _predictions(pictures, predict)
 
 
-def _content_or_error(path: Path, folders: Folders) -> bytes | ImageError:
+def _content_or_error(path: Path) -> bytes | ImageError:
     try:
-        return read_content(path, folders)
+        return read_content(path)
     except ImageError as error:
         return error
 

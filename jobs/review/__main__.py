@@ -28,7 +28,7 @@ from jobs.review.table import apply_table, write_table
 from mnist_lib.api import choose_version
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.corrections import labels_file
-from mnist_lib.data.sources.scan import find_pictures, real_folders
+from mnist_lib.data.sources.scan import find_pictures
 from mnist_lib.errors import MnistError, ModelError, SpecError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
@@ -99,7 +99,6 @@ def _begun(
     labels = Labels(labels_file(data.request, objects), options.author())
     labels.refresh()
     additions = Additions.of(data) if options.pictures else None
-    folders = real_folders(options.pictures or ([data.folder] if data.folder else []))
     pictures: Iterator[ItemAndImage | None]
     if versions:
         disputed = disputed_items(objects, versions, data, labels)
@@ -107,14 +106,14 @@ def _begun(
     elif options.pictures or data.folder is not None:
         paths = find_pictures(options.pictures) or data.paths()
         paths = [paths[index] for index in rng.permutation(len(paths))]
-        pictures, count = read_files(data, paths, layout, folders), len(paths)
+        pictures, count = read_files(data, paths, layout), len(paths)
     else:
         if layout.shape != data.dataset.image_shape:
             expected, got = (" x ".join(map(str, shape)) for shape in (layout.shape, data.dataset.image_shape))
             name = data.request.name
             raise SpecError(f"model: expected one for {name}, {got}, got {model.name}, for {expected}; use --model")
         pictures, count = read_arrays(data, rng), len(data.known)
-    with contextlib.closing(Viewer(data, layout, folders)) as viewer:
+    with contextlib.closing(Viewer(data, layout)) as viewer:
         session = Session(labels, viewer, model, classes, additions, learned)
         session.begin(pictures, count)
         try:

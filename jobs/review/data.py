@@ -28,7 +28,7 @@ from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects, check_part
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.examination import View, png, view_file
-from mnist_lib.pictures.reading import Folders, Layout, Picture, read_content, read_picture
+from mnist_lib.pictures.reading import Layout, Picture, read_content, read_picture
 from mnist_lib.pictures.rejecting import Rejection, rejection
 from mnist_lib.pictures.sandbox import Sandbox
 from mnist_lib.store.datasets import recorded_hashes
@@ -206,14 +206,11 @@ def read_data(
 
 
 class Viewer:
-    """Reads pictures to show and, beside them, pictures to decide about. Several threads may call its methods.
+    """Reads pictures to show and, beside them, pictures to decide about. Several threads may call its methods."""
 
-    Args:
-        folders: as for `read_content`.
-    """
-
-    def __init__(self, data: ReviewedData, layout: Layout, folders: Folders) -> None:
-        self.data, self.layout, self._folders = data, layout, folders
+    def __init__(self, data: ReviewedData, layout: Layout) -> None:
+        self.data = data
+        self.layout = layout
         # A decision about a new picture reads it again, and does not wait for pictures that are only shown.
         self._to_show, self._to_decide = Sandbox(), Sandbox()
         self._view = functools.lru_cache(MAX_VIEWS)(self._read_view)
@@ -230,7 +227,7 @@ class Viewer:
         Raises ImageError if it cannot be read, or DecisionError if it has changed.
         """
         assert isinstance(item.source, Path)
-        content = read_content(item.source, self._folders)
+        content = read_content(item.source)
         examined = self._to_decide.call(self._read, content)
         if self.data.hash_of(examined) != item.image:
             expected = "expected the picture that was shown, got another"
@@ -251,7 +248,7 @@ class Viewer:
 
     def _read_view(self, source: Path | int, split: str, side: int) -> View:
         if isinstance(source, Path):
-            view = functools.partial(view_file, layout=self.layout, folders=self._folders, max_side=side)
+            view = functools.partial(view_file, layout=self.layout, max_side=side)
             return self._to_show.call(view, source)
         return View(png(self.data.images(split).images[source]), None)
 

@@ -13,7 +13,7 @@ from jobs.review.labels import Labels
 from mnist_lib.data.table import text_of
 from mnist_lib.errors import DataError, ImageError, SpecError
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.pictures.reading import Folders, Layout, read_file
+from mnist_lib.pictures.reading import Layout, read_file
 from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.store.contents import margins_of
 from mnist_lib.store.predictions import Predictions
@@ -27,12 +27,10 @@ log = logging.getLogger(__name__)
 ItemAndImage = tuple[ReviewItem, NDArray[np.uint8] | None]  # None: the model does not predict it
 
 
-def read_files(
-    data: ReviewedData, paths: Sequence[Path], layout: Layout, folders: Folders
-) -> Iterator[ItemAndImage | None]:
+def read_files(data: ReviewedData, paths: Sequence[Path], layout: Layout) -> Iterator[ItemAndImage | None]:
     """Read pictures in files, with None for each that cannot be read, which is logged."""
     with Sandboxes(len(paths)) as sandboxes:
-        read = functools.partial(read_file, layout=layout, folders=folders, for_people=True)
+        read = functools.partial(read_file, layout=layout, for_people=True)
         for path, picture in zip(paths, sandboxes.map(read, paths), strict=True):
             if isinstance(picture, ImageError):
                 log.warning("left out: %s: %s", path, picture)

@@ -19,7 +19,7 @@ from mnist_lib.data.corrections import NONE, Reason, labels_file
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.objects.output_file import atomic_output
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.pictures.reading import NO_FOLDERS, Layout, Shape
+from mnist_lib.pictures.reading import Layout, Shape
 from mnist_lib.wording import FORMULA, counted, printable
 
 COLUMNS = ("hash", "file", "split", "why", "answer", "probability", "note", "current", "label", "dataset")
@@ -103,7 +103,7 @@ def apply_table(options: ApplyOptions) -> CommandResult:
         data = read_data(request, objects, progress)
     labels = Labels(labels_file(request, objects), options.author())
     labels.refresh()
-    viewer = Viewer(data, Layout(shape=Shape(*data.dataset.image_shape)), NO_FOLDERS)  # the hashes are compared
+    viewer = Viewer(data, Layout(shape=Shape(*data.dataset.image_shape)))  # the hashes are compared
     with contextlib.closing(viewer):
         decided = _decided(rows, labels, viewer, options.table)
         new = [(item, decision.label) for decision, item in decided if item.is_new and decision.label != NONE]

@@ -22,7 +22,6 @@ from mnist_lib.data.changes import MAX_EARLIER_RUNS, DatasetState, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.hold_out import require_untrained
-from mnist_lib.data.prepared.folder import protect_images
 from mnist_lib.data.prepared.writer import ProgressFile
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.report.summary import dataset_summary
@@ -106,7 +105,6 @@ class RunDataset:
         if self._known is None:
             self._known = info = self._prepared()
             self.prepared = steady_time()
-            protect_images(info.table.images)
             self._plan = self._plan.resolve_defaults(lambda: len(info.train))
             options = self._plan.options
             info.check_use(options.percent_for_validation, options.folds)

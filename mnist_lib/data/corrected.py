@@ -4,9 +4,9 @@ They are applied to the arrays, after the index, so that no picture is read agai
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,24 @@ from numpy.typing import NDArray
 from mnist_lib.data.corrections import NONE, Correction, CorrectionCounts, UsedLabels, parse_corrections
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.sources.scan import MAX_NAMED, listed
-from mnist_lib.data.table import TEST, ImageHashes, Labels, Table, hash_of_text, indices_of, text_of
+from mnist_lib.data.table import TEST, Table, hash_of_text, indices_of, text_of
 from mnist_lib.errors import DataError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.wording import counted
 
 REMOVED, NO_CLASS = -1, -2  # in place of a label
+
+# The correction that counts for an image: the last one about it.
+CORRECTION = np.dtype(
+    [
+        ("hash", "<u8", 2),
+        ("label", np.int64),  # a class, REMOVED or NO_CLASS
+        ("stands", np.bool_),  # whether it was not undone
+        ("random", np.bool_),  # whether a decision stands that was made since the image was drawn at random
+        ("disputed", np.bool_),  # whether only models chose the image for the review
+        ("line", np.int64),  # its number in the file, from 1
+    ]
+)
 
 
 def with_corrections(
@@ -40,31 +52,37 @@ def with_corrections(
         DataError: a line is damaged, or the label of an image is no class of the dataset; no image is left to train on
             or to test.
     """
-    corrections = _Corrections.of(parse_corrections(content, where), dataset.classes)
+    decisions = parse_corrections(content, where)
+    corrections = _last_of_each(decisions, dataset.classes)
     before = dataset.table
     shows_class = before.labels < len(dataset.classes)  # corrections do not concern counter-examples
-    found = np.where(shows_class, indices_of(before.hashes, corrections.hashes), -1)
+    found = np.where(shows_class, indices_of(before.hashes, corrections["hash"]), -1)
     corrected = found >= 0
     used = np.unique(found[corrected])
-    corrections.check(used, dataset, where)
+    wrong = corrections["line"][used[corrections["label"][used] == NO_CLASS]]
+    if len(wrong):
+        line = int(wrong.min())
+        expected = f"a class of {dataset.name} ({listed(dataset.classes)}) or {NONE}"
+        got = f"line {line}: expected {expected}, got {decisions[line - 1].label[:100]!r}"
+        raise DataError(f"{where}: {got}; correct the image again, or that line")
 
-    def of_images(values: NDArray[Any]) -> NDArray[Any]:
-        """Return a column of the corrections for each image; 0 for one without a correction."""
-        column = np.zeros(len(before), values.dtype)
-        column[corrected] = values[found[corrected]]
+    def of_images(field: str) -> NDArray[Any]:
+        """Return a field of the correction of each image; 0 for one without a correction."""
+        column = np.zeros(len(before), CORRECTION[field])
+        column[corrected] = corrections[field][found[corrected]]
         return column
 
-    labels = np.where(corrected, of_images(corrections.labels), before.labels)
+    labels = np.where(corrected, of_images("label"), before.labels)
     changed = labels != before.labels
     stays = labels != REMOVED
     in_test = (before.splits == TEST) & shows_class
     counts = CorrectionCounts(
         applied=int((changed & stays).sum()),
-        confirmed=int((of_images(corrections.stands) & ~changed).sum()),
+        confirmed=int((of_images("stands") & ~changed).sum()),
         removed=int((~stays).sum()),
         holdout=int((changed & in_test).sum()),
-        disputed_holdout=int((changed & in_test & of_images(corrections.disputed)).sum()),
-        unknown=len(corrections.labels) - len(used),
+        disputed_holdout=int((changed & in_test & of_images("disputed")).sum()),
+        unknown=len(corrections) - len(used),
     )
     fingerprint = _fingerprint(dataset, labels, np.where(before.conflicts, corrected, changed))
     new_labels: Any = labels.astype(before.labels.dtype)
@@ -72,7 +90,7 @@ def with_corrections(
         before,
         labels=new_labels,
         published=before.labels if published else new_labels,
-        reviewed=of_images(corrections.random),
+        reviewed=of_images("random"),
         conflicts=before.conflicts & ~corrected,
     )
     rows = np.flatnonzero(stays & ~after.conflicts)
@@ -90,69 +108,48 @@ def with_corrections(
     if not published:
         notices += [*_contradictions(before, np.flatnonzero(after.conflicts)), *_missing_classes(result)]
     return result.reporting(
-        notices=(*notices, *corrections.notices(used, dataset.classes, where)),
-        corrections=counts if len(corrections.labels) else None,
+        notices=(*notices, *_unused(corrections, used, dataset.classes, where)),
+        corrections=counts if len(corrections) else None,
         used_labels=UsedLabels.of(content),
         corrected=before.hashes[changed] if changed.any() else None,
     )
 
 
-@dataclass(frozen=True)
-class _Corrections:
-    """The correction that counts for each image."""
+def _last_of_each(decisions: Sequence[Correction], classes: Sequence[str]) -> NDArray[np.void]:
+    """Return the correction that counts for each image, an array of CORRECTION."""
+    last, random = dict[str, int](), set[str]()
+    for line, decision in enumerate(decisions, start=1):
+        last[decision.image] = line
+        if decision.undone:
+            random.discard(decision.image)
+        elif decision.why == "random":
+            random.add(decision.image)
+    # A review of a dataset with a class called `NONE` is refused.
+    numbers = {name: number for number, name in enumerate(classes)} | {NONE: REMOVED}
+    corrections = np.zeros(len(last), CORRECTION)
+    for row, (image, line) in enumerate(last.items()):
+        decision = decisions[line - 1]
+        is_random = image in random
+        is_disputed = decision.why != "random" and not is_random
+        label = numbers.get(decision.label, NO_CLASS)
+        corrections[row] = hash_of_text(image), label, not decision.undone, is_random, is_disputed, line
+    return corrections
 
-    hashes: ImageHashes  # [n, 2]
-    labels: NDArray[np.int64]  # [n]: a class, REMOVED or NO_CLASS
-    stands: NDArray[np.bool_]  # [n]: whether the last decision was not undone
-    random: NDArray[np.bool_]  # [n]: whether a decision stands that was made since the image was drawn at random
-    disputed: NDArray[np.bool_]  # [n]: whether only models chose the image for the review
-    lines: NDArray[np.int64]  # [n]: numbers in the file, from 1
-    names: Sequence[str]  # [n]: the label as it was written
 
-    @classmethod
-    def of(cls, corrections: Sequence[Correction], classes: Sequence[str]) -> "_Corrections":
-        last, random = dict[str, int](), set[str]()
-        for number, correction in enumerate(corrections, start=1):
-            last[correction.image] = number
-            if correction.undone:
-                random.discard(correction.image)
-            elif correction.why == "random":
-                random.add(correction.image)
-        # A review of a dataset with a class called `NONE` is refused.
-        numbers = {name: number for number, name in enumerate(classes)} | {NONE: REMOVED}
-        chosen = [corrections[line - 1] for line in last.values()]
-        return cls(
-            hashes=np.array([hash_of_text(image) for image in last], np.uint64).reshape(len(last), 2),
-            labels=np.array([numbers.get(correction.label, NO_CLASS) for correction in chosen], np.int64),
-            stands=np.array([not correction.undone for correction in chosen], bool),
-            random=np.array([image in random for image in last], bool),
-            disputed=np.array([each.why != "random" and each.image not in random for each in chosen], bool),
-            lines=np.array([*last.values()], np.int64),
-            names=[correction.label for correction in chosen],
-        )
+def _unused(
+    corrections: NDArray[np.void], used: NDArray[np.int64], classes: Sequence[str], where: str
+) -> Iterator[str]:
+    """Yield notices about corrections of images that the dataset does not have, and about a class called `NONE`.
 
-    def check(self, used: NDArray[np.int64], dataset: Dataset, where: str) -> None:
-        """Raise DataError if the label of an image is no class, with the number of the first such line.
-
-        Args:
-            used: the indices of corrections whose image the dataset has.
-        """
-        wrong = used[self.labels[used] == NO_CLASS]
-        if not len(wrong):
-            return
-        first = wrong[self.lines[wrong].argmin()]
-        expected = f"a class of {dataset.name} ({listed(dataset.classes)}) or {NONE}"
-        got = f"line {self.lines[first]}: expected {expected}, got {self.names[first][:100]!r}"
-        raise DataError(f"{where}: {got}; correct the image again, or that line")
-
-    def notices(self, used: NDArray[np.int64], classes: Sequence[str], where: str) -> Iterator[str]:
-        """Yield notices about corrections of images that the dataset does not have, and about a class called `NONE`."""
-        if NONE in classes and (self.labels[used] == REMOVED).any():
-            yield f'{where}: "{NONE}" removes an image, also where a class has this name'
-        unknown = np.sort(np.delete(self.lines, used))
-        if len(unknown):
-            named = listed([f"line {line}" for line in unknown])
-            yield f"{where}: {counted(len(unknown), 'correction')} of images that the dataset does not have: {named}"
+    Args:
+        used: the rows of corrections whose image the dataset has.
+    """
+    if NONE in classes and (corrections["label"][used] == REMOVED).any():
+        yield f'{where}: "{NONE}" removes an image, also where a class has this name'
+    unknown = np.sort(np.delete(corrections["line"], used))
+    if len(unknown):
+        named = listed([f"line {line}" for line in unknown])
+        yield f"{where}: {counted(len(unknown), 'correction')} of images that the dataset does not have: {named}"
 
 
 def _fingerprint(dataset: Dataset, labels: NDArray[np.int64], changed: NDArray[np.bool_]) -> str:
@@ -166,29 +163,16 @@ def _fingerprint(dataset: Dataset, labels: NDArray[np.int64], changed: NDArray[n
 
 
 def _contradictions(table: Table, rows: NDArray[np.int64]) -> list[str]:
-    """Return a notice for the first pictures that are in several classes and have no correction."""
-    same: dict[bytes, list[int]] = defaultdict(list)
+    """Return notices about pictures that are in several classes: the first ones by a file of each class."""
+    pictures: dict[bytes, dict[int, str]] = defaultdict(dict)
     for row in rows.tolist():
-        same[table.hashes[row].tobytes()].append(row)
-    groups = [*same.values()]
-    notices = [
-        "left out, the same picture in several classes: "
-        + listed([table.file(row) or text_of(table.hashes[row]) for row in ordered])
-        for ordered in (_one_of_each_first(group, table.labels) for group in groups[:MAX_NAMED])
-    ]
-    if len(groups) > MAX_NAMED:
-        notices.append(f"left out, in several classes: {len(groups) - MAX_NAMED:,} more")
+        file = table.file(row) or text_of(table.hashes[row])
+        pictures[table.hashes[row].tobytes()].setdefault(int(table.labels[row]), file)
+    named = [[*files.values()] for files in pictures.values()]
+    notices = [f"left out, the same picture in several classes: {listed(files)}" for files in named[:MAX_NAMED]]
+    if len(named) > MAX_NAMED:
+        notices.append(f"left out, in several classes: {len(named) - MAX_NAMED:,} more")
     return notices
-
-
-def _one_of_each_first(group: Sequence[int], labels: Labels) -> list[int]:
-    """Order pictures so that one of each class is among the first, which are named."""
-    places, numbers = [], Counter[int]()
-    for index in group:
-        label = int(labels[index])
-        places.append((numbers[label], index))
-        numbers[label] += 1
-    return [index for _, index in sorted(places)]
 
 
 def _missing_classes(dataset: Dataset) -> Iterator[str]:

@@ -166,30 +166,22 @@ class Dataset:
 
     def check_use(self, validation_percent: int | None, folds: int | None = None) -> None:
         """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
-        if folds is not None:
-            self._check_folds(np.bincount(self.folds(folds), minlength=folds))
-        train, test, held_out = len(self.train), len(self.test), self.validation_size(validation_percent)
+        of_folds = [] if folds is None else np.bincount(self.folds(folds), minlength=folds).tolist()
+        if 0 in of_folds:
+            got = f"none in fold {of_folds.index(0)} of {counted(sum(of_folds), 'training image')}"
+            raise DataError(f"{self.name}: expected images in each of {folds} folds, got {got}; use fewer --folds")
+        train, held_out = len(self.train), self.validation_size(validation_percent)
         if held_out >= train:
             raise DataError(
                 f"{self.name}: expected images to train on, got {held_out} of {train} for validation; add"
                 " pictures, or lower --validation-percent"
             )
-        size = 4 * test * len(self.classes)
+        predicted = max([len(self.test), *of_folds])
+        size = 4 * predicted * len(self.classes)
         if size > MAX_PROBABILITIES:
             raise DataError(
                 f"{self.name}: expected at most {MAX_PROBABILITIES:,} bytes of probabilities, got {size:,} for"
-                f" {test:,} test images and {len(self.classes):,} classes; use fewer test images"
-            )
-
-    def _check_folds(self, sizes: NDArray[np.int64]) -> None:
-        if not sizes.all():
-            got = f"none in fold {sizes.argmin()} of {counted(int(sizes.sum()), 'training image')}"
-            raise DataError(f"{self.name}: expected images in each of {len(sizes)} folds, got {got}; use fewer --folds")
-        size = 4 * int(sizes.max()) * len(self.classes)
-        if size > MAX_PROBABILITIES:
-            raise DataError(
-                f"{self.name}: expected at most {MAX_PROBABILITIES:,} bytes of probabilities, got {size:,} for the"
-                f" largest of {len(sizes)} folds; use more --folds"
+                f" {predicted:,} images and {len(self.classes):,} classes; use fewer test images, or more --folds"
             )
 
     def percent_for_validation(self, validation_percent: int | None) -> int:

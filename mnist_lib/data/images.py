@@ -157,6 +157,8 @@ class PixelFile:
             with self.path.open("rb", buffering=0) as file:
                 if file.read(NAME_BYTES) != self.name.encode():
                     raise OSError(errno.EIO, "another file")
+                with contextlib.suppress(OSError):  # only its owner may
+                    os.utime(file.fileno())  # so that `remove_unused` leaves it
                 yield file
         except OSError as error:
             raise _not_read(self.path, error) from error

@@ -4,7 +4,6 @@ Marks, which a shift does not change, propose a few training images for each tes
 shift decides. A copy that is turned, mirrored or very noisy is not found, nor is an object seen from another side.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,46 +84,33 @@ class _ReducedImages:
     def __init__(self, images: ImageArray) -> None:
         height, width, channels = images.shape[1:]
         shape = min(height, SIDE), min(width, SIDE), channels
-        is_whole = not (height % shape[0] or width % shape[1])
-        # The pixels whose sum is stored, which is exact, if each area consists of whole pixels; or else 1, for means.
-        self._area = np.float32(height // shape[0] * (width // shape[1]) if is_whole else 1)
-        dtype = np.dtype(np.uint16 if is_whole else np.float32)
-        held = min(len(images), MAX_HELD_BYTES // (dtype.itemsize * math.prod(shape)))
-        self._images, self._held = images, np.empty((held, *shape), dtype)
+        held = min(len(images), MAX_HELD_BYTES // (4 * math.prod(shape)))
+        self._images = images
+        self._held = np.empty((held, *shape), np.float32)
 
     def marks(self, block: slice) -> tuple[Floats, Rows]:
         """Read images, and return what `_marks` returns for them."""
         reduced = self._read(self._images[block])
         held = self._held[block]
         held[:] = reduced[: len(held)]
-        marks, compared = _marks(np.divide(reduced, self._area, dtype=np.float32))
+        marks, compared = _marks(reduced)
         return marks, block.start + compared
 
     def __getitem__(self, rows: Rows) -> Floats:
         """Return reduced images, [n, height, width, channels], 0-255."""
-        is_held, reduced = rows < len(self._held), np.empty((len(rows), *self._held.shape[1:]), self._held.dtype)
+        is_held = rows < len(self._held)
+        reduced = np.empty((len(rows), *self._held.shape[1:]), np.float32)
         reduced[is_held] = self._held[rows[is_held]]
         reduced[~is_held] = self._read(self._images[rows[~is_held]])
-        means: Floats = np.divide(reduced, self._area, dtype=np.float32)
-        return means
-
-    def _read(self, images: ImageArray) -> NDArray[np.uint16] | Floats:
-        """Read and reduce images, a few at a time."""
-        reduced = np.empty((len(images), *self._held.shape[1:]), self._held.dtype)
-        count = max(1, MAX_NUMBERS // math.prod(images.shape[1:]))
-        reduce = _sums if reduced.dtype == np.uint16 else _means
-        for part in _blocks(len(images), count):
-            reduced[part] = reduce(np.asarray(images[part]), *reduced.shape[1:3])
         return reduced
 
-
-def _sums(images: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint16]:
-    """Return the sums over areas of whole pixels, at most 8 x 8: [n, height, width, channels]."""
-    count, down, across, channels = images.shape
-    rows = images.reshape(count, height, down // height, across * channels).sum(axis=2, dtype=np.uint16)
-    columns = rows.reshape(count, height, width, across // width, channels)
-    # Sums of slices: `sum` is several times slower where the numbers to add are not far apart.
-    return functools.reduce(np.add, np.moveaxis(columns, 3, 0))
+    def _read(self, images: ImageArray) -> Floats:
+        """Read and reduce images, a few at a time."""
+        reduced = np.empty((len(images), *self._held.shape[1:]), np.float32)
+        count = max(1, MAX_NUMBERS // math.prod(images.shape[1:]))
+        for part in _blocks(len(images), count):
+            reduced[part] = _means(np.asarray(images[part]), *reduced.shape[1:3])
+        return reduced
 
 
 def _means(images: NDArray[np.uint8], height: int, width: int) -> Floats:

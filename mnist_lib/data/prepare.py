@@ -1,6 +1,5 @@
 """Get a dataset, once per run: from a folder of pictures, here or in a bucket, or through TFDS."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +11,12 @@ from mnist_lib.data.corrected import with_corrections
 from mnist_lib.data.corrections import LABELS, LabelsFile, UsedLabels
 from mnist_lib.data.dataset import Dataset, Report
 from mnist_lib.data.embedded import read_embedded
+from mnist_lib.data.images import Images
 from mnist_lib.data.made_up import kinds_unlike
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import (
     LOCK_SUFFIX,
-    is_temporary,
     prepared_folder,
-    protect_images,
     remove_unused,
 )
 from mnist_lib.data.prepared.index import (
@@ -46,7 +44,12 @@ from mnist_lib.data.reading.tables import (
     without_copies,
 )
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.sources.availability import check_source, default_data_dir, describe_availability
+from mnist_lib.data.sources.availability import (
+    check_source,
+    default_data_dir,
+    describe_availability,
+    temporary_folder,
+)
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.mirror import with_local_files
 from mnist_lib.data.sources.own_pictures import listing_of
@@ -91,8 +94,9 @@ def prepare(
         labels, where = file.content(), file.where
     else:
         dataset = _read_other(request)
-    protect_images(dataset.table.images)
-    dataset = dataset.reporting(reusable=not is_temporary(dataset.table.images))
+    images = dataset.table.images
+    is_temporary = isinstance(images, Images) and images.file.folder.parent == temporary_folder()
+    dataset = dataset.reporting(reusable=not is_temporary)
     if used is not None:
         labels = used.part_of(labels, where)
     dataset = with_corrections(dataset, labels, where, published=request.folder is None, for_training=for_training)
@@ -133,8 +137,7 @@ def _read_other(request: DataRequest) -> Dataset:
     except DataFolderError:
         if request.data_dir is not None:
             raise
-        with tempfile.TemporaryDirectory(prefix="tensorflow_datasets-") as temporary:
-            return _read_tfds(request, Path(temporary))
+        return _read_tfds(request, temporary_folder())
 
 
 def _read_folder(request: DataRequest, records: NDArray[np.void], progress: Callable[[str], object]) -> Dataset:

@@ -87,40 +87,39 @@ class DataRequest:
     def __post_init__(self) -> None:
         if self._path is not None:  # absolute, since a worker has another working folder
             object.__setattr__(self, "dataset", str(self._path))
-        if self.dataset_name is not None:
-            if self.folder is None and self.url is None:
-                raise SpecError(f"dataset_name: expected a folder as --dataset, got {self.dataset}; omit it")
-            if not DATASET_NAME.fullmatch(self.dataset_name) or self.dataset_name in DATASETS:
-                expected = f"up to {MAX_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit"
-                got = f"got {self.dataset_name[: 2 * MAX_NAME]!r}"
-                raise SpecError(f"dataset_name: expected {expected}, and no name of the catalog, {got}; choose another")
+        has_pictures = self.folder is not None or self.url is not None
+        is_named = not has_pictures and self.tfds is None
+        if is_named:
+            self._require_known()
+        is_downloaded = self.entry is not None and not self.entry.embedded
+        for expected, fits, options in (
+            ("a folder of pictures", has_pictures, ("dataset_name", "group_by", "none")),
+            ("tfds:NAME", self.tfds is not None, ("tfds_import", "splits")),
+            ("a folder or tfds:NAME", not is_named, ("image_size", "channels")),
+            ("a dataset of the catalog that is not part of this package", is_downloaded, ("data_source",)),
+        ):
+            for option in options if not fits else ():
+                if getattr(self, option) != getattr(type(self), option):  # its default
+                    name = "train_split, test_split" if option == "splits" else option
+                    raise SpecError(f"{name}: expected {expected} as --dataset, got {self.dataset}; omit it")
+        if self.dataset_name is not None and (
+            not DATASET_NAME.fullmatch(self.dataset_name) or self.dataset_name in DATASETS
+        ):
+            expected = f"up to {MAX_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            got = f"got {self.dataset_name[: 2 * MAX_NAME]!r}"
+            raise SpecError(f"dataset_name: expected {expected}, and no name of the catalog, {got}; choose another")
         if self.group_by is not None:
-            if self.folder is None and self.url is None:
-                got = f"got {self.dataset}, whose images have no paths"
-                raise SpecError(f"group_by: expected a folder of pictures as --dataset, {got}; omit it")
             check_group_by(self.group_by)
-        if self.none is not None and self.folder is None and self.url is None:
-            raise SpecError(f"none: expected a folder of pictures as --dataset, got {self.dataset}; omit it")
-        if self.tfds is None and (self.tfds_import or self.splits != ("train", "test")):
-            raise SpecError(f"tfds_import, train_split, test_split: expected tfds:NAME, got {self.dataset}; omit them")
-        if self.folder is None and self.tfds is None and self.url is None:
-            with contextlib.suppress(OSError):  # such as a name that is too long
-                if self.dataset not in DATASETS and Path(self.dataset).exists():
-                    hint = f"did you mean ./{self.dataset}? known: {', '.join(DATASETS)}"
-                    raise SpecError(f"dataset: {self.dataset!r} is not known; {hint}")
-            require_known("dataset", self.dataset, DATASETS)
-            for option in ("image_size", "channels"):
-                if getattr(self, option) is not None:
-                    raise SpecError(
-                        f"{option}: expected a folder or tfds:NAME as --dataset, got {self.dataset}; omit it"
-                    )
-            if self.data_source is not None and DATASETS[self.dataset].embedded:
-                raise SpecError(f"data_source: {self.dataset} is part of this package and is read from there; omit it")
-            return
-        if self.data_source is not None:
-            raise SpecError(f"data_source: expected a dataset of the catalog, got {self.dataset}; omit it")
         require("image_size", self.image_size, ImageSize | None)
         require("channels", self.channels, Channels | None)
+
+    def _require_known(self) -> None:
+        """Raise SpecError if the catalog has no dataset of this name."""
+        with contextlib.suppress(OSError):  # such as a name that is too long
+            if self.dataset not in DATASETS and Path(self.dataset).exists():
+                hint = f"did you mean ./{self.dataset}? known: {', '.join(DATASETS)}"
+                raise SpecError(f"dataset: {self.dataset!r} is not known; {hint}")
+        require_known("dataset", self.dataset, DATASETS)
 
     def shaped(self, image_shape: Sequence[int] | None) -> Self:
         """Return the request with this shape of images. A size or a number of channels that it already names stays.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_lib.errors import ImageError
-from mnist_lib.pictures.reading import Folders, Layout, decode_picture, laid_out, read_content
+from mnist_lib.pictures.reading import Layout, decode_picture, laid_out, read_content
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class View:
     model_input: bytes | None  # PNG: what the model sees; None if it cannot take the picture
 
 
-def view_file(path: Path, layout: Layout, folders: Folders, max_side: int) -> View:
+def view_file(path: Path, layout: Layout, max_side: int) -> View:
     """Return a view of the picture in a file, reduced to `max_side` pixels. Raises ImageError as `read_file`."""
-    plain = decode_picture(read_content(path, folders)).plain
+    plain = decode_picture(read_content(path)).plain
     try:
         model_input = png(laid_out(plain, layout)[0])
     except ImageError:

@@ -10,7 +10,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,10 +36,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 TOO_LARGE = f"expected at most {MAX_PIXELS:,} pixels, got {{}}; scale the picture down"
 
-
 NO_IMAGE = np.empty((0, 0, 0), np.uint8)
-Folders = Mapping[Path, str]  # see `listing.real_folders`
-NO_FOLDERS: Folders = {}
 
 
 class Shape(NamedTuple):
@@ -89,37 +86,20 @@ class Picture:
         return self.size != (width, height)
 
 
-def read_file(path: Path, layout: Layout, folders: Folders = NO_FOLDERS, *, for_people: bool = False) -> Picture:
+def read_file(path: Path, layout: Layout, *, for_people: bool = False) -> Picture:
     """Return the picture in a file. Raises ImageError as `read_content` and `read_picture`."""
-    return read_picture(read_content(path, folders), layout, for_people=for_people)
+    return read_picture(read_content(path), layout, for_people=for_people)
 
 
-def read_content(path: Path, folders: Folders = NO_FOLDERS) -> bytes:
-    """Return the content of a file, or raise ImageError if it is too large, unreadable or not a file.
-
-    Args:
-        folders: a file below one of these must really be in it: a link that leads out of it is not read, even if it
-            appears while the file is opened.
-    """
+def read_content(path: Path) -> bytes:
+    """Return the content of a file, or raise ImageError if it is too large, unreadable or not a file."""
     size = size_of(path)
     with _image_errors(), open(path, "rb", opener=_open) as file:
-        around = [folders[parent] for parent in path.parents if parent in folders]
-        opened = _path_of(file.fileno(), path)
-        if around and not any(opened.startswith(f"{folder.rstrip('/')}/") for folder in around):
-            raise ImageError("expected a file in the folder that was named, got a link out of it; name the file itself")
         content: bytes = file.read(size + 1) or b""  # None: no data yet, in some files of the kernel
     if len(content) != size:  # the kernel also makes up files, such as those in /proc
         got = "more" if len(content) > size else f"{len(content):,}"
         raise ImageError(f"expected the {size:,} bytes of a file, got {got}; wait until it is written")
     return content
-
-
-def _path_of(descriptor: int, path: Path) -> str:
-    """Return the real path of an open file. Only Linux can tell it; elsewhere, a link may have changed meanwhile."""
-    try:
-        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
-    except FileNotFoundError:
-        return os.path.realpath(path)
 
 
 def size_of(path: Path) -> int:
@@ -223,11 +203,11 @@ def laid_out(plain: Image.Image, layout: Layout) -> tuple[NDArray[np.uint8], flo
     return grey[..., None].repeat(layout.shape.channels, axis=2), likeness
 
 
-def shape_of(path: Path, folders: Folders = NO_FOLDERS) -> Shape:
+def shape_of(path: Path) -> Shape:
     """Return the shape of the picture in a file, whose pixels are not decoded. Raises an error of any kind."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(read_content(path, folders)), formats=PICTURE_FORMATS) as image:
+        with Image.open(io.BytesIO(read_content(path)), formats=PICTURE_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ImageError(TOO_LARGE.format(f"{width:,} x {height:,}"))

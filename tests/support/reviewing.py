@@ -26,7 +26,7 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.scan import find_pictures
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.pictures.reading import NO_FOLDERS, Layout, Shape
+from mnist_lib.pictures.reading import Layout, Shape
 from tests.support.job import DRIVER, ROOT, end_of
 from tests.support.linear import LINEAR
 
@@ -62,7 +62,7 @@ def session_of(viewer: Viewer, model: ModelProcess, user: str = "ada") -> Sessio
 def read_all(session: Session, new: Path) -> None:
     """Read and predict the pictures in a folder."""
     paths = find_pictures([new])
-    session.begin(read_files(session.viewer.data, paths, LAYOUT, NO_FOLDERS), len(paths))
+    session.begin(read_files(session.viewer.data, paths, LAYOUT), len(paths))
     session.wait()
 
 

@@ -1,4 +1,4 @@
-"""The digits that are part of this package. `README.md` names the sources of the files, `make.py` makes them again."""
+"""The digits that are part of this package. `README.md` names the sources of the files."""
 
 import hashlib
 from pathlib import Path

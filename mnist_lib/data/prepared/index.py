@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.dataset import Dataset, NearCopies, Report
-from mnist_lib.data.images import PREPARED, Images, PixelFile
+from mnist_lib.data.images import Images, PixelFile
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
 from mnist_lib.data.prepared.recorded import NO_RECORDS, with_records
@@ -146,8 +145,6 @@ def write_index(
     with writing(path.parent):
         _write_arrays(path, _source(request, state), arrays, images.file.path.name)
     remove_unused(path.parent)
-    if path.parent.name == PREPARED:
-        shutil.rmtree(path.parent.with_name(".decoded"), ignore_errors=True)  # of earlier releases
 
 
 def _write_arrays(path: Path, source: str, arrays: dict[str, Any], pixels: str = "") -> None:
@@ -192,8 +189,6 @@ def read_index(name: str, path: Path) -> Index | None:
     file = PixelFile(path.parent, Path(pixels).stem, about.pop("image_shape"), checksums)
     if not file.is_complete() or arrays.keys() != {*OF_TABLE}:  # or it is of another release
         return None
-    with contextlib.suppress(OSError):
-        os.utime(file.path)  # so that it is not removed before a run protects it
     report = Report(**{field: about.pop(field) for field in OF_REPORT})
     dataset = Dataset(name=name, table=Table.of(Images(file, rows), **arrays), report=report, **about)
     return Index(dataset, file, pictures, source)
@@ -237,9 +232,12 @@ def pictures_hash(listing: Listing) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def picture_keys(paths: Sequence[Path]) -> NDArray[np.bytes_]:
-    """Return for each picture what changes with its path, its state and the code that reads it, as in PICTURE."""
-    code, keys = f"{INDEX_SCHEMA} {metadata.version('pillow')}", list[bytes]()
+def known_pictures(paths: Sequence[Path], index: Index | None) -> NDArray[np.void]:
+    """Return what an index knows about each picture, an array of PICTURE: only the key if it does not know one."""
+    code = f"{INDEX_SCHEMA} {metadata.version('pillow')}"
+    places = {} if index is None else {key: place for place, key in enumerate(index.pictures["key"].tolist())}
+    pictures = np.zeros(len(paths), PICTURE)
+    keys = list[bytes]()
     for path in paths:
         try:
             status = path.stat()
@@ -248,17 +246,11 @@ def picture_keys(paths: Sequence[Path]) -> NDArray[np.bytes_]:
             state = str(error)
         text = os.fsencode(f"{code}\0{state}\0{path}")
         keys.append(hashlib.blake2b(text, digest_size=PICTURE["key"].itemsize).digest())
-    return np.array(keys, PICTURE["key"])
-
-
-def known_pictures(paths: Sequence[Path], index: Index | None) -> NDArray[np.void]:
-    """Return what an index knows about each picture, an array of PICTURE: only the key if it does not know one."""
-    pictures = np.zeros(len(paths), PICTURE)
-    pictures["key"], pictures["row"] = picture_keys(paths), -1
+    pictures["key"] = keys
+    pictures["row"] = -1
+    known = np.array([places.get(key, -1) for key in pictures["key"].tolist()], np.int64)
     if index is not None:
-        places = {key: place for place, key in enumerate(index.pictures["key"].tolist())}
-        place = np.array([places.get(key, -1) for key in pictures["key"].tolist()])
-        pictures[place >= 0] = index.pictures[place[place >= 0]]
+        pictures[known >= 0] = index.pictures[known[known >= 0]]
     return pictures
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.images import PixelFile
-from mnist_lib.data.prepared.folder import prepared_folder, protect, remove_unused, require_space, writing
+from mnist_lib.data.prepared.folder import prepared_folder, remove_unused, require_space, writing
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError
 from mnist_lib.wording import Progress
@@ -44,7 +44,6 @@ class PixelWriter:
         self._is_new = earlier is None
         self._target = earlier or PixelFile(folder, uuid.uuid4().hex, tuple(image_shape), np.empty(0, np.uint32))
         self._checksums = self._target.checksums.tolist()
-        protect(self._target)
         with writing(folder):
             self._file = self._target.path.open("xb" if self._is_new else "r+b")
             if self._is_new:

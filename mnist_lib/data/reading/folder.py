@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_lib.data.dataset import Dataset
-from mnist_lib.data.images import Images, blocks
+from mnist_lib.data.images import Images
 from mnist_lib.data.prepared.index import Index, known_pictures
 from mnist_lib.data.prepared.recorded import with_records
 from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.reading.tables import Decoded
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
 from mnist_lib.data.sources.listing import Listing
-from mnist_lib.data.sources.scan import listed, real_folders
+from mnist_lib.data.sources.scan import listed
 from mnist_lib.data.table import as_labels
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_of
@@ -50,13 +50,13 @@ def decode_folder(
     folder = request.folder
     assert folder is not None
     paths = [folder / path for path in listing.paths]
-    pictures, folders = known_pictures(paths, index), real_folders([folder])
+    pictures = known_pictures(paths, index)
     rows = pictures["row"]  # a view
     with contextlib.ExitStack() as stack:
         unknown = np.flatnonzero(rows < 0)
         sandboxes = stack.enter_context(Sandboxes(len(unknown)))
         found: list[Shape | ImageError] = [Shape(*shape) for shape in pictures["shape"].tolist()]
-        measured = sandboxes.map(functools.partial(shape_of, folders=folders), [paths[place] for place in unknown])
+        measured = sandboxes.map(shape_of, [paths[place] for place in unknown])
         measured = reported(measured, len(unknown), "sizes", progress)
         for place, shape_or_error in zip(unknown.tolist(), measured, strict=True):
             found[place] = shape_or_error
@@ -64,19 +64,14 @@ def decode_folder(
                 pictures["shape"][place] = shape_or_error
         shape, notices = _shape(request, dict(zip(listing.paths, found, strict=True)))
         earlier = index.file if index is not None and index.file.image_shape == shape else None
-        if earlier is None:
+        if earlier is None or 2 * (len(paths) - len(unknown)) < len(earlier.checksums):  # most of it is not in use
+            earlier = None
             rows[:] = -1
-        known, unread = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
-        copied = Images(earlier, rows[known]) if earlier and 2 * len(known) < len(earlier.checksums) else None
-        count = len(unread) if copied is None else len(paths)
-        writer = stack.enter_context(PixelWriter(prepared, shape, count, earlier if copied is None else None))
-        if copied is not None:  # since less than half of the file is in use
-            for block in blocks(copied):
-                rows[known[block]] = len(writer) + np.arange(len(known[block]))
-                writer.add(np.asarray(copied[block]))
-        if len(unread) > len(unknown):  # for the other pictures, the shape was another one
+        unread = np.flatnonzero(rows < 0)
+        writer = stack.enter_context(PixelWriter(prepared, shape, len(unread), earlier))
+        if len(unread) > len(unknown):
             sandboxes = stack.enter_context(Sandboxes(len(unread)))
-        read = functools.partial(read_file, layout=Layout(shape=shape), folders=folders)
+        read = functools.partial(read_file, layout=Layout(shape=shape))
         results = sandboxes.map(read, [paths[place] for place in unread])
         results = reported(results, len(unread), "pictures", progress)
         errors = dict[int, ImageError]()
@@ -154,8 +149,7 @@ def probable_shape(request: DataRequest, listing: Listing) -> Shape:
     assert request.folder is not None
     names = listing.paths[:: -(-len(listing.paths) // MAX_SAMPLE)]
     with Sandboxes(len(names)) as sandboxes:
-        shape = functools.partial(shape_of, folders=real_folders([request.folder]))
-        found = sandboxes.map(shape, [request.folder / name for name in names])
+        found = sandboxes.map(shape_of, [request.folder / name for name in names])
         return _shape(request, dict(zip(names, found, strict=True)))[0]
 
 

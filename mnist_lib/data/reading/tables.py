@@ -23,8 +23,6 @@ from mnist_lib.data.table import NO_GROUP, TEST, ImageHashes, Labels, Ranks, Tab
 from mnist_lib.errors import ImageError
 from mnist_lib.wording import counted
 
-MAX_PATHS_BYTES = 1 << 28  # an array takes as many bytes for each path as for the longest
-
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
@@ -168,8 +166,8 @@ def _side(table: Table) -> NDArray[np.float64]:
 
 
 def _files(listing: Listing, count: int) -> NDArray[np.uint8]:
-    """Return the path of each file as in `Table`, or none if they take too much memory, since one is very long."""
+    """Return the path of each file as in `Table`."""
     paths = [os.fsencode(path) for path in listing.paths]
-    if not paths or max(map(len, paths)) * count > MAX_PATHS_BYTES:
+    if not paths:
         return np.empty((count, 0), np.uint8)
     return np.array(paths).view(np.uint8).reshape(count, -1)

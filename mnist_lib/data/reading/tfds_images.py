@@ -6,7 +6,6 @@ TFDS takes no lock, so two concurrent preparations would fail, and it reads trun
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, get_args
@@ -14,8 +13,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.catalog import DatasetEntry
-from mnist_lib.data.images import ImageArray, Images, blocks
+from mnist_lib.data.images import Images
 from mnist_lib.data.prepared.index import lock_preparation
 from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.reading.folder import chosen_shape
@@ -23,7 +21,7 @@ from mnist_lib.data.reading.tables import Decoded
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
 from mnist_lib.data.sources.availability import missing_data, require_obtainable
 from mnist_lib.data.sources.listing import Listing
-from mnist_lib.data.table import Labels, as_labels, hashes_of
+from mnist_lib.data.table import as_labels, hashes_of
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 from mnist_lib.model_file import ModelFile
@@ -170,8 +168,7 @@ def decode_prepared(request: DataRequest, listing: Listing, prepared: Path, buil
         prepared: as `prepared_folder` returns it.
 
     Raises:
-        DataError: a file is damaged, there is too little space for the images, or a dataset of the catalog is not as it
-            was published.
+        DataError: a file is damaged, or there is too little space for the images.
     """
     shape, notices = _shape(request, builder.info.features[builder.info.supervised_keys[0]].shape)
     count = len(listing.splits)
@@ -181,35 +178,12 @@ def decode_prepared(request: DataRequest, listing: Listing, prepared: Path, buil
         for split, rows in zip(request.splits, (slice(train), slice(train, count)), strict=True):
             _read(request, builder, split, writer, shape, labels[rows])
         images = Images(writer.finish(), np.arange(count))
-    of_classes = as_labels(labels, len(listing.classes))
-    if request.entry:
-        check_published(request.name, request.entry, images, of_classes, train)
-    return Decoded(images=images, hashes=hashes_of(images), labels=of_classes, notices=tuple(notices))
-
-
-def check_published(name: str, entry: DatasetEntry, images: ImageArray, labels: Labels, train: int) -> None:
-    """Check a dataset of the catalog. `train`: the number of images before those of the test split
-
-    Raises:
-        DataError: a split has a wrong number of images, a label without a class, or a blank image.
-    """
-    splits = (("train", slice(train), entry.train), ("test", slice(train, len(labels)), entry.test))
-    for split, rows, expected in splits:
-        where = f"{name}/{split}"
-        of_split = images[rows]
-        if not len(labels[rows]) == len(of_split) == expected:
-            got = f"{len(of_split)} and {len(labels[rows])} labels"
-            raise DataError(f"{where}: expected {expected} images, got {got}")
-        if labels[rows].max() >= len(entry.classes):
-            index, last = int(labels[rows].argmax()), len(entry.classes) - 1
-            raise DataError(f"{where}: expected labels 0 to {last}, image {index} has {labels[rows][index]}")
-        for block in blocks(of_split):
-            pixels = np.asarray(of_split[block])
-            flat = pixels.reshape(len(pixels), -1)
-            constant = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
-            if len(constant):
-                blank = block.start + constant[0]
-                raise DataError(f"{where}: image {blank} is blank: all its pixels are {flat[constant[0], 0]}")
+    return Decoded(
+        images=images,
+        hashes=hashes_of(images),
+        labels=as_labels(labels, len(listing.classes)),
+        notices=tuple(notices),
+    )
 
 
 def _shape(request: DataRequest, given: tuple[int | None, ...]) -> tuple[Shape, list[str]]:
@@ -227,7 +201,7 @@ def _read(
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    name, info = f"{request.dataset}/{split}", builder.info.splits[split]
+    name = f"{request.dataset}/{split}"
     number = 0
     same_shape = None not in builder.info.features[builder.info.supervised_keys[0]].shape
     try:
@@ -244,29 +218,14 @@ def _read(
             writer.add(_images(batch, shape))
             number = end
     except tf.errors.OpError as error:
-        where = _first_damage(info.filepaths) or f"a file in {builder.data_path}"
-        damage = f"{where} is damaged ({error.message.splitlines()[0]})"
-        raise DataError(f"{name}: {damage}; delete {builder.data_path} and run again") from error
+        damage = f"a file in {builder.data_path} is damaged ({error.message.splitlines()[0]})"
+        raise DataError(f"{name}: {damage}; delete that folder and run again") from error
     if number != len(labels) or not number:
         raise DataError(f"{name}: expected {counted(max(len(labels), 1), 'image')}, got {number:,}; prepare it again")
     classes = builder.info.features[builder.info.supervised_keys[1]].num_classes
     if not 0 <= labels.min() <= labels.max() < classes:
         got = f"labels {labels.min()} to {labels.max()}"
         raise DataError(f"{name}: expected labels 0 to {classes - 1}, got {got}; choose another split")
-
-
-def _first_damage(files: Iterable[Any]) -> str | None:
-    """Return the first record that cannot be read, or None if all can be; the content of one may still be damaged."""
-    import tensorflow as tf
-
-    for file in files:
-        number = 1
-        try:
-            for _ in tf.data.TFRecordDataset(str(file)):
-                number += 1
-        except tf.errors.OpError:
-            return f"record {number} of {file}"
-    return None
 
 
 def _images(batch: NDArray[Any], shape: Shape) -> NDArray[np.uint8]:

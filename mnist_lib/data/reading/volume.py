@@ -12,7 +12,6 @@ from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.own_pictures import listing_of
 from mnist_lib.data.table import TEST_SHARE
-from mnist_lib.errors import DataFolderError
 from mnist_lib.wording import bytes_text
 
 
@@ -60,19 +59,14 @@ def volume_of(request: DataRequest) -> Volume | None:
     """
     if request.folder is not None:
         listing = listing_of(request)
-        dataset = prepared_dataset(request, pictures_hash(listing))
-        if dataset is None:
-            return _expected(request, listing)
+        state = pictures_hash(listing)
     elif request.entry is None or request.entry.embedded:
         return None
     else:
-        try:
-            folder = tfds_folder(request, request.data_dir or default_data_dir())
-        except DataFolderError:
-            return None
-        dataset = prepared_dataset(request, tfds_hash(request, folder))
-        if dataset is None:
-            return None
+        state = tfds_hash(request, tfds_folder(request, request.data_dir or default_data_dir()))
+    dataset = prepared_dataset(request, state)
+    if dataset is None:
+        return _expected(request, listing) if request.folder is not None else None
     train, shape = len(dataset.train), dataset.image_shape
     return Volume(images=len(dataset.table), train=train, image_shape=shape, exact=True)
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import queue
 import socket
+import tempfile
 import threading
 import urllib.parse
 import urllib.request
@@ -13,7 +14,7 @@ from pathlib import Path
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.class_folders import list_folder
 from mnist_lib.data.sources.own_pictures import listing_of, table_of
-from mnist_lib.errors import DataChecksumError, DataFolderError, DataMissingError
+from mnist_lib.errors import DataChecksumError, DataMissingError
 from mnist_lib.wording import counted
 
 REMEDY = "connect to a network, or name the folder of the original *-ubyte.gz files with --data-source DIR"
@@ -25,15 +26,16 @@ ORIGINAL_FILES = tuple(
 
 
 def default_data_dir() -> Path:
-    """Return the folder that TFDS uses by default.
-
-    Raises:
-        DataFolderError: the folder is in the user's home directory, which cannot be determined.
-    """
+    """Return the folder that TFDS uses by default, or one among the temporary files for a user without a home."""
     try:
         return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-    except RuntimeError as error:
-        raise DataFolderError("expected a home directory for datasets, got none; name one with --data-dir") from error
+    except RuntimeError:
+        return temporary_folder()
+
+
+def temporary_folder() -> Path:
+    """Return the folder of this user among the temporary files, for what can be prepared nowhere else."""
+    return Path(tempfile.gettempdir(), f"mnist_lib-{os.getuid()}")
 
 
 def describe_availability(request: DataRequest) -> str:

@@ -39,7 +39,6 @@ def with_local_files(request: DataRequest) -> DataRequest:
 
     Raises:
         DataMissingError, StoreError: as `mirror`.
-        DataFolderError: there is no folder for the copy.
     """
     if request.url is None:
         return request

@@ -28,11 +28,6 @@ def find_pictures(named: Iterable[Path]) -> list[Path]:
     return [found for path in named for found in (_pictures_in(path) if holds(path.is_dir) else [path])]
 
 
-def real_folders(named: Iterable[Path]) -> dict[Path, str]:
-    """Return the real path of each of the named paths that is a folder, so that no link leads a reader out of it."""
-    return {path: os.path.realpath(path) for path in named if holds(path.is_dir)}
-
-
 def _pictures_in(top: Path) -> list[Path]:
     scan = FolderScan(top)
     found = [path for path, _ in scan.pictures(Path())]

@@ -11,9 +11,7 @@ from jobs.review.data import Viewer
 from jobs.review.model_process import ModelProcess
 from mnist_lib.api import find_version
 from mnist_lib.data.dataset import Dataset
-from mnist_lib.data.sources.scan import real_folders
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.pictures.reading import NO_FOLDERS
 from mnist_lib.pictures.sandbox import Sandbox
 from mnist_lib.store.contents import StoredModel
 from tests.support.bounds import wait_until
@@ -79,7 +77,7 @@ def other_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def viewer(folder: Path) -> Iterator[Viewer]:
-    viewer = Viewer(data_of(folder, validation_percent=20), LAYOUT, real_folders([folder]))
+    viewer = Viewer(data_of(folder, validation_percent=20), LAYOUT)
     yield viewer
     viewer.close()
 
@@ -88,7 +86,7 @@ def viewer(folder: Path) -> Iterator[Viewer]:
 def serve_page(digits: Dataset, model: ModelProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Serve a session without pictures: to read some takes a second, and most requests need none."""
     data = data_of(write_digits(tmp_path_factory.mktemp("page") / "digits", digits, range(120), sorted_by_class=True))
-    viewer = Viewer(data, LAYOUT, NO_FOLDERS)
+    viewer = Viewer(data, LAYOUT)
     session = session_of(viewer, model)
     session.is_complete = True
     wait_until(lambda: model.state == "ready", "the model is not loaded")

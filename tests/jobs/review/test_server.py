@@ -19,7 +19,6 @@ from jobs.review.session import Session
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.sources.scan import find_pictures
 from mnist_lib.pictures.examination import png
-from mnist_lib.pictures.reading import NO_FOLDERS
 from tests.support.bounds import assert_at_most
 from tests.support.hostile_pictures import many_scans, view_slowly
 from tests.support.reviewing import LAYOUT, Client, Serve, data_of, lines_of, read_all, run, serving, session_of
@@ -240,7 +239,7 @@ def test_reviewed_pictures_do_not_come_back_after_a_restart_but_skipped_and_undo
             await client.decide(undone, "4")
             await client.decide({**undone, "seen": 1}, "", "undo")
             await client.decide(skipped, "", "skip")
-        with contextlib.closing(Viewer(data_of(folder), LAYOUT, NO_FOLDERS)) as again:
+        with contextlib.closing(Viewer(data_of(folder), LAYOUT)) as again:
             session = session_of(again, model)
             read_all(session, new)
         shown = set()

@@ -139,8 +139,7 @@ def test_d8_every_class_with_the_same_picture_is_named_even_if_one_has_many_copi
     copies = {f"a/{number}.bmp": noise(99) for number in range(6)}
     folder = write_folder(tmp_path / "f", {**classes("a", "b", "c"), **copies, "b/x.bmp": noise(99)})
     (notice,) = read(folder).report.notices
-    named = "a/0.bmp, b/x.bmp, a/1.bmp, a/2.bmp, a/3.bmp and 2 more"
-    assert notice == f"left out, the same picture in several classes: {named}"
+    assert notice == "left out, the same picture in several classes: a/0.bmp, b/x.bmp"
 
 
 def test_d8_a_damaged_picture_is_named_and_left_out_and_strict_refuses_it(tmp_path: Path) -> None:

@@ -134,8 +134,9 @@ def test_without_the_right_to_write_the_images_are_among_the_temporary_files_of_
         again = prepare(DataRequest(dataset="leaves", data_dir=versions.parent))
         assert again.fingerprint == dataset.fingerprint
     (folder,) = (tmp_path / "temporary").iterdir()
-    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / ".prepared").stat().st_mode & 0o777 == 0o700
     assert np.array_equal(again.train.images, expected)
-    folder.chmod(0o755)
-    with pytest.raises(DataFolderError, match="that belongs to this user alone"):
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(DataFolderError, match="expected a folder that can be written, got none; name another with"):
         prepare(DataRequest(dataset="leaves", data_dir=versions.parent))

@@ -106,11 +106,6 @@ def test_pictures_that_are_reduced_are_compared(size: tuple[int, int]) -> None:
     }
 
 
-def test_sums_over_areas_of_whole_pixels_are_their_means() -> None:
-    pictures = np.stack([np.asarray(noise(seed, (224, 112), "RGB")) for seed in range(3)])
-    assert np.array_equal(module._sums(pictures, 28, 28) / np.float32(32), module._means(pictures, 28, 28))
-
-
 def test_blocks_and_held_images_do_not_change_what_is_named(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = digits.train.images[:200], np.concatenate([digits.train.images[100:115], digits.test.images[:10]])
     whole = named(train, test)

@@ -169,7 +169,7 @@ def prepared_file(request: DataRequest) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_d1_the_error_names_a_damaged_record_and_the_folder_to_delete(
+def test_d1_the_error_names_the_folder_of_a_damaged_record_to_delete(
     request_of_trees: DataRequest, damage: str
 ) -> None:
     file = prepared_file(request_of_trees)
@@ -177,15 +177,15 @@ def test_d1_the_error_names_a_damaged_record_and_the_folder_to_delete(
     inside = record_ends(content)[4] + 20
     rest = bytes([content[inside] ^ 1]) + content[inside + 1 :] if damage == "flip" else b""
     file.write_bytes(content[:inside] + rest)
-    message = rf"tfds:trees/evaluation: record 6 of {file} is damaged .*; delete .*trees.* and run again"
+    message = rf"tfds:trees/evaluation: a file in {file.parent} is damaged .*; delete that folder and run again"
     with pytest.raises(DataError, match=message):
         prepare(request_of_trees)
 
 
-def test_the_error_names_a_record_file_that_is_missing(request_of_trees: DataRequest) -> None:
+def test_the_error_names_the_folder_of_a_record_file_that_is_missing(request_of_trees: DataRequest) -> None:
     file = prepared_file(request_of_trees)
     file.unlink()
-    with pytest.raises(DataError, match=rf"record 1 of {file} is damaged"):
+    with pytest.raises(DataError, match=rf"a file in {file.parent} is damaged"):
         prepare(request_of_trees)
 
 

@@ -15,16 +15,22 @@ from mnist_lib.errors import SpecError
             {"dataset": "mnist", "image_size": (28, 28)},
             "image_size: expected a folder or tfds:NAME as --dataset, got mnist",
         ),
-        ({"dataset": "mnist-mini", "data_source": Path("/x")}, "data_source: mnist-mini is part of this package"),
+        ({"dataset": "mnist-mini", "data_source": Path("/x")}, "data_source: expected .* not part of this package as"),
         (
             {"dataset": "./x", "data_source": Path("/x")},
-            "data_source: expected a dataset of the catalog, got /",
+            "data_source: expected a dataset of the catalog that is not part of this package as --dataset, got /",
         ),
         ({"dataset": "./x", "image_size": (0, 10)}, r"image_size: expected sides from 1 to 224, got \(0, 10\)"),
         ({"dataset": "./x", "channels": 2}, "channels: expected 1 or 3 or 4, got 2"),
         ({"dataset": "mnits"}, "dataset: 'mnits' is not known; did you mean mnist"),
-        ({"dataset": "mnist", "dataset_name": "x"}, "dataset_name: expected a folder as --dataset, got mnist; omit it"),
-        ({"dataset": "tfds:x", "dataset_name": "x"}, "dataset_name: expected a folder as --dataset, got tfds:x; omit"),
+        (
+            {"dataset": "mnist", "dataset_name": "x"},
+            "dataset_name: expected a folder of pictures .*, got mnist; omit",
+        ),
+        (
+            {"dataset": "tfds:x", "dataset_name": "x"},
+            "dataset_name: expected a folder of pictures .*, got tfds:x",
+        ),
         (
             {"dataset": "./x", "dataset_name": "mnist"},
             "dataset_name: expected .*, and no name of the catalog, got 'mni",

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_lib.catalog import DATASETS
 from mnist_lib.data.dataset import Dataset
-from mnist_lib.data.reading.tfds_images import check_published
 from mnist_lib.data.table import Table
 from mnist_lib.errors import DataError
 from tests.support.pixel_files import in_file
@@ -20,38 +18,6 @@ def random_split(n: int) -> Table:
 
 def of(train: Table, test: Table | None = None) -> Dataset:
     return Dataset.of("x", "1", train, random_split(2) if test is None else test)
-
-
-def check(train: Table, test: Table, expected: tuple[int, int] = (5, 2)) -> None:
-    entry = replace(DATASETS["mnist"], train=expected[0], test=expected[1])
-    both = train.followed_by(test)
-    check_published("x", entry, both.images, both.labels, len(train))
-
-
-def test_complete_splits_pass_the_check() -> None:
-    check(random_split(5), random_split(2))
-
-
-@pytest.mark.parametrize("got", [0, 4, 6])
-def test_a_wrong_count_is_refused_with_both_numbers(got: int) -> None:
-    with pytest.raises(DataError, match=f"x/train: expected 5 images, got {got}"):
-        check(random_split(got), random_split(2))
-    with pytest.raises(DataError, match=f"x/test: expected 5 images, got {got}"):
-        check(random_split(3), random_split(got), (3, 5))
-
-
-def test_d6_the_error_locates_a_label_without_a_class() -> None:
-    split = random_split(5)
-    split.labels[3] = 10
-    with pytest.raises(DataError, match="expected labels 0 to 9, image 3 has 10"):
-        check(split, random_split(2))
-
-
-def test_d6_the_error_locates_a_blank_image() -> None:
-    split = random_split(5)
-    np.asarray(split.images)[2] = 7
-    with pytest.raises(DataError, match="image 2 is blank"):
-        check(split, random_split(2))
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from mnist_lib.data.prepare import prepare
+from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.reading import tfds_images
 from mnist_lib.data.reading.tfds_images import prepare_builder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError, DataMissingError, ModelError
 from mnist_lib.model_file import ModelFile
+from mnist_lib.pictures.reading import Shape
 from tests.support.builders import builder_file, trees
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
@@ -89,6 +91,28 @@ def test_an_unknown_name_or_an_error_in_the_file_is_reported_in_one_line(tmp_pat
     wrong.write_text("\nx = 1 / 0\n")
     with pytest.raises(DataError, match=r"wrong\.py, line 2: ZeroDiv"):
         prepare(DataRequest(dataset="tfds:x", data_dir=tmp_path, tfds_import=ModelFile.read(wrong)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3], "tfds:trees/training: expected labels 0 to 2, got labels 0 to 3; choose another split"),
+        ([], "tfds:trees/training: expected 1 image, got 0; prepare it again"),
+    ],
+    ids=["a label out of range", "an empty split"],
+)
+def test_d6_a_split_that_is_empty_or_has_a_label_without_a_class_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], message: str
+) -> None:
+    import tensorflow as tf
+
+    request = trees(tmp_path)
+    builder = prepare_builder(request, tmp_path)
+    images = tf.zeros((len(labels), 6, 5, 3), tf.uint8)
+    examples = tf.data.Dataset.from_tensors((images, tf.constant(labels, tf.int64))).take(len(labels))
+    monkeypatch.setattr(type(builder), "as_dataset", lambda *_, **__: examples)
+    with PixelWriter(tmp_path, (6, 5, 3), 2) as writer, pytest.raises(DataError, match=message):
+        tfds_images._read(request, builder, "training", writer, Shape(6, 5, 3), np.zeros(len(labels), np.int64))
 
 
 def test_w10_the_builder_that_was_read_is_run_and_no_other_file(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ LISTING = "mnist_lib/data/sources/listing.py"
 DATASET = "mnist_lib/data/dataset.py"
 TABLE = "mnist_lib/data/table.py"
 IMAGES = "mnist_lib/data/images.py"
-PREPARED_FOLDER = "mnist_lib/data/prepared/folder.py"
 CORRECTED = "mnist_lib/data/corrected.py"
 CORRECTIONS = "mnist_lib/data/corrections.py"
 TESTS = "mnist_lib/data"
@@ -79,8 +78,8 @@ MUTANTS = (
     Mutant(
         name="each new picture writes all images again",
         file="mnist_lib/data/reading/folder.py",
-        old="2 * len(known) < len(earlier.checksums)",
-        new="2 * len(known) > len(earlier.checksums)",
+        old="2 * (len(paths) - len(unknown)) < len(earlier.checksums)",
+        new="2 * (len(paths) - len(unknown)) > len(earlier.checksums)",
         why="Each night, 40 GB would be written and sent to each node.",
         tests=(f"{TESTS}/test_preparing.py::test_twenty_more_pictures_write_and_send_only_their_images_and_the_index",),
     ),
@@ -97,11 +96,11 @@ MUTANTS = (
     ),
     Mutant(
         name="the images of a running job are removed",
-        file=PREPARED_FOLDER,
-        old="names.update(file.read().split())",
+        file=IMAGES,
+        old="os.utime(file.fileno())",
         new="pass",
         why="A job that trains for days would fail when another one begins.",
-        tests=(f"{TESTS}/test_pixel_files.py::test_only_old_files_that_no_process_uses_are_removed",),
+        tests=(f"{TESTS}/test_pixel_files.py::test_only_old_files_that_nobody_reads_are_removed",),
     ),
     Mutant(
         name="a changed picture keeps its old pixels",
@@ -138,10 +137,10 @@ MUTANTS = (
     Mutant(
         name="a wrong number of images is accepted",
         file="mnist_lib/data/reading/tfds_images.py",
-        old="if not len(labels[rows]) == len(of_split) == expected:",
-        new="if not len(labels[rows]) == len(of_split):",
-        why="A truncated download would be trained on.",
-        tests=(f"{TESTS}/test_split.py",),
+        old="if number != len(labels) or not number:",
+        new="if not number:",
+        why="A truncated file would be trained on.",
+        tests=(f"{TESTS}/test_prepare.py::test_d2_a_record_file_cut_between_records_is_refused",),
     ),
     Mutant(
         name="a run may have no image left to train on",
@@ -170,7 +169,7 @@ MUTANTS = (
     Mutant(
         name="all corrections of test images count as disputed",
         file=CORRECTED,
-        old="(changed & in_test & of_images(corrections.disputed))",
+        old='(changed & in_test & of_images("disputed"))',
         new="(changed & in_test)",
         why="The report would warn of a bias that does not exist.",
         tests=(f"{TESTS}/test_corrected.py::test_the_disputed_labels_of_the_test_are_counted_apart",),
@@ -186,8 +185,8 @@ MUTANTS = (
     Mutant(
         name="a correction gives a counter-example a class",
         file=CORRECTED,
-        old="found = np.where(shows_class, indices_of(before.hashes, corrections.hashes), -1)",
-        new="found = indices_of(before.hashes, corrections.hashes)",
+        old='found = np.where(shows_class, indices_of(before.hashes, corrections["hash"]), -1)',
+        new='found = indices_of(before.hashes, corrections["hash"])',
         why="A picture that shows no class would be left out, and counted as corrected.",
         tests=(f"{TESTS}/test_counter_examples.py",),
     ),
@@ -202,8 +201,8 @@ MUTANTS = (
     Mutant(
         name="of several new copies of an image only one is counted",
         file="mnist_lib/data/changes.py",
-        old="copies = np.arange(len(new)) - np.searchsorted(new_sorted, new_sorted)",
-        new="copies = np.zeros(len(new), int)",
+        old="np.arange(len(keys)) - np.searchsorted(ordered, ordered)",
+        new="0",
         why="A folder that is copied into the dataset would not be reported.",
         tests=(f"{TESTS}/test_changes.py",),
     ),
