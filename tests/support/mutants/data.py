@@ -201,8 +201,8 @@ MUTANTS = (
     Mutant(
         name="of several new copies of an image only one is counted",
         file="mnist_lib/data/changes.py",
-        old="np.arange(len(keys)) - np.searchsorted(ordered, ordered)",
-        new="0",
+        old="copies = np.arange(len(new)) - np.searchsorted(new_sorted, new_sorted)",
+        new="copies = np.zeros(len(new), int)",
         why="A folder that is copied into the dataset would not be reported.",
         tests=(f"{TESTS}/test_changes.py",),
     ),
