@@ -9,14 +9,14 @@ its accuracy on letters of other fonts, less that before the review.
 """
 
 import argparse
-import csv
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ from benchmarks.few_pictures import splits_of
 from benchmarks.job import OWN, ROOT
 from benchmarks.pictures import Draw, picture_sets
 from benchmarks.record import paired_difference_text, setting
+from jobs.console.options import parse
+from jobs.review.__main__ import open_session
+from jobs.review.labels import Decision
+from jobs.review.options import ReviewOptions
+from jobs.review.session import Session
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 
@@ -141,13 +146,14 @@ def train(place: Path, *options: str) -> dict[str, Any]:
     return summary
 
 
-def to_review(place: Path, count: int) -> list[dict[str, str]]:
-    """Return the rows of the table of the first pictures of a review."""
-    table = place / "review.csv"
+@contextlib.contextmanager
+def review_of(place: Path) -> Iterator[Session]:
+    """Open the review of the pictures of a draw, and wait until all of them are read and predicted."""
     data = ("--dataset", str(place / "pictures"), "--data-dir", str(place / "data"))
-    run(place, "jobs.review", *data, "--to", str(table), "--count", str(count))
-    with table.open(newline="") as file:
-        return [*csv.DictReader(file)]
+    options: ReviewOptions = parse("jobs.review", ReviewOptions, [*data, "--storage", str(place / "results")])
+    with open_session(options) as session:
+        session.wait()
+        yield session
 
 
 def review(place: Path, task: Task, model: str) -> Found:
@@ -155,8 +161,9 @@ def review(place: Path, task: Task, model: str) -> Found:
     errors = train(place, *(["--models", model] if model else []))["label_errors"]
     dataset = prepare(DataRequest(dataset=str(place / "pictures"), data_dir=place / "data"))
     wrong = sum(is_wrong(dataset.train.file(index) or "") for index in range(len(dataset.train)))
-    rows = to_review(place, 2 * task.shown)
-    shown = [row["why"] for row in rows if row["split"] != "hold-out" and is_wrong(row["file"])]
+    with review_of(place) as session:
+        chosen = session.order.take(2 * task.shown)
+    shown = [why for item, why in chosen if item.split != "hold-out" and is_wrong(item.name)]
     found, drawn = shown.count("disputed"), shown.count("random")
     share = found / min(task.shown, wrong - drawn)
     return Found(share, errors["count"], sum(is_wrong(error["file"]) for error in errors["first"]))
@@ -169,14 +176,9 @@ def corrected(place: Path, seed: int, letter: Draw) -> float:
     for number in range(OTHER_LETTERS):
         save(letter(number % 10, True, random), place / "others" / str(number % 10) / f"{number}.png")
     before = accuracy(place, seed)
-    rows = to_review(place, CORRECTED)
-    for row in rows:
-        row["label"] = Path(row["file"]).stem.rpartition("-")[2]
-    with (place / "review.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0]])
-        writer.writeheader()
-        writer.writerows(rows)
-    run(place, "jobs.review", "apply", str(place / "review.csv"), "--data-dir", str(place / "data"))
+    with review_of(place) as session:
+        for item, why in session.order.take(CORRECTED):
+            session.decide(Decision(image=item.image, label=Path(item.name).stem.rpartition("-")[2], why=why))
     after = accuracy(place, seed)
     print(f"corrected letters, seed {seed}: {before:.2f}%, {after:.2f}%", file=sys.stderr)
     return after - before

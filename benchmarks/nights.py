@@ -7,7 +7,6 @@ right labels.
 """
 
 import argparse
-import csv
 import json
 import statistics
 import subprocess
@@ -23,6 +22,10 @@ from PIL import Image
 
 from benchmarks.drawings import Pixels, mnist
 from benchmarks.record import setting
+from jobs.console.options import parse
+from jobs.review.__main__ import open_session
+from jobs.review.labels import Decision
+from jobs.review.options import ReviewOptions
 from mnist_lib.clock import now_text
 from mnist_lib.data.corrections import Correction, LabelsFile
 from mnist_lib.data.table import hashes_of, text_of
@@ -106,11 +109,12 @@ def nights(way: str, pictures: Sequence[Picture], count: int, test: Path, home: 
                 )
                 labels.add([correction])
         else:
-            table = home / "review.csv"
-            shown = ("--model=keras@latest", f"--count={REVIEWED}", f"--to={table}")
-            run("jobs.review", f"--dataset={folder}", f"--storage={storage}", *shown)
-            fill(table, truth)
-            run("jobs.review", "apply", table, f"--storage={storage}")
+            words = ["--model=keras@latest", f"--dataset={folder}", f"--storage={storage}"]
+            options: ReviewOptions = parse("jobs.review", ReviewOptions, words)
+            with open_session(options) as session:
+                session.wait()
+                for item, why in session.order.take(REVIEWED):
+                    session.decide(Decision(image=item.image, label=truth[item.image], why=why))
     return found
 
 
@@ -133,16 +137,6 @@ def accuracy(storage: Path, test: Path) -> float:
     )
     command: list[str | Path] = [sys.executable, "-c", program, storage, test]
     return float(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-
-
-def fill(table: Path, truth: Mapping[str, str]) -> None:
-    """Give the pictures in a table of `jobs.review` their right labels."""
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows({**row, "label": truth[row["hash"]]} for row in rows)
 
 
 def report(found: Mapping[str, Sequence[Night]]) -> str:

@@ -7,7 +7,7 @@ a label always has its picture.
 import functools
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from jobs.review.labels import DecisionError
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.dataset import is_validated
-from mnist_lib.data.prepared.recorded import NO_RECORDS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.mirror import with_local_files
@@ -94,11 +93,6 @@ class LearnedLabel(NamedTuple):
     probability: float  # that training gave to the label rather than to the likeliest other one
 
 
-class KnownImage(NamedTuple):
-    split: SplitName
-    label: str
-
-
 @dataclass(frozen=True)
 class ReviewedData:
     """A dataset.
@@ -107,7 +101,7 @@ class ReviewedData:
         folder: the folder of its pictures on this machine, a copy if they are in a bucket; None for arrays.
         listing: what is in that folder, or None.
         validation_percent: percentage of the training images for validation of the model, as in its spec.
-        records: the hashes that the storage has recorded for its pictures.
+        recorded: the hash that the storage has recorded for a picture, by the first 16 bytes of a hash of its file.
     """
 
     request: DataRequest
@@ -115,18 +109,14 @@ class ReviewedData:
     folder: Path | None = None
     listing: Listing | None = None
     validation_percent: int | None = 0
-    records: NDArray[np.void] = field(default_factory=lambda: NO_RECORDS)
+    recorded: Mapping[bytes, bytes] = field(default_factory=dict)
 
     @functools.cached_property
-    def known(self) -> dict[str, KnownImage]:
+    def known(self) -> dict[str, ReviewItem]:
         """The images of the dataset by their hashes."""
-        known: dict[str, KnownImage] = {}
         splits: tuple[SplitName, SplitName] = ("training", "hold-out")
-        for name in splits:
-            split = self.images(name)
-            for index, (row, label) in enumerate(zip(split.hashes, split.labels.tolist(), strict=True)):
-                known[text_of(row)] = KnownImage(self._split(name, index), self.classes[label])
-        return known
+        items = [self.image_item(split, index) for split in splits for index in range(len(self.images(split)))]
+        return {item.image: item for item in items}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -134,12 +124,7 @@ class ReviewedData:
 
     def hash_of(self, picture: Picture) -> str:
         """Return the hash of a picture as `table.text_of` writes it: the one that was recorded for its file, if any."""
-        return self._recorded.get(picture.content, picture.sha256[:16]).hex()
-
-    @functools.cached_property
-    def _recorded(self) -> dict[bytes, bytes]:
-        pairs = (record.tobytes() for record in self.records[::-1])  # the first of a file counts
-        return {pair[:16]: pair[16:] for pair in pairs}
+        return self.recorded.get(picture.content, picture.sha256[:16]).hex()
 
     def paths(self) -> list[Path]:
         """Return the files of its pictures, without counter-examples."""
@@ -149,10 +134,6 @@ class ReviewedData:
 
     def images(self, split: str) -> "Table":
         return self.dataset.test if split == "hold-out" else self.dataset.train
-
-    def _split(self, split: SplitName, index: int) -> SplitName:
-        """Return the split of an image, by its index in the training or the test images."""
-        return "validation" if split == "training" and self._validated[index] else split
 
     @functools.cached_property
     def _validated(self) -> NDArray[np.bool_]:
@@ -166,7 +147,7 @@ class ReviewedData:
     def file_item(self, path: Path, image: str) -> ReviewItem:
         """Return the picture in a file. One that is not in the dataset has no label. `image`: the hash of its pixels"""
         if image in self.known:
-            return ReviewItem(image, str(path), path, *self.known[image])
+            return replace(self.known[image], name=str(path), source=path)
         row = hash_of_text(image)[None]
         below = shares_of(row)[0, 1] < self._percent / 100 and not self.dataset.train.validation.any()
         split: SplitName = "hold-out" if is_held_out(row)[0] else "validation" if below else "training"
@@ -176,8 +157,11 @@ class ReviewedData:
     def image_item(self, split: SplitName, index: int) -> ReviewItem:
         """Return an image of the dataset. `index`: in the training or the test images"""
         images = self.images(split)
-        label, file, image = self.classes[int(images.labels[index])], images.file(index), text_of(images.hashes[index])
-        split = self._split(split, index)
+        image = text_of(images.hashes[index])
+        label = self.classes[int(images.labels[index])]
+        file = images.file(index)
+        if split == "training" and self._validated[index]:
+            split = "validation"
         if file is not None and self.folder is not None:
             return ReviewItem(image, str(self.folder / file), self.folder / file, split, label)
         return ReviewItem(image, f"{split} image {index:,}", index, split, label)
@@ -197,12 +181,13 @@ def read_data(
     """
     local = with_local_files(request)
     listing = listing_of(local) if local.folder is not None else None
-    records = recorded_hashes(objects, request)
     dataset = load_dataset(request, objects, progress)
     if NONE in dataset.classes:
         expected = f'classes with other names than "{NONE}", the label that removes an image'
         raise DataError(f"{request.name}: expected {expected}, got a class of this name; rename it")
-    return ReviewedData(request, dataset.in_memory(), local.folder, listing, validation_percent, records)
+    records = [record.tobytes() for record in recorded_hashes(objects, request)]
+    recorded = {record[:16]: record[16:] for record in reversed(records)}  # the first of a file counts
+    return ReviewedData(request, dataset.in_memory(), local.folder, listing, validation_percent, recorded)
 
 
 class Viewer:
@@ -212,7 +197,8 @@ class Viewer:
         self.data = data
         self.layout = layout
         # A decision about a new picture reads it again, and does not wait for pictures that are only shown.
-        self._to_show, self._to_decide = Sandbox(), Sandbox()
+        self._to_show = Sandbox()
+        self._to_decide = Sandbox()
         self._view = functools.lru_cache(MAX_VIEWS)(self._read_view)
         self._read = functools.partial(read_picture, layout=layout, for_people=True)
 
@@ -272,12 +258,12 @@ class Additions:
     def of(cls, data: ReviewedData) -> "Additions":
         """Return the folder of a dataset.
 
-        Raises SpecError for a dataset without a folder or with groups, or if the name of a class is not allowed in a
+        Raises SpecError for a dataset with groups or a table of labels, or if the name of a class is not allowed in a
         bucket.
         """
-        request, listing = data.request, data.listing
-        if listing is None:
-            raise SpecError(f"dataset: expected a folder of pictures, got {request.name}, which takes no new pictures")
+        request = data.request
+        listing = data.listing
+        assert listing is not None  # see `ReviewOptions.check`
         if request.group_by is not None:
             expected = f"expected a dataset without groups, got {request.name} with --group-by {request.group_by}"
             raise SpecError(f"pictures: {expected}; copy new pictures into their groups yourself, and omit them here")
@@ -309,7 +295,8 @@ class Additions:
         if image in self.present:
             return
         top = self.tops[split]
-        folder, name = "/".join(part for part in (top, self.folders.get((top, label), label)) if part), image + suffix
+        name = image + suffix
+        folder = "/".join(part for part in (top, self.folders.get((top, label), label)) if part)
         if isinstance(self.where, str):
             open_storage(self.where).create(f"{folder}/{name}", content)
         else:  # the folder is not part of the name: a class may have a name that no object may have

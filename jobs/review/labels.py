@@ -4,8 +4,7 @@ A decision that is sent again, since its confirmation was lost, is not stored ag
 """
 
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass
 
 from mnist_lib.clock import now_text
@@ -58,11 +57,11 @@ class Labels:
     """The labels of a dataset that people have given. Several threads may call its methods."""
 
     def __init__(self, file: LabelsFile, user: str) -> None:
-        self.user, self._file = user, file
+        self.user = user
+        self._file = file
         self._content = b""  # content of the file when it was last read
-        self._lines: dict[str, list[Correction]] = {}  # what was read and, after it, what was stored since, by image
-        self._num_read = Counter[str]()  # how many lines about each image were read
-        self._stored: dict[str, Correction] = {}  # the last decision that this process has stored, by image
+        self._lines = dict[str, list[Correction]]()  # what was read and, after it, what was stored since, by image
+        self._stored = dict[str, Correction]()  # the last decision that this process has stored, by image
         self._writing = threading.Lock()
 
     @property
@@ -70,21 +69,21 @@ class Labels:
         return self._file.where
 
     def refresh(self) -> set[str]:
-        """Read the decisions stored since the last call, and return their images. Raises DataError or StoreError."""
+        """Read the file, and return the images about which others have stored decisions since the last call.
+
+        Raises DataError or StoreError.
+        """
         with self._writing:
             content = self._file.content()
-            if not content.startswith(self._content):  # somebody has edited the file
-                self._content = b""
-                self._lines.clear()
-                self._num_read.clear()
-            new = defaultdict[str, list[Correction]](list)
-            for correction in parse_corrections(content[len(self._content) :], self.where):
-                new[correction.image].append(correction)
+            if content == self._content:
+                return set()
+            lines = defaultdict[str, list[Correction]](list)
+            for correction in parse_corrections(content, self.where):
+                lines[correction.image].append(correction)
+            changed = {image for image, corrections in lines.items() if corrections != self._lines.get(image)}
             self._content = content
-            for image, corrections in new.items():  # among them what this process has stored
-                self._lines[image] = self._lines.get(image, [])[: self._num_read[image]] + corrections
-                self._num_read[image] = len(self._lines[image])
-            return {*new}
+            self._lines = dict(lines)
+            return changed
 
     def count(self, image: str) -> int:
         """Return how many decisions about an image are stored."""
@@ -104,23 +103,18 @@ class Labels:
         last = self.last(image)
         return last is not None and not last.undone and (last.why == "random" or not at_random)
 
-    def is_decided(self, image: str, label: str, why: Reason) -> bool:
-        """Return whether the last decision about an image is this label, given by the same person for this reason."""
-        last = self.last(image)
-        return last is not None and not last.undone and (last.label, last.by, last.why) == (label, self.user, why)
-
-    def decide(self, *decisions: Decision) -> None:
-        """Store decisions, except those that were sent before. Raises StoreError."""
+    def decide(self, decision: Decision) -> None:
+        """Store a decision, unless it was sent before. Raises StoreError."""
         with self._writing:
-            corrections = list[Correction]()
-            for decision in decisions:
-                is_decided = self.is_decided(decision.image, decision.label, decision.why)
-                if is_decided and self.count(decision.image) > decision.seen:
-                    continue
-                last = self.last(decision.image)
-                before = decision.replaced if last is None else _restored(last) if last.undone else last.label
-                corrections.append(self._correction(decision.image, decision.label, before, decision.why))
-            self._add(corrections)
+            last = self.last(decision.image)
+            if last is None:
+                replaced = decision.replaced
+            else:
+                is_equal = (last.label, last.by, last.why) == (decision.label, self.user, decision.why)
+                if is_equal and not last.undone and self.count(decision.image) > decision.seen:
+                    return
+                replaced = _restored(last) if last.undone else last.label
+            self._store(decision.image, decision.label, replaced, decision.why)
 
     def undo(self, image: str, *, seen: int) -> str | None:
         """Take back the last decision about an image. Return the label that it has again, or None for a new picture.
@@ -141,31 +135,26 @@ class Labels:
             if last.undone or last.by != self.user:
                 got = "that has been undone" if last.undone else f"of {last.by}"
                 raise DecisionError(f"expected a decision of {self.user} to undo, got one {got}")
-            undone = self._correction(image, last.replaced or NONE, last.label, last.why, undone=True)
-            self._add([undone])
-            return _restored(undone)
+            return _restored(self._store(image, last.replaced or NONE, last.label, last.why, undone=True))
 
     def tally(self) -> Tally:
         """Count what this process has stored."""
-        with self._writing:  # another request may store a decision meanwhile
-            stored = [correction for correction in self._stored.values() if not correction.undone]
-        replaced = [correction.replaced for correction in stored if correction.label != NONE]
-        changed = sum(correction.label not in (NONE, correction.replaced) for correction in stored)
-        added = replaced.count(None)
-        return Tally(len(stored), corrected=changed - added, removed=len(stored) - len(replaced), added=added)
+        decisions = [*self._stored.values()]  # copied in one step: another thread may store a decision meanwhile
+        stored = [correction for correction in decisions if not correction.undone]
+        in_classes = [correction for correction in stored if correction.label != NONE]
+        added = sum(correction.replaced is None for correction in in_classes)
+        changed = sum(correction.label != correction.replaced for correction in in_classes)
+        removed = len(stored) - len(in_classes)
+        return Tally(len(stored), corrected=changed - added, removed=removed, added=added)
 
-    def _correction(
-        self, image: str, label: str, replaced: str | None, why: Reason, undone: bool = False
-    ) -> Correction:
-        at, by = now_text(), self.user
-        return Correction(image=image, label=label, at=at, by=by, replaced=replaced, why=why, undone=undone)
-
-    def _add(self, corrections: Sequence[Correction]) -> None:
-        if corrections:
-            self._file.add(corrections)
-        for correction in corrections:
-            self._lines.setdefault(correction.image, []).append(correction)
-            self._stored[correction.image] = correction
+    def _store(self, image: str, label: str, replaced: str | None, why: Reason, *, undone: bool = False) -> Correction:
+        correction = Correction(
+            image=image, label=label, at=now_text(), by=self.user, replaced=replaced, why=why, undone=undone
+        )
+        self._file.add([correction])
+        self._lines.setdefault(image, []).append(correction)
+        self._stored[image] = correction
+        return correction
 
 
 def _restored(undone: Correction) -> str | None:

@@ -22,50 +22,46 @@ if TYPE_CHECKING:
 
 
 class ModelProcess:
-    """A model in a process of its own. Several threads may call its methods.
+    """A model in a process that is started for it. Several threads may call its methods.
 
     Args:
         load: a function of a module.
     """
 
     def __init__(self, stored: StoredModel, load: Callable[[StoredModel], "Answerer"] = load_answerer) -> None:
-        self.name, self.problem, self.notice = stored.name, "", stored.why_all_accepted() or ""
+        self.name = stored.name
+        self.notice = stored.why_all_accepted() or ""
+        self.problem = ""
         self._process, self._connection = child_process(__name__)
         self._requests = ThreadPoolExecutor(1)  # the process answers one at a time
-        self._loaded = self._requests.submit(self._answer, (load, stored), is_loading=True)
+        self._loaded = self._requests.submit(self._answer, (load, stored))
 
     @property
     def state(self) -> str:
         return "failed" if self.problem else "ready" if self._loaded.done() else "loading"
 
-    def wait(self) -> None:
-        """Wait until the model is loaded. Raises ModelError if it cannot be."""
-        self._loaded.result()
-
     def predict(self, images: NDArray[np.uint8]) -> Answers:
-        """Return the answers for images, [n, height, width, channels].
+        """Return the answers for images, [n, height, width, channels], as soon as the model is loaded.
 
         Raises ModelError if the model cannot be loaded or its process has ended.
         """
-        self.wait()
+        self._loaded.result()
         answers: Answers = self._requests.submit(self._answer, images).result()
         return answers
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._requests.shutdown()
 
-    def _answer(self, request: Any, is_loading: bool = False) -> Any:
-        has_ended = False
+    def _answer(self, request: Any) -> Any:
         try:
             self._connection.send(request)
             answer = self._connection.recv()
         except (EOFError, OSError):
-            got, has_ended = f"one that ended (exit code {self._process.wait()})", True
+            got = f"one that ended (exit code {self._process.wait()})"
             answer = ModelError(f"{self.name}: expected a process that predicts, got {got}; start again")
         if isinstance(answer, ModelError):
-            self.problem = str(answer) if is_loading or has_ended else self.problem
+            self.problem = str(answer)
             raise answer
         return answer
 
@@ -77,16 +73,9 @@ class NoModel:
     state = "failed"
     problem = "there is no champion yet; to have pictures chosen by a model, train one with: python -m jobs.train"
 
-    def wait(self) -> None:
-        """Raise ModelError."""
-        raise ModelError(self.problem)
-
     def predict(self, images: NDArray[np.uint8]) -> Answers:
         """Raise ModelError."""
         raise ModelError(self.problem)
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def _serve(connection: "Connection[Any, Any]") -> None:

@@ -3,12 +3,13 @@
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.review.data import LearnedLabel, ReviewedData, ReviewItem, SplitName
+from jobs.review.data import LearnedLabel, ReviewedData, ReviewItem
 from jobs.review.labels import Labels
 from mnist_lib.data.table import text_of
 from mnist_lib.errors import DataError, ImageError, SpecError
@@ -37,17 +38,17 @@ def read_files(data: ReviewedData, paths: Sequence[Path], layout: Layout) -> Ite
                 yield None
                 continue
             item = data.file_item(path, data.hash_of(picture))
-            item.problem, item.likeness = picture.problem, picture.likeness
+            item.problem = picture.problem
+            item.likeness = picture.likeness
             yield item, None if picture.problem else picture.image
 
 
 def read_arrays(data: ReviewedData, rng: np.random.Generator) -> Iterator[ItemAndImage]:
     """Return the images of a dataset without files, in a random order."""
-    num_training = len(data.dataset.train)
-    for number in rng.permutation(num_training + len(data.dataset.test)).tolist():
-        split: SplitName = "training" if number < num_training else "hold-out"
-        index = number if number < num_training else number - num_training
-        yield data.image_item(split, index), data.images(split).images[index]
+    items = [*data.known.values()]
+    for number in rng.permutation(len(items)):
+        item = items[number]
+        yield item, data.images(item.split).images[item.source]
 
 
 def run_versions(objects: Objects, run: str) -> list[Version]:
@@ -86,26 +87,24 @@ def disputed_items(
 
     Raises DataError if the versions were tested on images that are not in the dataset here.
     """
-    indices = {text_of(row): index for index, row in enumerate(data.dataset.test.hashes)}
-    rows: dict[int, list[tuple[str, float]]] = {}  # index of an image -> answer and probability of each version
+    rows: dict[str, list[tuple[str, float]]] = {}  # image -> answer and probability of each version
     for version in versions:
         predictions = Predictions.read(objects, version)
-        images = [indices.get(text_of(row)) for row in predictions.hashes]
-        for index, probabilities in zip(images, predictions.probabilities, strict=True):
-            if index is not None:
+        for row, probabilities in zip(predictions.hashes, predictions.probabilities, strict=True):
+            image = text_of(row)
+            if image in data.known and data.known[image].split == "hold-out":
                 answer = predictions.classes[int(probabilities.argmax())]
-                rows.setdefault(index, []).append((answer, float(probabilities.max())))
+                rows.setdefault(image, []).append((answer, float(probabilities.max())))
     if not rows:
         raise DataError(
             f"{versions[0].run}: expected {data.request.name} with the images that its models were tested on, got"
             " others; name the same data with --dataset, --data-dir or --data-source"
         )
     disputed = []
-    for index, answers in rows.items():
-        item = data.image_item("hold-out", index)
-        label = labels.label(item.image) or item.label
+    for image, answers in rows.items():
+        item = replace(data.known[image], is_disputed=True)
+        label = labels.label(image) or item.label
         wrong = max((probability for answer, probability in answers if answer != label), default=0.0)
         if wrong >= MIN_PROBABILITY or len({answer for answer, _ in answers}) > 1:
-            item.is_disputed = True
             disputed.append((wrong, item))
     return [item for _, item in sorted(disputed, key=lambda pair: -pair[0])]

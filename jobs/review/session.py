@@ -1,19 +1,18 @@
-"""A review: which picture each browser shows, and what people decide about it.
+"""A review: which pictures the page shows, and what people decide about them.
 
-Several browsers may review at once; each picture is shown in one of them. Meanwhile, a thread reads and predicts the
-pictures. As many pictures are chosen at random as by the model. The model chooses the pictures with the least probable
-labels and, among pictures without a label, those with the least certain answers. A label that the model was trained on
-has the probability of the first half of the training: in the end, a model may know wrong labels by heart.
+A thread reads and predicts the pictures meanwhile. As many pictures are chosen at random as by the model. The model
+chooses the pictures with the least probable labels and, among pictures without a label, those with the least certain
+answers. A label that the model was trained on has the probability of the first half of the training: in the end, a
+model may know wrong labels by heart.
 
 Pictures of the hold-out are only chosen at random. If the model chose among them, those that it finds hard would be
 corrected and no others, and the hold-out would no longer measure its accuracy.
 """
 
 import heapq
+import itertools
 import logging
 import threading
-import time
-from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -30,9 +29,7 @@ from mnist_lib.data.corrections import NONE, Reason
 from mnist_lib.errors import DataReadError, MnistError, ModelError
 from mnist_lib.pictures.sandbox import in_batches
 
-PICTURES_AHEAD = 8  # pictures that a browser loads in advance, so that fast typing need not wait
-SECONDS_UNTIL_RETURNED = 120.0  # without a request; then others get the pictures of a browser
-MAX_WAITING_BYTES = 200_000_000  # of images that are read while the model is loading
+PICTURES_AHEAD = 8  # pictures that the page loads in advance, so that fast typing need not wait
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +38,17 @@ class NotReadYetError(MnistError):
     """A picture has not been read yet, as after a restart. The same request will succeed later."""
 
 
+class ChosenItem(NamedTuple):
+    """A picture, and why it is shown."""
+
+    item: ReviewItem
+    why: Reason
+
+
 class Order:
     """The pictures that can be reviewed next. Pictures must be added in a random order.
 
-    A picture may be in both heaps, or several times in one; it is passed over once it is taken.
+    A picture may be in both heaps; it is passed over once it is taken.
 
     Args:
         model_classes: the classes that the model predicts.
@@ -54,84 +58,64 @@ class Order:
     def __init__(
         self, model_classes: Sequence[str], learned: Mapping[str, LearnedLabel] = MappingProxyType({})
     ) -> None:
-        self.taken = set[str]()  # images that have been chosen, or need no review
-        self.counts = Counter[Reason]()  # of the chosen pictures by the reason
-        self._items, self._numbers = list[ReviewItem](), dict[str, int]()  # all pictures; their indices by image
+        self.model_classes = model_classes
         self._classes = {name: index for index, name in enumerate(model_classes)}
+        self.taken = set[str]()  # images that have been chosen, or need no review
+        self._surplus = 0  # number of pictures taken at random, less those that the model chose
         self._learned = learned
-        # The lowest score comes first, and of equal ones the picture that was added first.
-        self._chosen, self._random = list[tuple[float, int, Reason]](), list[tuple[float, int, Reason]]()
+        # The lowest score comes first, and of equal ones the lowest number, so the earliest entry.
+        self._numbers = itertools.count()
+        self._chosen = list[tuple[float, int, ChosenItem]]()
+        self._random = list[tuple[float, int, ChosenItem]]()
 
     def add(self, item: ReviewItem) -> None:
         """Add a picture. One whose label the models of a run dispute is not chosen at random."""
-        if item.image not in self._numbers:
-            self._numbers[item.image] = len(self._items)
-            self._items.append(item)
-        number = self._numbers[item.image]
         learned = self._learned_label(item)
         if item.is_disputed or learned:
-            heapq.heappush(self._chosen, (learned.probability if learned else 0.0, number, "disputed"))
+            self._push(self._chosen, learned.probability if learned else 0.0, item, "disputed")
         if not item.is_disputed:
-            heapq.heappush(self._random, (0.0, number, "random"))
+            self._push(self._random, 0.0, item, "random")
 
-    def predicted(self, item: ReviewItem) -> None:
-        """Note that the model has predicted a picture that was added."""
+    def add_prediction(self, item: ReviewItem) -> None:
+        """Let the model choose a picture that was added, now that it has predicted the picture."""
         if item.split == "hold-out" or item.probabilities is None or self._learned_label(item):
             return
-        label = None if item.label is None else self._classes.get(item.label)
-        score = float(item.probabilities.max() if label is None else item.probabilities[label])
-        why: Reason = "uncertain" if label is None else "disputed"
-        heapq.heappush(self._chosen, (score, self._numbers[item.image], why))
+        if item.label in self._classes:
+            score = item.probabilities[self._classes[item.label]]
+            self._push(self._chosen, float(score), item, "disputed")
+        else:
+            self._push(self._chosen, float(item.probabilities.max()), item, "uncertain")
+
+    def _push(self, heap: list[tuple[float, int, ChosenItem]], score: float, item: ReviewItem, why: Reason) -> None:
+        heapq.heappush(heap, (score, next(self._numbers), ChosenItem(item, why)))
 
     def _learned_label(self, item: ReviewItem) -> LearnedLabel | None:
         """Return the label with which the model was trained on a picture, if it still has that label."""
         learned = self._learned.get(item.image) if item.split != "hold-out" else None
         return learned if learned and learned.label == item.label else None
 
-    def take(self) -> tuple[ReviewItem, Reason] | None:
-        """Return the next picture and why it is chosen, or None if no picture is left."""
-        num_chosen = self.counts.total() - self.counts["random"]
-        is_random = num_chosen >= self.counts["random"]
-        for heap in (self._random, self._chosen) if is_random else (self._chosen, self._random):
+    def take(self, count: int) -> list[ChosenItem]:
+        """Return the next pictures, up to a number: in turn one at random and one that the model chooses."""
+        return [*itertools.islice(iter(self._take_one, None), count)]
+
+    def _take_one(self) -> ChosenItem | None:
+        heaps = (self._random, self._chosen)
+        for heap in heaps if self._surplus <= 0 else reversed(heaps):
             while heap:
-                _, number, why = heapq.heappop(heap)
-                item = self._items[number]
-                if item.image not in self.taken:
-                    self.taken.add(item.image)
-                    self.counts[why] += 1
-                    return item, why
+                _, _, chosen = heapq.heappop(heap)
+                if chosen.item.image not in self.taken:
+                    self.taken.add(chosen.item.image)
+                    self._surplus += 1 if chosen.why == "random" else -1
+                    return chosen
         return None
-
-    def give_back(self, item: ReviewItem, why: Reason) -> None:
-        """Let a picture that was taken be chosen again."""
-        self.taken.discard(item.image)
-        self.counts[why] -= 1
-        self.add(item)
-        self.predicted(item)
-
-
-class ShownItem(NamedTuple):
-    """A picture that a browser has."""
-
-    item: ReviewItem
-    why: Reason
-    client: str
-
-
-def require_allowed(why: Reason, item: ReviewItem) -> None:
-    """Raise DecisionError if a picture cannot have been chosen for this reason."""
-    if why == "uncertain" and item.split == "hold-out":
-        raise DecisionError("why: expected a picture of the hold-out only at random or disputed, got uncertain")
 
 
 class Session:
-    """The pictures of a review, and the browsers that show them. Several threads may call its methods.
+    """The pictures of a review, and those that the page shows. Several threads may call its methods.
 
     Args:
-        model: predicts pictures of which it says nothing yet.
-        model_classes: the classes that it predicts; those of the dataset are the labels that can be given.
+        model: predicts the pictures that are read.
         additions: where new pictures are copied to; None if there cannot be any.
-        learned: as for `Order`.
 
     Attributes:
         is_complete: whether all pictures have been added.
@@ -142,17 +126,22 @@ class Session:
         labels: Labels,
         viewer: Viewer,
         model: ModelProcess | NoModel,
-        model_classes: Sequence[str],
+        order: Order,
         additions: Additions | None = None,
-        learned: Mapping[str, LearnedLabel] = MappingProxyType({}),
     ) -> None:
-        self.labels, self.viewer, self.model, self.model_classes = labels, viewer, model, model_classes
-        self.classes, self._additions = viewer.data.classes, additions
-        self.order, self.items, self.is_complete = Order(model_classes, learned), dict[str, ReviewItem](), False
+        self.labels = labels
+        self.viewer = viewer
+        self.model = model
+        self.order = order
+        self.classes = viewer.data.classes  # the labels that can be given
+        self.items = dict[str, ReviewItem]()
+        self.is_complete = False
         self.num_pictures = self.num_read = self.num_unreadable = 0
-        self._shown: dict[str, ShownItem] = {}  # by image
-        self._heard: dict[str, float] = {}  # when each browser was last heard from
-        self._lock, self._stopped, self._has_failed = threading.Lock(), threading.Event(), False
+        self._additions = additions
+        self._shown = dict[str, ChosenItem]()  # by image
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._has_failed = False
 
     def begin(self, pictures: Iterator[ItemAndImage | None], count: int) -> None:
         """Begin to read and predict pictures in a thread. `pictures`: None in place of one that cannot be read."""
@@ -169,46 +158,39 @@ class Session:
         self._stopped.set()
 
     def _read(self, pictures: Iterator[ItemAndImage | None]) -> None:
-        waiting, size = deque[list[tuple[ReviewItem, NDArray[np.uint8]]]](), 0
         try:
             for batch in in_batches(self._added(pictures), lambda pair: pair[1].nbytes):
-                waiting.append(batch)
-                size += sum(image.nbytes for _, image in batch)
-                if self.model.state != "loading" or size > MAX_WAITING_BYTES:
-                    self._predict(waiting)
-                    size = 0
+                if not self._stopped.is_set():  # the process of the model ends then, too
+                    self._predict(batch)
         except DataReadError as error:
             log.error("not all images are shown: %s", error)
         finally:
             self.is_complete = True
-        self._predict(waiting)
 
     def _added(self, pictures: Iterator[ItemAndImage | None]) -> Iterator[tuple[ReviewItem, NDArray[np.uint8]]]:
         """Add pictures, and yield those that the model is to predict."""
-        for picture in pictures:
+        for picture in itertools.takewhile(lambda _: not self._stopped.is_set(), pictures):
             self.num_read += 1
             if picture is None:
                 self.num_unreadable += 1
             elif self.add(picture[0]) and picture[1] is not None:
                 yield picture[0], picture[1]
-            if self._stopped.is_set():
-                return
 
-    def _predict(self, waiting: deque[list[tuple[ReviewItem, NDArray[np.uint8]]]]) -> None:
-        """Predict batches of pictures, and remove them."""
-        while waiting and not self._stopped.is_set():
-            items, images = zip(*waiting.popleft(), strict=True)
-            try:
-                answers = self.model.predict(np.stack(images))
-            except ModelError as error:
-                if not self._stopped.is_set() and not self._has_failed:
-                    log.warning("%s; pictures are chosen at random", error)
-                self._has_failed = True
-                continue
-            with self._lock:
-                for item, row, likeness in zip(items, answers.probabilities, answers.likeness.tolist(), strict=True):
-                    item.probabilities, item.to_classes = row, likeness
-                    self.order.predicted(item)
+    def _predict(self, batch: Sequence[tuple[ReviewItem, NDArray[np.uint8]]]) -> None:
+        """Predict pictures, as soon as the model is loaded."""
+        items, images = zip(*batch, strict=True)
+        try:
+            answers = self.model.predict(np.stack(images))
+        except ModelError as error:
+            if not self._stopped.is_set() and not self._has_failed:
+                log.warning("%s; pictures are chosen at random", error)
+            self._has_failed = True
+            return
+        with self._lock:
+            for item, row, likeness in zip(items, answers.probabilities, answers.likeness.tolist(), strict=True):
+                item.probabilities = row
+                item.to_classes = likeness
+                self.order.add_prediction(item)
 
     def add(self, item: ReviewItem) -> bool:
         """Add a picture. Return False if it need not be reviewed: because it already was, or because it is a copy.
@@ -228,20 +210,12 @@ class Session:
             self.order.add(item)
             return True
 
-    def pictures_for(self, client: str) -> list[ShownItem]:
-        """Return the pictures that a browser shows and loads ahead."""
-        now = time.monotonic()
+    def pictures(self) -> list[ChosenItem]:
+        """Return the pictures that the page shows and loads ahead."""
         with self._lock:
-            self._heard[client] = now
-            for shown in [*self._shown.values()]:
-                if now - self._heard.get(shown.client, 0.0) > SECONDS_UNTIL_RETURNED:
-                    del self._shown[shown.item.image]
-                    self.order.give_back(shown.item, shown.why)
-            pictures = [shown for shown in self._shown.values() if shown.client == client]
-            while len(pictures) < PICTURES_AHEAD and (chosen := self.order.take()):
-                pictures.append(ShownItem(*chosen, client))
-                self._shown[chosen[0].image] = pictures[-1]
-            return pictures
+            for chosen in self.order.take(max(0, PICTURES_AHEAD - len(self._shown))):
+                self._shown[chosen.item.image] = chosen
+            return [*self._shown.values()]
 
     def decide(self, decision: Decision) -> None:
         """Store what a person decides about a picture, durably. A new picture is first copied into the dataset.
@@ -252,30 +226,29 @@ class Session:
             ImageError: a new picture cannot be read any more.
             StoreError: it cannot be stored.
         """
-        item, label = self.item(decision.image), decision.label
+        item = self.item(decision.image)
+        label = decision.label
         if label not in (*self.classes, NONE):
             raise DecisionError(f"label: expected a class of the dataset or {NONE}, got {label[:40]!r}")
-        require_allowed(decision.why, item)
         if item.is_new and label != NONE:
             assert self._additions is not None
             self._additions.add(item, label, self.viewer)
         self.labels.decide(replace(decision, replaced=item.label))
         with self._lock:
             item.label = label
-            self._shown.pop(item.image, None)
-            self.order.taken.add(item.image)
+        self.skip(item.image)
 
-    def undo(self, client: str, image: str, why: Reason, seen: int) -> ShownItem:
-        """Take back a decision, and give the picture to the browser again. Raises the errors of `Labels.undo`."""
+    def undo(self, image: str, why: Reason, seen: int) -> ChosenItem:
+        """Take back a decision, and show the picture again. Raises the errors of `Labels.undo`."""
         item = self.item(image)
         label = self.labels.undo(image, seen=seen)
         with self._lock:
             item.label = label
-            self._shown[image] = ShownItem(item, why, client)
+            self._shown[image] = ChosenItem(item, why)
             return self._shown[image]
 
     def skip(self, image: str) -> None:
-        """Show a picture to nobody until the next start."""
+        """Show a picture no more until the next start."""
         with self._lock:
             self._shown.pop(image, None)
             self.order.taken.add(image)
@@ -308,6 +281,6 @@ class Session:
         raise DecisionError(f"expected a picture of this review, got {image[:40]!r}; reload the page")
 
     def num_left(self) -> int:
-        """Return how many pictures are still to be shown, including those that browsers show now."""
+        """Return how many pictures are still to be shown, including those that the page shows now."""
         with self._lock:
             return len(self.items) - len(self.order.taken & self.items.keys()) + len(self._shown)

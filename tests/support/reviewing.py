@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from jobs.review.labels import Labels
 from jobs.review.model_process import ModelProcess
 from jobs.review.pictures import read_files
 from jobs.review.server import Server, listening_socket
-from jobs.review.session import Session
+from jobs.review.session import Order, Session
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.corrections import LabelsFile, labels_file
 from mnist_lib.data.dataset import Dataset
@@ -32,7 +33,6 @@ from tests.support.linear import LINEAR
 
 LAYOUT = Layout.of("mnist-mini", Shape(28, 28, 1))
 Serve = Callable[[], Any]  # returns a context that provides a `Client`
-CLIENT = "0123456789abcdef"
 
 
 def write_digits(folder: Path, digits: Dataset, indices: range, *, sorted_by_class: bool) -> Path:
@@ -56,7 +56,7 @@ def session_of(viewer: Viewer, model: ModelProcess, user: str = "ada") -> Sessio
     data = viewer.data
     labels = Labels(labels_file(data.request, LocalObjects(Path("/nonexistent"))), user)
     labels.refresh()
-    return Session(labels, viewer, model, DIGITS, Additions.of(data))
+    return Session(labels, viewer, model, Order(DIGITS), Additions.of(data))
 
 
 def read_all(session: Session, new: Path) -> None:
@@ -69,8 +69,9 @@ def read_all(session: Session, new: Path) -> None:
 class Client:
     """A browser, as the server sees it."""
 
-    def __init__(self, session: aiohttp.ClientSession, server: Server, client: str = CLIENT) -> None:
-        self.http, self.server, self.client = session, server, client
+    def __init__(self, session: aiohttp.ClientSession, server: Server) -> None:
+        self.http = session
+        self.server = server
         self.base, _, self.token = server.address.partition("/?token=")
         self.port = int(self.base.rpartition(":")[2])
 
@@ -84,13 +85,13 @@ class Client:
 
     async def post(self, path: str, body: Any) -> tuple[int, Any]:
         url = f"{self.base}/{path}"
-        async with self.http.post(url, headers=self.headers, json={"client": self.client, **body}) as answer:
+        async with self.http.post(url, headers=self.headers, json=body) as answer:
             return answer.status, await (answer.json() if answer.status == 200 else answer.text())
 
     async def next(self) -> list[dict[str, Any]]:
-        status, found = await self.post("next", {})
-        assert status == 200, found
-        pictures: list[dict[str, Any]] = found["pictures"]
+        status, content = await self.get("next")
+        assert status == 200, content
+        pictures: list[dict[str, Any]] = json.loads(content)["pictures"]
         return pictures
 
     async def decide(self, picture: dict[str, Any], label: str, path: str = "decide") -> tuple[int, Any]:

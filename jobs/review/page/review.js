@@ -5,7 +5,6 @@ const $ = id => document.getElementById(id);
 const NONE = "none", AHEAD = 8, MAX_RECENT = 6, RETRY_MS = 400, POLL_MS = 2000;
 const KEYS = "1234567890abcdefghijklmnopqrstuvwxyz";
 
-const client = sessionStorage.client ??= Array.from(crypto.getRandomValues(new Uint8Array(16)), byte => byte.toString(16).padStart(2, "0")).join("");
 let about = null, status = null, keys = new Map(), classOf = new Map();
 let queue = [];       // pictures to show; the first is shown
 let history = [];     // decided pictures, the newest last
@@ -42,7 +41,7 @@ async function more() {
   fetching = true;
   try {
     handled = new Set(unsaved.map(entry => entry.picture.image));
-    const found = await request("next", {client});
+    const found = await request("next");
     take(found);
   } catch (error) {
     report(error.message);
@@ -216,7 +215,7 @@ async function flush() {
   while (unsaved.length) {
     const {path, picture, label} = unsaved[0];
     try {
-      const body = {client, image: picture.image, why: picture.why, seen: picture.seen + (path === "undo" ? 1 : 0)};
+      const body = {image: picture.image, why: picture.why, seen: picture.seen + (path === "undo" ? 1 : 0)};
       const found = await request(path, path === "decide" ? {...body, label} : body);
       unsaved.shift();
       status = found.status;

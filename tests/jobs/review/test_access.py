@@ -39,11 +39,12 @@ def test_nothing_is_answered_without_the_cookie(serve_page: Serve) -> None:
     async def test() -> None:
         async with serve_page() as client, serve_page() as other:
             name = client.server.cookie_name
-            for path in ("", "review.js", "about", "picture/" + "0" * 32, "nothing"):
+            for path in ("", "review.js", "about", "next", "picture/" + "0" * 32, "nothing"):
                 for cookie in ("", f"{name}={'0' * 43}", f"{name}={other.token}", f"other={client.token}"):
                     assert (await client.get(path, Cookie=cookie))[0] == 403
-            async with client.http.post(f"{client.base}/next", json={}) as answer:
-                assert answer.status == 403
+            for path in ("decide", "undo", "skip", "draw"):
+                async with client.http.post(f"{client.base}/{path}", headers={"Origin": client.base}) as answer:
+                    assert answer.status == 403
 
     run(test)
 
@@ -60,20 +61,6 @@ def test_the_token_ends_with_the_server(serve_page: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil:{port}"]
-)
-def test_a_name_that_leads_to_this_machine_is_refused(serve_page: Serve, host: str) -> None:
-    async def test() -> None:
-        async with serve_page() as client:
-            name = host.format(port=client.port)
-            assert (await client.get("about", Host=name))[0] == 403
-            async with client.http.get(client.server.address, headers={"Host": name}, allow_redirects=False) as answer:
-                assert answer.status == 403
-
-    run(test)
-
-
-@pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:{port}", None]
 )
 def test_a_decision_from_another_page_is_refused(serve_page: Serve, origin: str | None) -> None:
@@ -82,7 +69,7 @@ def test_a_decision_from_another_page_is_refused(serve_page: Serve, origin: str 
             headers = {name: value for name, value in client.headers.items() if name != "Origin"}
             if origin is not None:
                 headers["Origin"] = origin.format(port=client.port)
-            body = {"client": client.client, "label": "3", "image": "0" * 32, "why": "random", "seen": 0}
+            body = {"label": "3", "image": "0" * 32, "why": "random", "seen": 0}
             url = f"{client.base}/decide"
             async with client.http.post(url, headers=headers, json=body) as answer:
                 assert answer.status == 403

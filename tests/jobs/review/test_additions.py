@@ -3,14 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import obstore
 import pytest
 from obstore.store import from_url
+from PIL import Image
 
 from jobs.review.data import Additions, ReviewedData, read_data
-from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
-from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.bucket import BucketObjects
 from mnist_lib.objects.local import LocalObjects
 from tests.support.pictures import classes, write_folder
@@ -148,7 +149,19 @@ def test_a_table_of_labels_takes_no_new_pictures(tmp_path: Path) -> None:
         Additions.of(data)
 
 
-def test_a_dataset_without_a_folder_takes_no_new_pictures(digits: Dataset) -> None:
-    known = ReviewedData(DataRequest(dataset="mnist-mini"), digits)
-    with pytest.raises(SpecError, match="expected a folder of pictures, got mnist-mini, which takes no new pictures"):
-        Additions.of(known)
+@pytest.mark.long
+def test_w15_a_dataset_with_a_class_called_none_is_refused_before_a_label_is_stored(tmp_path: Path) -> None:
+    write_folder(tmp_path / "f", classes("a", "none"))
+    request = DataRequest(dataset=f"{tmp_path}/f", data_dir=tmp_path)
+    with pytest.raises(DataError, match=r'f: expected classes with other names than "none".*; rename it'):
+        read_data(request, LocalObjects(tmp_path))
+
+
+def test_a_picture_of_a_folder_is_named_by_its_file(folder: Path) -> None:
+    known = data(folder)
+    items = [known.image_item("hold-out", index) for index in range(len(known.dataset.test))]
+    assert len(items) > 5
+    for item, image in zip(items, known.dataset.test.images, strict=True):
+        assert isinstance(item.source, Path)
+        assert item.name == str(item.source)
+        assert np.array_equal(np.asarray(Image.open(item.source)), image[..., 0])

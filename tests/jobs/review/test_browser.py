@@ -57,7 +57,7 @@ TRY_ALL = """async ({base, image}) => {
     element.src = source;
   });
   const options = {credentials: "include"};
-  const decision = JSON.stringify({client: "0123456789abcdef", label: "3", image, why: "random", seen: 0});
+  const decision = JSON.stringify({label: "3", image, why: "random", seen: 0});
   await fetch(`${base}/decide`, {...options, method: "POST", mode: "no-cors", body: decision}).catch(() => {});
   await load("iframe", base);
   return {

@@ -30,7 +30,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_for_each_caller(stored: Store
 
 def test_a_process_that_ends_is_reported_and_predicts_no_more(stored: StoredModel) -> None:
     with closing(ModelProcess(stored, load_linear)) as model:
-        model.wait()
+        model.predict(IMAGES)
         model._process.kill()
         model._process.wait()
         for _ in range(2):

@@ -5,7 +5,6 @@ import contextlib
 import json
 import socket
 import time
-from collections import deque
 from pathlib import Path
 
 import aiohttp
@@ -14,7 +13,7 @@ import pytest
 
 from jobs.review.data import HIDDEN, Viewer
 from jobs.review.model_process import ModelProcess
-from jobs.review.server import MAX_STRANGERS, MAX_UPLOAD_BYTES, NUM_ANSWERS
+from jobs.review.server import MAX_UPLOAD_BYTES, NUM_ANSWERS
 from jobs.review.session import Session
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.sources.scan import find_pictures
@@ -59,21 +58,17 @@ def test_a_large_upload_is_refused(serve_page: Serve) -> None:
         b"",
         b"[]",
         b"{}",
-        b'{"client": "x"}',
-        b'{"client": 1234567890}',
+        b'{"image": "x", "why": "random", "seen": 0}',
+        b'{"image": "00000000000000000000000000000000", "why": "x", "seen": 0}',
         b"\xff",
     ],
 )
 def test_a_malformed_request_is_refused(serve_page: Serve, body: bytes) -> None:
     async def test() -> None:
         async with serve_page() as client:
-            for path in ("next", "decide", "undo", "skip"):
-                url = f"{client.base}/{path}"
-                headers = {**client.headers, "Content-Type": "application/json"}
-                async with client.http.post(url, headers=headers, data=body) as answer:
+            for path in ("decide", "undo", "skip"):
+                async with client.http.post(f"{client.base}/{path}", headers=client.headers, data=body) as answer:
                     assert answer.status == 400
-                async with client.http.post(url, headers=client.headers, data=body) as answer:
-                    assert answer.status == 400  # not JSON
 
     run(test)
 
@@ -86,7 +81,7 @@ def test_a_hostile_drawing_is_an_error_and_the_next_one_is_answered(serve_page: 
     async def test() -> None:
         async with serve_page() as client:
             url = f"{client.base}/draw"
-            for content, status in ((b"x", 409), (drawing[:300], 409), (many_scans()[:400_000], 409), (drawing, 200)):
+            for content, status in ((b"x", 400), (drawing[:300], 400), (many_scans()[:400_000], 400), (drawing, 200)):
                 async with client.http.post(url, headers=client.headers, data=content) as answer:
                     assert answer.status == status, await answer.text()
                     if status == 200:
@@ -113,7 +108,7 @@ def test_a_picture_that_is_like_no_class_of_the_model_has_that_as_its_note(sessi
     session.wait()
     items = [item for item in session.items.values() if item.split == "training"][:2]
     images = np.zeros((28, 28, 1), np.uint8), np.full((28, 28, 1), 9, np.uint8)
-    session._predict(deque([[*zip(items, images, strict=True)]]))
+    session._predict([*zip(items, images, strict=True)])
     assert items[0].note == "none of these"
     assert items[1].note in ("", "unsure")
 
@@ -151,18 +146,12 @@ def test_no_answer_of_the_model_is_sent_for_a_picture_that_measures_the_model(se
     run(test)
 
 
-def test_wrong_labels_and_unknown_pictures_are_refused(serve: Serve, session: Session, folder: Path) -> None:
+def test_wrong_labels_and_unknown_pictures_are_refused(serve: Serve, folder: Path) -> None:
     async def test() -> None:
         async with serve() as client:
             (picture, *_) = await client.next()
-            assert (await client.decide(picture, "ten"))[0] == 409
-            assert (await client.decide({**picture, "image": "0" * 32}, "1"))[0] == 409
-            held_out = next(item for item in session.items.values() if item.split == "hold-out")
-            asked = {"image": held_out.image, "why": "uncertain", "seen": 0}
-            assert (await client.decide(asked, "1")) == (
-                409,
-                "why: expected a picture of the hold-out only at random or disputed, got uncertain\n",
-            )
+            assert (await client.decide(picture, "ten"))[0] == 400
+            assert (await client.decide({**picture, "image": "0" * 32}, "1"))[0] == 400
             assert lines_of(folder) == []
 
     run(test)
@@ -182,23 +171,17 @@ def test_a_storage_that_fails_is_reported_and_the_decision_can_be_sent_again(ser
     run(test)
 
 
-def test_two_browsers_share_the_pictures_and_lose_no_label(serve: Serve, folder: Path, new: Path) -> None:
-    async def review(client: Client, decided: dict[str, str]) -> None:
+def test_two_browsers_that_show_the_same_pictures_lose_no_label(serve: Serve, folder: Path, new: Path) -> None:
+    async def review(client: Client) -> None:
         while pictures := await client.next():
             for picture in pictures:
-                label = Path(picture["name"]).stem[-1]
-                assert picture["image"] not in decided
-                decided[picture["image"]] = label
-                assert (await client.decide(picture, label))[0] == 200
+                assert (await client.decide(picture, Path(picture["name"]).stem[-1]))[0] == 200
 
     async def test() -> None:
-        decided: dict[str, str] = {}
-        async with serve() as first:
-            second = Client(first.http, first.server, "f" * 16)
-            await asyncio.gather(review(first, decided), review(second, decided))
-        assert len(decided) == len(find_pictures([new]))
-        assert {line.image: line.label for line in lines_of(folder)} == decided
-        assert len(lines_of(folder)) == len(decided)
+        async with serve() as client:
+            await asyncio.gather(review(client), review(client))
+        stored = {line.image: line.label for line in lines_of(folder)}
+        assert len(stored) == len(lines_of(folder)) == len(find_pictures([new]))
 
     run(test)
 
@@ -242,9 +225,7 @@ def test_reviewed_pictures_do_not_come_back_after_a_restart_but_skipped_and_undo
         with contextlib.closing(Viewer(data_of(folder), LAYOUT)) as again:
             session = session_of(again, model)
             read_all(session, new)
-        shown = set()
-        while (found := session.order.take()) is not None:
-            shown.add(found[0].image)
+        shown = {item.image for item, _ in session.order.take(1_000)}
         assert {undone["image"], skipped["image"]} <= shown
         assert len(shown) == len(find_pictures([new])) - 1
         assert reviewed["image"] not in shown
@@ -258,7 +239,7 @@ def test_a_picture_that_has_changed_since_is_not_added(serve: Serve, folder: Pat
             (picture, other, *_) = await client.next()
             Path(picture["name"]).write_bytes(Path(other["name"]).read_bytes())
             status, message = await client.decide(picture, "3")
-            assert (status, "expected the picture that was shown, got another" in message) == (409, True)
+            assert (status, "expected the picture that was shown, got another" in message) == (400, True)
             assert lines_of(folder) == []
 
     run(test)
@@ -272,31 +253,9 @@ def test_pictures_are_shown_as_they_are_and_as_the_model_sees_them(serve: Serve)
                 status, content = await client.get(f"picture/{picture['image']}{path}")
                 assert (status, content[:4]) == (200, b"\x89PNG")
             status, about = await client.get("about")
-            assert (json.loads(about)["classes"], json.loads(about)["user"]) == ([*"0123456789"], "ada")
+            assert json.loads(about)["classes"] == [*"0123456789"]
 
     run(test)
-
-
-def test_w14_idle_connections_of_others_stop_nobody_and_write_nothing(
-    serve_page: Serve, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    async def test() -> None:
-        async with serve_page() as client:
-            assert (await client.get("about"))[0] == 200
-            idle = [await asyncio.open_connection("127.0.0.1", client.port) for _ in range(3 * MAX_STRANGERS)]
-            assert (await client.get("about"))[0] == 200
-            about = f"{client.base}/about"
-            async with aiohttp.ClientSession() as other, other.get(about, headers=client.headers) as answer:
-                assert answer.status == 200  # on a new connection
-            await asyncio.sleep(0.2)
-            open_ones = [reader for reader, _ in idle if not reader.at_eof() and reader.exception() is None]
-            assert len(open_ones) <= MAX_STRANGERS
-            for _, writer in idle:
-                writer.close()
-
-    run(test)
-    assert caplog.text == ""
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow
