@@ -7,7 +7,6 @@ type of the field. argparse only splits the command line.
 import argparse
 import difflib
 import functools
-import os
 import re
 import shutil
 import sys
@@ -27,13 +26,7 @@ from jobs.console.values import as_word, base_of, metavar_of, read, require_no_c
 from mnist_lib.catalog import require_known
 from mnist_lib.settings import CheckedFields, choices_of, group_of, option, option_name, options_of, types_of
 
-MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 100_000, 20
-BEGINS = (
-    *(yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken),
-    *(yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken),
-)
-ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
-VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TFDS_DATA_DIR")  # stand for options that are not given
+MAX_CONFIG_BYTES = 100_000
 STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bucket/folder (also gs://, az://)"
 
 
@@ -156,33 +149,6 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def load_yaml(text: str) -> Any:
-    """Load YAML; refuse deep nesting and aliases, which could keep the parser busy for hours.
-
-    Raises yaml.YAMLError, whose message does not contain the text, which can hold the secret of `notify`.
-    """
-    depth = 0
-    try:
-        for token in yaml.scan(text):
-            if isinstance(token, yaml.AliasToken):
-                raise yaml.YAMLError("expected no YAML aliases such as *name; repeat the value instead")
-            depth += isinstance(token, BEGINS) - isinstance(token, ENDS)
-            if depth > MAX_CONFIG_DEPTH:
-                raise yaml.YAMLError(
-                    f"expected at most {MAX_CONFIG_DEPTH} lists or mappings in one another, got more; simplify it"
-                )
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise yaml.YAMLError(f"{error.problem}{line}") from None
-    except yaml.reader.ReaderError:  # whose message contains the text
-        raise yaml.YAMLError("expected printable text, got a character that YAML does not allow; remove it") from None
-    except yaml.YAMLError:
-        raise
-    except Exception as error:  # a tag that does not allow its value, such as !!timestamp x
-        raise yaml.YAMLError(f"expected values of options, got a {type(error).__name__}") from None
-
-
 class _Loader(yaml.SafeLoader):
     """Reads 1e-4 as a number, which YAML 1.1 does not, and dates as text."""
 
@@ -208,11 +174,13 @@ def load_mapping(content: bytes, name: str) -> dict[str, Any]:
     if len(content) > MAX_CONFIG_BYTES:
         raise UsageError(f"{name}: expected a file of at most {MAX_CONFIG_BYTES:,} bytes, got a larger one; shorten it")
     try:
-        loaded = load_yaml(content.decode())
-    except UnicodeDecodeError:
-        raise UsageError(f"{name}: expected a file in UTF-8, got other bytes; convert it") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{name}: {error}") from None
+        loaded = yaml.load(content, _Loader)  # a SafeLoader
+    except Exception as error:  # also RecursionError, and ValueError for a tag such as !!timestamp
+        # Not the text of the error, which can contain a secret of the file:
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{name}: expected YAML in UTF-8, got an error{line}: {problem}; correct it") from None
     if loaded is not None and not (isinstance(loaded, Mapping) and all(isinstance(key, str) for key in loaded)):
         raise UsageError(f"{name}: expected `option_name: value` on each line, got something else; correct it")
     return {key.replace("-", "_"): value for key, value in (loaded or {}).items()}
@@ -240,11 +208,6 @@ def parse(
     Raises:
         UsageError, SpecError: for an unknown name or a value of the wrong type or range.
     """
-    for name in VARIABLES:
-        try:
-            require_no_controls(os.environ.get(name, ""))
-        except ValueError as error:
-            raise UsageError(f"{name}: {error}") from None
     files, words = split_config(arguments)
     command, by_name = parser(program, options), options_of(options)
     flags = vars(command.parse_args(words))
@@ -289,9 +252,11 @@ def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
         field = by_name[name]
         kind = kinds[field.name]
         try:
+            if not field.metadata["positional"]:  # the shell makes words of *.png, and a picture may have any name
+                require_no_controls(value)
             if field.metadata["positional"] and base_of(kind) is tuple:
                 words = value if isinstance(value, list) else [value]
-                values[name] = tuple(read(get_args(kind)[0], word, controls=True) for word in words)
+                values[name] = tuple(read(get_args(kind)[0], word) for word in words)
             elif base_of(kind) is Mapping and isinstance(value, list):  # given several times
                 values[name] = {key: part for word in value for key, part in read(kind, word).items()}
             elif field.metadata["varies"] and isinstance(value, str) and "," in value and not _is_free_text(kind):

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIPE_WIDTH = 120  # characters in a line of a table in a pipe, unless COLUMNS is set or the words need more
 UNLIMITED = 100_000  # characters in a line
 GAP = 2  # spaces between the columns of a table
 
@@ -132,8 +131,8 @@ def print_result(text: str) -> None:
 def as_text(*lines: "RenderableType") -> str:
     """Draw lines of text and tables for standard output, with colours if it is a terminal, without trailing spaces.
 
-    On a terminal, lines break between words. In a pipe, lines break only in tables. With `no_wrap=True,
-    overflow="ignore"`, a path in a `Text` of Rich is not cut.
+    On a terminal, lines break between words; in a pipe, nowhere. With `no_wrap=True, overflow="ignore"`, a path in a
+    `Text` of Rich is not cut.
     """
     return Drawn("\n".join(map(_drawn, lines)).rstrip(" \n"))  # a line of CSV ends with \r
 
@@ -143,7 +142,7 @@ def _drawn(line: "RenderableType") -> str:
         return line
     if isinstance(line, str):
         text = printable(line)
-        if not sys.stdout.isatty() or len(text) <= _max_width():
+        if len(text) <= _max_width():
             return text.rstrip()
         return textwrap.fill(text, _max_width(), break_long_words=False, break_on_hyphens=False)
     console = _stdout()
@@ -153,24 +152,17 @@ def _drawn(line: "RenderableType") -> str:
 
 
 def _stdout() -> "Console":
-    is_terminal = sys.stdout.isatty()
-    return safe_console(width=None if is_terminal else UNLIMITED, force_terminal=is_terminal)
+    return safe_console(width=_max_width(), force_terminal=sys.stdout.isatty())
 
 
-def table(
-    headings: Sequence[str],
-    rows: Iterable[Sequence["str | Text"]],
-    fold: Collection[str] = (),
-    one_line: Collection[str] = (),
-) -> str:
-    """Return a table without borders as text, in the width of standard output.
+def table(headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], fold: Collection[str] = ()) -> str:
+    """Return a table without borders as text.
 
-    On a terminal, cells are wrapped between words; a word that is still too wide is cut or folded. In a pipe, no word
-    is cut.
+    On a terminal, cells are wrapped between words; a word that is still too wide is cut or folded. In a pipe, each row
+    is one line.
 
     Args:
         fold: headings of the columns in which a word that is too long is folded, not cut.
-        one_line: headings of the columns whose cells, such as paths, are not wrapped in a pipe.
     """
     from rich.cells import cell_len
 
@@ -178,7 +170,7 @@ def table(
     widths = [max(cell_len(str(cell)) for cell in column) for column in zip(*lines, strict=True)]
     too_wide = sum(widths) + GAP * (len(widths) - 1) > _max_width()
     if too_wide or not all(isinstance(cell, str) for line in lines for cell in line):
-        return _wrapped_table(lines, fold, one_line)
+        return _wrapped_table(lines, fold)
     # Nothing has to be cut or wrapped: Rich would take seconds for ten thousand rows.
     padded = (
         [f"{cell}{' ' * (width - cell_len(str(cell)))}" for cell, width in zip(line, widths, strict=True)]
@@ -187,7 +179,7 @@ def table(
     return Drawn("\n".join((" " * GAP).join(line).rstrip() for line in padded))
 
 
-def _wrapped_table(lines: Sequence[Sequence["str | Text"]], fold: Collection[str], one_line: Collection[str]) -> str:
+def _wrapped_table(lines: Sequence[Sequence["str | Text"]], fold: Collection[str]) -> str:
     """Return a table whose cells are wrapped or styled. The widest column is narrowed first, and words are cut last."""
     from rich.measure import Measurement
     from rich.table import Table
@@ -198,24 +190,21 @@ def _wrapped_table(lines: Sequence[Sequence["str | Text"]], fold: Collection[str
     sizes = [[Measurement.get(console, options, cell) for cell in column] for column in columns]
     widths = [max(size.maximum for size in column) for column in sizes]
     words = [max(size.minimum for size in column) for column in sizes]
-    unwrapped = [heading in one_line and not console.is_terminal for heading in lines[0]]
-    words = [width if fixed else word for width, word, fixed in zip(widths, words, unwrapped, strict=True)]
     for _ in range(sum(widths) + GAP * (len(widths) - 1) - _max_width()):
         widest = max(range(len(widths)), key=lambda n: (widths[n] > words[n], widths[n]))
-        if console.is_terminal or widths[widest] > words[widest]:
-            widths[widest] -= 1
+        widths[widest] -= 1
     drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="")
-    for heading, width, no_wrap in zip(lines[0], widths, unwrapped, strict=True):
+    for heading, width in zip(lines[0], widths, strict=True):
         overflow: Literal["fold", "ellipsis"] = "fold" if heading in fold else "ellipsis"
-        drawn.add_column(heading, overflow=overflow, no_wrap=no_wrap, width=max(1, width))
+        drawn.add_column(heading, overflow=overflow, width=max(1, width))
     for line in lines[1:]:
         drawn.add_row(*line)
     return as_text(drawn)
 
 
 def _max_width() -> int:
-    """Return the maximum width of a table: COLUMNS if it is set, else that of the terminal, or PIPE_WIDTH in a pipe."""
-    return shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
+    """Return the maximum width of a line: that of the terminal, or no limit in a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
 
 
 class _OneLine(logging.Formatter):

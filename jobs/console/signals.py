@@ -10,15 +10,12 @@ import select
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 from jobs.console.exit_codes import exit_code_of
 from mnist_lib.wording import printable
 
 CLUSTER_LOST = "E-CLUSTER-LOST"
-MAX_CONCURRENT_WRITES = 16
-UNINTERRUPTED = threading.Semaphore(MAX_CONCURRENT_WRITES)  # held by writes: if interrupted, they leave temporary files
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal was closed"}
 
 
@@ -54,9 +51,6 @@ def stoppable(advice: str, end_children: Callable[[], None], node: int | None = 
             os.write(sys.stderr.fileno(), f"{line}{printable(message)}\n".encode())
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # this is the last line of this process
         end_children()
-        deadline = time.monotonic() + 0.5
-        for _ in range(MAX_CONCURRENT_WRITES):
-            UNINTERRUPTED.acquire(timeout=max(0.0, deadline - time.monotonic()))
         os._exit(exit_code)
 
     # A thread waits for the signal, because the main thread may be in Ray's C++ code for half a second.

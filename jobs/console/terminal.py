@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from mnist_lib.wording import Progress, printable, without_secrets
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.segment import Segment
+    from rich.console import Console
     from rich.text import Text
 
-FRAMES, ASCII_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
+FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAME_SECONDS = 0.1
-BAR, ASCII_BAR, BAR_WIDTH = "━─", "#-", 24  # what is done, what is left; characters
+BAR_WIDTH = 24  # characters
 ERASE_LINE = "\r\x1b[2K"
 
 _lock = threading.RLock()
@@ -97,7 +96,9 @@ class _SafeStderr(SafeStream):
 def safe_streams() -> Iterator[SafeStream]:
     """Make `sys.stdout` and `sys.stderr` safe until the block ends, and yield standard output."""
     before = sys.stdout, sys.stderr
-    stdout, stderr = _safe(SafeStream, sys.stdout, 1), _safe(_SafeStderr, sys.stderr, 2)
+    # A command that another one runs has its streams.
+    stdout = sys.stdout if isinstance(sys.stdout, SafeStream) else SafeStream(sys.stdout)
+    stderr = sys.stderr if isinstance(sys.stderr, SafeStream) else _SafeStderr(sys.stderr)
     sys.stdout, sys.stderr = cast(TextIO, stdout), cast(TextIO, stderr)
     try:
         yield stdout
@@ -107,25 +108,13 @@ def safe_streams() -> Iterator[SafeStream]:
         sys.stdout, sys.stderr = before
 
 
-def _safe(kind: type[SafeStream], stream: TextIO | SafeStream | None, descriptor: int) -> SafeStream:
-    if isinstance(stream, SafeStream):  # this command is run by another one
-        return stream
-    if stream is None:  # It is closed: the next file to be opened would get its descriptor, and then the output.
-        while (unwritable := os.open(os.devnull, os.O_RDONLY)) < descriptor:
-            pass
-        os.set_inheritable(unwritable, True)
-        stream = os.fdopen(unwritable, "w", closefd=False)
-    return kind(stream)
-
-
 class _Step(threading.Thread):
     def __init__(self, text: str) -> None:
         super().__init__(daemon=True)
         self._text, self._begin, self._ended = text, time.monotonic(), threading.Event()
         self._progress = ""
         self._file = os.dup(sys.stderr.fileno())  # a copy, since importing TensorFlow redirects standard error
-        is_utf8 = sys.stderr.encoding.lower() == "utf-8"
-        self._frames, self._bar = itertools.cycle(FRAMES if is_utf8 else ASCII_FRAMES), BAR if is_utf8 else ASCII_BAR
+        self._frames = itertools.cycle(FRAMES)
 
     def run(self) -> None:
         while not self._ended.wait(FRAME_SECONDS):
@@ -142,7 +131,7 @@ class _Step(threading.Thread):
         self._progress = f": {progress}"
         if isinstance(progress, Progress):
             done = round(progress.share * BAR_WIDTH)
-            self._progress = f": {self._bar[0] * done}{self._bar[1] * (BAR_WIDTH - done)} {progress}"
+            self._progress = f": {'━' * done}{'─' * (BAR_WIDTH - done)} {progress}"
 
     def write(self, text: str, rest: str = "") -> None:
         """Replace the line, which is cut at the end of `text` if it is too long."""
@@ -206,19 +195,11 @@ class _Drawing(SafeStream):
 
 
 def safe_console(**options: Any) -> "Console":
-    """Return a console of Rich in which no text has control characters, markup or emoji codes."""
+    """Return a console of Rich in which no `str` has control characters, markup or emoji codes."""
     from rich.console import Console
-    from rich.segment import Segment
 
     class SafeConsole(Console):
         def render_str(self, text: str, **options: Any) -> "Text":
             return super().render_str(printable(text, keep="\n"), **options)  # before it is measured
-
-        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
-            for segment in super().render(renderable, options):
-                if segment.control:  # cursor movements of Rich itself
-                    yield segment
-                else:
-                    yield Segment(printable(segment.text, keep="\n"), segment.style)
 
     return SafeConsole(markup=False, emoji=False, highlight=False, **options)

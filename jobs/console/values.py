@@ -165,15 +165,8 @@ def metavar_of(kind: Any) -> str:
     return titles[0] if titles else METAVARS[base_of(kind)]
 
 
-def read(kind: Any, value: Any, *, controls: bool = False) -> Any:
-    """Return the value of an option of this type. Raises ValueError for any other value.
-
-    Args:
-        controls: whether control characters are accepted: the shell may make words from *.png, and the other files must
-            be read even if one has an odd name.
-    """
-    if not controls:
-        require_no_controls(value)
+def read(kind: Any, value: Any) -> Any:
+    """Return the value of an option of this type. Raises ValueError for any other value."""
     functions = [part for part in parts_of(kind)[1] if callable(part)]
     return (functions[0] if functions else READERS[base_of(kind)])(value)
 

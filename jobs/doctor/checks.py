@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +19,6 @@ from mnist_lib.wording import counted, without_secrets
 
 MIN_DISK = 500 << 20  # bytes, for prepared data, checkpoints and models
 MIN_MEMORY = 2 << 30  # bytes, for TensorFlow and a dataset in one worker
-MAX_CLOCK_SECONDS = 5.0  # difference between the clocks of a node and of this machine
 NODE_SECONDS = 60.0  # timeout: a new worker has to start, and on GPU nodes import TensorFlow
 
 INSTALL = "install requirements/runtime.lock on every node"
@@ -63,7 +60,6 @@ class Finding:
 @dataclass(frozen=True)
 class NodeFacts:
     versions: dict[str, str]
-    clock: float  # Unix time
     temporary: str
     disk_free: int  # bytes, in the temporary folder
     memory_free: int  # bytes
@@ -74,7 +70,7 @@ def node_facts() -> NodeFacts:
 
     temporary = tempfile.gettempdir()
     disk_free, memory_free = shutil.disk_usage(temporary).free, psutil.virtual_memory().available
-    return NodeFacts(package_versions(), time.time(), temporary, disk_free, memory_free)
+    return NodeFacts(package_versions(), temporary, disk_free, memory_free)
 
 
 def visible_gpus() -> int:
@@ -112,7 +108,7 @@ def dataset(options: DoctorOptions) -> Iterator[Finding]:
 
 
 def token(options: DoctorOptions) -> Iterator[Finding]:
-    """Check where the token is, and whether other users can read it."""
+    """Say where the token is."""
     from cluster.session import token_file
 
     mode = f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', '').lower() or 'unset'}"
@@ -121,9 +117,6 @@ def token(options: DoctorOptions) -> Iterator[Finding]:
         yield Finding("token", f"in RAY_AUTH_TOKEN; {mode}")
     elif file is None or not file.is_file():
         yield Finding("token", f"none; {mode}")
-    elif _others_read(file):
-        fix = f"chmod 600 {file}, then make a new token: ray get-auth-token --generate"
-        yield Finding("token", f"other users can read {file}", fix)
     else:
         yield Finding("token", f"in {file}; {mode}")
 
@@ -171,14 +164,13 @@ def _dashboard() -> Finding:
 def _nodes() -> Iterator[Finding]:
     from cluster.tasks import call_on_every_node
 
-    asked = time.time()
     for answer in call_on_every_node(node_facts, NODE_SECONDS):
         what = f"node {answer.node.host} ({answer.node.id[:8]})"
         if answer.value is None:
             fix = "see raylet.out on that node, or restart Ray there"
             yield Finding(what, f"does not run tasks: {answer.error}", fix, "E-CLUSTER")
         else:
-            yield from _node(what, answer.node.cpus, answer.value, asked)
+            yield from _node(what, answer.node.cpus, answer.value)
     for gpu in call_on_every_node(visible_gpus, NODE_SECONDS, gpus=True):
         what, gpus = f"node {gpu.node.host} ({gpu.node.id[:8]})", counted(gpu.node.gpus, "GPU")
         if gpu.timed_out:
@@ -192,8 +184,8 @@ def _nodes() -> Iterator[Finding]:
             yield Finding(what, f"{gpus}, which TensorFlow sees")
 
 
-def _node(what: str, cpus: int, facts: NodeFacts, asked: float) -> Iterator[Finding]:
-    """Yield the faults of a node, or one finding if it has none. `asked`: when its facts were asked for."""
+def _node(what: str, cpus: int, facts: NodeFacts) -> Iterator[Finding]:
+    """Yield the faults of a node, or one finding if it has none."""
     faults = list[Finding]()
     if differing := differing_versions(facts.versions):
         faults.append(Finding(what, differing, INSTALL, "E-CLUSTER-VERSIONS"))
@@ -202,11 +194,6 @@ def _node(what: str, cpus: int, facts: NodeFacts, asked: float) -> Iterator[Find
     if facts.memory_free < MIN_MEMORY:
         fix = f"stop other programs there: a worker needs {MIN_MEMORY / 1e9:.0f} GB"
         faults.append(Finding(what, f"{facts.memory_free / 1e9:.1f} GB of memory free", fix, "E-RESOURCES"))
-    # The node read its clock between `asked` and now.
-    off = max(asked - facts.clock, facts.clock - time.time())
-    if off > MAX_CLOCK_SECONDS:
-        fix = "let NTP set the clocks (timedatectl set-ntp true)"
-        faults.append(Finding(what, f"its clock differs from that of this machine by {off:.0f} s", fix))
     free = f"{facts.disk_free / 1e9:.0f} GB of disk and {facts.memory_free / 1e9:.0f} GB of memory free"
     yield from faults or [Finding(what, f"{counted(cpus, 'CPU')}, {free}, same package versions as here")]
 
@@ -216,13 +203,6 @@ def _disk(what: str, folder: str, free: int, code: str, flag: str) -> Finding:
     if free >= MIN_DISK:
         return Finding(what, text)
     return Finding(what, text, f"free some space, or choose another folder with {flag}", code)
-
-
-def _others_read(file: Path) -> bool:
-    """Return whether other users can read a file, by its own mode and the modes of all folders above it."""
-    mode, above = file.stat().st_mode, [folder.stat().st_mode for folder in file.resolve().parents]
-    ways = [(stat.S_IRGRP, stat.S_IXGRP | stat.S_IXOTH), (stat.S_IROTH, stat.S_IXOTH)]
-    return any(mode & read and all(folder & enter for folder in above) for read, enter in ways)
 
 
 # By what they check, in their order.

@@ -24,12 +24,11 @@ from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.documents import decode, encode
 from mnist_lib.environment import MODULE, child_variables, import_keras, usable_cpus
 from mnist_lib.errors import MnistError
-from mnist_lib.results import EpochDone, TrialFailure, TrialResult
+from mnist_lib.results import EpochDone, TrialFailure
 from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted
 
 EPOCHS = 2  # the first is slower on a GPU, so the fastest one counts
-EXACT_MODELS = ("keras", "keras-cnn")  # of which weights are compared: dense layers; convolutions, pooling, dropout
 TIMEOUT_SECONDS = 900.0  # for all models on one kind of devices
 
 # Relative, of the mean loss of the first epoch. With batch statistics of 64 instead of 128 images, as on two GPUs, that
@@ -57,7 +56,6 @@ class Measurement:
     loss: float = 0.0  # of the first epoch
     images_per_second: float = 0.0
     gradient_difference: float | None = None  # see `gradient_difference`; None if it is not finite
-    hashes: tuple[str, ...] = ()  # of the weights: of two equal runs, or of one
     error: str = ""
 
 
@@ -98,7 +96,7 @@ def compared(where: str, measured: Devices, cpu: Devices) -> Iterator[Finding]:
     fault = f"a known vector has wrong numbers: {', '.join(wrong)}" if wrong else ""
     yield _judged(f"copies on {where}", text, fault, fix)
     for name, model in measured.models.items():
-        text, faults = _compare(model, cpu.models[name], is_cpu=measured is cpu)
+        text, faults = _compare(model, cpu.models[name])
         yield _judged(f"{name} on {where}", text, model.error or "; ".join(faults), fix)
 
 
@@ -106,7 +104,7 @@ def _judged(what: str, text: str, fault: str, fix: str) -> Finding:
     return Finding(what, fault, fix, "E-TRAINING") if fault else Finding(what, text)
 
 
-def _compare(model: Measurement, cpu: Measurement, *, is_cpu: bool) -> tuple[str, list[str]]:
+def _compare(model: Measurement, cpu: Measurement) -> tuple[str, list[str]]:
     """Return how a model compares with the same one on the CPU, and what is wrong with it."""
     faults = []
     losses = f"loss {model.loss:.4f}, on the CPU {cpu.loss:.4f}"
@@ -116,12 +114,7 @@ def _compare(model: Measurement, cpu: Measurement, *, is_cpu: bool) -> tuple[str
     gradients = f"gradients differ by {difference:.0e}"
     if not difference <= MAX_GRADIENT_DIFFERENCE:  # for NaN, too
         faults.append(f"{gradients}: expected at most {MAX_GRADIENT_DIFFERENCE:g}")
-    weights = "equal weights of two equal runs"
-    if len(set(model.hashes)) > 1:
-        weights = "two equal runs ended with different weights"
-        faults += [weights] if is_cpu else []  # a GPU is exact only with --deterministic
-    found = [f"{model.images_per_second:,.0f} images/s", losses, gradients]
-    return "; ".join([*found, weights] if len(model.hashes) > 1 else found), faults
+    return f"{model.images_per_second:,.0f} images/s; {losses}; {gradients}", faults
 
 
 def measure(resources: Resources, data_dir: Path, models: Collection[str] = MODELS, **environment: str) -> Devices:
@@ -160,20 +153,19 @@ def measure_here(resources: Resources, data_dir: Path, models: Collection[str]) 
 
 
 def _measure_model(name: str, resources: Resources, dataset: Dataset, strategy: Any, *, xla: bool) -> Measurement:
-    """Train a model, twice if it is exact, and compare its gradients."""
+    """Train a model, and compare its gradients."""
     from mnist_lib.training.diagnosis import gradient_difference
     from mnist_lib.training.trial import WorkerPlace, run_trials
 
     spec = TrialSpec.of(name, epochs=EPOCHS, microbatches=1)  # as if GPUs were asked for
-    trials = [Assignment(spec)] * (2 if name in EXACT_MODELS else 1)
+    trials = [Assignment(spec)]
     events = [*run_trials(trials, lambda: dataset, resources.in_this_process(spec), WorkerPlace(node="here"), math.inf)]
     for event in events:
         if isinstance(event, TrialFailure):
             return Measurement(error=f"{event.code} {event.message}")
     difference = gradient_difference(name, dataset, strategy, xla=xla)
     epochs = [event for event in events if isinstance(event, EpochDone)]
-    hashes = tuple(event.record.weights_sha256 for event in events if isinstance(event, TrialResult))
-    return Measurement(epochs[0].loss, max(epoch.images_per_second for epoch in epochs), difference, hashes)
+    return Measurement(epochs[0].loss, max(epoch.images_per_second for epoch in epochs), difference)
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ def as_lines(answers: Sequence[Answer]) -> list[str]:
         mark = UNSURE if answer.rejection == UNSURE else ""
         rows.append([answer.name, *([str(answer.rejection), "", "", ""] if answer.is_rejected else cells), mark])
     headings = ("picture", "class", "probability", "next", "probability", "")
-    lines = [table(headings, rows, fold=["picture"], one_line=["picture", "class"])]
+    lines = [table(headings, rows, fold=["picture"])]
     for reason, advice in ((UNSURE, ""), *((reason, "; --accept-all predicts all") for reason in NO_ANSWER)):
         if count := sum(answer.rejection == reason for answer in answers):
             lines.append(f"{reason}: {count:,} of {counted(len(answers), 'picture')}{advice}.")

@@ -76,7 +76,6 @@ class RunProgress:
         self.lanes = 1  # how many trials run at once
         self.deadline = math.inf  # the value of `steady_time()` at which the last trial should end
         self.trials: dict[str, TrialProgress] = {}
-        self._costs: dict[str, float] = {}  # of one epoch, by model
         self._epochs: dict[str, tuple[float, float]] = {}  # model -> number and total seconds of its epochs
         self._ended = 0
         for spec in trials:
@@ -85,7 +84,6 @@ class RunProgress:
     def add(self, spec: TrialSpec, epochs: int) -> None:
         """Show a trial that is to be trained up to this number of epochs."""
         self.trials[spec.id] = TrialProgress(spec.id, spec.model, epochs, spec.validation_percent != 0)
-        self._costs[spec.model] = spec.cost / spec.epochs
 
     def restore(self, rows: Sequence[TrialRecord | FailedTrial]) -> None:
         """Show the trials that earlier drivers have finished."""
@@ -146,8 +144,7 @@ class RunProgress:
     def seconds_left(self, trial: TrialProgress) -> float | None:
         """Return the expected seconds until a trial ends, from the mean duration of its model's epochs.
 
-        If that model has no epoch yet, from what the trial has trained of its first one; if that is nothing, those of
-        other models are scaled by cost. None until there is any.
+        If that model has no epoch yet, from what the trial has trained of its first one. None if that is nothing.
         """
         if trial.end:
             return 0.0
@@ -157,9 +154,6 @@ class RunProgress:
         elif trial.epoch > first:
             count = trial.epoch - first
             seconds = time.monotonic() - begin
-        elif self._epochs:
-            count = sum(count * self._costs[model] for model, (count, _) in self._epochs.items())
-            seconds = sum(seconds for _, seconds in self._epochs.values()) * self._costs[trial.model]
         else:
             return None
         return self._until_deadline((trial.epochs - trial.epoch) * seconds / count)
@@ -292,7 +286,7 @@ def drawing(progress: RunProgress, console: Console) -> Group:
 def _cells(progress: RunProgress, trial: TrialProgress) -> dict[str, RenderableType]:
     has_time_left = trial.state in (State.RUNNING, State.RETRYING)
     return {
-        "trial": Text(trial.id),
+        "trial": trial.id,
         "state": Text(trial.state.value, style=STYLES[trial.state]),
         "epochs": f"{int(trial.epoch)}/{trial.epochs}",
         "loss": _text(trial.loss, ".4f"),
@@ -301,7 +295,7 @@ def _cells(progress: RunProgress, trial: TrialProgress) -> dict[str, RenderableT
         "images/s": _text(trial.images_per_second, ",.0f"),
         "time left": time_left(progress.seconds_left(trial)) if has_time_left else "",
         "attempt": str(trial.attempt),
-        "node": Text(trial.node),
+        "node": trial.node,
     }
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cluster.deadlines import Clock, RunningTime, Wait
-from jobs.console.signals import MAX_CONCURRENT_WRITES, UNINTERRUPTED
 from mnist_lib.errors import StoreError
 from mnist_lib.wording import counted
 
@@ -16,6 +15,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # between two looks at the progress of the storage
 MAX_STALL_SECONDS = 600.0  # without the end of any write; a write to a bucket takes several requests
 MAX_NAMED_KEYS = 5  # in one message
+MAX_CONCURRENT_WRITES = 16
 # Limits on the writes that wait for the storage; beyond them, lanes wait.
 MAX_UNWRITTEN = 1_000
 MAX_UNWRITTEN_BYTES = 256_000_000
@@ -130,8 +130,7 @@ class WriteQueue:
             if self._next_key() is None:
                 return False  # what is left belongs to keys that other threads are working on
             key, write = self._begin()
-        with UNINTERRUPTED:
-            self._make(key, write)
+        self._make(key, write)
         return True
 
     def _next_key(self) -> str | None:

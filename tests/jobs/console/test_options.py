@@ -137,16 +137,12 @@ def test_an_unknown_name_in_a_file_is_refused_in_a_short_line(name: str, tmp_pat
     assert len(str(refused.value)) < 200
 
 
-def test_a_sparse_file_or_many_brackets_are_refused_at_once(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    for content, size, message in (
-        (b"", 10**11, "at most 100,000 bytes"),
-        (b"x: " + b"[" * 90_000, 90_003, "at most 20"),
-    ):
-        config.write_bytes(content)
-        os.truncate(config, size)
-        with at_most_processor_seconds(2), pytest.raises(UsageError, match=message):
-            parse("program", Options, ["--config", str(config)])
+    config.touch()
+    os.truncate(config, 10**11)
+    with at_most_processor_seconds(2), pytest.raises(UsageError, match="at most 100,000 bytes"):
+        parse("program", Options, ["--config", str(config)])
 
 
 @pytest.mark.parametrize("text", ["width", "=3"])
@@ -229,16 +225,6 @@ def test_a_control_character_in_any_text_is_refused_and_the_rest_is_not_printed(
         config.write_text(yaml.safe_dump(content))
         with pytest.raises(UsageError, match=expected):
             parse("program", Options, ["--config", str(config)])
-
-
-@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "TFDS_DATA_DIR"])
-def test_a_control_character_in_a_variable_that_stands_for_an_option_is_refused(
-    variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(variable, "canary\n")
-    with pytest.raises(UsageError, match=f"{variable}: expected text without control characters") as refused:
-        parse("program", Options, [])
-    assert "canary" not in str(refused.value)
 
 
 def test_one_odd_name_among_several_pictures_is_accepted() -> None:

@@ -177,11 +177,11 @@ def test_lines_of_text_break_between_words_on_a_terminal_only(terminal: int, mon
     assert as_text(*text.split("\n")) == text
 
 
-def test_a_pipe_gets_whole_words_without_trailing_spaces_or_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_gets_each_row_in_a_line_without_trailing_spaces_or_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("FORCE_COLOR", "1")
     text = table(HEADINGS, [(*ROWS[0][:4], Text("green", style="green")), ROWS[1]])
-    assert "2026-11-25T03-00-00Z-mnist-mini" in text
+    assert len(text.splitlines()) == 3
     assert "\x1b" not in text
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 

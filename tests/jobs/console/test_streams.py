@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -20,7 +19,6 @@ from mnist_lib.store.champions.appointment import champion
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.publishing import publish
-from mnist_lib.wording import printable
 from tests.support.hostile import ANY_TEXT, is_harmless
 from tests.support.job import ROOT
 from tests.support.store.fake_versions import about, files
@@ -54,11 +52,10 @@ COMMANDS = [
 # Each command gets a new standard output, and the list of exit codes goes to the file `codes`.
 MANY_COMMANDS = """
 import importlib, json, os, pathlib, sys
-full = None if sys.stdout is None else os.dup(1)
+full = os.dup(1)
 codes = {}
 for line in sys.argv[1:]:
-    if full is not None:
-        os.dup2(full, 1)
+    os.dup2(full, 1)
     name, *words = (word.replace("_", " ") for word in line.split())
     try:
         module = importlib.import_module(name)
@@ -82,17 +79,15 @@ def storage(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("redirection", [">/dev/full", pytest.param(">&-", marks=pytest.mark.long)])
-def test_u10_every_command_ends_with_74_if_its_output_is_lost(redirection: str, storage: Path) -> None:
+def test_u10_every_command_ends_with_74_if_its_output_is_lost(storage: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": str(ROOT)}  # buffered output fails late
-    command = ["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-c", MANY_COMMANDS, *COMMANDS]
+    command = ["sh", "-c", 'exec "$0" "$@" >/dev/full', sys.executable, "-c", MANY_COMMANDS, *COMMANDS]
     done = subprocess.run(command, cwd=storage, env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((storage / "codes").read_text()) == dict.fromkeys(COMMANDS, 74), done.stderr
     lines = done.stderr.splitlines()
-    reason = "No space left on device" if redirection == ">/dev/full" else "Bad file descriptor"
     assert [line for line in lines if line.startswith("error[")] == len(COMMANDS) * [
-        f"error[E-OUTPUT] standard output cannot be written ({reason}); send the output to another place"
+        "error[E-OUTPUT] standard output cannot be written (No space left on device); send the output to another place"
     ]
     assert "Traceback" not in done.stderr
 
@@ -109,31 +104,17 @@ def test_a_command_whose_output_is_lost_still_does_its_work(storage: Path) -> No
     assert current.version == 1
 
 
-@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2>/dev/full 0<&-"])
-def test_a_lost_standard_error_changes_no_exit_code_and_no_output(redirection: str) -> None:
+def test_a_lost_standard_error_changes_no_exit_code_and_no_output() -> None:
     code = "import sys; from jobs.console.output import *; sys.exit(entry_point(lambda _: %s or 9)([]))"
     both = code % "print_stderr('a line') or print_result('a result')"
-    command = ["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-c", both]
+    command = ["sh", "-c", 'exec "$0" "$@" 2>/dev/full', sys.executable, "-c", both]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": ""}, stdout=subprocess.PIPE)
     assert (done.returncode, done.stdout) == (9, b"a result\n")
 
 
-def test_a_file_opened_after_standard_output_was_closed_gets_no_output(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from jobs.console.output import *\n"
-        "def command(_):\n"
-        "    with open(sys.argv[1], 'w') as file:\n"
-        "        print('printed'); os.system('echo a child')\n"
-        "        return print_result('a result') or 9\n"
-        "sys.exit(entry_point(command)([]))"
-    )
-    command = ["sh", "-c", 'exec "$0" "$@" >&-', sys.executable, "-c", code, str(tmp_path / "file")]
-    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, (tmp_path / "file").read_text()) == (74, ""), done.stderr
-
-
 EVERYWHERE = """
 import logging, sys, threading, warnings
+from rich.console import Group
 from rich.text import Text
 from jobs.console.output import *
 from tests.support.hostile import HOSTILE
@@ -151,7 +132,8 @@ def command(_):
     thread.start()
     thread.join()
     print_result(f"result {HOSTILE}")
-    print_result(as_text(HOSTILE, Text(HOSTILE), table([HOSTILE], [[HOSTILE]]), table([HOSTILE], [[Text(HOSTILE)]])))
+    by_rich = (Group(HOSTILE), table([HOSTILE, ""], [[HOSTILE, Text("drawn")]]))
+    print_result(as_text(HOSTILE, table([HOSTILE], [[HOSTILE]]), *by_rich))
     fail()
 
 sys.exit(entry_point(command)([]))
@@ -167,7 +149,7 @@ def test_text_of_others_is_escaped_wherever_it_is_printed(encoding: str) -> None
     for text in (stdout, stderr):
         assert is_harmless(text)
     assert stdout.count(r"b\x1b]0;x") == stdout.count("[red]e") == 7
-    assert stdout.count(r"\n[red]e") == 4  # a line feed is escaped in a line and in the cells of a table
+    assert stdout.count(r"\n[red]e") == 5  # a line feed is escaped in a line and in the cells of a table
     assert r"logged b\x1b]0;x" in stderr
     assert stderr.splitlines()[-1].startswith(r"error[E-BUG] ValueError: b\x1b]0;x")
 
@@ -184,12 +166,9 @@ def test_no_text_can_act_on_a_terminal_or_fail_to_be_printed(text: str, encoding
 
 
 @pytest.mark.fuzz
-@given(names=st.lists(ANY_TEXT, min_size=1, max_size=3), width=st.sampled_from(["20", "200"]))
-def test_a_table_has_one_line_for_each_row_whatever_the_names(names: list[str], width: str) -> None:
-    with mock.patch.dict(os.environ, COLUMNS=width):
-        text = table(("name", "count"), [(name, "7") for name in names])
-        drawn = table(("name", "count"), [(Text(name), "7") for name in names])
-    assert is_harmless(text)
-    assert is_harmless(drawn)
-    if width == "200" and all(len(printable(name)) < 150 for name in names):
+@given(names=st.lists(ANY_TEXT, min_size=1, max_size=3))
+def test_a_table_has_one_line_for_each_row_whatever_the_names(names: list[str]) -> None:
+    for count in ("7", Text("7")):
+        text = table(("name", "count"), [(name, count) for name in names])
+        assert is_harmless(text)
         assert [line.split()[-1] for line in text.splitlines()] == ["count", *len(names) * "7"]

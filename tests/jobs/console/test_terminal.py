@@ -131,13 +131,6 @@ def test_without_a_terminal_only_lines_are_printed() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "a log line\na printed line\n")
 
 
-def test_a_terminal_without_unicode_gets_an_ascii_spinner() -> None:
-    code, shown, _ = shown_on_terminal("-c", QUICK_STEPS, PYTHONIOENCODING="ascii")
-    assert code == 0
-    assert "outer step" in shown
-    assert shown.isascii()
-
-
 def test_a_lost_terminal_does_not_end_a_step() -> None:
     ours, its = pty.openpty()
     code = "import time\nfrom jobs.console.terminal import step\nwith step('a step'): time.sleep(1)\nprint('done')"

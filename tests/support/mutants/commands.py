@@ -79,14 +79,6 @@ MUTANTS = (
         tests=("jobs/train/test_hostile_configurations.py",),
     ),
     Mutant(
-        name="aliases in YAML are expanded",
-        file=OPTIONS,
-        old="if isinstance(token, yaml.AliasToken):",
-        new="if isinstance(token, yaml.StreamEndToken) and depth:",
-        why="A short file could keep a command busy for hours.",
-        tests=("jobs/train/test_options.py::test_i4_an_invalid_configuration_file_gives_one_error_line",),
-    ),
-    Mutant(
         name="of two time limits the later one counts",
         file="jobs/train/run.py",
         old="min(until, begin + options.max_seconds)",

@@ -4,8 +4,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 
-from jobs.console.signals import MAX_CONCURRENT_WRITES
-from jobs.train.write_queue import MAX_UNWRITTEN, POLL_SECONDS, Write, WriteQueue
+from jobs.train.write_queue import MAX_CONCURRENT_WRITES, MAX_UNWRITTEN, POLL_SECONDS, Write, WriteQueue
 from mnist_lib.objects.protocol import MAX_RECORD_BYTES, check_name
 from tests.support.simulation.clock import VirtualClock
 
