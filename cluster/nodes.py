@@ -77,19 +77,6 @@ def _nodes(address: str) -> list[Node]:
     ]
 
 
-def lost_nodes(address: str) -> list[str]:
-    """Return host and id of each node that died, unless another has started on its host since."""
-    nodes = sorted(_messages(address), key=lambda node: node.start_time_ms)
-    started_at = {node.node_manager_address: node.start_time_ms for node in nodes if node.state == ray_private.ALIVE}
-    return [
-        f"{node.node_manager_hostname} ({node.node_id.hex()[:8]})"
-        for node in nodes
-        if node.state != ray_private.ALIVE
-        and node.death_info.reason == ray_private.DIED
-        and started_at.get(node.node_manager_address, -1) < node.end_time_ms
-    ]
-
-
 def _messages(address: str) -> Any:
     """Return the descriptions of all nodes from the head at this address. Raises ClusterLostError."""
     with ray_private.connection_to_head(address) as head:

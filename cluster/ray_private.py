@@ -19,7 +19,7 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.state import available_resources_per_node
 from ray._private.utils import get_num_cpus
 from ray._private.worker import get_dashboard_url
-from ray.core.generated import common_pb2, gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
+from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -40,7 +40,6 @@ UPLOAD_LOGGERS = (  # they report each upload
 
 # Protobuf creates these classes and constants at run time, so they have no types.
 ALIVE: Any = gcs_pb2.GcsNodeInfo.ALIVE  # type: ignore[attr-defined]
-DIED: Any = common_pb2.NodeDeathInfo.UNEXPECTED_TERMINATION  # type: ignore[attr-defined]
 CheckAliveRequest: Any = gcs_service_pb2.CheckAliveRequest  # type: ignore[attr-defined]
 GetAllNodeInfoRequest: Any = gcs_service_pb2.GetAllNodeInfoRequest  # type: ignore[attr-defined]
 

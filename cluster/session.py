@@ -213,13 +213,6 @@ def token_advice() -> str:
     return f"the token in {file or TOKEN_FILE} is not the cluster's; {put}"
 
 
-def token_file() -> Path | None:
-    """Return where Ray looks for a file with the token; None if there is no home folder."""
-    with contextlib.suppress(RuntimeError):
-        return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
-    return None
-
-
 def ensure_private_token() -> None:
     """Set a token for this process only, unless there is one. Ray would write it into HOME, which may not exist."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":

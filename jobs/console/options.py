@@ -325,8 +325,6 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
     """Return options as the flags of a command line. Values may be parsed options, or plain ones from a YAML file."""
     flags = []
     for key, value in options.items():
-        if not isinstance(key, str):
-            raise UsageError(f"expected the name of an option, got {key!r}")
         name = key.replace("_", "-")
         if isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")

@@ -167,11 +167,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], fold:
     from rich.cells import cell_len
 
     lines = [[printable(cell) if isinstance(cell, str) else cell for cell in line] for line in (headings, *rows)]
-    widths = [max(cell_len(str(cell)) for cell in column) for column in zip(*lines, strict=True)]
-    too_wide = sum(widths) + GAP * (len(widths) - 1) > _max_width()
-    if too_wide or not all(isinstance(cell, str) for line in lines for cell in line):
+    if sys.stdout.isatty():
         return _wrapped_table(lines, fold)
-    # Nothing has to be cut or wrapped: Rich would take seconds for ten thousand rows.
+    # Rich would take seconds for ten thousand rows.
+    widths = [max(cell_len(str(cell)) for cell in column) for column in zip(*lines, strict=True)]
     padded = (
         [f"{cell}{' ' * (width - cell_len(str(cell)))}" for cell, width in zip(line, widths, strict=True)]
         for line in lines

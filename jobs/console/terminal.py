@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from mnist_lib.wording import Progress, printable, without_secrets
@@ -51,10 +51,6 @@ class SafeStream:
     def write(self, text: str) -> int:
         self._attempt(lambda: self._stream.write(text if isinstance(text, Drawn) else printable(text, keep="\n\t")))
         return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
 
     def flush(self) -> None:
         self._attempt(self._stream.flush)

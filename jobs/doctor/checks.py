@@ -107,20 +107,6 @@ def dataset(options: DoctorOptions) -> Iterator[Finding]:
     yield Finding("dataset", describe_availability(options.data()))
 
 
-def token(options: DoctorOptions) -> Iterator[Finding]:
-    """Say where the token is."""
-    from cluster.session import token_file
-
-    mode = f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', '').lower() or 'unset'}"
-    file = token_file()  # None if there is no home folder
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        yield Finding("token", f"in RAY_AUTH_TOKEN; {mode}")
-    elif file is None or not file.is_file():
-        yield Finding("token", f"none; {mode}")
-    else:
-        yield Finding("token", f"in {file}; {mode}")
-
-
 def cluster(options: DoctorOptions) -> Iterator[Finding]:
     """Check the head and, if it answers, the dashboard and every node."""
     from cluster.session import address_of, session
@@ -137,14 +123,10 @@ def cluster(options: DoctorOptions) -> Iterator[Finding]:
 
 
 def _head(options: DoctorOptions) -> Iterator[Finding]:
-    from cluster.nodes import lost_nodes
     from cluster.session import address_of, require_head
 
     head = require_head(str(address_of(options.address)), "--address" if options.address else "RAY_ADDRESS")
     yield Finding("head", f"{head} answers")
-    for host in lost_nodes(head):
-        fix = "restart Ray there (ray start --address); see /tmp/ray/session_latest/logs/raylet.out"
-        yield Finding(f"node {host}", "it died", fix)
 
 
 def _dashboard() -> Finding:
@@ -210,7 +192,6 @@ CHECKS: dict[str, Callable[[DoctorOptions], Iterator[Finding]]] = {
     "packages": versions_here,
     "storage": storage,
     "dataset": dataset,
-    "token": token,
     "cluster": cluster,
 }
 

@@ -126,7 +126,7 @@ def command(_):
     log_to_stderr(verbose=True)
     logging.getLogger("jobs").warning("logged %s", HOSTILE)
     print_stderr(f"printed {HOSTILE}")
-    sys.stderr.writelines([HOSTILE])
+    sys.stderr.write(HOSTILE)
     warnings.warn(HOSTILE)
     thread = threading.Thread(target=fail)
     thread.start()
