@@ -91,8 +91,8 @@ class _Parser(argparse.ArgumentParser):
         """Return the error about a flag that is not one of an option, with the most similar one."""
         name = flag.strip("-").replace("_", "-")
         known = [string.strip("-") for action in self._actions for string in action.option_strings]
-        near = [full for full in known if "-" in full and _abbreviates(name.replace("-", ""), full.split("-"))]
-        near = near or difflib.get_close_matches(name, known, n=1)
+        initials = [full for full in known if name == "".join(word[0] for word in full.split("-"))]  # --lr
+        near = initials or difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean --{near[0]}? " if near else ""
         return UsageError(f"{' '.join(flag.split())} is not an option; {hint}--help lists all options")
 
@@ -331,12 +331,3 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
         elif value is not None:
             flags.append(f"--{name}={as_word(value)}")
     return flags
-
-
-def _abbreviates(letters: str, words: Sequence[str]) -> bool:
-    """Return whether the letters abbreviate the words, as "lr" and "learnrate" abbreviate "learning" and "rate"."""
-    if not words:
-        return not letters
-    return any(
-        letters.startswith(words[0][:n]) and _abbreviates(letters[n:], words[1:]) for n in range(1, len(words[0]) + 1)
-    )

@@ -64,12 +64,7 @@ def entry_point(command: Callable[[Sequence[str]], CommandResult | int]) -> Call
     @functools.wraps(command)
     def main(arguments: Sequence[str] | None = None) -> int:
         with safe_streams() as stdout:
-            try:
-                exit_code = _exit_code(command, sys.argv[1:] if arguments is None else arguments)
-            except SystemExit:  # after --help and --version
-                if _is_lost(stdout):
-                    return exit_codes.OUTPUT
-                raise
+            exit_code = _exit_code(command, sys.argv[1:] if arguments is None else arguments)
             return exit_codes.OUTPUT if _is_lost(stdout) else exit_code
 
     return main
@@ -167,10 +162,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence["str | Text"]], fold:
     from rich.cells import cell_len
 
     lines = [[printable(cell) if isinstance(cell, str) else cell for cell in line] for line in (headings, *rows)]
-    if sys.stdout.isatty():
-        return _wrapped_table(lines, fold)
-    # Rich would take seconds for ten thousand rows.
     widths = [max(cell_len(str(cell)) for cell in column) for column in zip(*lines, strict=True)]
+    too_wide = sum(widths) + GAP * (len(widths) - 1) > _max_width()
+    if too_wide or not all(isinstance(cell, str) for line in lines for cell in line):
+        return _wrapped_table(lines, fold)
+    # Nothing has to be cut or wrapped: Rich would take seconds for ten thousand rows.
     padded = (
         [f"{cell}{' ' * (width - cell_len(str(cell)))}" for cell, width in zip(line, widths, strict=True)]
         for line in lines

@@ -28,7 +28,6 @@ from mnist_lib.wording import duration
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0  # between two log lines of a trial
-ANY_LINE_SECONDS = 1.0  # between any two log lines
 GAP = 2  # characters between two columns of the table
 MAX_TRIAL_WIDTH = 28
 MIN_TRIAL_WIDTH = 8
@@ -196,7 +195,8 @@ Show = Callable[[object, int], None]  # to be called with an event, and the numb
 def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -> Iterator[Show]:
     """Show the progress until the block ends."""
     console = terminal() if shown else None
-    log_if_due = _lines(progress, clock) if shown and console is None else None
+    recorder_logs_epochs = log.isEnabledFor(logging.DEBUG)
+    log_if_due = _lines(progress, clock) if shown and console is None and not recorder_logs_epochs else None
 
     def show(event: object, attempt: int) -> None:
         trial = progress.update(event, attempt)
@@ -216,18 +216,13 @@ def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -
 def _lines(progress: RunProgress, clock: Clock) -> Callable[[TrialProgress], None]:
     """Return what logs a line about a trial that has changed, at intervals."""
     last_line: dict[str, float] = {}  # by trial
-    last_of_any = -math.inf
-    recorder_logs_epochs = log.isEnabledFor(logging.DEBUG)
 
     def show(trial: TrialProgress) -> None:
-        if recorder_logs_epochs:
-            return
-        nonlocal last_of_any
         now = clock.monotonic()
         if trial.state is not State.RUNNING or not trial.epoch:
             last_line[trial.id] = now
-        elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS and now - last_of_any >= ANY_LINE_SECONDS:
-            last_line[trial.id] = last_of_any = now
+        elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS:
+            last_line[trial.id] = now
             values = (
                 ("loss {:.4f}", trial.loss),
                 (f"{_accuracy_name(trial)} {trial.score_name} {{:.2%}}", trial.accuracy),

@@ -85,8 +85,6 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
         gpus = self.gpus_per_trial
         self.resources(1 if cpus is None else cpus, 0 if gpus is None else gpus)
         names_to_start_from(self)
-        if self.quiet and self.verbose:
-            raise SpecError("quiet: expected one of --quiet and --verbose, got both")
         if self.refit and self.folds is None:
             raise SpecError("refit: expected --folds with it, got none; without folds, leave it out")
         if self.folds is not None and self.validation_percent != type(self).validation_percent:
