@@ -107,12 +107,13 @@ def parser(program: str, options: type[Any]) -> _Parser:
         argument_default=argparse.SUPPRESS,
         add_help=False,  # it would be listed first
     )
-    kinds, words = types_of(options), ["python -m %(prog)s", *options.COMMANDS.split()]
+    types = types_of(options)
+    words = ["python -m %(prog)s", *options.COMMANDS.split()]
     groups: dict[str, argparse._ArgumentGroup] = {}
     for field in options_of(options).values():
         title = group_of(options, field)
         group = groups.setdefault(title, groups.get(title) or command.add_argument_group(title))
-        words += _add(group, field, kinds[field.name])
+        words += _add(group, field, types[field.name])
     group = command.add_argument_group("every command")
     group.add_argument("--config", metavar="FILE", help="YAML file of `option_name: value`; flags override it")
     group.add_argument("--version", action="version", version=_version(), help="print the version")
@@ -209,7 +210,8 @@ def parse(
         UsageError, SpecError: for an unknown name or a value of the wrong type or range.
     """
     files, words = split_config(arguments)
-    command, by_name = parser(program, options), options_of(options)
+    command = parser(program, options)
+    by_name = options_of(options)
     flags = vars(command.parse_args(words))
     values: dict[str, Any] = {}
     for content in (given, *map(read_config, files)):
@@ -247,10 +249,12 @@ def _is_free_text(kind: Any) -> bool:
 
 def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
     """Return options, each read into its type. Text of the command line and values of a file are read alike."""
-    by_name, kinds, values = options_of(options), types_of(options), dict[str, Any]()
+    by_name = options_of(options)
+    types = types_of(options)
+    values = dict[str, Any]()
     for name, value in content.items():
         field = by_name[name]
-        kind = kinds[field.name]
+        kind = types[field.name]
         try:
             if not field.metadata["positional"]:  # the shell makes words of *.png, and a picture may have any name
                 require_no_controls(value)
@@ -270,7 +274,9 @@ def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
 
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the files of --config of a command line, and its other words. Raises UsageError if a file is missing."""
-    words, files, others = iter(arguments), list[str](), list[str]()
+    words = iter(arguments)
+    files = list[str]()
+    others = list[str]()
     for word in words:
         name, equals, file = word.partition("=")
         if name != "--config":

@@ -95,7 +95,8 @@ def safe_streams() -> Iterator[SafeStream]:
     # A command that another one runs has its streams.
     stdout = sys.stdout if isinstance(sys.stdout, SafeStream) else SafeStream(sys.stdout)
     stderr = sys.stderr if isinstance(sys.stderr, SafeStream) else _SafeStderr(sys.stderr)
-    sys.stdout, sys.stderr = cast(TextIO, stdout), cast(TextIO, stderr)
+    sys.stdout = cast(TextIO, stdout)
+    sys.stderr = cast(TextIO, stderr)
     try:
         yield stdout
     finally:
@@ -107,7 +108,9 @@ def safe_streams() -> Iterator[SafeStream]:
 class _Step(threading.Thread):
     def __init__(self, text: str) -> None:
         super().__init__(daemon=True)
-        self._text, self._begin, self._ended = text, time.monotonic(), threading.Event()
+        self._text = text
+        self._begin = time.monotonic()
+        self._ended = threading.Event()
         self._progress = ""
         self._file = os.dup(sys.stderr.fileno())  # a copy, since importing TensorFlow redirects standard error
         self._frames = itertools.cycle(FRAMES)
@@ -131,7 +134,8 @@ class _Step(threading.Thread):
 
     def write(self, text: str, rest: str = "") -> None:
         """Replace the line, which is cut at the end of `text` if it is too long."""
-        text, rest = printable(text), printable(rest)
+        text = printable(text)
+        rest = printable(rest)
         with contextlib.suppress(OSError):
             columns = os.get_terminal_size(self._file).columns  # 0 if it is not known
             if columns and len(text + rest) >= columns:

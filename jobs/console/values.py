@@ -135,16 +135,11 @@ def height_and_width(value: Any) -> tuple[int, int]:
     return height, width
 
 
-def whole_number_or_auto(value: Any) -> int | None:
-    return None if value in ("auto", None) else whole_number(value)
-
-
 # Types of options that are not read as Python's own type would be, with the name of the value in --help:
 Moment = Annotated[str, moment, Meta(title="TIME")]
 UserPath = Annotated[Path, user_path, Meta(title="PATH")]
 Folder = Annotated[Path, folder, Meta(title="DIR")]
 ExistingFolder = Annotated[Path, existing_folder, Meta(title="DIR")]
-AUTO = (whole_number_or_auto, Meta(title="N|auto"))  # annotations of a number for which "auto" stands for None
 
 READERS: Mapping[Any, Callable[[Any], Any]] = {
     **{bool: yes_or_no, int: whole_number, float: number, str: text, Path: user_path},

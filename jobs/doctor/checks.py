@@ -132,12 +132,9 @@ def _head(options: DoctorOptions) -> Iterator[Finding]:
 def _dashboard() -> Finding:
     from cluster.ray_private import dashboard_address
 
-    address = dashboard_address()
-    if address is None:
-        return Finding(
-            "dashboard", "none", "to submit jobs, install ray[default] and start the head with `ray start --head`"
-        )
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and not address.startswith(("127.", "localhost")):
+    address = dashboard_address() or "none"
+    is_local = address.startswith(("none", "127.", "localhost"))
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and not is_local:
         fix = "start the head with --dashboard-host 127.0.0.1, or with RAY_AUTH_MODE=token"
         return Finding("dashboard", f"anyone who can connect to {address} can run code", fix)
     return Finding("dashboard", address)

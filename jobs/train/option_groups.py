@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from cluster.deadlines import Limits
 from jobs.console.options import Options, StorageOptions
-from jobs.console.values import AUTO, Moment, seeds
+from jobs.console.values import Moment, seeds
 from mnist_lib.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Replicas
 from mnist_lib.catalog import MODELS, PICTURE_MODEL
 from mnist_lib.settings import Positive, Seconds, Seed, option
@@ -76,11 +76,11 @@ class LaneOptions(Options):
     address: str | None = option(
         None, "running Ray cluster to join (default: RAY_ADDRESS, or start one on this machine)", "HOST:PORT"
     )
-    gpus_per_trial: Annotated[GPUs, *AUTO] | None = option(
-        None, "GPUs per node of a trial (default: auto, which is 1 if any node has a GPU)", in_terms=True
+    gpus_per_trial: GPUs | None = option(
+        None, "GPUs per node of a trial (default: 1 if any node has a GPU, otherwise 0)", in_terms=True
     )
-    cpus_per_trial: Annotated[CPUs, *AUTO] | None = option(
-        None, "CPUs and threads per node of a trial (default: auto, which is an equal share)"
+    cpus_per_trial: CPUs | None = option(
+        None, "CPUs and threads per node of a trial (default: an equal share of a node's CPUs)"
     )
     max_concurrent: Positive | None = option(None, "maximum number of concurrent trials (default: as many as fit)")
     cpu_replicas: Replicas = option(1, "model replicas on each node of a trial that has no GPU", in_terms=True)
