@@ -81,10 +81,8 @@ def test_the_messages_about_nodes_have_the_fields_that_are_read() -> None:
     assert "node_info_list" in reply.GetAllNodeInfoReply.DESCRIPTOR.fields_by_name
     node = messages.GcsNodeInfo()
     assert node.state == ray_private.ALIVE
-    assert (node.node_id, node.node_manager_address, node.node_manager_hostname) == (b"", "", "")
-    assert (node.start_time_ms, node.end_time_ms) == (0, 0)
-    assert node.death_info.reason != ray_private.DIED
-    node.death_info.reason = ray_private.DIED  # a value of the enumeration of this field
+    assert (node.node_id, node.node_manager_hostname) == (b"", "")
+    assert "death_info" in node.DESCRIPTOR.fields_by_name
 
 
 def test_the_resources_of_this_machine_are_counted_without_ray() -> None:
