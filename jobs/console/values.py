@@ -104,19 +104,19 @@ def moment(value: Any) -> str:
         raise ValueError(f"expected a time such as 2026-11-25T03:00:00Z, got {value!r}") from None
 
 
-def user_path(value: str | Path) -> Path:
+def user_path(value: Any) -> Path:
     try:
-        return Path(value).expanduser()
+        return Path(value if isinstance(value, Path) else text(value)).expanduser()
     except RuntimeError as error:  # no such user, as in ~nobody/file
         raise ValueError(f"expected a path, got {str(value)!r}: {error}") from None
 
 
-def folder(value: str | Path) -> Path:
+def folder(value: Any) -> Path:
     """Return an absolute path, since tasks run in other folders."""
     return user_path(value).absolute()
 
 
-def existing_folder(value: str | Path) -> Path:
+def existing_folder(value: Any) -> Path:
     """Return the absolute path of a folder that exists: a mistyped name must not become an empty folder."""
     path = folder(value)
     with contextlib.suppress(OSError):  # such as a name that is too long

@@ -22,7 +22,6 @@ from jobs.console.options import flags_of, parse, split_subcommand
 from jobs.doctor.checks import DoctorOptions
 from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from jobs.predict.options import PredictOptions
-from jobs.retrain.options import RetrainOptions
 from jobs.show import ShowOptions
 from jobs.train.option_groups import Seeds
 from jobs.train.options import TrainOptions
@@ -186,7 +185,7 @@ def test_a_program_that_also_runs_without_a_subcommand_needs_none(arguments: lis
 
 
 COMMANDS = [
-    *((ShowOptions, []), (DoctorOptions, []), (PredictOptions, []), (EvaluateOptions, ["keras"])),
+    *((ShowOptions, []), (DoctorOptions, []), (EvaluateOptions, ["keras"])),
     *((ReproduceOptions, ["keras"]), (ExportOptions, ["keras", "--format=onnx"])),
 ]
 
@@ -233,13 +232,13 @@ def test_one_odd_name_among_several_pictures_is_accepted() -> None:
 
 
 ODD_FILES = [
-    b"notify: https://hooks.example.com/canary: x",
-    b"notify: [https://hooks.example.com/canary]",
-    b"notify: {https://hooks.example.com/canary: 1}",
-    b"cron: !!timestamp canary",
-    b"jitter: !!float canary",
+    b"address: https://hooks.example.com/canary: x",
+    b"address: [https://hooks.example.com/canary]",
+    b"data_dir: {https://hooks.example.com/canary: 1}",
+    b"finish_by: !!timestamp canary",
+    b"learning_rate: !!float canary",
     b"\xff\xfecanary",
-    b"name: " + b"[" * 900 + b"]" * 900,
+    b"run_name: " + b"[" * 900 + b"]" * 900,
     b"- " * 5000,
     b"{" * 5000,
 ]
@@ -250,7 +249,7 @@ def test_an_odd_configuration_file_is_one_short_line_without_its_values(content:
     config = tmp_path / "config.yaml"
     config.write_bytes(content)
     with pytest.raises(UsageError) as refused:
-        parse("program", RetrainOptions, ["--config", str(config)])
+        parse("program", TrainOptions, ["--config", str(config)])
     assert "\n" not in str(refused.value)
     assert "canary" not in str(refused.value)
     assert len(str(refused.value)) < 300
@@ -258,7 +257,7 @@ def test_an_odd_configuration_file_is_one_short_line_without_its_values(content:
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.binary()
 VALUES = st.recursive(SCALARS, lambda part: st.lists(part) | st.dictionaries(SCALARS, part), max_leaves=5)
-KEYS = st.sampled_from([field.name for field in fields(RetrainOptions)]) | st.text()
+KEYS = st.sampled_from([field.name for field in fields(TrainOptions)]) | st.text()
 PARTS = (
     "train: ;name: ;cron: ;seeds: ;!!timestamp ;!!int ;!!binary ;!!set ;!!omap ;[;];{;};- ;\n;  ;? ;*a;&a ;>;|;';<<: "
 )
@@ -276,7 +275,7 @@ VALUE_OF_OPTION = st.text().filter(lambda text: text != "--")
 
 @pytest.mark.slow
 @pytest.mark.fuzz
-@hypothesis.given(DOCUMENTS, st.sampled_from([RetrainOptions, TrainOptions]))
+@hypothesis.given(DOCUMENTS, st.sampled_from([TrainOptions, DoctorOptions]))
 def test_any_configuration_file_is_read_or_refused(content: bytes, kind: type[Any]) -> None:
     with tempfile.NamedTemporaryFile(suffix=".yaml") as config:
         config.write(content)

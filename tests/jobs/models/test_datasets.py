@@ -127,21 +127,6 @@ def test_a_roll_back_concerns_one_data_set(command: Callable[..., tuple[int, lis
     assert (code, lines[0]) == (0, "3 versions intact, 0 damaged.")
 
 
-def test_the_status_of_a_schedule_says_what_is_left_to_chance(
-    objects: LocalObjects, capsys: pytest.CaptureFixture[str]
-) -> None:
-    retrain = pytest.importorskip("jobs.retrain.__main__")
-    journal = pytest.importorskip("jobs.retrain.journal")
-    entry = journal.Entry("enrolled", "2026-11-21T03:00:00Z", "2026-11-21T03:00:00Z", "host")
-    assert journal.Journal(objects, "nightly").append(0, entry)
-    storage = objects.where("models").removesuffix("/models")
-    assert retrain.main(["status", "--name", "nightly", "--storage", storage]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "keras on mnist: 1.27% is left of the 2.5% that chance may decide (1 comparison so far)" in lines
-    assert sum("promote" in line for line in lines) == 4
-    assert not any("keep" in line for line in lines)
-
-
 def test_the_index_shows_the_champion_of_each_data_set_with_its_interval(objects: LocalObjects) -> None:
     write_index(objects)
     page = Path(objects.where("index.html")).read_text()
