@@ -157,7 +157,7 @@ def test_options_that_a_command_lacks_are_refused_as_flags_and_keep_defaults() -
         parse("program", FewerOptions, ["--seeds=2"])
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["models"], ["models", "list"], ["retrain"], ["submit", "logs"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in mnist_jobs.COMMANDS), ["models", "list"]])
 def test_every_command_prints_the_version(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         mnist_jobs.main([*command, "--version"])
