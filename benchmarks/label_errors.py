@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -30,12 +30,11 @@ from benchmarks.job import OWN, ROOT
 from benchmarks.pictures import Draw, picture_sets
 from benchmarks.record import paired_difference_text, setting
 from jobs.console.options import parse
-from jobs.review.__main__ import open_session
-from jobs.review.labels import Decision
-from jobs.review.options import ReviewOptions
-from jobs.review.session import Session
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
+
+if TYPE_CHECKING:
+    from jobs.review.session import Session
 
 DIGITS, LETTERS, OTHER_LETTERS = 1_170, 1_021, 1_000
 CORRECTED = 100  # pictures of a review
@@ -147,8 +146,11 @@ def train(place: Path, *options: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def review_of(place: Path) -> Iterator[Session]:
+def review_of(place: Path) -> "Iterator[Session]":
     """Open the review of the pictures of a draw, and wait until all of them are read and predicted."""
+    from jobs.review.__main__ import open_session
+    from jobs.review.options import ReviewOptions
+
     data = ("--dataset", str(place / "pictures"), "--data-dir", str(place / "data"))
     options: ReviewOptions = parse("jobs.review", ReviewOptions, [*data, "--storage", str(place / "results")])
     with open_session(options) as session:
@@ -171,6 +173,8 @@ def review(place: Path, task: Task, model: str) -> Found:
 
 def corrected(place: Path, seed: int, letter: Draw) -> float:
     """Return how many points more the network is right for after a review, on letters of other fonts."""
+    from jobs.review.labels import Decision
+
     random = np.random.default_rng([seed, 1])
     write(place, "4%", seed, None, letter)
     for number in range(OTHER_LETTERS):

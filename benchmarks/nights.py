@@ -23,9 +23,6 @@ from PIL import Image
 from benchmarks.drawings import Pixels, mnist
 from benchmarks.record import setting
 from jobs.console.options import parse
-from jobs.review.__main__ import open_session
-from jobs.review.labels import Decision
-from jobs.review.options import ReviewOptions
 from mnist_lib.clock import now_text
 from mnist_lib.data.corrections import Correction, LabelsFile
 from mnist_lib.data.table import hashes_of, text_of
@@ -84,6 +81,10 @@ def draw_pictures(folder: Path, count: int) -> list[Picture]:
 
 def nights(way: str, pictures: Sequence[Picture], count: int, test: Path, home: Path) -> list[Night]:
     """Train and review in one of the two ways."""
+    from jobs.review.__main__ import open_session
+    from jobs.review.labels import Decision
+    from jobs.review.options import ReviewOptions
+
     folder, storage = home / "digits", home / "results"
     labels, truth = LabelsFile(LocalObjects(folder)), {picture.image: picture.label for picture in pictures}
     random, found, arrived = np.random.default_rng(1), list[Night](), 0
@@ -105,7 +106,7 @@ def nights(way: str, pictures: Sequence[Picture], count: int, test: Path, home: 
             for image in random.choice(left, REVIEWED, replace=False):
                 right = truth[image]
                 correction = Correction(
-                    image=image, label=right, at=now_text(), by="script", replaced=now[image], why="random"
+                    image=str(image), label=right, at=now_text(), by="script", replaced=now[image], why="random"
                 )
                 labels.add([correction])
         else:

@@ -42,7 +42,8 @@ def add(
 ) -> None:
     """Write the report of a run and its plots. `kind`: the type of its options, which has their defaults."""
     with _warn_only("report"):
-        from mnist_lib.report.page import ReportedRun, report
+        from mnist_lib.report.evidence import ReportedRun
+        from mnist_lib.report.page import report
 
         folder.flush()
         configuration = load_mapping(folder.read(CONFIGURATION) or b"", CONFIGURATION)

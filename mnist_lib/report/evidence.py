@@ -14,14 +14,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Labels
 from mnist_lib.history import AttemptDied, SearchDocument, TrialEnded
+from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import EpochDone, HistoryEntry, TrialStarted, add_epoch, mean_score
 from mnist_lib.run_documents import SearchSummary, Setting, Summary
+from mnist_lib.store.runs import RunFolder
 
 MAX_POINTS = 1_000  # of a learning curve
 MAX_PICTURES = 24  # of one kind
 MAX_CONFUSED = 3  # wrongly predicted classes that are listed for a class
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedRun:
+    """What a report is made from."""
+
+    folder: RunFolder  # its history, configuration and search
+    summary: Summary
+    tallies: Mapping[str, Tally]  # of the models with a successful trial
+    dataset: Dataset
+    options: tuple[Sequence[str], Sequence[str]]  # as on a command line: first those that differ from the defaults
+    code: Mapping[str, Any]  # as in `environment.code_version`
+    pictures: str | None = None  # URL of the folder of pictures, relative to the report, if the page can open it
 
 
 @dataclass(frozen=True)

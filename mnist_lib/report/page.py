@@ -3,7 +3,7 @@
 import functools
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -13,18 +13,16 @@ import jinja2
 from markupsafe import Markup, escape
 
 from mnist_lib.catalog import DATASETS
-from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import MAKERS
 from mnist_lib.report import plots
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.dataset import data_url, examples_for_report
-from mnist_lib.report.evidence import MAX_PICTURES, Course, ReportedSearch, StoredTrial
+from mnist_lib.report.evidence import MAX_PICTURES, Course, ReportedRun, ReportedSearch, StoredTrial
 from mnist_lib.report.label_errors import suspects
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.texts import MADE_UP_TEXTS, data_texts, data_warnings, folds_text, notes, partial_accuracies
 from mnist_lib.results import Accuracy
-from mnist_lib.run_documents import Summary
-from mnist_lib.store.runs import CONFIGURATION, RunFolder
+from mnist_lib.store.runs import CONFIGURATION
 from mnist_lib.wording import counted, interval_text, percent, printable, rounded
 
 ABOUT_PICTURES = ("left out", "resized and cropped to", "converted to")  # beginnings of notices that name pictures
@@ -39,19 +37,6 @@ NUMBER_FORMATS: dict[str, Callable[[Any], str]] = {
     "rate": lambda value: f"{value:,.0f}",
     "seconds": lambda value: f"{value:.1f}",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportedRun:
-    """What a report is made from."""
-
-    folder: RunFolder  # its history, configuration and search
-    summary: Summary
-    tallies: Mapping[str, Tally]  # of the models with a successful trial
-    dataset: Dataset
-    options: tuple[Sequence[str], Sequence[str]]  # as on a command line: first those that differ from the defaults
-    code: Mapping[str, Any]  # as in `environment.code_version`
-    pictures: str | None = None  # URL of the folder of pictures, relative to the report, if the page can open it
 
 
 @dataclass(frozen=True)

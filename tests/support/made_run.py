@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from msgspec import structs
@@ -15,6 +15,7 @@ from mnist_lib.data.table import Labels, Table
 from mnist_lib.documents import decode, encode
 from mnist_lib.history import DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
+from mnist_lib.report.evidence import ReportedRun
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialFailure, TrialRecord, TrialResult, TrialStarted
 from mnist_lib.run_documents import ChangesSummary, FailedTrial, SearchSummary, Significance, Summary, Timing
@@ -22,9 +23,6 @@ from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.runs import CONFIGURATION, SEARCH, RunFolder
 from tests.support.results import failed_trial, trial_result
 from tests.support.simulation.memory import MemoryObjects
-
-if TYPE_CHECKING:
-    from mnist_lib.report.page import ReportedRun
 
 NAUGHTY = "<script>alert(1)</script> & \"quotes\" of '{{ 7 * 7 }}'"
 TIMING = Timing(wall_seconds=36.0, start_seconds=5.0, prepare_seconds=6.0, trials_seconds=24.5, store_seconds=0.5)
@@ -40,15 +38,13 @@ def made_run(
     models: tuple[str, ...] = ("keras", "scratch"),
     margin: float = 6.0,
     epochs: int = 8,
-) -> "ReportedRun":
+) -> ReportedRun:
     """Return a run as its driver gives it to the report, with random predictions for real images.
 
     Args:
         failed: number of failed trials, which are the last ones.
         margin: how much larger the logit of the label is on average; 6 gives about 90% accuracy, 12 about 100%.
     """
-    from mnist_lib.report.page import ReportedRun
-
     rng = np.random.default_rng(0)
     specs = trial_grid(models, range(seeds), dataset=dataset.name, epochs=epochs)
     tallies: dict[str, Tally] = {}
@@ -99,7 +95,7 @@ def made_run(
     )
 
 
-def with_news(run: "ReportedRun") -> "ReportedRun":
+def with_news(run: ReportedRun) -> ReportedRun:
     """Return the run with changes of its data, corrections, and accuracies on a part of the test images."""
     by_class = {name: number for number, name in enumerate(run.dataset.classes, start=1)}
     more: CountsBySplit = {"train": by_class, "test": {"7": 1_234}}
@@ -125,7 +121,7 @@ def with_news(run: "ReportedRun") -> "ReportedRun":
     return replace(run, summary=structs.replace(run.summary, dataset=dataset, models=models))
 
 
-def with_search(run: "ReportedRun", **changed: Any) -> "ReportedRun":
+def with_search(run: ReportedRun, **changed: Any) -> ReportedRun:
     """Return the run as the one of a search. changed: fields of `search.json`."""
     train = ("--learning-rate=0.0001",)
     about = SearchSummary(settings={}, configurations=5, epochs=11, validation=Accuracy(80, 100), train=train)

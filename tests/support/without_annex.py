@@ -31,13 +31,15 @@ class Annex(NamedTuple):
     named: str  # how lists and documents name it, as a regular expression
 
 
-def command(name: str, *others: str, errors: str = "E-NONE") -> Annex:
-    """Return the annex that is a command; `others` are its files besides its package and its tests.
+def command(name: str, *others: str, also: str = "") -> Annex:
+    """Return the annex that is a command.
 
     Args:
-        errors: the codes of errors that only this command raises, as a regular expression.
+        others: its files besides its package and its tests.
+        also: another regular expression of how lists and documents name it.
     """
-    named = rf"\A\"({name}|{errors})\"|\bjobs[./]{name}\b|\bmnist-jobs {name}\b|\b{name}\.md\b"
+    named = rf"\A\"{name}\"|\bjobs[./]{name}\b|\bmnist-jobs {name}\b|\b{name}\.md\b"
+    named += f"|{also}" if also else ""
     return Annex((f"jobs/{name}", f"tests/jobs/{name}", *others), named)
 
 
@@ -51,11 +53,15 @@ ANNEXES = {
             *(f"mnist_lib/report/{name}" for name in PAGE),
             *(f"tests/mnist_lib/report/test_{name}.py" for name in ("page", "plots", "index", "search")),
         ),
-        r"jobs\.train\.reporting|\breport\.md\b|mnist_lib/report/(page|plots|index)\.py",
+        r"jobs\.train\.reporting|\breport\.md\b|mnist_lib/report/(page|plots|index)\.py|\"templates/",
     ),
     "search": command("search", "docs/search.md"),
-    "review": command("review", "docs/review.md", "tests/support/reviewing.py"),
-    "track": command("track", "tests/support/tracking.py", errors="E-TRACKING"),
+    "review": command(
+        "review",
+        "docs/review.md",
+        "tests/support/reviewing.py",
+    ),
+    "track": command("track", "tests/support/tracking.py", also="E-TRACKING"),
     "retrain": command(
         "retrain",
         "docs/retrain.md",
@@ -65,6 +71,7 @@ ANNEXES = {
         "tests/support/retraining",
         "tests/support/schedule.py",
         "tests/support/emitted.py",
+        also=r"\bcronjob\b",
     ),
 }
 
@@ -84,8 +91,9 @@ def delete(annex: Annex, place: Path) -> None:
         path = place / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in place.rglob("*.py"):
-        path.write_text(without_entries(path.read_text(), annex.named))
-    for path in place.rglob("*.md"):
+        if not path.is_relative_to(place / "benchmarks"):  # which are about commands, as documents are
+            path.write_text(without_entries(path.read_text(), annex.named))
+    for path in (*place.rglob("*.md"), place / "pyproject.toml"):
         path.write_text(without_mentions(path.read_text(), annex.named))
 
 
@@ -143,7 +151,7 @@ def without_mentions(text: str, named: str) -> str:
     """Return a document without the sentences and the lines of tables, lists and commands that name an annex."""
     blocks = []
     for block in re.split(r"\n{2,}", text):
-        is_prose = not re.match(r"[|`-]|\d\.", block)
+        is_prose = not re.match(r"[|`[\"-]|\d\.", block)
         pieces = re.split(r"(?<=[.:;]\s)" if is_prose else r"(?<=\n)", block)
         blocks.append("".join(piece for piece in pieces if not re.search(named, piece)))
     return "\n\n".join(blocks)

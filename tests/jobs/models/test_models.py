@@ -75,6 +75,7 @@ def test_promotions_and_a_rollback_change_the_champion_and_are_in_its_history(co
 
 
 def test_a_rollback_updates_the_index_at_once_if_there_is_one(command: Callable[..., Output], storage: Path) -> None:
+    pytest.importorskip("mnist_lib.report.index")
     for version in ("keras@1", "keras@2"):
         command("promote", version)
     assert not (storage / "index.html").exists()

@@ -59,6 +59,7 @@ def storage(tmp_path: Path) -> Path:
 def test_the_status_of_a_failed_run_has_the_command_that_resumes_it_unless_it_would_fail_again(
     error: str, storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("jobs.search")
     failed = replace(ENTRIES[-1], kind="failed", exit_code=6, why=error, results={})
     assert Journal(LocalObjects(storage), "nightly").append(len(ENTRIES), failed)
     command = f"python -m jobs.search \\\n  --run-name={RUN} \\\n  --vary=epochs=1..3 \\\n  --storage={storage}\n"

@@ -256,6 +256,7 @@ def test_a_configuration_is_sent_as_a_file_whose_values_keep_their_types_and_fla
 
 
 def test_what_varies_makes_a_job_a_search_also_in_a_configuration_that_is_sent(tmp_path: Path) -> None:
+    pytest.importorskip("jobs.search")
     config = tmp_path / "search.yaml"
     config.write_text("vary: {learning_rate: [0.1, 0.2]}\ntrials: 9\n")
     train = ["--config", str(config), "--storage=/s"]

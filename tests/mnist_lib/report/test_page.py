@@ -18,8 +18,8 @@ from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.table import Table
 from mnist_lib.documents import builtins_of
-from mnist_lib.report.evidence import StoredTrial
-from mnist_lib.report.page import Report, ReportedRun, report
+from mnist_lib.report.evidence import ReportedRun, StoredTrial
+from mnist_lib.report.page import Report, report
 from mnist_lib.results import Accuracy
 from mnist_lib.run_documents import LabelErrors
 from tests.support.browser import LOOKS, PHONE, VISIBLE_PLOTS, WIDE, assert_good, look_at
