@@ -28,13 +28,13 @@ from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.drawings import mnist
 from benchmarks.errors import draw_errors, errors_of, errors_text
 from benchmarks.record import setting
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
 from mnist_lib.intervals import VARYING, accuracy_interval
 from mnist_lib.report.aggregation import Tally, deviation
 from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.strategy import configure_process
 from mnist_lib.training.trial import WorkerPlace, run_trials
 

@@ -18,11 +18,11 @@ from typing import Any
 from benchmarks.photographs import PHOTOGRAPHS, SIDE, prepared
 from benchmarks.record import Ratio, ratio_table, setting
 from benchmarks.trials import train_trial
-from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.model_file import ModelFile
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Resources
 
 OURS, KERAS = "photos,flip=horizontal", "the same by Keras"
 BY_KERAS = {

@@ -27,9 +27,9 @@ from benchmarks.photographs import PHOTOGRAPHS, Trial, photograph, photograph_of
 from benchmarks.pictures import Outline, PictureSet
 from benchmarks.record import paired_difference_text, setting
 from benchmarks.trials import train_trial
-from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Resources
 
 PER_CLASS, DRAWS = 20, 5
 NUM_OBJECTS, TRAIN, TEST, EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 6_000, 1_000, 20, 64, 0.004

@@ -29,7 +29,6 @@ from cluster.supervisor import Supervisor
 from jobs.train.recorder import Recorder
 from jobs.train.supervision import Loop
 from jobs.train.trials import Trials
-from mnist_lib.assignment import Assignment
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import (
     Accuracy,
@@ -43,6 +42,7 @@ from mnist_lib.results import (
 )
 from mnist_lib.spec import trial_grid
 from mnist_lib.store.runs import RunFolder
+from mnist_lib.training.assignment import Assignment
 
 MAX_MEGABYTES = 600.0  # of the driver, without the pages that it shares with the object store
 SAMPLE_SECONDS = 0.02

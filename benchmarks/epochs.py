@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from benchmarks.digits import parser_with_source
 from benchmarks.few_pictures import splits_of
 from benchmarks.record import setting
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import VALIDATION_PERCENT, TrialSpec, defaults_for
+from mnist_lib.training.assignment import Assignment, Resources
 
 RULES = (
     *("first maximum", "last maximum", "lowest loss", "last epoch", "latest close to the maximum"),

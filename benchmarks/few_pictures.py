@@ -27,13 +27,13 @@ from benchmarks.drawings import mnist
 from benchmarks.pictures import NAMES, PictureSet, picture_sets
 from benchmarks.record import paired_difference_text, setting
 from benchmarks.trials import train_trial
-from mnist_lib.assignment import Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import Table
 from mnist_lib.spec import TrialSpec, defaults_for
+from mnist_lib.training.assignment import Resources
 
 # Accuracy in percent that the mean of the draws has to reach, by model and number of pictures.
 BOUNDS: Mapping[tuple[str, int], float] = {

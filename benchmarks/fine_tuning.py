@@ -19,12 +19,12 @@ from benchmarks.drawings import Pixels
 from benchmarks.few_pictures import splits_of
 from benchmarks.record import setting
 from benchmarks.trials import train_trial
-from mnist_lib.assignment import Resources
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
-from mnist_lib.pretrained import Pretrained, StoredWeights
+from mnist_lib.models.pretrained import Pretrained, StoredWeights
 from mnist_lib.spec import TrialSpec, defaults_for
+from mnist_lib.training.assignment import Resources
 
 CLASSES = tuple(string.ascii_lowercase)
 FONTS = sorted(Path(matplotlib.get_data_path(), "fonts/ttf").glob("DejaVu*.ttf"))

@@ -22,13 +22,13 @@ from PIL import Image
 from benchmarks.drawings import Pixels, Random, font_files, glyphs, varied
 from benchmarks.record import setting
 from benchmarks.trials import train_trial
-from mnist_lib.assignment import Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import TEST
 from mnist_lib.documents import Interval
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Resources
 from mnist_lib.wording import percent
 
 NUM_OBJECTS, COPIES = 120, 10

@@ -16,10 +16,10 @@ from typing import Any
 
 from benchmarks.digits import parser_with_source, write_digits
 from benchmarks.record import TUNE, Ratio, ratio_table, setting
-from mnist_lib.history import DriverConnected
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.report.evidence import Course, process_of
 from mnist_lib.results import TrialStarted
+from mnist_lib.store.history import DriverConnected
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 

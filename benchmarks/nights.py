@@ -23,9 +23,9 @@ from PIL import Image
 from benchmarks.drawings import Pixels, mnist
 from benchmarks.record import setting
 from jobs.console.options import parse
-from mnist_lib.clock import now_text
 from mnist_lib.data.corrections import Correction, LabelsFile
 from mnist_lib.data.table import hashes_of, text_of
+from mnist_lib.environment import now_text
 from mnist_lib.objects.local import LocalObjects
 
 FIRST, PER_NIGHT, REVIEWED = 400, 60, 20  # pictures of the first night, of each later one, and reviewed each day

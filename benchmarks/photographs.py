@@ -33,7 +33,7 @@ from mnist_lib.catalog import MODELS, PICTURE_MODEL
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
-from mnist_lib.pretrained import NOTHING, Pretrained, WeightsFile
+from mnist_lib.models.pretrained import NOTHING, Pretrained, WeightsFile
 from mnist_lib.spec import TrialSpec, defaults_for
 
 SIDE, TRAIN, TEST, DRAWS = 32, 400, 2_000, 10

@@ -39,7 +39,6 @@ from benchmarks import drawings
 from benchmarks.drawings import Pixels
 from benchmarks.record import setting
 from benchmarks.trials import train_trial
-from mnist_lib.assignment import Resources
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
@@ -52,6 +51,7 @@ from mnist_lib.pictures.reading import Layout, Picture, Shape, read_picture
 from mnist_lib.pictures.rejecting import NOT_ONE_DIGIT, UNSURE, likeness_of, rejection
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec, defaults_for
+from mnist_lib.training.assignment import Resources
 
 LAYOUT = Layout.of("mnist", Shape(28, 28, 1))
 FONTS_PER_FAMILY = 8

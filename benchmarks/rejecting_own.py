@@ -30,13 +30,13 @@ from benchmarks.pictures import NAMES, SCENES, PictureSet, background, contrasti
 from benchmarks.record import paired_difference_text, setting
 from benchmarks.rejecting import share_of
 from benchmarks.trials import train_trial
-from mnist_lib.assignment import Resources
 from mnist_lib.catalog import PICTURE_MODEL
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.request import DataRequest
 from mnist_lib.pictures.likeness import LIKENESS, REJECT_SHARE, Likeness
 from mnist_lib.pictures.reading import Layout, Shape, read_picture
 from mnist_lib.spec import TrialSpec, defaults_for
+from mnist_lib.training.assignment import Resources
 
 SETS = ("letters", "colour scenes", "digits")
 FOREIGN, GREEK = "CFJLNPQTUVWXYZ", "ΓΔΘΛΞΠΣΦΨΩ"

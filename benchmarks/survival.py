@@ -26,13 +26,13 @@ from PIL import Image
 from benchmarks.digits import parser_with_source
 from benchmarks.job import OWN, ROOT
 from benchmarks.record import setting
-from mnist_lib.assignment import CHECKPOINT_SECONDS
 from mnist_lib.data.embedded import FOLDER
-from mnist_lib.history import AttemptDied, DriverConnected, TrialEnded
-from mnist_lib.margins import MARGINS
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import EpochDone, HistoryEntry, TrialStarted
+from mnist_lib.store.history import AttemptDied, DriverConnected, TrialEnded
+from mnist_lib.store.margins import MARGINS
 from mnist_lib.store.runs import RunFolder
+from mnist_lib.training.assignment import CHECKPOINT_SECONDS
 from mnist_lib.wording import counted
 
 OVERHEAD_BOUND = 0.05  # of an epoch's time

@@ -1,11 +1,11 @@
 """A trial of a benchmark in this process, without Ray."""
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.model_file import ModelFile
-from mnist_lib.pretrained import NOTHING, Pretrained
+from mnist_lib.models.pretrained import NOTHING, Pretrained
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment, Resources
 
 
 def train_trial(

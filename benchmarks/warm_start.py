@@ -20,10 +20,10 @@ import numpy as np
 from benchmarks.digits import parser_with_source
 from benchmarks.few_pictures import splits_of
 from benchmarks.record import paired_difference_text, setting
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.table import Table
 from mnist_lib.results import EpochDone
 from mnist_lib.spec import KNOWN_WEIGHTS_RATE, TrialSpec, defaults_for
+from mnist_lib.training.assignment import Assignment, Resources
 
 if TYPE_CHECKING:
     from mnist_lib.models.model import Weights

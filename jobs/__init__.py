@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mnist_lib.clock import steady_time
+from mnist_lib.environment import steady_time
 
 # The source code that is sent to workers; its hash is stored with each model.
 SOURCE_FOLDERS = [Path(__file__).parents[1] / package for package in ("jobs", "mnist_lib", "cluster")]

@@ -16,10 +16,10 @@ from mnist_lib.data.request import DataRequest, stored_name
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import IntegrityError, SpecError
+from mnist_lib.models.pretrained import WeightsFile
 from mnist_lib.objects.archives import numbers_in
 from mnist_lib.objects.protocol import Objects, concurrently
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.pretrained import WeightsFile
 from mnist_lib.results import Accuracy
 from mnist_lib.store.champions.appointment import champions, trained_last
 from mnist_lib.store.champions.log import Champion

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mnist_lib.assignment import Resources
 from mnist_lib.data.images import ImageArray, Images
 from mnist_lib.data.made_up import SURFACES, is_blank
 from mnist_lib.data.table import Table
@@ -23,12 +22,13 @@ from mnist_lib.documents import reading
 from mnist_lib.errors import IntegrityError, ModelError, SpecError
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import ImageShape, Model, Weights, serving_module
+from mnist_lib.models.pretrained import Pretrained
 from mnist_lib.objects.output_file import atomic_output, require_absent
 from mnist_lib.pictures.likeness import TINY, Answers, Likeness
-from mnist_lib.pretrained import Pretrained
 from mnist_lib.results import Accuracy
 from mnist_lib.store.contents import StoredModel
 from mnist_lib.store.predictions import Predictions
+from mnist_lib.training.assignment import Resources
 from mnist_lib.training.prediction import Predictor, accuracy_of
 from mnist_lib.training.strategy import mirrored_strategy
 from mnist_lib.wording import one_line

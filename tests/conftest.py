@@ -27,12 +27,12 @@ import hypothesis
 import numpy as np
 import pytest
 
-from mnist_lib.assignment import Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.table import Table
 from mnist_lib.environment import _without_collections
 from mnist_lib.pictures.sandbox import Sandbox
+from mnist_lib.training.assignment import Resources
 from tests.support.bounds import wait_until
 from tests.support.job import ROOT, summary_of
 from tests.support.shared import made_once

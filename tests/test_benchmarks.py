@@ -36,11 +36,11 @@ from benchmarks import (
 from benchmarks.digits import write_digits
 from benchmarks.record import TUNE
 from benchmarks.training import RATIOS, Contender, contenders, run
-from mnist_lib.assignment import Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.promotion import Rule
+from mnist_lib.training.assignment import Resources
 from tests.support.results import trial_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import few_pictures, photographs, pictures
-from mnist_lib.assignment import Resources
+from mnist_lib.training.assignment import Resources
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

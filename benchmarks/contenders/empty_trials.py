@@ -11,9 +11,9 @@ import numpy as np
 
 from jobs.train import __main__ as train
 from jobs.train import worker
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, EpochDone, TrialEvent, TrialRecord, TrialResult, TrialStarted
+from mnist_lib.training.assignment import Assignment, Resources
 
 
 def run_empty_lane(

@@ -5,12 +5,12 @@ import sys
 
 from stopwatch import BATCH_SIZE, digits, measure
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.table import Table
 from mnist_lib.models.building import build_model
 from mnist_lib.results import EpochDone
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.epochs import Compiled, resume, train
 from mnist_lib.training.prediction import accuracy_of
 from mnist_lib.training.strategy import configure_process, mirrored_strategy

@@ -6,11 +6,11 @@ import time
 
 from stopwatch import digits
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
 from mnist_lib.results import TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
 data = digits()

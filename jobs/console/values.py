@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from msgspec import Meta
 
-from mnist_lib.clock import text_of
+from mnist_lib.environment import text_of
 from mnist_lib.settings import parts_of
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # ends a line, moves the cursor or ends a C string

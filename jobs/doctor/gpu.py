@@ -16,7 +16,6 @@ from typing import Any
 
 from jobs.console.output import print_result
 from jobs.doctor.checks import INSTALL, INSTALL_GPU, DoctorOptions, Finding
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
@@ -26,6 +25,7 @@ from mnist_lib.environment import MODULE, child_variables, import_keras, usable_
 from mnist_lib.errors import MnistError
 from mnist_lib.results import EpochDone, TrialFailure
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.wording import counted
 
 EPOCHS = 2  # the first is slower on a GPU, so the fastest one counts

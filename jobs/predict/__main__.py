@@ -21,8 +21,8 @@ from jobs.predict.answers import Answer, Failure, PictureResult, picture_results
 from jobs.predict.batches import Prediction, predict_here, predict_on_cluster
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import choose_version, load_answerer
-from mnist_lib.clock import steady_time
 from mnist_lib.data.sources.scan import find_pictures
+from mnist_lib.environment import steady_time
 from mnist_lib.errors import ImageError
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.pictures.reading import read_file, size_of

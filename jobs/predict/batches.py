@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from cluster.deadlines import Limits
 from jobs.predict.options import PredictOptions
 from mnist_lib.api import load_answerer
-from mnist_lib.assignment import Resources
 from mnist_lib.environment import import_keras, package_versions, require_same_versions
 from mnist_lib.errors import ImageError
 from mnist_lib.pictures.reading import Layout, Picture, read_content, read_picture
 from mnist_lib.pictures.sandbox import FILES_PER_CALL, Sandbox, in_batches
+from mnist_lib.training.assignment import Resources
 
 if TYPE_CHECKING:
     from mnist_lib.api import Answerer

@@ -31,7 +31,7 @@ from jobs.retrain.status import NOTICE_SCHEMA, events_of, notice_of, show_status
 from jobs.retrain.work import TrainWork
 from jobs.train.commands import plan_of, require_after_dashes
 from jobs.train.plan import require_trusted_code
-from mnist_lib.clock import SystemClock, text_of, timestamp
+from mnist_lib.environment import SystemClock, text_of, timestamp
 from mnist_lib.errors import BusyError, StoreError
 from mnist_lib.objects.lease import Lease, LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.protocol import Objects

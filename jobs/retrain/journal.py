@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from mnist_lib.clock import moment_of
 from mnist_lib.data.request import ClassName, Growth
 from mnist_lib.documents import Count, Document, Interval, Moment, Number, Share, Text
+from mnist_lib.environment import moment_of
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog
 from mnist_lib.results import Accuracy

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from jobs.retrain.journal import DataOfRun, DoneSlot, Entry, Journal, Kind, ModelResult
 from jobs.retrain.slots import Due, Timetable, back_off, due_slot, missed_text
-from mnist_lib.clock import Clock, as_file_name, moment_of, text_of, timestamp
+from mnist_lib.environment import Clock, as_file_name, moment_of, text_of, timestamp
 from mnist_lib.errors import StoreError
 from mnist_lib.objects.lease import Lease, LeaseLostError
 from mnist_lib.wording import counted

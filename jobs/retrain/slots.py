@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from cronsim import CronSim, CronSimError
 
 from jobs.retrain.journal import Entry
-from mnist_lib.clock import moment_of
+from mnist_lib.environment import moment_of
 from mnist_lib.errors import CronError
 from mnist_lib.wording import counted
 

@@ -16,9 +16,9 @@ from jobs.retrain.options import StatusOptions
 from jobs.retrain.slots import Timetable, missed_text
 from jobs.train.commands import options_types
 from jobs.train.resuming import stored_command
-from mnist_lib.clock import moment_of
 from mnist_lib.data.sources.scan import listed
 from mnist_lib.documents import builtins_of
+from mnist_lib.environment import moment_of
 from mnist_lib.errors import MnistError
 from mnist_lib.objects.lease import LeaseTerm, lease_folder, newest_term
 from mnist_lib.objects.storage import open_storage

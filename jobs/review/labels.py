@@ -7,10 +7,10 @@ import threading
 from collections import defaultdict
 from dataclasses import dataclass
 
-from mnist_lib.clock import now_text
 from mnist_lib.data.corrections import NONE, Correction, ImageHash, LabelsFile, Reason, parse_corrections
 from mnist_lib.data.request import ClassName
 from mnist_lib.documents import Count
+from mnist_lib.environment import now_text
 from mnist_lib.errors import SpecError
 from mnist_lib.wording import counted
 

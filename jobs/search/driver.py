@@ -15,13 +15,13 @@ from jobs.search.time_limit import TimeLimit
 from jobs.train.display import RunProgress, State, TrialProgress
 from jobs.train.recorder import Recorder
 from jobs.train.run import Run
-from mnist_lib.assignment import Assignment
-from mnist_lib.clock import steady_time
-from mnist_lib.history import ConfigurationFailed, Cut, RungDecision, RungScored, SearchDocument, Winner
+from mnist_lib.environment import steady_time
 from mnist_lib.results import Accuracy, EpochDone, RungDone, TrialFailure, TrialStarted
 from mnist_lib.run_documents import SearchSummary, Summary
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.history import ConfigurationFailed, Cut, RungDecision, RungScored, SearchDocument, Winner
 from mnist_lib.store.runs import SEARCH
+from mnist_lib.training.assignment import Assignment
 from mnist_lib.wording import counted, percent
 
 log = logging.getLogger(__name__)

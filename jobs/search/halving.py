@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mnist_lib.errors import SpecError
-from mnist_lib.history import RungDecision
 from mnist_lib.results import Accuracy
+from mnist_lib.store.history import RungDecision
 
 REDUCTION = 3  # one of this many goes on
 MAX_RUNGS = 3  # the first comparison is after 1/9 of the epochs: after 1/27, few pictures rank by chance

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from jobs.search.halving import Halving
 from jobs.search.options import SearchOptions
-from mnist_lib.clock import steady_time
-from mnist_lib.history import Cut
+from mnist_lib.environment import steady_time
 from mnist_lib.results import EpochDone, TrialStarted
+from mnist_lib.store.history import Cut
 
 RESERVED_SECONDS = 10.0  # for Ray before the final trials, and for storing after them
 MARGIN = 1.5  # final trials, and their lanes, may be slower than those that were measured

@@ -27,7 +27,7 @@ from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
     from cluster.job_server import JobClient
-    from mnist_lib.pretrained import WeightsFile
+    from mnist_lib.models.pretrained import WeightsFile
 
 RUN = "mnist-run"  # key of the run's name in the metadata of a job
 SENT = "sent"  # the folder, beside the code, for files and pictures from this machine

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mnist_lib.clock import moment_of
 from mnist_lib.documents import builtins_of
+from mnist_lib.environment import moment_of
 from mnist_lib.errors import SpecError
-from mnist_lib.history import RungScored
 from mnist_lib.results import EpochDone
 from mnist_lib.settings import options_of
 from mnist_lib.spec import TrialSettings
+from mnist_lib.store.history import RungScored
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
 
 NAMES = {name: field.name for name, field in options_of(TrialSettings).items()}  # of the fields of settings

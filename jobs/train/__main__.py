@@ -24,9 +24,8 @@ from jobs.console.values import existing_folder
 from jobs.train.options import TrainOptions
 from jobs.train.plan import AnyPlan, Plan, require_trusted_code
 from jobs.train.resuming import configuration, resume_command, stored_command
-from mnist_lib.clock import moment_of, now_text, steady_time
 from mnist_lib.data.sources.availability import check_availability
-from mnist_lib.environment import code_version
+from mnist_lib.environment import code_version, moment_of, now_text, steady_time
 from mnist_lib.errors import DataMissingError
 from mnist_lib.model_file import trust
 from mnist_lib.objects.protocol import Objects

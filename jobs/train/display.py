@@ -19,7 +19,7 @@ from cluster.deadlines import Clock
 from cluster.nodes import makespan
 from cluster.supervisor import LostAttempt
 from jobs.console.terminal import safe_streams, terminal
-from mnist_lib.clock import steady_time
+from mnist_lib.environment import steady_time
 from mnist_lib.results import EpochDone, Heartbeat, RungDone, TrialFailure, TrialRecord, TrialResult, TrialStarted
 from mnist_lib.run_documents import FailedTrial
 from mnist_lib.spec import TrialSpec

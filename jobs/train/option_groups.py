@@ -9,10 +9,10 @@ from msgspec import Meta
 from cluster.deadlines import Limits
 from jobs.console.options import Options, StorageOptions
 from jobs.console.values import Moment, seeds
-from mnist_lib.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Replicas
 from mnist_lib.catalog import MODELS, PICTURE_MODEL
 from mnist_lib.settings import Positive, Seconds, Seed, option
 from mnist_lib.spec import Folds
+from mnist_lib.training.assignment import CHECKPOINT_SECONDS, CPUs, GPUs, Replicas
 
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 Seeds = Annotated[

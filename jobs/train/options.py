@@ -8,7 +8,6 @@ from cluster.deadlines import Limits
 from jobs.console.datasets import DATA_DIR_HELP, TFDS_IMPORT_HELP, DataOptions
 from jobs.console.values import Folder
 from jobs.train.option_groups import LaneOptions, ModelOptions, RunOptions, ShownOptions
-from mnist_lib.assignment import Resources
 from mnist_lib.catalog import DATASETS, PICTURE_MODEL
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import name_of
@@ -18,6 +17,7 @@ from mnist_lib.spec import VALIDATION_PERCENT, TrialSettings, defaults_for
 from mnist_lib.store.champions.promotion import Rule
 from mnist_lib.store.runs import Command, check_run_name
 from mnist_lib.store.versions import LATEST, NUMBER
+from mnist_lib.training.assignment import Resources
 
 CHAMPION = "champion"  # as in --init-from keras@champion
 

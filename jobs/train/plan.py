@@ -21,7 +21,7 @@ from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
     from mnist_lib.data.reading.volume import Volume
-    from mnist_lib.pretrained import WeightsFile
+    from mnist_lib.models.pretrained import WeightsFile
 
 AnyPlan = TypeVar("AnyPlan", bound="Plan")
 
@@ -45,7 +45,7 @@ class Plan:
         files = files_of(options.models)
         weights: Mapping[str, Mapping[str, WeightsFile]] = {}
         if options.weights:
-            from mnist_lib.pretrained import files_by_model  # imports NumPy
+            from mnist_lib.models.pretrained import files_by_model  # imports NumPy
 
             models = map(name_of, options.models)
             weights = files_by_model(models, files, {name: Path(str(path)) for name, path in options.weights.items()})

@@ -11,8 +11,8 @@ from jobs.train.checkpoints import Checkpoints
 from jobs.train.write_queue import WriteQueue
 from mnist_lib.environment import package_versions, require_same_versions
 from mnist_lib.errors import StoreError
-from mnist_lib.history import AttemptDied
 from mnist_lib.results import CheckpointTaken, EpochDone, HistoryEntry, LaneStarted, TrialFailure, TrialStarted
+from mnist_lib.store.history import AttemptDied
 from mnist_lib.store.resumption import store_checkpoint
 from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted

@@ -26,12 +26,11 @@ from jobs.train.recorder import Recorder
 from jobs.train.run_dataset import RunDataset
 from jobs.train.supervision import Loop, TrialSource
 from jobs.train.trials import Trials
-from mnist_lib.clock import moment_of, now_text, steady_time
+from mnist_lib.environment import moment_of, now_text, steady_time
 from mnist_lib.errors import IntegrityError
-from mnist_lib.history import DriverConnected, LanesPlanned
 from mnist_lib.model_file import Call, trust
+from mnist_lib.models.pretrained import Pretrained
 from mnist_lib.objects.protocol import failpoint
-from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.folds import folds_summary
 from mnist_lib.report.label_errors import label_errors
@@ -46,6 +45,7 @@ from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Decision, Rule
 from mnist_lib.store.contents import contents_of, stored_weights
 from mnist_lib.store.datasets import store_state
+from mnist_lib.store.history import DriverConnected, LanesPlanned
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.reference import record_last_run
 from mnist_lib.store.resumption import delete_trial_state, forget_result

@@ -17,12 +17,12 @@ from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.planning import models_to_check
 from mnist_lib.catalog import DATASETS
-from mnist_lib.clock import steady_time
 from mnist_lib.data.changes import MAX_EARLIER_RUNS, DatasetState, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.hold_out import require_untrained
 from mnist_lib.data.prepared.writer import ProgressFile
+from mnist_lib.environment import steady_time
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.report.texts import changes_text, groups_texts, growth_texts, near_copies_texts

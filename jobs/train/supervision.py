@@ -11,9 +11,9 @@ from cluster.lanes import Death, Handle, Message, Pool
 from cluster.supervisor import Action, Assign, Close, Kill, Source, Start, Supervisor
 from jobs.train.display import RunProgress, Show
 from jobs.train.recorder import Recorder
-from mnist_lib.assignment import Assignment
-from mnist_lib.clock import SystemClock
+from mnist_lib.environment import SystemClock
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment
 
 CLOCK = SystemClock()
 

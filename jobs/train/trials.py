@@ -11,14 +11,14 @@ from msgspec import structs
 from jobs.console.exit_codes import is_worth_a_retry
 from jobs.train.display import RunProgress
 from jobs.train.recorder import Recorder
-from mnist_lib.assignment import Assignment
-from mnist_lib.history import TrialEnded
 from mnist_lib.model_file import ModelFile
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import EpochDone, TrialFailure, TrialRecord, TrialResult, TrialStarted, add_epoch
 from mnist_lib.run_documents import ErrorSummary, FailedTrial
 from mnist_lib.spec import TrialSpec, by_cost
+from mnist_lib.store.history import TrialEnded
 from mnist_lib.store.resumption import read_result, store_result
+from mnist_lib.training.assignment import Assignment
 from mnist_lib.wording import and_balanced, counted, percent, rounded
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from cluster.tasks import call_on_node
 from mnist_lib.api import load_stored
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.dataset import Changes, Dataset
 from mnist_lib.data.images import read_part
@@ -28,10 +27,11 @@ from mnist_lib.data.table import ImageHashes
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
-from mnist_lib.pretrained import NOTHING, Pretrained
+from mnist_lib.models.pretrained import NOTHING, Pretrained
 from mnist_lib.results import LaneStarted, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel
+from mnist_lib.training.assignment import Assignment, Resources
 
 if TYPE_CHECKING:
     from mnist_lib.data.changes import DatasetState

@@ -19,9 +19,9 @@ from mnist_lib.model_file import ModelFile
 from mnist_lib.models.augmentation import Augmentation, AugmentedModel, augmentations_of
 from mnist_lib.models.keras_models import KerasModel, own_augmentations, restored_settings
 from mnist_lib.models.model import ImageShape, Model
+from mnist_lib.models.pretrained import NOTHING, Pretrained
 from mnist_lib.models.scratch import ScratchModel
 from mnist_lib.objects.protocol import MAX_FILE_BYTES
-from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.spec import TrialSpec
 
 FORMS = "a keras.Model, a list of Keras layers, or an object with initial_weights and __call__"

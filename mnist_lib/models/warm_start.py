@@ -10,7 +10,7 @@ from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import ImageShape, Model, Tensors, Weights
-from mnist_lib.pretrained import NOTHING, Pretrained
+from mnist_lib.models.pretrained import NOTHING, Pretrained
 from mnist_lib.spec import TrialSpec
 
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from mnist_lib.clock import Clock, SystemClock, now_text
 from mnist_lib.documents import Moment, Text
+from mnist_lib.environment import Clock, SystemClock, now_text
 from mnist_lib.errors import BusyError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.records import RecordLog

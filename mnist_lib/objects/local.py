@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from mnist_lib.clock import now_text
 from mnist_lib.documents import complete_lines
+from mnist_lib.environment import now_text
 from mnist_lib.errors import BusyError, IntegrityError, StoreError, StoreFullError
 from mnist_lib.objects.output_file import sync
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, check_name, require_size

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Labels
-from mnist_lib.history import AttemptDied, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.results import EpochDone, HistoryEntry, TrialStarted, add_epoch, mean_score
 from mnist_lib.run_documents import SearchSummary, Setting, Summary
+from mnist_lib.store.history import AttemptDied, SearchDocument, TrialEnded
 from mnist_lib.store.runs import RunFolder
 
 MAX_POINTS = 1_000  # of a learning curve

@@ -6,9 +6,9 @@ import numpy as np
 
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import hash_of_text, indices_of, text_of
-from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.results import TrialResult
 from mnist_lib.run_documents import MAX_LABEL_ERRORS, LabelError, LabelErrors
+from mnist_lib.store.margins import MARGINS, Margins
 
 # A label is named if its margin is below 0 and at least so many interquartile ranges below the median one. Nearly all
 # labels named so were wrong in `benchmarks.label_errors`; with 2.25, up to 1 in 100 right ones was named.

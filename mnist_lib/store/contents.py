@@ -18,15 +18,15 @@ from mnist_lib.documents import (
     written,
 )
 from mnist_lib.errors import IntegrityError, SpecError
-from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.model_file import MAX_SOURCE_BYTES, SOURCE_FILE, Call, ModelFile, require_trusted
+from mnist_lib.models.pretrained import EMPTIED, StoredWeights
 from mnist_lib.objects.archives import npz
 from mnist_lib.objects.protocol import MAX_EPOCHS_BYTES, Objects
 from mnist_lib.pictures.likeness import LIKENESS, REJECT_SHARE, Likeness, min_held_out
-from mnist_lib.pretrained import EMPTIED, StoredWeights
 from mnist_lib.results import Accuracy, EpochDone, TrialRecord, TrialResult
 from mnist_lib.run_documents import spec_of_schema_1
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.margins import MARGINS, Margins
 from mnist_lib.store.predictions import PREDICTIONS
 from mnist_lib.store.versions import (
     About,

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mnist_lib.clock import as_file_name, now_text
 from mnist_lib.documents import Name, encode
+from mnist_lib.environment import as_file_name, now_text
 from mnist_lib.errors import BusyError, IntegrityError, SpecError
-from mnist_lib.history import DriverConnected, LanesPlanned
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record, seal
+from mnist_lib.store.history import DriverConnected, LanesPlanned
 from mnist_lib.store.locks import UNFINISHED, delete_lock, lock_of_run, require_no_gc
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, RunFolder, Terms
 

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mnist_lib.clock import now_text
 from mnist_lib.documents import Moment, Name
+from mnist_lib.environment import now_text
 from mnist_lib.errors import ConflictError, IntegrityError, StoreError
 from mnist_lib.objects.protocol import MAX_FILE_BYTES, Objects, check_name, check_part, failpoint, require_size
 from mnist_lib.objects.records import RecordLog, seal, unseal

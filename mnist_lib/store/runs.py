@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 from msgspec import structs
 
-from mnist_lib.clock import now_text, steady_time
 from mnist_lib.documents import Json, Moment, Name, decode, encode, reading
+from mnist_lib.environment import now_text, steady_time
 from mnist_lib.errors import ConflictError, SpecError, StoreError
-from mnist_lib.history import DriverConnected, HistoryLine, SearchDocument
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_EPOCHS_BYTES, Objects, check_part
 from mnist_lib.objects.records import read_record
 from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, Summary, read_summary
+from mnist_lib.store.history import DriverConnected, HistoryLine, SearchDocument
 from mnist_lib.store.versions import model_names
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history", "summary.json"

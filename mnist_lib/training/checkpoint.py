@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from mnist_lib.data.batches import Plan
 from mnist_lib.documents import Count, Seconds, decode, encode, reading
 from mnist_lib.errors import CheckpointError, IntegrityError
-from mnist_lib.margins import Sums, no_sums
 from mnist_lib.models.model import Weights
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.objects.protocol import MAX_CHECKPOINT_BYTES
 from mnist_lib.results import EPOCH_START, Accuracy, EpochPart
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.margins import Sums, no_sums
 from mnist_lib.training.steps import Values
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from mnist_lib.clock import steady_time
+from mnist_lib.environment import steady_time
 
 
 class Deadline:

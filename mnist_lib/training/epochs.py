@@ -14,12 +14,10 @@ import tensorflow as tf
 from msgspec import structs
 from numpy.typing import NDArray
 
-from mnist_lib.assignment import Assignment
-from mnist_lib.clock import steady_time
 from mnist_lib.data.batches import Plan, balancing_weights, epochs, order_of
 from mnist_lib.data.table import Table
+from mnist_lib.environment import steady_time
 from mnist_lib.errors import CheckpointError, DivergedError, SpecError
-from mnist_lib.margins import add_margins, counted_epochs, no_sums
 from mnist_lib.models.model import Weights
 from mnist_lib.results import (
     Accuracy,
@@ -30,6 +28,8 @@ from mnist_lib.results import (
     TrialEvent,
 )
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.margins import add_margins, counted_epochs, no_sums
+from mnist_lib.training.assignment import Assignment
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.deadline import Deadline
 from mnist_lib.training.prediction import HEARTBEAT_SECONDS, accuracy_of

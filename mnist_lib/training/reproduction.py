@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.documents import Interval
 from mnist_lib.errors import IntegrityError, MnistError, SpecError
+from mnist_lib.models.pretrained import Pretrained, WeightsFile
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.pretrained import Pretrained, WeightsFile
 from mnist_lib.results import Accuracy, EpochDone, TrialFailure, TrialRecord, TrialResult
 from mnist_lib.spec import TrialSpec, is_exact
 from mnist_lib.store.contents import read_manifest, source_of, stored_weights
 from mnist_lib.store.versions import Version, chain
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from mnist_lib.wording import counted
 

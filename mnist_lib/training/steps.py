@@ -1,6 +1,6 @@
 """The compiled training steps of a chunk.
 
-Steps return the values after the chunk, sums over its images, and the margin of each image, see `mnist_lib.margins`.
+Steps return the values after the chunk, sums over its images, and the margin of each image (`mnist_lib.store.margins`).
 Each step computes the gradients of every replica, adds them up, and updates the weights once. `steps_of` chooses what
 XLA compiles, and the layout in which a chunk holds the weights. On one replica, if XLA is fast for the model, all steps
 of a chunk are one XLA function.

@@ -5,9 +5,9 @@ TensorFlow accepts settings only before its first operation, so a worker calls `
 
 import tensorflow as tf
 
-from mnist_lib.assignment import Resources
 from mnist_lib.errors import GpuInvisibleError
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Resources
 from mnist_lib.wording import counted
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from mnist_lib.assignment import CHECKPOINT_SECONDS, Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import MadeUp
@@ -22,11 +21,10 @@ from mnist_lib.data.table import TRAIN, Table
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import MnistError, ModelError
 from mnist_lib.intervals import accuracy_interval
-from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model
+from mnist_lib.models.pretrained import Pretrained
 from mnist_lib.models.warm_start import warm_start
-from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
     EpochDone,
@@ -39,6 +37,8 @@ from mnist_lib.results import (
     TrialStarted,
 )
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.margins import MARGINS, Margins
+from mnist_lib.training.assignment import CHECKPOINT_SECONDS, Assignment, Resources
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done, train
 from mnist_lib.training.evaluation import evaluate_on_test, num_evaluated

@@ -10,9 +10,9 @@ from cluster.deadlines import Limits
 from cluster.errors import ResourcesError
 from cluster.lanes import Cause
 from cluster.supervisor import LostAttempt
-from mnist_lib.assignment import Assignment
 from mnist_lib.results import LaneStarted, TrialResult
 from mnist_lib.spec import trial_grid
+from mnist_lib.training.assignment import Assignment
 from tests.support.simulation.lanes import SimulatedLane
 from tests.support.supervised import Run, trials
 

@@ -12,7 +12,7 @@ from docs.reference.make import parsers
 from jobs.__main__ import COMMANDS as PROGRAMS
 from jobs.console.exit_codes import ERRORS, UsageError
 from jobs.train.options import TrainOptions
-from mnist_lib.clock import moment_of
+from mnist_lib.environment import moment_of
 from tests.support.builders import builder_file
 from tests.support.commands import parse_command, split_command
 from tests.support.documents import DOCUMENTS, ROOT, Snippet, blocks, commands, name_of, prose

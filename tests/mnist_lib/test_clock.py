@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from mnist_lib.clock import as_file_name, moment_of, text_of
+from mnist_lib.environment import as_file_name, moment_of, text_of
 
 MOMENT = datetime(2026, 11, 26, 4, 0, 0, 999_999, tzinfo=timezone(timedelta(hours=1)))
 

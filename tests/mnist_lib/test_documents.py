@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from mnist_lib.data.prepared.index import _About
 from mnist_lib.documents import Moment, builtins_of, decode, encode, require_schema
 from mnist_lib.errors import IntegrityError, SchemaError
-from mnist_lib.history import HistoryLine, SearchDocument
 from mnist_lib.objects.lease import LeaseTerm
 from mnist_lib.objects.records import seal, unseal
 from mnist_lib.report.summary import settings_of
@@ -24,6 +23,7 @@ from mnist_lib.run_documents import Summary
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.champions.log import Champion
 from mnist_lib.store.contents import Manifest
+from mnist_lib.store.history import HistoryLine, SearchDocument
 from mnist_lib.store.opening import UnfinishedRun
 from mnist_lib.store.publishing import Claim
 from mnist_lib.store.resumption import StoredResult

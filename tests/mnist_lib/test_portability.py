@@ -47,6 +47,6 @@ def test_pictures_are_read_without_what_only_linux_has(tmp_path: Path) -> None:
     shown = json.loads(done.stdout)
     assert shown["fingerprint"] == read(folder).fingerprint
     assert [notice for notice in shown["notices"] if "a/bad.png" in notice]
-    code = "import os, jobs.predict.__main__, mnist_lib.clock; print(hasattr(os, 'preadv'))"
+    code = "import os, jobs.predict.__main__, mnist_lib.environment; print(hasattr(os, 'preadv'))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.startswith("False"), done.stderr

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_lib.assignment import Resources
 from mnist_lib.catalog import MODELS, OPTIMIZERS, require_known
 from mnist_lib.documents import builtins_of, decode, encode
 from mnist_lib.errors import SpecError
 from mnist_lib.settings import MAX_SEED
 from mnist_lib.spec import TrialSpec, trial_grid
+from mnist_lib.training.assignment import Resources
 
 
 @pytest.mark.parametrize(

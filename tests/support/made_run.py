@@ -13,13 +13,13 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import CountsBySplit, Growth
 from mnist_lib.data.table import Labels, Table
 from mnist_lib.documents import decode, encode
-from mnist_lib.history import DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.report.aggregation import Tally
 from mnist_lib.report.evidence import ReportedRun
 from mnist_lib.report.summary import Stored, dataset_summary, summarize
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialFailure, TrialRecord, TrialResult, TrialStarted
 from mnist_lib.run_documents import ChangesSummary, FailedTrial, SearchSummary, Significance, Summary, Timing
 from mnist_lib.spec import TrialSpec, trial_grid
+from mnist_lib.store.history import DriverConnected, SearchDocument, TrialEnded
 from mnist_lib.store.runs import CONFIGURATION, SEARCH, RunFolder
 from tests.support.results import failed_trial, trial_result
 from tests.support.simulation.memory import MemoryObjects

@@ -27,7 +27,7 @@ sys.exit(main(sys.argv[1:]))
 COMMAND = f"""
 import os, sys
 from datetime import timedelta
-from mnist_lib.clock import SystemClock
+from mnist_lib.environment import SystemClock
 now, ahead = SystemClock.now, timedelta(seconds=float(os.environ["MNIST_TEST_AHEAD"]))
 SystemClock.now = lambda self: now(self) + ahead
 from jobs.retrain.__main__ import main

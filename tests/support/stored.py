@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
 from mnist_lib.data.dataset import Dataset
+from mnist_lib.models.pretrained import NOTHING, Pretrained
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.pretrained import NOTHING, Pretrained
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import contents_of, stored_weights
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.versions import Version
+from mnist_lib.training.assignment import Assignment, Resources
 from tests.support.store.fake_versions import DATASET, about, small_manifest
 
 LOADED_WITHOUT_THIS_PROJECT = {

@@ -11,9 +11,9 @@ from cluster.supervisor import LostAttempt, Supervisor
 from jobs.train.display import RunProgress, display
 from jobs.train.recorder import Recorder
 from jobs.train.supervision import CLOCK, Loop, TrialSource
-from mnist_lib.assignment import Assignment
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec, by_cost, trial_grid
+from mnist_lib.training.assignment import Assignment
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.lanes import SimulatedLane

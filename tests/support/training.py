@@ -2,12 +2,12 @@
 
 import math
 
-from mnist_lib.assignment import Assignment
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.table import Table
-from mnist_lib.margins import no_sums
 from mnist_lib.results import EpochDone
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.margins import no_sums
+from mnist_lib.training.assignment import Assignment
 from mnist_lib.training.checkpoint import TrainingState
 from mnist_lib.training.epochs import Compiled, train
 from mnist_lib.training.trainer import Trainer

@@ -14,10 +14,10 @@ import numpy as np
 import ray
 from msgspec.structs import replace
 
-from mnist_lib.assignment import Assignment
 from mnist_lib.environment import package_versions
 from mnist_lib.results import Accuracy, LaneStarted, TrialEvent, TrialResult, TrialStarted
 from mnist_lib.spec import trial_grid
+from mnist_lib.training.assignment import Assignment
 from tests.support.results import with_fields
 from tests.support.simulation.trials import Durations, trial_script, undisturbed_weights
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mnist_lib.clock import now_text
 from mnist_lib.data.request import stored_name
 from mnist_lib.documents import Count, Interval, Json, Moment, Name, Number, Share, Text
+from mnist_lib.environment import now_text
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.protocol import Objects, concurrently, failpoint
 from mnist_lib.objects.records import RecordLog

@@ -11,11 +11,11 @@ import tensorflow as tf
 from jobs.doctor import gpu
 from jobs.doctor.checks import Finding
 from jobs.doctor.gpu import Devices, DevicesError, Measurement, compared, measure
-from mnist_lib.assignment import Resources
 from mnist_lib.data.batches import ReplicaPart
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.models.model import Tensors
 from mnist_lib.training import diagnosis
+from mnist_lib.training.assignment import Resources
 from mnist_lib.training.diagnosis import gradient_difference, moved, wrong_numbers
 from mnist_lib.training.steps import Steps, Totals, gradients_of
 from tests.jobs.doctor.test_doctor import doctor

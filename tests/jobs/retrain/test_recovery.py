@@ -9,7 +9,7 @@ import pytest
 from jobs.retrain.journal import Entry
 from jobs.retrain.retrainer import AttemptResult
 from jobs.retrain.slots import due_slot
-from mnist_lib.clock import moment_of
+from mnist_lib.environment import moment_of
 from tests.support.retraining.fakes import FakeAttempt
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world
 from tests.support.retraining.world import TIME_TO_LIVE, Machine, Settings, World

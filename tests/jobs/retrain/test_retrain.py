@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mnist_lib.clock import moment_of
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.dataset import Dataset
+from mnist_lib.environment import moment_of
 from mnist_lib.objects.local import LocalObjects
 from tests.support.bounds import at_most_processor_seconds, wait_until
 from tests.support.corrections import correct, correction

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.retrain import retrainer
 from jobs.retrain.journal import Entry, Journal
-from mnist_lib.clock import moment_of
+from mnist_lib.environment import moment_of
 from mnist_lib.errors import StoreError
 from tests.support.retraining.hourly import DAY, HOUR, HOURLY, done_slots, hourly_world, kinds
 from tests.support.retraining.world import TIME_TO_LIVE, Settings, World

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.retrain import retrainer
 from jobs.retrain.journal import Entry
-from mnist_lib.clock import moment_of
+from mnist_lib.environment import moment_of
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.retraining.fakes import SCHEDULE, DiedError
 from tests.support.retraining.world import BEGIN, Settings, World

@@ -24,9 +24,9 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import text_of
 from mnist_lib.errors import DataError, SpecError
-from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.store.contents import contents_of
+from mnist_lib.store.margins import MARGINS, Margins
 from mnist_lib.store.predictions import Predictions
 from mnist_lib.store.publishing import publish
 from mnist_lib.store.runs import RunFolder

@@ -10,13 +10,13 @@ from msgspec import structs
 
 from jobs.search.options import SearchOptions
 from jobs.search.plan import SearchPlan
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.table import Table
 from mnist_lib.report.texts import notes
 from mnist_lib.results import Accuracy, RungDone, TrialResult
 from mnist_lib.run_documents import Summary
+from mnist_lib.training.assignment import Assignment, Resources
 from tests.support.made_run import summary_of_results
 from tests.support.results import with_fields
 

@@ -11,10 +11,10 @@ from msgspec import structs
 from jobs.track.tracked import key_of, tracked_run
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import IntegrityError
-from mnist_lib.history import RungScored
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.results import Accuracy, Balanced, EpochDone, HistoryEntry
 from mnist_lib.run_documents import SearchSummary, Summary
+from mnist_lib.store.history import RungScored
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder
 from tests.support.made_run import made_run

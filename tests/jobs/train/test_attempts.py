@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.survival import running_workers
-from mnist_lib.history import AttemptDied
 from mnist_lib.objects.local import LocalObjects
+from mnist_lib.store.history import AttemptDied
 from mnist_lib.store.runs import RunFolder
 from mnist_lib.wording import counted
 from tests.support.job import (

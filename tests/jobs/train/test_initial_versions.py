@@ -15,8 +15,8 @@ from jobs.train.planning import models_to_check
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import ModelError, SpecError
+from mnist_lib.models.pretrained import Pretrained
 from mnist_lib.objects.protocol import Objects
-from mnist_lib.pretrained import Pretrained
 from mnist_lib.report.summary import dataset_summary
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule

@@ -12,12 +12,12 @@ from jobs.train.display import RunProgress
 from jobs.train.options import TrainOptions
 from jobs.train.recorder import Recorder
 from jobs.train.run import deadline_of
-from mnist_lib.assignment import Assignment
-from mnist_lib.clock import steady_time, text_of
-from mnist_lib.history import DriverConnected, TrialEnded
+from mnist_lib.environment import steady_time, text_of
 from mnist_lib.results import EpochDone, TrialResult
 from mnist_lib.spec import TrialSpec, trial_grid
+from mnist_lib.store.history import DriverConnected, TrialEnded
 from mnist_lib.store.runs import RunFolder
+from mnist_lib.training.assignment import Assignment
 from tests.support.recorded import RecordedTrials
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
@@ -99,7 +99,7 @@ def test_a_time_limit_also_counts_the_import_and_the_wait_for_the_data() -> None
 def test_the_time_in_which_an_assignment_waits_for_its_lane_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = {"driver": 1_000.0, "lane": 77.0}  # the clocks of two machines
     host = "driver"
-    monkeypatch.setattr("mnist_lib.assignment.steady_time", lambda: now[host])
+    monkeypatch.setattr("mnist_lib.training.assignment.steady_time", lambda: now[host])
     (spec,) = grid("keras")
     assignment = Assignment(spec, b"checkpoint", deadline=1_100.0, until=3)
     waiting = pickle.loads(pickle.dumps(assignment, protocol=5))  # in the mailbox, on the machine of the driver

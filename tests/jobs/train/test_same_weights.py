@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import survival
-from mnist_lib.margins import MARGINS
 from mnist_lib.store.contents import MANIFEST
+from mnist_lib.store.margins import MARGINS
 from tests.support.job import hashes, pid_of, start, train
 from tests.support.local_cluster import temporary_cluster
 

@@ -14,7 +14,7 @@ from jobs.train.__main__ import run_job
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
 from jobs.train.run import Run
-from mnist_lib.clock import steady_time
+from mnist_lib.environment import steady_time
 from mnist_lib.run_documents import Summary
 from tests.support.job import ROOT
 from tests.support.made_run import small_summary
@@ -23,7 +23,7 @@ SLEEPER = """
 import time; began = time.clock_gettime(time.CLOCK_BOOTTIME)
 import jobs.train.__main__
 from jobs import begin_of_command
-from mnist_lib.clock import steady_time
+from mnist_lib.environment import steady_time
 time.sleep(1)
 print(time.clock_gettime(time.CLOCK_BOOTTIME) - began, steady_time() - begin_of_command())
 """

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.model_file import ModelFile
-from mnist_lib.pretrained import NOTHING, Pretrained
+from mnist_lib.models.pretrained import NOTHING, Pretrained
 from mnist_lib.results import CheckpointTaken, TrialEvent
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import trial
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
 from tests.support.own_trials import OWN, Run

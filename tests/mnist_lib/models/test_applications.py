@@ -16,7 +16,7 @@ from mnist_lib.errors import ModelError, SpecError
 from mnist_lib.models.building import build_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.model import ImageShape
-from mnist_lib.pretrained import Pretrained, WeightsFile, files_by_model
+from mnist_lib.models.pretrained import Pretrained, WeightsFile, files_by_model
 from mnist_lib.results import CheckpointTaken
 from mnist_lib.spec import TrialSpec
 from tests.support.own_trials import Run, result_of

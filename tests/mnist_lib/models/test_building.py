@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
 from mnist_lib.models.building import build_model, check_model
 from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult, TrialStarted
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits
 from tests.support.own_trials import OWN, Run, own, result_of

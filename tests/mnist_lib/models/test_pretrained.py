@@ -15,7 +15,7 @@ from mnist_lib.errors import ModelError
 from mnist_lib.models.building import build_model, check_model
 from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.model import Weights
-from mnist_lib.pretrained import Pretrained, WeightsFile
+from mnist_lib.models.pretrained import Pretrained, WeightsFile
 from mnist_lib.results import CheckpointTaken, TrialResult, TrialStarted
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.trainer import is_given

@@ -10,11 +10,11 @@ import pytest
 from obstore.store import MemoryStore
 
 from mnist_lib.errors import SpecError, StoreError
-from mnist_lib.history import DriverConnected
 from mnist_lib.objects import bucket
 from mnist_lib.objects.bucket import BucketObjects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.store import runs
+from mnist_lib.store.history import DriverConnected
 from mnist_lib.store.runs import RunFolder, history_line
 from tests.support.bounds import assert_at_most
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lib.clock import SystemClock
+from mnist_lib.environment import SystemClock
 from mnist_lib.errors import BusyError
 from mnist_lib.objects.lease import Lease, LeaseLostError, LeaseTerm, lease_folder, locked, newest_term
 from mnist_lib.objects.protocol import Objects

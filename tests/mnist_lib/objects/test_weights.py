@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mnist_lib import read_weights
 from mnist_lib.errors import ModelError
+from mnist_lib.models.pretrained import Pretrained, WeightsFile
 from mnist_lib.objects.archives import FORMATS, KERAS_WEIGHTS
-from mnist_lib.pretrained import Pretrained, WeightsFile
 from tests.support.memory import peak_bytes
 
 ARRAYS: dict[str, NDArray[Any]] = {"one": np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4), "two": np.arange(1, 6)}
@@ -93,7 +93,7 @@ def test_the_function_of_a_stored_version_gets_none_or_the_emptied_file_of_an_ea
 
 
 def test_an_emptied_file_is_not_unpacked_beyond_the_limit_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnist_lib.pretrained.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("mnist_lib.models.pretrained.MAX_FILE_BYTES", 10)
     stored = {"blank.one.npz.zlib": zlib.compress(bytes(10**6))}
     (file,) = Pretrained.of_version({"one": "1" * 64}, stored).files.values()
     assert file is not None
@@ -206,7 +206,7 @@ except ModelError as error:
     setup = """
 from pathlib import Path
 from mnist_lib.errors import ModelError
-from mnist_lib.pretrained import WeightsFile
+from mnist_lib.models.pretrained import WeightsFile
 """
     assert peak_bytes(setup, code) < 50_000_000
 

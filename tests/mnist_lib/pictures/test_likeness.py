@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mnist_lib.api import load_stored
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
 from mnist_lib.errors import IntegrityError
@@ -19,6 +18,7 @@ from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel, contents_of
 from mnist_lib.store.publishing import publish
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.trial import WorkerPlace, run_trials
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from mnist_lib.history import AttemptDied, DriverConnected, TrialEnded
 from mnist_lib.report.evidence import (
     MAX_PICTURES,
     Course,
@@ -17,6 +16,7 @@ from mnist_lib.report.evidence import (
 )
 from mnist_lib.results import Accuracy, EpochDone, HistoryEntry, TrialStarted
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.history import AttemptDied, DriverConnected, TrialEnded
 from tests.support.made_run import FOUR_LABELS, small_summary
 from tests.support.simulation.trials import epoch_of
 

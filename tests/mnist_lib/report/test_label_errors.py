@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table, text_of
-from mnist_lib.margins import MARGINS, Margins
 from mnist_lib.report.label_errors import label_errors, suspects
 from mnist_lib.results import Accuracy, TrialResult
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.margins import MARGINS, Margins
 from tests.support.results import trial_result
 
 MEANS = np.array([-4, -0.9, *[4, 5, 6] * 7, 4], np.float32)  # the quartiles are 4, 5 and 6

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import DIGITS
 from mnist_lib.data import batches
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.results import epochs_in

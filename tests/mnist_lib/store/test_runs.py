@@ -10,12 +10,12 @@ import pytest
 from msgspec import structs
 
 from mnist_lib.errors import BusyError, DataMissingError, IntegrityError, SpecError, StoreError
-from mnist_lib.history import AttemptDied, DriverConnected
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import Accuracy, EpochDone, TrialStarted
 from mnist_lib.store import opening
+from mnist_lib.store.history import AttemptDied, DriverConnected
 from mnist_lib.store.opening import open_run
 from mnist_lib.store.runs import RunFolder, check_run_name, check_writable, history_line
 from tests.support.memory import peak_bytes

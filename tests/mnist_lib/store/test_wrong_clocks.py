@@ -10,8 +10,8 @@ from unittest import mock
 import pytest
 
 from jobs.train.__main__ import main as train
-from mnist_lib.clock import SystemClock, timestamp
 from mnist_lib.data.corrections import LabelsFile
+from mnist_lib.environment import SystemClock, timestamp
 from mnist_lib.errors import ClockError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects

@@ -12,14 +12,12 @@ import pytest
 import tensorflow as tf
 from msgspec import structs
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.catalog import MODELS
-from mnist_lib.clock import steady_time
 from mnist_lib.data import batches, images
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.dataset import Dataset
+from mnist_lib.environment import steady_time
 from mnist_lib.errors import CheckpointError
-from mnist_lib.margins import MARGINS, no_sums
 from mnist_lib.models.model import Weights
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.objects.local import LocalObjects
@@ -37,8 +35,10 @@ from mnist_lib.results import (
 )
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.contents import contents_of
+from mnist_lib.store.margins import MARGINS, no_sums
 from mnist_lib.store.publishing import publish
 from mnist_lib.training import prediction, trial
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
 from mnist_lib.training.reproduction import IDENTICAL, ReproductionInputs, reproduce
 from mnist_lib.training.steps import Values

@@ -13,14 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mnist_lib.assignment import Assignment
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.table import Table
-from mnist_lib.margins import no_sums
 from mnist_lib.models.model import Weights
 from mnist_lib.results import Accuracy, RungDone
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store.margins import no_sums
 from mnist_lib.training import epochs as epochs_module
+from mnist_lib.training.assignment import Assignment
 from mnist_lib.training.checkpoint import Best, TrainingState
 from mnist_lib.training.epochs import Compiled, rung_done, train
 from mnist_lib.training.steps import Totals

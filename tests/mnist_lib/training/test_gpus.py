@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.results import TrialEvent, TrialFailure, TrialResult, TrialStarted
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import gpus, trial
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.trainer import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits

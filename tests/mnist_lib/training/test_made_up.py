@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, ReplicaPart, epochs
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.made_up import MAKERS, MadeUp
 from mnist_lib.data.table import TEST, TRAIN, Table
 from mnist_lib.loading import StoredPredictor, build
-from mnist_lib.margins import MARGINS
 from mnist_lib.models.building import build_model
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures.likeness import REJECT_SHARE
 from mnist_lib.results import CheckpointTaken, TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.contents import StoredModel, contents_of
+from mnist_lib.store.margins import MARGINS
 from mnist_lib.store.publishing import publish
 from mnist_lib.training import trial
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.steps import MADE_UP_WEIGHT, gradients_of, gradients_of_microbatches
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.mnist_lib.pictures.test_likeness import bars, discs

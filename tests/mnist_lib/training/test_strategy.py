@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from mnist_lib.assignment import Resources
 from mnist_lib.errors import GpuInvisibleError
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training import strategy
+from mnist_lib.training.assignment import Resources
 
 
 class Config:

@@ -11,13 +11,12 @@ import pytest
 
 from cluster.deadlines import SILENCE_SECONDS, Limits
 from cluster.lanes import Lane, WorkerProcess
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data.batches import Plan
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
 from mnist_lib.errors import DataError
 from mnist_lib.models.building import build_model
-from mnist_lib.pretrained import Pretrained, StoredWeights
+from mnist_lib.models.pretrained import Pretrained, StoredWeights
 from mnist_lib.results import (
     Accuracy,
     EpochDone,
@@ -32,6 +31,7 @@ from mnist_lib.results import (
 )
 from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.training import prediction, trial
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.trainer import Trainer
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.digits import few_digits

@@ -53,7 +53,7 @@ MUTANTS = (
     ),
     Mutant(
         name="wrong labels are looked for in all epochs",
-        file="mnist_lib/margins.py",
+        file="mnist_lib/store/margins.py",
         old="return -(-epochs // 2)",
         new="return epochs",
         why="In the end, a network knows wrong labels by heart.",

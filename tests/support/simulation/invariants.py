@@ -15,10 +15,10 @@ from cluster.lanes import Cause, Death, Message
 from cluster.nodes import HeadWatch, LanePlan
 from cluster.supervisor import Action, Assign, LostAttempt, Source, Supervisor
 from jobs.train.recorder import Recorder
-from mnist_lib.assignment import Assignment
 from mnist_lib.results import CheckpointTaken, TrialFailure, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import RunFolder
+from mnist_lib.training.assignment import Assignment
 from tests.support.simulation.clock import VirtualClock
 from tests.support.simulation.cluster import SimulatedCluster
 from tests.support.simulation.lanes import SimulatedLane, Watch

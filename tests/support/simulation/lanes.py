@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.lanes import Death, Message
-from mnist_lib.assignment import Assignment
 from mnist_lib.results import TrialEvent
+from mnist_lib.training.assignment import Assignment
 
 
 @dataclass(eq=False)

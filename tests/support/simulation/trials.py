@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mnist_lib.assignment import Assignment
-from mnist_lib.clock import steady_time
-from mnist_lib.environment import package_versions
+from mnist_lib.environment import package_versions, steady_time
 from mnist_lib.results import (
     Accuracy,
     CheckpointTaken,
@@ -27,6 +25,7 @@ from mnist_lib.results import (
     TrialStarted,
 )
 from mnist_lib.spec import TrialSpec
+from mnist_lib.training.assignment import Assignment
 from tests.support.results import trial_result
 
 HEARTBEAT_SECONDS = 3.0

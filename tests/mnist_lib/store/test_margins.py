@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_lib import margins
-from mnist_lib.assignment import Assignment, Resources
 from mnist_lib.data import batches
 from mnist_lib.data.batches import Plan, epochs
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import indices_of
 from mnist_lib.errors import IntegrityError
-from mnist_lib.margins import MARGINS, Margins, counted_epochs, no_sums
 from mnist_lib.models.building import build_model
 from mnist_lib.objects.archives import npz
 from mnist_lib.results import TrialResult
 from mnist_lib.spec import TrialSpec
+from mnist_lib.store import margins
+from mnist_lib.store.margins import MARGINS, Margins, counted_epochs, no_sums
 from mnist_lib.training import trial
+from mnist_lib.training.assignment import Assignment, Resources
 from mnist_lib.training.prediction import Predictor
 from mnist_lib.training.steps import gradients_of, gradients_of_microbatches
 from mnist_lib.training.trial import WorkerPlace, run_trials

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from mnist_lib.clock import steady_time
+from mnist_lib.environment import steady_time
 from mnist_lib.errors import SpecError
 from mnist_lib.model_file import ModelFile
 from mnist_lib.results import EpochDone
