@@ -179,7 +179,7 @@ def fit_row(specs: Sequence[TrialSpec], dataset: Dataset) -> str:
     from mnist_lib.models.augmentation import AugmentedModel
     from mnist_lib.models.building import augmentations_for, build_model
     from mnist_lib.models.keras_models import KerasModel
-    from mnist_lib.training.schedules import learning_rates
+    from mnist_lib.training.trainer import learning_rates
 
     train, _ = dataset.train_and_validation(specs[0].validation_percent)
 

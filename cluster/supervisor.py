@@ -26,10 +26,10 @@ from cluster.lanes import (
     LaneState,
     Message,
     Trial,
+    TrialQueue,
     WorkerProcess,
 )
 from cluster.nodes import HeadWatch, LanePlan, share_of_time
-from cluster.trial_queue import TrialQueue
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from jobs.models.options import (
     ShowOptions,
     VerifyOptions,
 )
-from jobs.train.annexes import annexes
+from jobs.train.commands import annexes
 from mnist_lib.api import find_version
 from mnist_lib.data.request import stored_name
 from mnist_lib.errors import IntegrityError, SpecError
@@ -35,7 +35,7 @@ from mnist_lib.store.champions.appointment import champion, champions, current_a
 from mnist_lib.store.champions.log import Champion, datasets_with_logs
 from mnist_lib.store.champions.promotion import Rule, Thresholds
 from mnist_lib.store.datasets import collect_states
-from mnist_lib.store.locks import collecting, promoting
+from mnist_lib.store.opening import collecting, promoting
 from mnist_lib.store.runs import REPORT, RunFolder
 from mnist_lib.store.versions import (
     LATEST,

@@ -14,8 +14,7 @@ from jobs.console.output import CommandResult, table
 from jobs.retrain.journal import Entry, Journal, ModelResult
 from jobs.retrain.options import StatusOptions
 from jobs.retrain.slots import Timetable, missed_text
-from jobs.train.commands import options_types
-from jobs.train.resuming import stored_command
+from jobs.train.commands import options_types, stored_command
 from mnist_lib.data.sources.scan import listed
 from mnist_lib.documents import builtins_of
 from mnist_lib.environment import moment_of

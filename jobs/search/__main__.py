@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import begin_of_command
 from jobs.console.output import CommandResult, entry_point
-from jobs.search.options import SearchOptions
-from jobs.search.plan import SearchPlan
+from jobs.search.plan import SearchOptions, SearchPlan
 from jobs.search.space import settings_text
 from jobs.train.__main__ import checked_plan, run_job
 from jobs.train.plan import resolve_defaults_by
-from mnist_lib.data.reading.volume import volume_of
+from mnist_lib.data.reading.folder import volume_of
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.results import mean_score
 from mnist_lib.run_documents import Summary

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from jobs.search.halving import Halving
-from jobs.search.options import SearchOptions
+from jobs.search.plan import SearchOptions
 from mnist_lib.environment import steady_time
 from mnist_lib.results import EpochDone, TrialStarted
 from mnist_lib.store.history import Cut

@@ -21,9 +21,9 @@ from jobs.console.options import parse
 from jobs.console.output import CommandResult, entry_point, log_to_stderr, print_result
 from jobs.console.terminal import step
 from jobs.console.values import existing_folder
+from jobs.train.commands import configuration, resume_command, stored_command
 from jobs.train.options import TrainOptions
 from jobs.train.plan import AnyPlan, Plan, require_trusted_code
-from jobs.train.resuming import configuration, resume_command, stored_command
 from mnist_lib.data.sources.availability import check_availability
 from mnist_lib.environment import code_version, moment_of, now_text, steady_time
 from mnist_lib.errors import DataMissingError

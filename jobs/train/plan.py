@@ -20,7 +20,7 @@ from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted
 
 if TYPE_CHECKING:
-    from mnist_lib.data.reading.volume import Volume
+    from mnist_lib.data.reading.folder import Volume
     from mnist_lib.models.pretrained import WeightsFile
 
 AnyPlan = TypeVar("AnyPlan", bound="Plan")

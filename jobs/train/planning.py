@@ -1,22 +1,28 @@
-"""`jobs.train --plan`: what would run where, and why."""
+"""`jobs.train --plan`: what would run where, and why; the stored versions whose weights trials start from.
 
+The names of versions are resolved once, when a run begins, and recorded, since the champion may change until the run is
+resumed. The terms of the run have the names as they were given.
+"""
+
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cluster.nodes import LanePlan, Node, live_nodes, plan_lanes, this_machine
 from cluster.session import address_of, session
 from jobs import SOURCE_FOLDERS
 from jobs.console.terminal import step
-from jobs.train.initial_versions import start_text, versions_to_start_from, with_warm_starts
-from jobs.train.options import TrainOptions, names_to_start_from
-from jobs.train.plan import Plan, resolve_defaults_by, weights_texts
+from jobs.train.options import CHAMPION, TrainOptions, names_to_start_from
+from jobs.train.plan import AnyPlan, Plan, resolve_defaults_by, weights_texts
+from mnist_lib.api import find_version
 from mnist_lib.catalog import PICTURE_MODEL
-from mnist_lib.data.reading.volume import Volume, volume_of
+from mnist_lib.data.reading.folder import Volume, volume_of
 from mnist_lib.data.request import DEFAULT_SIDE, DataRequest
 from mnist_lib.model_file import ModelFile
+from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
 from mnist_lib.spec import (
     BY_IMAGES_TEXT,
@@ -27,7 +33,11 @@ from mnist_lib.spec import (
     by_cost,
     is_exact,
 )
+from mnist_lib.store.champions.appointment import champion
+from mnist_lib.store.datasets import begun_with
 from mnist_lib.store.reference import with_reference_shape
+from mnist_lib.store.runs import RunFolder
+from mnist_lib.store.versions import LATEST, Version, find_all, require_version
 from mnist_lib.wording import counted
 
 VALIDATION_TEXT = (
@@ -171,3 +181,72 @@ def cluster_session(options: TrainOptions) -> Iterator[float]:
         with step("joining the cluster" if address_of(options.address) else "starting Ray", shown=not options.quiet):
             stack.enter_context(session(options.address, SOURCE_FOLDERS))
         yield time.monotonic() - begin
+
+
+log = logging.getLogger(__name__)
+
+
+def with_versions(plan: AnyPlan, folder: RunFolder) -> AnyPlan:
+    """Return the plan of a run whose trials start from the versions of --init-from.
+
+    They are found when the run begins; an earlier driver of the run has recorded them.
+    """
+    if not plan.options.init_from:
+        return plan
+    objects = folder.objects
+    begun = begun_with(folder)
+    if begun:
+        return with_warm_starts(plan, recorded_versions(objects, begun.init_from))
+    names = names_to_start_from(plan.options)
+    dataset = plan.options.data().name
+    versions = versions_to_start_from(objects, names, dataset)
+    for model, name in names.items():
+        log.info("%s", start_text(model, name, versions.get(model), dataset))
+    return with_warm_starts(plan, versions)
+
+
+def with_warm_starts(plan: AnyPlan, versions: Mapping[str, Version]) -> AnyPlan:
+    """Return the plan whose trials start from the weights of these versions, by model."""
+    names = tuple(version.name for version in versions.values()) or None
+    return replace(plan.with_options(init_from=names), warm_starts=versions)
+
+
+def start_text(model: str, name: str, version: Version | None, dataset: str) -> str:
+    """Return what a model starts from, as text. Args: as `versions_to_start_from` takes and returns them."""
+    if version is None:
+        missing = "version" if name.endswith(f"@{LATEST}") else f"champion for {dataset}"
+        return f"{model} starts from random weights, since it has no {missing} yet"
+    return f"{model} starts from the weights of {version.name}, trained on {version.facts.dataset.name}"
+
+
+def versions_to_start_from(objects: Objects, names: Mapping[str, str], dataset: str) -> dict[str, Version]:
+    """Return the version that each model starts from.
+
+    If a model has no champion for the dataset, `keras@champion` is its champion for the dataset that it was trained on
+    last, but `@champion` is none.
+
+    Args:
+        names: as `options.names_to_start_from` returns them.
+
+    Raises:
+        SpecError: there is no version of that name.
+        IntegrityError: its record is damaged.
+    """
+    found: dict[str, Version] = {}
+    for model, name in names.items():
+        version = None
+        which = name.partition("@")[2] or CHAMPION
+        if which == CHAMPION and (newest := champion(objects, model, dataset)):
+            version = require_version(objects, model, newest.version)
+        elif not name.startswith("@"):
+            version = find_version(objects, model if which == CHAMPION else name)
+        elif which != CHAMPION and any(find_all(objects, model)):
+            version = find_version(objects, f"{model}{name}")
+        if version is not None:
+            found[model] = version
+    return found
+
+
+def recorded_versions(objects: Objects, names: Sequence[str]) -> dict[str, Version]:
+    """Return the versions of these names by model. Raises SpecError if one was deleted, or its record is missing."""
+    return {version.model: version for version in (find_version(objects, name) for name in names)}

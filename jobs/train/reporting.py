@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from jobs.console.options import load_mapping
+from jobs.train.commands import flags_by_default
 from jobs.train.options import TrainOptions
-from jobs.train.resuming import flags_by_default
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.request import DataRequest
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects

@@ -16,12 +16,11 @@ from jobs.console.exit_codes import TrainingError
 from jobs.console.signals import stoppable
 from jobs.console.terminal import step
 from jobs.train import worker
-from jobs.train.annexes import annexes
+from jobs.train.commands import annexes
 from jobs.train.display import display
-from jobs.train.initial_versions import with_versions
 from jobs.train.options import TrainOptions
 from jobs.train.plan import AnyPlan, flags_of_defaults, weights_texts
-from jobs.train.planning import cluster_session, lanes_for
+from jobs.train.planning import cluster_session, lanes_for, with_versions
 from jobs.train.recorder import Recorder
 from jobs.train.run_dataset import RunDataset
 from jobs.train.supervision import Loop, TrialSource
@@ -31,9 +30,7 @@ from mnist_lib.errors import IntegrityError
 from mnist_lib.model_file import Call, trust
 from mnist_lib.models.pretrained import Pretrained
 from mnist_lib.objects.protocol import failpoint
-from mnist_lib.report.aggregation import Tally
-from mnist_lib.report.folds import folds_summary
-from mnist_lib.report.label_errors import label_errors
+from mnist_lib.report.aggregation import Tally, folds_summary, label_errors
 from mnist_lib.report.summary import Stored, summarize
 from mnist_lib.report.texts import objections_text
 from mnist_lib.results import TrialRecord, TrialResult

@@ -20,8 +20,7 @@ from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.dataset import Changes, Dataset
 from mnist_lib.data.images import read_part
 from mnist_lib.data.prepared.folder import on_this_node
-from mnist_lib.data.prepared.recorded import NO_RECORDS
-from mnist_lib.data.prepared.writer import ProgressFile
+from mnist_lib.data.prepared.writer import NO_RECORDS, ProgressFile
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import ImageHashes
 from mnist_lib.environment import import_keras, package_versions
@@ -87,8 +86,7 @@ def _refused_models(
     if not any(file or spec.init_from or spec.weights for spec, file in models.items()):
         return {}
     import_keras()
-    from mnist_lib.models.building import build_model, check_model
-    from mnist_lib.models.warm_start import warm_start
+    from mnist_lib.models.building import build_model, check_model, warm_start
 
     refused: dict[str, str] = {}
     for spec, file in models.items():

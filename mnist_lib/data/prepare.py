@@ -31,7 +31,7 @@ from mnist_lib.data.prepared.index import (
     tfds_hash,
     write_index,
 )
-from mnist_lib.data.prepared.recorded import NO_RECORDS
+from mnist_lib.data.prepared.writer import NO_RECORDS
 from mnist_lib.data.reading.tables import (
     Decoded,
     counter_example_notices,

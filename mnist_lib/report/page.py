@@ -15,10 +15,9 @@ from markupsafe import Markup, escape
 from mnist_lib.catalog import DATASETS
 from mnist_lib.data.made_up import MAKERS
 from mnist_lib.report import plots
-from mnist_lib.report.aggregation import Tally
+from mnist_lib.report.aggregation import Tally, suspects
 from mnist_lib.report.dataset import data_url, examples_for_report
 from mnist_lib.report.evidence import MAX_PICTURES, Course, ReportedRun, ReportedSearch, StoredTrial
-from mnist_lib.report.label_errors import suspects
 from mnist_lib.report.summary import settings_of
 from mnist_lib.report.texts import MADE_UP_TEXTS, data_texts, data_warnings, folds_text, notes, partial_accuracies
 from mnist_lib.results import Accuracy

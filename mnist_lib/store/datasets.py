@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.changes import MAX_STATE_BYTES, DatasetState
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.data.prepared.recorded import NO_RECORDS, lines_of, parse_records
+from mnist_lib.data.prepared.writer import NO_RECORDS, lines_of, parse_records
 from mnist_lib.data.request import DataRequest, ImageShape
 from mnist_lib.data.table import TRAIN, ImageHashes, indices_of
 from mnist_lib.documents import Name, Sha256, Text, VersionName, complete_lines, decode, encode

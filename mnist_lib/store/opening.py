@@ -1,12 +1,16 @@
 """Begin a run, or resume an unfinished one: by its name or by its terms, and only with the same terms.
 
 A run that an error ends before a trial has begun, such as a mistake in its model, is deleted, so that its name is free.
+
+A run or a promotion takes its own lock and then looks for that of `gc`, which takes its lock and then looks for theirs.
+So whichever is second notices the other; if both begin at the same time, both may give up.
 """
 
 import contextlib
 import hashlib
 import itertools
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +18,59 @@ from typing import Any
 from mnist_lib.documents import Name, encode
 from mnist_lib.environment import as_file_name, now_text
 from mnist_lib.errors import BusyError, IntegrityError, SpecError
-from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part
+from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, Objects, check_part, concurrently
 from mnist_lib.objects.records import read_record, seal
 from mnist_lib.store.history import DriverConnected, LanesPlanned
-from mnist_lib.store.locks import UNFINISHED, delete_lock, lock_of_run, require_no_gc
 from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, RunFolder, Terms
+
+UNFINISHED = "unfinished"  # folder: the locks, and the run to resume for each set of terms
+GC_LOCK = "gc.lock"
+
+
+def lock_of_run(run: str) -> str:
+    return f"{UNFINISHED}/{run}.lock"
+
+
+def delete_lock(objects: Objects, name: str) -> None:
+    """Delete a lock that has been released: the files of a lease, or the file on a disk."""
+    objects.delete_below(name)
+    objects.delete(name)
+
+
+def require_no_gc(objects: Objects) -> None:
+    """Raise BusyError if `gc` is under way. Whoever calls this holds a lock in `UNFINISHED`."""
+    if objects.is_locked(GC_LOCK):
+        raise BusyError(
+            f"{objects.where(GC_LOCK)}: expected no lock, got that of jobs.models gc, which works alone; wait for it"
+        )
+
+
+@contextlib.contextmanager
+def promoting(objects: Objects) -> Iterator[None]:
+    """Keep `gc` from beginning until the context ends. Raises BusyError if it is under way."""
+    name = lock_of_run(f"promotion-{uuid.uuid4().hex}")
+    try:
+        with objects.lock(name):
+            require_no_gc(objects)
+            yield
+    finally:
+        delete_lock(objects, name)
+
+
+@contextlib.contextmanager
+def collecting(objects: Objects) -> Iterator[None]:
+    """Hold the lock of `gc` until the context ends. Raises BusyError if a run or a promotion is under way."""
+    with objects.lock(GC_LOCK):
+        names = sorted({"/".join(name.split("/")[:2]) for name in objects.names(UNFINISHED)})
+        locks = [name for name in names if name.endswith(".lock")]
+        for name, is_locked in zip(locks, concurrently(objects, objects.is_locked, locks), strict=True):
+            if is_locked:
+                raise BusyError(
+                    f"{objects.where(name)}: expected no run and no promotion under way, got one that holds this lock;"
+                    " collect after its end"
+                )
+        yield
+
 
 MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 4  # 16,000 trials; a trial's row in the summary is up to four times as long
 MAX_DIFFERENCES = 5  # in one message

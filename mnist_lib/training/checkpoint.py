@@ -1,8 +1,10 @@
 """Checkpoints: the state of training after a chunk as bytes, from which a trial resumes with the same result.
 
-They hold only numbers and JSON.
+They hold only numbers and JSON. The `Deadline` of a trial says whether another chunk can be trained, validated and
+tested in time.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.batches import Plan
 from mnist_lib.documents import Count, Seconds, decode, encode, reading
+from mnist_lib.environment import steady_time
 from mnist_lib.errors import CheckpointError, IntegrityError
 from mnist_lib.models.model import Weights
 from mnist_lib.objects.archives import npz, read_npz
@@ -20,6 +23,34 @@ from mnist_lib.results import EPOCH_START, Accuracy, EpochPart
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.margins import Sums, no_sums
 from mnist_lib.training.steps import Values
+
+
+class Deadline:
+    """Estimates, after a chunk, when a trial ends that trains another one. The longest durations so far count.
+
+    Args:
+        at: the deadline by `steady_time`.
+        batches: the number of batches that are evaluated after the last chunk.
+    """
+
+    def __init__(self, at: float, batches: int) -> None:
+        self._at = at
+        self._batches = batches
+        self._chunk_seconds = self._batch_seconds = 0.0
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self._at)
+
+    def note_chunk(self, seconds: float) -> None:
+        self._chunk_seconds = max(self._chunk_seconds, seconds)
+
+    def note_batches(self, count: int, seconds: float) -> None:
+        self._batch_seconds = max(self._batch_seconds, seconds / count)
+
+    def is_near(self) -> bool:
+        """Return whether the trial would end after the deadline if it trained another chunk."""
+        return steady_time() + self._chunk_seconds + self._batches * self._batch_seconds > self._at
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,9 @@ from mnist_lib.results import (
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.margins import add_margins, counted_epochs, no_sums
 from mnist_lib.training.assignment import Assignment
-from mnist_lib.training.checkpoint import Best, TrainingState, pack, unpack
-from mnist_lib.training.deadline import Deadline
+from mnist_lib.training.checkpoint import Best, Deadline, TrainingState, pack, unpack
 from mnist_lib.training.prediction import HEARTBEAT_SECONDS, accuracy_of
-from mnist_lib.training.schedules import learning_rates
-from mnist_lib.training.trainer import TrainedChunk, Trainer
+from mnist_lib.training.trainer import TrainedChunk, Trainer, learning_rates
 
 
 @dataclass(frozen=True)

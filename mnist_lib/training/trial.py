@@ -22,9 +22,8 @@ from mnist_lib.environment import package_versions
 from mnist_lib.errors import MnistError, ModelError
 from mnist_lib.intervals import accuracy_interval
 from mnist_lib.model_file import SOURCE_FILE, ModelFile
-from mnist_lib.models.building import build_model
+from mnist_lib.models.building import build_model, warm_start
 from mnist_lib.models.pretrained import Pretrained
-from mnist_lib.models.warm_start import warm_start
 from mnist_lib.report.tensorboard import event_file
 from mnist_lib.results import (
     EpochDone,
@@ -44,9 +43,8 @@ from mnist_lib.training.epochs import Compiled, epochs_so_far, resume, rung_done
 from mnist_lib.training.evaluation import evaluate_on_test, num_evaluated
 from mnist_lib.training.gpus import gpu_facts, refused_by_gpu
 from mnist_lib.training.prediction import accuracy_of
-from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.strategy import configure_process, devices_of, mirrored_strategy
-from mnist_lib.training.trainer import Trainer
+from mnist_lib.training.trainer import Trainer, learning_rates
 from mnist_lib.wording import one_line
 
 # Compiled models that a lane holds; the least recently used one is removed first. Without its values, a model of dense

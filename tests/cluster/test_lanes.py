@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.deadlines import Limits
-from cluster.lanes import Cause, Lane, LaneState, WorkerProcess
-from cluster.trial_queue import TrialQueue
+from cluster.lanes import Cause, Lane, LaneState, TrialQueue, WorkerProcess
 
 SILENCE = {"starting": 50, "assigned": 80, "preparing": 100, "training": 3, "finishing": 20, "ending": 5}
 LIMITS = Limits(silence_seconds=SILENCE, fetch_seconds=7)

@@ -16,10 +16,9 @@ import pytest
 import ray
 
 from cluster.deadlines import KILL_SECONDS, Limits
-from cluster.killing import kill_process
 from cluster.lanes import WorkerProcess
 from cluster.nodes import LanePlan
-from cluster.ray_lanes import RayLanes
+from cluster.ray_lanes import RayLanes, kill_process
 from tests.support.bounds import JOB_SECONDS, wait_until
 
 # Workers cannot import a test module.
@@ -32,7 +31,7 @@ LEAVING_DRIVER = """
 import sys, threading
 import ray
 from cluster.ray_private import connect
-from cluster.killing import _end_with_driver
+from cluster.ray_lanes import _end_with_driver
 connect(sys.argv[1], log_to_driver=False)
 class Lane:
     def start(self):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mnist_lib.training import deadline, epochs, prediction, trial
+from mnist_lib.training import checkpoint, epochs, prediction, trial
 from mnist_lib.training.prediction import Predictor
 from mnist_lib.training.trainer import Trainer
 
@@ -26,7 +26,7 @@ class TrainingClock:
         )
         for module in (epochs, prediction, trial):
             monkeypatch.setattr(module, "time", self)
-        for module in (epochs, deadline):
+        for module in (epochs, checkpoint):
             monkeypatch.setattr(module, "steady_time", self.monotonic)
 
     def _slow(self, function: Callable[..., Any], seconds: float) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ from mnist_lib.data.dataset import Dataset, NearCopies, Report
 from mnist_lib.data.images import Images, PixelFile
 from mnist_lib.data.near_copies import near_copies
 from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
-from mnist_lib.data.prepared.recorded import NO_RECORDS, with_records
+from mnist_lib.data.prepared.writer import NO_RECORDS, with_records
 from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
 from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.data.sources.listing import Listing

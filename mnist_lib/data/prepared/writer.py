@@ -1,6 +1,8 @@
 """Write images into a file of pixels: a new one, or that of an earlier preparation, whose rows stay.
 
-Whoever waits for a preparation reads in another file how far it is.
+Whoever waits for a preparation reads in another file how far it is. The first hash of a picture that a storage has
+recorded stays: a decoder of another release may give a pixel another value, and without a record, the picture would
+move to another split, and its correction would be lost.
 """
 
 import contextlib
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 from mnist_lib.data.images import PixelFile
 from mnist_lib.data.prepared.folder import prepared_folder, remove_unused, require_space, writing
 from mnist_lib.data.request import DataRequest
-from mnist_lib.errors import DataError
+from mnist_lib.data.table import indices_of
+from mnist_lib.errors import DataError, IntegrityError
 from mnist_lib.wording import Progress
 
 LINE_BYTES = 200  # of a progress file: a line is padded, so that it replaces all of the one before
@@ -111,3 +114,42 @@ class ProgressFile:
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
+
+
+# What is recorded of a file: the first 16 bytes of a hash of its content, and the hash of the picture as in `Table`.
+RECORD = np.dtype([("content", "<u8", 2), ("hash", "<u8", 2)])
+NO_RECORDS = np.empty(0, RECORD)
+
+
+def parse_records(lines: bytes, where: str) -> NDArray[np.void]:
+    """Return the records in the lines of a file, an array of RECORD. Raises IntegrityError if the file is damaged."""
+    try:
+        return np.frombuffer(bytes.fromhex(lines.decode()), RECORD)
+    except ValueError as error:
+        raise IntegrityError(f"{where}: expected two hashes of 32 digits a line, got {error}; restore it") from error
+
+
+def lines_of(records: NDArray[np.void]) -> bytes:
+    """Return records as lines for `parse_records`."""
+    text = records.tobytes().hex("\n", RECORD.itemsize)
+    return f"{text}\n".encode() if text else b""
+
+
+def with_records(pictures: NDArray[np.void], records: NDArray[np.void]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+    """Return the hash of each picture, [n, 2], as it was first recorded or else its own, and new records.
+
+    Args:
+        pictures: an array with the fields of RECORD.
+    """
+    contents = pictures["content"]
+    count = len(pictures)
+    if np.array_equal(contents, records["content"][:count]):  # in the order in which they were recorded, which is fast
+        return records["hash"][:count].copy(), NO_RECORDS
+    place = indices_of(contents, records["content"])
+    known = place >= 0
+    hashes = pictures["hash"].copy()
+    hashes[known] = records["hash"][place[known]]
+    new = np.zeros(int((~known).sum()), RECORD)
+    new["content"] = contents[~known]
+    new["hash"] = hashes[~known]
+    return hashes, new

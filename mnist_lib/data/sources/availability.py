@@ -12,8 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.sources.class_folders import list_folder
-from mnist_lib.data.sources.own_pictures import listing_of, table_of
+from mnist_lib.data.sources.own_pictures import list_folder, listing_of, table_of
 from mnist_lib.errors import DataChecksumError, DataMissingError
 from mnist_lib.wording import counted
 

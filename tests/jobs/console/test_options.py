@@ -23,8 +23,7 @@ from jobs.doctor.checks import DoctorOptions
 from jobs.models.options import EvaluateOptions, ExportOptions, ReproduceOptions
 from jobs.predict.options import PredictOptions
 from jobs.show import ShowOptions
-from jobs.train.option_groups import Seeds
-from jobs.train.options import TrainOptions
+from jobs.train.options import Seeds, TrainOptions
 from mnist_lib.errors import SpecError
 from mnist_lib.settings import option
 from tests.support.bounds import at_most_processor_seconds

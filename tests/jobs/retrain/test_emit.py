@@ -74,7 +74,7 @@ def test_every_key_of_the_configuration_is_kept_but_the_receiver_of_notices(
 
 @pytest.mark.parametrize("scheduler", EVERYWHERE)
 def test_a_search_is_emitted_with_its_space(scheduler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    search = pytest.importorskip("jobs.search.options")
+    search = pytest.importorskip("jobs.search.plan")
     config, vary = tmp_path / "retrain.yaml", {"learning_rate": "1e-4..1e-1:log", "hidden_units": [16, 32]}
     config.write_text(yaml.safe_dump({**CONFIGURATION, "train": {"vary": vary, "trials": 9}}))
     assert retrain.main(["emit", scheduler, "--config", str(config), "--json"]) == 0

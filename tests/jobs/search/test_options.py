@@ -10,14 +10,12 @@ import yaml
 from jobs.console.options import parse
 from jobs.search.__main__ import main, plan_document, plan_lines, search_lines
 from jobs.search.halving import Ladder
-from jobs.search.options import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions
-from jobs.search.plan import SearchPlan
-from jobs.train.commands import job_options
-from jobs.train.initial_versions import with_warm_starts
+from jobs.search.plan import FOLDS, MIN_WITHOUT_FOLDS, SearchOptions, SearchPlan
+from jobs.train.commands import configuration, job_options
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
-from jobs.train.resuming import configuration
-from mnist_lib.data.reading.volume import Volume
+from jobs.train.planning import with_warm_starts
+from mnist_lib.data.reading.folder import Volume
 from mnist_lib.spec import BY_IMAGES_TEXT
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.simulation.memory import MemoryObjects

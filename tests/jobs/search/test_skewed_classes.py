@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from jobs.search.options import SearchOptions
-from jobs.search.plan import SearchPlan
+from jobs.search.plan import SearchOptions, SearchPlan
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.embedded import FOLDER
 from mnist_lib.data.table import Table

@@ -206,7 +206,7 @@ def complete_as_second(summaries: list[Summary], written: dict[str, bytes], obje
 
 
 def test_w6_a_checkpoint_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.train.checkpoints.MAX_CACHED_BYTES", 0)  # so none is in memory when its attempt dies
+    monkeypatch.setattr("jobs.train.recorder.MAX_CACHED_BYTES", 0)  # so none is in memory when its attempt dies
     clock = VirtualClock()
     reads: list[bool] = []  # whether a thread of the queue made them
 

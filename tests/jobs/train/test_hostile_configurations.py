@@ -13,10 +13,9 @@ from jobs import SOURCE_FOLDERS
 from jobs.__main__ import module_of
 from jobs.console.options import parse
 from jobs.train.__main__ import main
-from jobs.train.commands import options_types, plan_of
+from jobs.train.commands import configuration, options_types, plan_of, resume_command
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan, require_trusted_code
-from jobs.train.resuming import configuration, resume_command
 from mnist_lib.environment import code_version
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import trust

@@ -8,10 +8,9 @@ import pytest
 
 from jobs.console.options import parse
 from jobs.train import worker
-from jobs.train.initial_versions import with_versions, with_warm_starts
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
-from jobs.train.planning import models_to_check
+from jobs.train.planning import models_to_check, with_versions, with_warm_starts
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.errors import ModelError, SpecError

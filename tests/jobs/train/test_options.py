@@ -15,10 +15,9 @@ from jobs import SOURCE_FOLDERS
 from jobs.console.exit_codes import UsageError
 from jobs.console.options import flags_of, parse, parser
 from jobs.train.__main__ import main, require_time_left
-from jobs.train.commands import options_types
+from jobs.train.commands import configuration, options_types
 from jobs.train.options import TrainOptions
 from jobs.train.plan import Plan
-from jobs.train.resuming import configuration
 from mnist_lib.environment import code_version
 from mnist_lib.errors import SpecError
 from mnist_lib.objects.local import LocalObjects

@@ -54,7 +54,7 @@ def test_the_record_of_a_failed_trial_says_whether_a_retry_may_help(
 def test_checkpoints_that_take_up_too_much_memory_are_read_from_the_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.train.checkpoints.MAX_CACHED_BYTES", 250)
+    monkeypatch.setattr("jobs.train.recorder.MAX_CACHED_BYTES", 250)
     trials = trial_grid(("keras",), [0, 1, 2], dataset="mnist-mini")
     contents = {trial.id: bytes([trial.seed]) * 100 for trial in trials}
     folder = RunFolder(LocalObjects(tmp_path), "r")
@@ -77,7 +77,7 @@ def newest_checkpoint_of(trials: RecordedTrials, spec: TrialSpec) -> bytes | Non
 def test_no_more_checkpoints_are_read_at_once_than_the_memory_has_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.train.checkpoints.MAX_READ_BYTES", 250)
+    monkeypatch.setattr("jobs.train.recorder.MAX_READ_BYTES", 250)
     trials = trial_grid(("keras",), range(6), dataset="mnist-mini")
     for trial in trials:
         store_checkpoint(RunFolder(LocalObjects(tmp_path), "r"), trial.id, 0.5, b"x" * 100)

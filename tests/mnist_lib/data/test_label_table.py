@@ -14,7 +14,7 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared.index import fingerprint_of_files
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.sources.label_table import list_table
+from mnist_lib.data.sources.own_pictures import list_table
 from mnist_lib.errors import DataError, IntegrityError
 from tests.support.corrections import correct, correction
 from tests.support.other_user import lines_as_nobody, visible_folder

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mnist_lib.data.reading import volume
-from mnist_lib.data.reading.volume import volume_of
+from mnist_lib.data.reading import folder as folder_module
+from mnist_lib.data.reading.folder import volume_of
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import TEST_SHARE
 from tests.support.pictures import classes, noise, read, write_folder
@@ -34,10 +34,10 @@ def test_the_volume_of_a_folder_is_the_same_before_and_after_its_preparation(
 
 def test_a_plan_says_how_much_memory_the_images_take_in_a_lane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = DataRequest(dataset=str(write_folder(tmp_path / "f", classes("a", "b"))), data_dir=tmp_path)
-    monkeypatch.setattr(volume, "MAX_HELD_BYTES", 60 * 64)
+    monkeypatch.setattr(folder_module, "MAX_HELD_BYTES", 60 * 64)
     held = volume_of(request)
     assert str(held) == "60, probably of 8 x 8 x 1, about 0.0 MB on disk, held in the memory of each lane"
-    monkeypatch.setattr(volume, "MAX_HELD_BYTES", 60 * 64 - 1)
+    monkeypatch.setattr(folder_module, "MAX_HELD_BYTES", 60 * 64 - 1)
     end = "0.0 MB on disk, read as needed; each lane holds up to 120.0 MB of them"
     assert str(held) == f"60, probably of 8 x 8 x 1, about {end}"
     read(tmp_path / "f")

@@ -9,10 +9,9 @@ import pytest
 
 from mnist_lib.errors import ModelError
 from mnist_lib.model_file import ModelFile
-from mnist_lib.models.building import build_model
+from mnist_lib.models.building import WarmStart, build_model, warm_start
 from mnist_lib.models.model import ImageShape, Weights
 from mnist_lib.models.pretrained import Pretrained, StoredWeights
-from mnist_lib.models.warm_start import WarmStart, warm_start
 from mnist_lib.spec import TrialSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]

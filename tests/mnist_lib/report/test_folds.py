@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table
 from mnist_lib.objects.local import LocalObjects
-from mnist_lib.report.folds import folds_summary, out_of_fold
+from mnist_lib.report.aggregation import folds_summary, out_of_fold
 from mnist_lib.results import Accuracy
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.runs import RunFolder

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.table import Table, text_of
-from mnist_lib.report.label_errors import label_errors, suspects
+from mnist_lib.report.aggregation import label_errors, suspects
 from mnist_lib.results import Accuracy, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.margins import MARGINS, Margins

@@ -15,7 +15,7 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.results import CheckpointTaken, EpochDone, TrialEvent, TrialResult
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.assignment import Assignment, Resources
-from mnist_lib.training.schedules import learning_rates
+from mnist_lib.training.trainer import learning_rates
 from mnist_lib.training.trial import WorkerPlace, run_trials
 from tests.support.results import epochs_in
 

@@ -13,7 +13,7 @@ from mnist_lib.objects.protocol import Objects
 from mnist_lib.store.champions.appointment import FORMER, rollback
 from mnist_lib.store.champions.challenge import promote
 from mnist_lib.store.champions.promotion import Rule
-from mnist_lib.store.locks import collecting, promoting
+from mnist_lib.store.opening import collecting, promoting
 from mnist_lib.store.publishing import collect, publish
 from mnist_lib.store.versions import Version, chain, find, version_folder
 from tests.support.store.fake_versions import about, files

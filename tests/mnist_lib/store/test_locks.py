@@ -15,8 +15,7 @@ from mnist_lib.objects.lease import is_held, locked
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.protocol import Objects
 from mnist_lib.objects.storage import open_storage
-from mnist_lib.store.locks import collecting, promoting
-from mnist_lib.store.opening import open_run
+from mnist_lib.store.opening import collecting, open_run, promoting
 from tests.support.bounds import wait_until
 from tests.support.store.faulty import Interrupted
 

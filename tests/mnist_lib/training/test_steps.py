@@ -18,7 +18,6 @@ from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.models.scratch import Optimizer
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.layouts import as_one_vector, with_narrow_transposed
-from mnist_lib.training.schedules import learning_rates
 from mnist_lib.training.steps import (
     Steps,
     Values,
@@ -26,6 +25,7 @@ from mnist_lib.training.steps import (
     _no_totals,
     gradients_of,
 )
+from mnist_lib.training.trainer import learning_rates
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 

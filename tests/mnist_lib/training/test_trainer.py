@@ -21,8 +21,7 @@ from mnist_lib.models.keras_models import KerasModel
 from mnist_lib.results import Accuracy, EpochDone
 from mnist_lib.spec import TrialSpec
 from mnist_lib.training.prediction import accuracy_of
-from mnist_lib.training.schedules import learning_rates
-from mnist_lib.training.trainer import Trainer
+from mnist_lib.training.trainer import Trainer, learning_rates
 from tests.support.stored import small_spec
 from tests.support.training import train_epochs
 

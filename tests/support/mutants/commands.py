@@ -2,7 +2,7 @@
 
 from tests.support.mutants.mutant import Mutant
 
-CHECKPOINTS = "jobs/train/checkpoints.py"
+CHECKPOINTS = "jobs/train/recorder.py"
 QUEUE = "jobs/train/write_queue.py"
 RECORDER = "jobs/train/recorder.py"
 OPTIONS = "jobs/console/options.py"
@@ -72,7 +72,7 @@ MUTANTS = (
     ),
     Mutant(
         name="names of files are taken from the storage",
-        file="jobs/train/resuming.py",
+        file="jobs/train/commands.py",
         old='{**load_mapping(content, CONFIGURATION), "storage": storage}',
         new='{"storage": storage, **load_mapping(content, CONFIGURATION)}',
         why="The pasted command would store its results wherever a writer of the storage says.",

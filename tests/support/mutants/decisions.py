@@ -57,7 +57,7 @@ MUTANTS = (
         old="return -(-epochs // 2)",
         new="return epochs",
         why="In the end, a network knows wrong labels by heart.",
-        tests=("mnist_lib/test_margins.py",),
+        tests=("mnist_lib/store/test_margins.py",),
     ),
     Mutant(
         name="the margins of a resumed trial begin anew",
@@ -73,7 +73,7 @@ MUTANTS = (
         old="images = order[plan.images_in(before.chunks) :",
         new="images = np.arange(len(order))[plan.images_in(before.chunks) :",
         why="Wrong labels would be looked for among random images.",
-        tests=("mnist_lib/test_margins.py",),
+        tests=("mnist_lib/store/test_margins.py",),
     ),
     Mutant(
         name="a label that was corrected keeps the margin of the wrong one",

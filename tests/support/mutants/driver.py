@@ -4,7 +4,7 @@ from tests.support.mutants.mutant import Mutant
 
 SUPERVISOR = "cluster/supervisor.py"
 LANES = "cluster/lanes.py"
-QUEUE = "cluster/trial_queue.py"
+QUEUE = "cluster/lanes.py"
 LOOP = "jobs/train/supervision.py"
 TRIALS = "jobs/train/trials.py"
 RECORDER = "jobs/train/recorder.py"

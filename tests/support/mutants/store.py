@@ -12,7 +12,7 @@ CHALLENGE = "mnist_lib/store/champions/challenge.py"
 PROMOTION = "mnist_lib/store/champions/promotion.py"
 REFERENCE = "mnist_lib/store/reference.py"
 COMPARISON = "mnist_lib/store/champions/comparison.py"
-LOCKS = "mnist_lib/store/locks.py"
+LOCKS = "mnist_lib/store/opening.py"
 GC = "mnist_lib/store/test_garbage_collection.py"
 TESTS = "mnist_lib/store"
 

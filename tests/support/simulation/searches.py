@@ -6,8 +6,7 @@ from typing import Any
 from cluster.deadlines import Limits
 from cluster.nodes import LanePlan
 from jobs.search.driver import Search
-from jobs.search.options import SearchOptions
-from jobs.search.plan import SearchPlan
+from jobs.search.plan import SearchOptions, SearchPlan
 from jobs.train.recorder import Recorder
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
