@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         lines.append(Text(where, no_wrap=True, overflow="ignore"))
     if options.augmented is not None:
         import_keras()
-        from mnist_lib.report.dataset import draw_augmented
+        from mnist_lib.report.augmented import draw_augmented
 
         model = PICTURE_MODEL if options.data().entry is None else "keras-cnn"
         spec = TrialSpec.of(model, dataset=dataset.name, augment=options.augment, seed=options.seed)

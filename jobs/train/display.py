@@ -28,6 +28,7 @@ from mnist_lib.wording import duration
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 10.0  # between two log lines of a trial
+ANY_LINE_SECONDS = 1.0  # between any two log lines
 GAP = 2  # characters between two columns of the table
 MAX_TRIAL_WIDTH = 28
 MIN_TRIAL_WIDTH = 8
@@ -216,13 +217,16 @@ def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -
 def _lines(progress: RunProgress, clock: Clock) -> Callable[[TrialProgress], None]:
     """Return what logs a line about a trial that has changed, at intervals."""
     last_line: dict[str, float] = {}  # by trial
+    last_of_any = -math.inf
 
     def show(trial: TrialProgress) -> None:
+        nonlocal last_of_any
         now = clock.monotonic()
         if trial.state is not State.RUNNING or not trial.epoch:
             last_line[trial.id] = now
-        elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS:
+        elif now - last_line.setdefault(trial.id, now) >= LINE_SECONDS and now - last_of_any >= ANY_LINE_SECONDS:
             last_line[trial.id] = now
+            last_of_any = now
             values = (
                 ("loss {:.4f}", trial.loss),
                 (f"{_accuracy_name(trial)} {trial.score_name} {{:.2%}}", trial.accuracy),

@@ -1,4 +1,4 @@
-"""A dataset shown to people: its description as a table, its images as pictures, also as augmentation changes them."""
+"""A dataset shown to people: its description as a table, its images as pictures."""
 
 import base64
 import io
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Group
@@ -20,11 +19,9 @@ from mnist_lib.data.embedded import FOLDER as EMBEDDED
 from mnist_lib.data.images import blocks
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.table import Table
-from mnist_lib.models.building import augmentations_for
 from mnist_lib.pictures.reading import as_picture
 from mnist_lib.report.summary import near_copies_summary
 from mnist_lib.report.texts import corrections_texts, groups_texts, near_copies_texts, plain_table
-from mnist_lib.spec import TrialSpec
 from mnist_lib.wording import counted, printable, short_name
 
 EXAMPLES = 10  # of each class, in a picture of examples
@@ -174,32 +171,3 @@ def examples_for_report(dataset: Dataset) -> NDArray[np.uint8]:
         column[: len(chosen)] = chosen
         columns.append(np.concatenate([*column]))
     return np.concatenate(columns, axis=1)
-
-
-IMAGES, PER_ROW = 12, 6
-
-
-def draw_augmented(dataset: Dataset, spec: TrialSpec, path: Path) -> None:
-    """Write a PNG of random training images, each above what a step of training makes of it.
-
-    Args:
-        spec: a trial, whose seed chooses the images and the changes.
-    """
-    train = dataset.train
-    chosen = np.random.default_rng(spec.seed).permutation(len(train))[:IMAGES]
-    before = np.asarray(train.images[chosen])
-    after = tf.cast(before, tf.float32)
-    for number, augment in enumerate(augmentations_for(spec, dataset.image_shape)):
-        after = tf.cast(augment(after, tf.constant([spec.seed, number])), tf.float32)
-    changed = np.rint(np.clip(after.numpy(), 0, 255)).astype(np.uint8)
-    height, width, _ = dataset.image_shape
-    scale = scale_for(height, width)
-    column = width * scale + GAP
-    row = 2 * height * scale + 2 * GAP
-    picture = Image.new("RGB", (PER_ROW * column + GAP, -(-len(chosen) // PER_ROW) * row + GAP), "white")
-    for number, pair in enumerate(zip(before, changed, strict=True)):
-        left = GAP + number % PER_ROW * column
-        top = GAP + number // PER_ROW * row
-        for line, image in enumerate(pair):
-            draw_image(picture, image, (left, top + line * (height * scale + 2)), scale)
-    picture.save(path, format="PNG", optimize=True)
