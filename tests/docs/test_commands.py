@@ -37,6 +37,7 @@ OTHER_OPTIONS |= dict.fromkeys(
         "--from-test",
         "--open",
         "--at",
+        "--count",
         "--lease",
         "--space",
     ),
