@@ -19,8 +19,8 @@ from cluster.errors import ClusterLostError, ResourcesError, counted
 
 HEAD_INTERVAL_SECONDS = 5.0  # between two requests to the head
 MAX_NODES_SHOWN = 5  # in one message
-MAX_SHARES = 200  # trials for which a share of the time is computed, in a millisecond
-PARTS = 1 << 20  # of the time left, in which shares are counted
+MAX_SHARES = 200  # trials in the computation of a share of the time, which takes a millisecond
+PARTS = 1 << 20  # of the remaining time: a share is a whole number of them
 FIXED_SECONDS = 5.0  # part of a share that does not depend on the cost of a trial, such as its compilation
 
 
@@ -63,7 +63,7 @@ def live_nodes() -> list[Node]:
 
 
 def _nodes(address: str) -> list[Node]:
-    """Return all nodes, also those that have died, from the head at this address."""
+    """Return all nodes, including dead ones, from the head at this address."""
     return [
         Node(
             id=message.node_id.hex(),
@@ -90,7 +90,7 @@ def describe_free(nodes: Sequence[Node], free: Mapping[str, Mapping[str, float]]
     """Return what is free on the nodes with the most free CPUs.
 
     Args:
-        free: by node id and resource.
+        free: the free amounts, by node id and resource.
     """
     texts = []
     for node in sorted(nodes, key=lambda node: -free.get(node.id, {}).get("CPU", 0))[:MAX_NODES_SHOWN]:
@@ -127,11 +127,11 @@ class HeadWatch:
 
     @property
     def answers(self) -> bool:
-        """Return whether the head has answered the last request."""
+        """Whether the head has answered the last request."""
         return not self._unanswered
 
     def nodes_now(self) -> Sequence[Node]:
-        """Return all nodes; an empty list if the head does not answer within seconds."""
+        """Return all nodes; an empty list if the head does not answer in time."""
         try:
             return self._ask()
         except ClusterLostError:
@@ -213,7 +213,7 @@ def plan_lanes(
 
 
 def wait_for_plan(plan: Callable[[], LanePlan], seconds: float) -> LanePlan:
-    """Return the plan as soon as enough nodes have joined. Raises its last ResourcesError when the time is up."""
+    """Return the plan as soon as enough nodes have joined. Raises its last ResourcesError after these seconds."""
     wait = Wait("nodes", timeout_seconds=seconds)
     while True:
         try:
@@ -231,15 +231,16 @@ def _slots(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
 
 
 def share_of_time(seconds: float, costs: Sequence[float], lanes: int, busy: Sequence[float] = ()) -> float:
-    """Return how many of the seconds left a trial may take, so that those after it get as many in proportion to cost.
+    """Return how many of the remaining seconds a trial may take if time is divided among the trials by cost.
 
     Args:
-        costs: of the trial and of those after it, in the order in which they begin.
-        busy: the seconds until each lane that has a trial takes another one.
+        costs: the costs of this trial and of all later ones, in the order in which they begin.
+        busy: for each busy lane, the seconds until it takes another trial.
     """
-    # Of many trials, a sample on as large a part of the lanes gets nearly the same share.
+    # If there are many trials, a sample of them, on a sample of the lanes, gives nearly the same share.
     step = math.ceil(len(costs) / MAX_SHARES)
-    relative, lanes = [cost / costs[0] for cost in costs[::step]], math.ceil(lanes / step)
+    relative = [cost / costs[0] for cost in costs[::step]]
+    lanes = math.ceil(lanes / step)
     busy = [min(end, seconds) for end in sorted(busy)[::step]]
 
     def last_end(part: int) -> float:
@@ -255,7 +256,7 @@ def makespan(seconds: Iterable[float], lanes: int, busy: Sequence[float] = ()) -
 
     Args:
         seconds: how long each trial takes.
-        busy: the seconds until each lane that has a trial now is free.
+        busy: for each busy lane, the seconds until it is free.
     """
     ends = [*busy, *[0.0] * (max(1, lanes) - len(busy))]
     heapq.heapify(ends)

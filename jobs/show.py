@@ -33,16 +33,16 @@ class ShowOptions(DataOptions, StorageOptions, JsonOptions):
     dataset: str = option("mnist-mini", DATASET_HELP, "DATASET", positional=True)
     picture: Folder | None = option(None, "file to write: ten training images of each class", "FILE.png")
     augmented: Folder | None = option(
-        None, "file to write: twelve training images, each above what training with --augment makes of it", "FILE.png"
+        None, "file to write: twelve training images, each above its version changed by --augment", "FILE.png"
     )
     augment: str = option(
         AUTO,
-        "how training images are changed, as for jobs.train; auto: as by the default network",
+        "how training images are changed, as for jobs.train; auto: the changes of the default network",
         "CHANGES",
     )
     seed: Seed = option(0, "random seed that chooses the images to show")
     storage: str = option(
-        "results", "folder or bucket of the runs, with the corrections of a dataset that is not a folder", "DIR|URL"
+        "results", "folder or bucket of runs, which stores the corrections of datasets that are not folders", "DIR|URL"
     )
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""The parser that follows from the fields of a dataclass, configuration files, and the choice of a subcommand.
+"""Parse command lines and configuration files into the fields of a dataclass, and choose a subcommand.
 
 `learning_rate` is `--learning-rate` on the command line and `learning_rate:` in a --config file. Both are read into the
 type of the field. argparse only splits the command line.
@@ -32,11 +32,11 @@ STORAGE_HELP = "folder or bucket for runs and models, such as results or s3://bu
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CheckedFields):
-    """The options of a command, whose docstring is its description in --help."""
+    """The options of a command. The docstring of a subclass is the description in --help."""
 
     COMMANDS: ClassVar[str] = ""  # the subcommands in the usage line
     USAGE_TAIL: ClassVar[str] = "[OPTIONS]"  # ends the usage line
-    # A class whose options a --config file may have, too, since one file serves several commands:
+    # Another command's options, which a --config file may also contain, since several commands share it:
     SHARES_FILE_WITH: ClassVar[type[Any] | None] = None
 
 
@@ -67,7 +67,7 @@ class _Help(argparse.HelpFormatter):
 
 
 def flags_text(action: argparse.Action) -> str:
-    """Return an option as it is typed; a flag with --no-NAME if it is on by default."""
+    """Return an option as a user types it. A flag that is on by default is shown with --no-NAME."""
     flags: Sequence[str] = action.option_strings
     if isinstance(action, argparse.BooleanOptionalAction) and "(default: on)" not in str(action.help):
         flags = [flag for flag in flags if not flag.startswith("--no-")]
@@ -88,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(re.sub(r"^argument (\S+): ", r"\1: ", " ".join(message.split())))
 
     def unknown_option(self, flag: str) -> UsageError:
-        """Return the error about a flag that is not one of an option, with the most similar one."""
+        """Return the error about an unknown flag, which suggests the most similar one."""
         name = flag.strip("-").replace("_", "-")
         known = [string.strip("-") for action in self._actions for string in action.option_strings]
         initials = [full for full in known if name == "".join(word[0] for word in full.split("-"))]  # --lr
@@ -98,7 +98,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(program: str, options: type[Any]) -> _Parser:
-    """Return the parser of a command line. It leaves out what is not given, and does not convert values."""
+    """Return the parser of a command line. It leaves out options that are not given, and does not convert values."""
     command = _Parser(
         prog=program,
         description=options.__doc__,
@@ -125,9 +125,12 @@ def parser(program: str, options: type[Any]) -> _Parser:
 def _add(group: argparse._ActionsContainer, field: Field[Any], kind: Any) -> list[str]:
     """Add an option to a parser, and return its words in the usage line.
 
-    Its help text ends with the default, unless it states that itself.
+    The default is appended to its help text, unless the text states it.
     """
-    name, base, default, declared = option_name(field), base_of(kind), field.default, field.metadata
+    name = option_name(field)
+    base = base_of(kind)
+    default = field.default
+    declared = field.metadata
     text = declared["help"].replace("%", "%%")
     has_default = default != () and not any(default is nothing for nothing in (None, False))
     if has_default and "(default: " not in text:
@@ -177,7 +180,7 @@ def load_mapping(content: bytes, name: str) -> dict[str, Any]:
     try:
         loaded = yaml.load(content, _Loader)  # a SafeLoader
     except Exception as error:  # also RecursionError, and ValueError for a tag such as !!timestamp
-        # Not the text of the error, which can contain a secret of the file:
+        # The full text of the error is not shown, since it can contain a secret from the file.
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
@@ -233,7 +236,7 @@ def parse(
 
 
 def _is_option(command: _Parser, options: type[Any], name: str) -> bool:
-    """Return whether a name in a file is that of an option of the command, not of another one that shares the file."""
+    """Return whether an option in a file is one of this command, not of another command that shares the file."""
     if name == "config":
         raise UsageError("--config: expected no option `config` in a file; name each file with --config")
     if name in options_of(options):
@@ -256,7 +259,7 @@ def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
         field = by_name[name]
         kind = types[field.name]
         try:
-            if not field.metadata["positional"]:  # the shell makes words of *.png, and a picture may have any name
+            if not field.metadata["positional"]:  # the shell expands *.png, and a picture may have any name
                 require_no_controls(value)
             if field.metadata["positional"] and base_of(kind) is tuple:
                 words = value if isinstance(value, list) else [value]
@@ -273,7 +276,7 @@ def _read(options: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the files of --config of a command line, and its other words. Raises UsageError if a file is missing."""
+    """Return the --config files on a command line, and its other words. Raises UsageError if a file is missing."""
     words = iter(arguments)
     files = list[str]()
     others = list[str]()

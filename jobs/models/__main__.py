@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
     name, others = split_subcommand("python -m jobs.models", about, arguments)
     kind, command = COMMANDS[name]
     parsed = parse(f"jobs.models {name}", kind, others)
-    with step(f"running {name}"), contextlib.redirect_stdout(sys.stderr):  # where a user's model may print
+    with step(f"running {name}"), contextlib.redirect_stdout(sys.stderr):  # a user's model may print
         return replace(command(parsed, open_storage(parsed.storage)), json=parsed.json)
 
 

@@ -16,9 +16,9 @@ from mnist_lib.settings import Seconds, option
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(ModelFileOptions, StorageOptions, JsonOptions, VerboseOptions):
-    """Predict the class of each picture, which may have any size. For a model of digits, it may be dark on light or
-    light on dark: the digit is cropped, scaled and centred like those that the model was trained on. For a model of a
-    folder of pictures, it is scaled and cropped as for training."""
+    """Predict the class of each picture, which may have any size. For a model of digits, a picture may be dark on light
+    or light on dark: the digit is cropped, scaled and centred like those that the model was trained on. For a model of
+    a folder of pictures, pictures are scaled and cropped as for training."""
 
     pictures: tuple[UserPath, ...] = option(
         None, "picture files, or folders of picture files", "PICTURE", positional=True, required=True
@@ -32,8 +32,8 @@ class PredictOptions(ModelFileOptions, StorageOptions, JsonOptions, VerboseOptio
     accept_all: bool = option(False, "answer every picture with a class, even one that shows none of the classes")
     reject_percent: Annotated[float, Meta(ge=0, le=50)] = option(
         100 * REJECT_SHARE,
-        'percentage of real pictures that may be answered with "none of these", as more of the others then are; 0'
-        " for none. It does not apply to models of the ten digits",
+        'percentage of real pictures that may be answered with "none of these"; a higher one rejects more other'
+        " pictures; 0 for none. It does not apply to models of the ten digits",
         "PERCENT",
     )
     dataset: str | None = option(None, CHAMPION_DATASET_HELP, "NAME|DIR")

@@ -119,16 +119,18 @@ def words_of_job(plan: Plan, train: Sequence[str]) -> tuple[list[str], dict[str,
     files, words = split_config(train)
     contents = [Path(file).read_bytes() for file in files]
     configs = {f"{SENT}/{sha256(content).hexdigest()[:12]}.yaml": content for content in contents}
-    flags += ["--trust"] if plan.calls else []  # it was checked here, with the arguments in these files
+    flags += ["--trust"] if plan.calls else []  # trust was checked here, also of the code that these files name
     return [*(f"--config={name}" for name in configs), *words, *flags], own | configs  # the last value counts
 
 
 def _own_files(plan: Plan) -> tuple[list[str], dict[str, Path | bytes]]:
-    """Return the files that the job needs from this machine, by their paths in the job, and the flags for them.
+    """Return the flags for the files that the job needs from this machine, and these files by their paths in the job.
 
     A folder of pictures is on this machine if its path is relative; otherwise it is on the cluster's head.
     """
-    options, flags, own = plan.options, [], dict[str, Path | bytes]()
+    options = plan.options
+    flags = list[str]()
+    own = dict[str, Path | bytes]()
     if options.builder_file is not None:
         own[f"{SENT}/{options.builder_file.name}"] = options.builder_file.content
         flags.append(f"--tfds-import={SENT}/{options.builder_file.name}")
@@ -149,7 +151,7 @@ def _own_files(plan: Plan) -> tuple[list[str], dict[str, Path | bytes]]:
         listing = listing_of(data)
         paths = [*listing.paths, *([] if listing.table is None else [listing.table])]
         paths += [LABELS] if LabelsFile(LocalObjects(data.folder)).content() else []  # refuses a link
-        paths += [BY_FILE] if data.group_by == BY_FILE else []  # likewise, in `list_folder`
+        paths += [BY_FILE] if data.group_by == BY_FILE else []  # a link is refused in `list_folder`
         own |= {f"{SENT}/{data.name}/{path}": data.folder / path for path in paths}
         flags.append(f"--dataset={SENT}/{data.name}" + (f"/{data.table}" if data.table else ""))
     if _size_of(own) > MAX_SENT_BYTES:
@@ -166,7 +168,7 @@ def _size_of(own: Mapping[str, Path | bytes]) -> int:
 
 
 def _check(flags: Sequence[str]) -> Plan:
-    """Return the plan of the job. Refuse those that the job itself would refuse, and code that is not trusted."""
+    """Return the plan of the job. Refuse plans that the job itself would refuse, and untrusted code."""
     options = job_options("jobs.submit --", flags)
     plan = plan_of(options)
     require_trusted_code(plan, flags)
@@ -189,7 +191,8 @@ def follow(client: "JobClient", job: str) -> int:
     """Print the log of a job on stderr and the result in it on stdout; return the exit code of the job."""
     from cluster.job_server import exit_code_of
 
-    log, printed = "", 0
+    log = ""
+    printed = 0
 
     def write(text: str) -> None:
         nonlocal log, printed

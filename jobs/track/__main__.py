@@ -55,7 +55,8 @@ OPTIONS = {"": TrackOptions}
 @entry_point
 def main(arguments: Sequence[str]) -> CommandResult:
     options: TrackOptions = parse("jobs.track", TrackOptions, arguments)
-    uri, objects = options.uri(), open_storage(options.storage)
+    uri = options.uri()
+    objects = open_storage(options.storage)
     names = options.run_names(objects)
     copied: list[CopyResult] = []
     exit_code = exit_codes.DONE
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
                 print_error(problem.code, f"{name} is not copied completely: {problem}")
                 exit_code = exit_code or exit_codes.exit_code_of(problem.code)
             if any(isinstance(problem, TrackingError) for problem in problems):
-                break  # the others would probably fail, too, after as long a wait
+                break  # the other runs would probably fail, too, each after a timeout
     lines = [_line(row) for row in copied] or ([] if names else [f"No complete run is stored in {options.storage}."])
     return CommandResult(copied, lines, exit_code, json=options.json)
 

@@ -15,7 +15,8 @@ from mnist_lib.spec import TrialSettings
 from mnist_lib.store.history import RungScored
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
 
-NAMES = {name: field.name for name, field in options_of(TrialSettings).items()}  # of the fields of settings
+# The names of the fields of settings, by those of their options.
+NAMES = {name: field.name for name, field in options_of(TrialSettings).items()}
 # The fields of a trial that say how it was trained. Arguments of its model are added.
 FIELDS = ("model", "dataset", "init_from", *NAMES.values())
 OPTIONS = {field: name for name, field in NAMES.items()}
@@ -48,7 +49,7 @@ class Part:
 
 
 def key_of(folder: RunFolder) -> str:
-    """Return a unique identifier of a run. Runs of the same name in different storages have different ones."""
+    """Return a unique identifier of a run. Runs of the same name in different storages have different identifiers."""
     return f"{folder.run} {hashlib.sha256(folder.read(RUN_RECORD) or b'').hexdigest()[:16]}"
 
 
@@ -59,7 +60,8 @@ def tracked_run(folder: RunFolder) -> Part:
         IntegrityError: one of its documents is damaged.
         SpecError: the run is not complete, or a document has more correct predictions than images.
     """
-    begun, summary = folder.begun(), folder.summary()
+    begun = folder.begun()
+    summary = folder.summary()
     if summary is None:
         raise SpecError(f"runs: expected a complete run, got {folder.run}, which has not ended; copy it later")
     ended = moment_of(summary.ended).timestamp()
@@ -91,7 +93,8 @@ def tracked_run(folder: RunFolder) -> Part:
             version=versions.get(name),
         )
         parts.append(part)
-    dataset, search = summary.dataset, summary.search
+    dataset = summary.dataset
+    search = summary.search
     parameters = {
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,

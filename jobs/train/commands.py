@@ -1,6 +1,6 @@
-"""The commands that train, and what follows on a run, both by name; the command that resumes a run.
+"""The commands that train and the annexes of a run, found by name; the command that resumes a run.
 
-What a schedule or a submission runs follows from the options it is given.
+The options of a schedule or a submission determine which command it runs.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from mnist_lib.settings import options_of, values_of
 from mnist_lib.store.runs import CONFIGURATION, RunFolder, check_run_name
 from mnist_lib.wording import printable, without_secrets
 
-# The type of each command's plans. The first command is meant that has no `MARKS`, or one of them among its options.
+# The type of each command's plans. Flags belong to the first command with one of its `MARKS` among them, or no `MARKS`.
 PLANS = {"jobs.search": "jobs.search.plan:SearchPlan", "jobs.train": "jobs.train.plan:Plan"}
 
 
@@ -45,7 +45,7 @@ def plan_of(options: TrainOptions) -> Plan:
 
 
 def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = MappingProxyType({})) -> TrainOptions:
-    """Return the options of the command that these are meant for.
+    """Return the options of the command that the flags are meant for.
 
     Args:
         stored: values that replace the defaults, as in a --config file.
@@ -60,7 +60,7 @@ def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = 
 
 
 def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
-    """Raise UsageError for an option of the job among those before the dashes, which are fields of `options`."""
+    """Raise UsageError if an option of the job comes before the dashes, where only fields of `options` may be."""
     for place, word in enumerate(own):
         name = word.partition("=")[0].removeprefix("--").replace("-", "_")
         kind = next((kind for kind in reversed(options_types()) if name in options_of(kind)), None)
@@ -70,21 +70,21 @@ def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
             raise UsageError(f"{flag} is an option of {kind.COMMAND}; give it after --, as in: -- {shown}")
 
 
-# What follows on a run besides its stored models, each by what a terminal shows meanwhile. A module, which may be left
-# out, begins to load what it needs (`load_in_background`), adds what it makes of a finished run (`add`), and brings
-# what it makes of all runs up to date (`update`). A failure in it is a warning, since the models are already stored.
+# Optional modules that process a finished run, by what a terminal shows while they work. Each of them starts to load
+# its libraries (`load_in_background`), adds its output for the run (`add`), and updates its output for all runs
+# (`update`). A failure in one is a warning, since the models are already stored.
 ANNEXES = {"writing the report": "jobs.train.reporting"}
 
 
 def annexes(*, wanted: bool = True) -> dict[str, ModuleType]:
-    """Return the modules by what they do; none unless they are wanted."""
+    """Return the annexes by what they do; {} if they are not wanted."""
     return {text: importlib.import_module(name) for text, name in ANNEXES.items()} if wanted else {}
 
 
 def configuration(options: TrainOptions) -> dict[str, Any]:
-    """Return the options of a run as in a --config file for any folder, without those that concern one process."""
+    """Return the options of a run, except those of a single process, as in a --config file for any working folder."""
     absolute = {
-        "dataset": DataRequest(dataset=options.dataset).dataset,  # unlike that of `options.data`, it reads no file
+        "dataset": DataRequest(dataset=options.dataset).dataset,  # unlike `options.data()`, this reads no file
         "models": [*map(with_folder, options.models)],
         "weights": options.weights
         and {name: Path(str(path)).expanduser().absolute() for name, path in options.weights.items()},
@@ -118,12 +118,12 @@ def stored_command(
     a line of its own.
 
     Args:
-        options_types: those of the commands that may have begun the run.
+        options_types: the types of the commands that may have begun the run.
         arguments: a command line, whose options replace the stored ones.
 
     Raises:
         SpecError: there is no such run.
-        UsageError: the run is one of another command.
+        UsageError: another command began the run.
         IntegrityError: its record or its configuration is damaged.
     """
     check_run_name(run)
@@ -142,4 +142,4 @@ def stored_command(
     except (UsageError, SpecError) as error:
         raise IntegrityError(f"{folder.where}: {error}") from error
     text = " \\\n  ".join([shlex.join(words[:3]), *map(shlex.quote, words[3:])])
-    return Drawn(printable(text, keep="\n"))  # not broken into lines otherwise
+    return Drawn(printable(text, keep="\n"))  # so that no more line breaks are added

@@ -12,8 +12,8 @@ from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.5  # between two looks at the progress of the storage
-MAX_STALL_SECONDS = 600.0  # without the end of any write; a write to a bucket takes several requests
+POLL_SECONDS = 0.5  # between two checks of the progress
+MAX_STALL_SECONDS = 600.0  # without a finished write; a write to a bucket takes several requests
 MAX_NAMED_KEYS = 5  # in one message
 MAX_CONCURRENT_WRITES = 16
 # Limits on the writes that wait for the storage; beyond them, lanes wait.
@@ -29,8 +29,8 @@ class Write(NamedTuple):
 class WriteQueue:
     """A queue of writes that threads make. Writes with the same key are made one at a time, in order.
 
-    It has threads of its own, since Python waits at its exit for those of a `ThreadPoolExecutor`, which could wait for
-    a storage that hangs.
+    It has its own daemon threads: at exit, Python would wait for those of a `ThreadPoolExecutor`, even if the storage
+    hangs.
 
     After a write has failed, or none has ended for MAX_STALL_SECONDS, no more are made.
     """
@@ -71,7 +71,7 @@ class WriteQueue:
 
     @property
     def is_full(self) -> bool:
-        """Return whether too much is waiting for the storage.
+        """Whether too much is waiting for the storage.
 
         Raises what a write raised, and StoreError if no write has ended for MAX_STALL_SECONDS.
         """

@@ -1,7 +1,7 @@
 """Images whose pixels are in a file, and are read where they are needed.
 
-A file that is cut, exchanged or missing is an error. Flipped bytes are noticed when images are held in memory, not when
-they are streamed. The file is read, not mapped: access to a mapped file that has been cut ends a process by a signal.
+A truncated, replaced or missing file is an error. Flipped bytes are noticed when images are held in memory, not when
+they are streamed. The file is read, not mapped: access to a mapped file that was truncated kills a process by a signal.
 """
 
 import contextlib
@@ -22,24 +22,24 @@ from numpy.typing import NDArray
 
 from mnist_lib.errors import DataReadError
 
-# The images of a dataset that a lane holds in memory; of a larger one, it reads those that it needs from its files.
+# The largest dataset whose images a lane holds in memory; images of a larger one are read from its files when needed.
 MAX_HELD_BYTES = 1 << 30
-# Maximum of a chunk of training. The C library uses the memory of up to 32 MB again; more, the kernel clears each time.
+# Maximum size of a training chunk. The C library reuses blocks of up to 32 MB; the kernel clears larger ones each time.
 CHUNK_BYTES = 30_000_000
 CHUNKS_AHEAD = 2  # chunks that are read ahead, in a thread, while one is trained on
 BLOCK_BYTES = 16 << 20  # of images that are processed at a time
 ALIGNMENT = 64  # of an array, in bytes, with which TensorFlow uses it as a tensor without a copy
-PREPARED = ".prepared"  # the folder of files of pixels and their indices, in that of prepared datasets
+PREPARED = ".prepared"  # the folder of pixel files and their indices, in the folder of prepared datasets
 PIXELS_SUFFIX = ".pixels"
 NAME_BYTES = 32  # of the name of a file of pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images, [n, height, width, channels] uint8, 0-255, of which only `np.asarray`, or one number, reads pixels."""
+    """Images, [n, height, width, channels] uint8, 0-255. Only `np.asarray`, a loop or an integer index reads pixels."""
 
     file: "PixelFile"
-    rows: NDArray[np.int64]  # [n]: of the file or, if they are in memory, of that array
+    rows: NDArray[np.int64]  # [n]: indices into the file or, if it is not None, into `held`
     held: Future[NDArray[np.uint8]] | None = None  # pixels of the file that a thread reads into memory
 
     @property
@@ -54,7 +54,7 @@ class Images:
         return len(self.rows)
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """Return some of the images or, for a number, the pixels of one."""
+        """Return some of the images or, for an integer, the pixels of one."""
         if isinstance(rows, tuple):
             raise TypeError(f"expected one index, got {rows}; read the pixels with np.asarray first")
         chosen = self.rows[rows]
@@ -66,7 +66,7 @@ class Images:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if self.held is None:
             pixels = self.file.read(self.rows)
-        else:  # with "raise", NumPy would make a copy, to leave the array as it was after an error
+        else:  # in mode "raise", NumPy makes a copy, so that an error leaves `out` unchanged
             pixels = self.held.result().take(self.rows, axis=0, out=_empty(*self.shape), mode="wrap")
         return pixels if dtype is None else pixels.astype(dtype, copy=False)
 
@@ -113,8 +113,8 @@ class PixelFile:
         size = self.image_bytes
         pixels = _empty(len(rows), *self.image_shape)
         buffer = pixels.reshape(-1).data
-        order = np.argsort(rows, kind="stable")  # that of the file
-        # Neighbours in the file that are neighbours in the array, too, are read at once.
+        order = np.argsort(rows, kind="stable")  # the order in the file
+        # Images that are adjacent both in the file and in the array are read at once.
         breaks = np.flatnonzero((np.diff(rows[order]) != 1) | (np.diff(order) != 1)) + 1
         ordered = rows[order].tolist()
         places = order.tolist()
@@ -124,7 +124,7 @@ class PixelFile:
                 part = buffer[places[begin] * size : (places[begin] + end - begin) * size]
                 runs.append((NAME_BYTES + ordered[begin] * size, part))
         with self._opened() as file:
-            if len(runs) > 1 and hasattr(os, "posix_fadvise"):  # so that the disk reads all of them at the same time
+            if len(runs) > 1 and hasattr(os, "posix_fadvise"):  # so that the disk can read all of them in parallel
                 for offset, part in runs:
                     os.posix_fadvise(file.fileno(), offset, len(part), os.POSIX_FADV_WILLNEED)
             for offset, part in runs:
@@ -135,7 +135,7 @@ class PixelFile:
         """Return the same as `read`, after comparing each image with its checksum.
 
         Raises:
-            DataReadError: as `read`, or an image is damaged. The file is removed, so that the next run prepares the
+            DataReadError: as in `read`, or an image is damaged. The file is removed, so that the next run prepares the
                 images again.
         """
         pixels = self.read(rows)
@@ -157,7 +157,7 @@ class PixelFile:
             with self.path.open("rb", buffering=0) as file:
                 if file.read(NAME_BYTES) != self.name.encode():
                     raise OSError(errno.EIO, "another file")
-                with contextlib.suppress(OSError):  # only its owner may
+                with contextlib.suppress(OSError):  # only the owner may do this
                     os.utime(file.fileno())  # so that `remove_unused` leaves it
                 yield file
         except OSError as error:
@@ -193,7 +193,7 @@ def _read_into(buffer: memoryview, file: FileIO, offset: int) -> None:
 
 
 def _empty(*shape: int) -> NDArray[np.uint8]:
-    """Return an array of any pixels, [*shape], that TensorFlow uses without a copy."""
+    """Return an uninitialized array, [*shape], that TensorFlow uses without a copy."""
     size = math.prod(shape)
     memory = np.empty(size + ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT

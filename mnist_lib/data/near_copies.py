@@ -1,7 +1,7 @@
 """Test images that resemble a training image: the same picture, saved again, shifted, brighter or with a little noise.
 
-Marks, which a shift does not change, propose a few training images for each test image; the correlation at the best
-shift decides. A copy that is turned, mirrored or very noisy is not found, nor is an object seen from another side.
+Marks, features that a shift does not change, select a few training images for each test image; the correlation at the
+best shift decides. A copy that is turned, mirrored or very noisy is not found, nor is an object seen from another side.
 """
 
 import math
@@ -22,45 +22,52 @@ WAVES = 5  # the highest frequency in the marks, in periods per image
 CANDIDATES = 3  # training images that are compared with a test image
 MAX_SHIFT = 4  # pixels of a reduced image
 STEP = 0.25  # pixels between the shifts that are tried
-MARGIN = 9  # the part of a side, at either end, that is not compared, since a shift changes what is seen there
+MARGIN = 9  # 1/MARGIN of a side, at either end, is not compared, since a shift changes what is seen there
 MIN_SIMILARITY = 0.98
 MIN_CONTRAST = 6.0  # standard deviation of the pixels, 0-255; below, noise would decide
-# Bounds for the memory: images, numbers of images before they are reduced, and pairs of marks, at a time in a thread.
-BLOCK, MAX_NUMBERS, MAX_COSINES = 1_024, 1 << 22, 1 << 23
+# Limits on what a thread holds in memory at a time.
+BLOCK = 1_024  # images
+MAX_NUMBERS = 1 << 22  # in images before they are reduced
+MAX_COSINES = 1 << 23  # of the marks of pairs of images
 MAX_THREADS = 4
-MAX_PAIRS = 20_000_000_000  # that are compared by their marks: beyond, only as many test images as take a minute
+MAX_PAIRS = 20_000_000_000  # compared by their marks, in about a minute; beyond, some test images are skipped
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
 def near_copies(dataset: Dataset, progress: Callable[[str], object] = lambda text: None) -> NearCopies:
-    """Compare the test images of a dataset with the training images: each one or, of millions, one in a few.
+    """Compare the test images of a dataset with the training images. Of millions, some test images are skipped.
 
     Args:
         progress: called now and then with how many images are read, and then with how many are compared.
     """
-    train, total = len(dataset.train), len(dataset.train) + len(dataset.test)
+    train = len(dataset.train)
+    total = train + len(dataset.test)
     images = _ReducedImages(dataset.table.images[:total])
     with ThreadPoolExecutor(min(usable_cpus(), MAX_THREADS)) as threads:
         read = threads.map(images.marks, _blocks(total))
         read = reported(read, total, "images read for near-copies", progress, BLOCK)
         marks, rows = (np.concatenate(parts) for parts in zip(*read, strict=True))
-        begin = int(np.searchsorted(rows, train))  # of the test images
+        begin = int(np.searchsorted(rows, train))  # the first test image
         step = max(1, -(-(len(rows) - begin) * begin // MAX_PAIRS))
-        train_marks, train_rows = marks[:begin], rows[:begin]
-        test_marks, test_rows = marks[begin::step], rows[begin::step]
+        train_marks = marks[:begin]
+        train_rows = rows[:begin]
+        test_marks = marks[begin::step]
+        test_rows = rows[begin::step]
         if not len(train_rows) or not len(test_rows):
             return NearCopies(compared=len(test_rows), test=test_rows[:0], train=train_rows[:0])
 
         def compared(block: slice) -> tuple[Rows, Floats]:
             """Return the training image that each test image of a block resembles most, and how similar it is."""
             tested = images[test_rows[block]]
-            nearest, similarity = np.zeros(len(tested), np.int64), np.full(len(tested), -1.0, np.float32)
+            nearest = np.zeros(len(tested), np.int64)
+            similarity = np.full(len(tested), -1.0, np.float32)
             for candidate in _candidates(test_marks[block], train_marks):
                 found = _similarity(tested, images[train_rows[candidate]])
                 better = found > similarity
-                nearest[better], similarity[better] = train_rows[candidate[better]], found[better]
+                nearest[better] = train_rows[candidate[better]]
+                similarity[better] = found[better]
             return nearest, similarity
 
         size = max(1, min(BLOCK, MAX_COSINES // len(train_rows)))
@@ -73,13 +80,13 @@ def near_copies(dataset: Dataset, progress: Callable[[str], object] = lambda tex
 
 
 def _blocks(count: int, size: int = 0) -> Iterator[slice]:
-    """Return slices of a number of images; an empty one if there are none."""
+    """Return slices of `count` images; one empty slice if there are none."""
     size = size or BLOCK
     return (slice(first, min(first + size, count)) for first in range(0, max(count, 1), size))
 
 
 class _ReducedImages:
-    """Images with sides of at most SIDE. As many as take MAX_HELD_BYTES are held, so that they are read only once."""
+    """Images with sides of at most SIDE. Up to MAX_HELD_BYTES of them stay in memory, to be read only once."""
 
     def __init__(self, images: ImageArray) -> None:
         height, width, channels = images.shape[1:]
@@ -123,7 +130,8 @@ def _means(images: NDArray[np.uint8], height: int, width: int) -> Floats:
 
 def _weights(side: int, parts: int) -> Floats:
     """Return the matrix that takes the mean over each of equal parts of a side, [parts, side]."""
-    edges, pixels = np.linspace(0, side, parts + 1)[:, None], np.arange(side)
+    edges = np.linspace(0, side, parts + 1)[:, None]
+    pixels = np.arange(side)
     covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
     weights: Floats = (np.maximum(covered, 0) * parts / side).astype(np.float32)
     return weights
@@ -132,7 +140,7 @@ def _weights(side: int, parts: int) -> Floats:
 def _marks(reduced: Floats) -> tuple[Floats, Rows]:
     """Return the marks, [n, marks], of the reduced images with enough contrast, and their indices, [n].
 
-    Marks are the magnitudes of low frequencies, which a shift does not change, with a length of 1. Square roots are
+    Marks are the magnitudes of low frequencies, which a shift does not change, scaled to length 1. Square roots are
     taken, since the lowest frequencies would outweigh all others.
     """
     numbers = np.arange(-WAVES, WAVES + 1)
@@ -162,7 +170,7 @@ def _fading(side: int) -> Floats:
 
 
 def _candidates(test: Floats, train: Floats) -> Iterator[Rows]:
-    """Yield the rows of the training images with the most similar marks, the next one for each test image, [test]."""
+    """Yield, for each test image, the row of the training image with the next most similar marks, [test]."""
     cosines = test @ train.T
     places = np.arange(len(cosines))
     for _ in range(min(CANDIDATES, len(train))):
@@ -178,15 +186,16 @@ def _similarity(one: Floats, other: Floats) -> Floats:
         one, other: [n, height, width, channels].
     """
     height, width = one.shape[1:3]
-    # The spectra of what is repeated on all sides: the edges of a moved image are wrong, and are not compared.
-    down, across = np.fft.fftfreq(height), np.fft.rfftfreq(width)  # periods per pixel
+    # Spectra treat images as periodic, so the edges of a moved image are wrong, and are not compared.
+    down = np.fft.fftfreq(height)  # periods per pixel
+    across = np.fft.rfftfreq(width)
     shifts = _best_shifts(one, other, down, across)
     turns = down[:, None] * shifts[:, 0, None, None] + across * shifts[:, 1, None, None]
     spectra = np.fft.rfft2(other, axes=(1, 2)) * np.exp(-2j * np.pi * turns).astype(np.complex64)[..., None]
     moved = np.fft.irfft2(spectra, s=(height, width), axes=(1, 2))
     inner = tuple(slice(side // MARGIN, side - side // MARGIN) for side in (height, width))
     parts = [images[:, *inner] for images in (one, moved)]
-    # Around the mean of each channel, since images in about the same colour would resemble each other.
+    # The mean of each channel is subtracted; otherwise images of about the same colour would resemble each other.
     a, b = (part - part.mean(axis=(1, 2), keepdims=True) for part in parts)
     products, *squares = (np.einsum("nhwc,nhwc->n", *pair) for pair in ((a, b), (a, a), (b, b)))
     correlation: Floats = (products / np.maximum(np.sqrt(squares[0] * squares[1]), 1e-6)).astype(np.float32)
@@ -205,7 +214,7 @@ def _best_shifts(
     fading = np.outer(_fading(height), _fading(width))[..., None]
     centred = (images - images.mean(axis=(1, 2), keepdims=True) for images in (one, other))
     first, second = (np.fft.rfft2(images * fading, axes=(1, 2)) for images in centred)
-    # Weighted by the frequency, so that edges decide; twice, since a spectrum of real numbers has half of the waves.
+    # Weighted by the frequency, so that edges decide; doubled for waves whose conjugates `rfft2` leaves out.
     weights = np.hypot(down[:, None], across) * np.where(across > 0, 2, 1)
     common = ((first * second.conj()).sum(axis=3) * weights).astype(np.complex64)
     steps = [np.arange(-(reach := min(MAX_SHIFT, side // 4)), reach + STEP, STEP) for side in (height, width)]

@@ -1,6 +1,6 @@
 """Build a model from its spec, with a function from this project or from a user's Python file.
 
-Weights that a trial starts from are taken from a stored version, of which only numbers are read, and no code is run.
+If a trial starts from the weights of a stored version, only numbers are read from it, and none of its code is run.
 """
 
 import importlib
@@ -42,7 +42,7 @@ def build_model(
 
     Args:
         source: the file that defines the model, unless the model is in the catalog. Its code is run.
-        pretrained: has the weights files of which the function gets the paths.
+        pretrained: the weights files whose paths the function gets.
 
     Raises:
         ModelError: the code of the file fails, or returns something that is not a model.
@@ -53,10 +53,10 @@ def build_model(
 
 
 def augmentations_for(spec: TrialSpec, image_shape: ImageShape) -> list[Augmentation]:
-    """Return what changes the training images of a trial: what its setting says or, by default, what suits its model.
+    """Return the changes to the training images of a trial: those of its setting or, by default, those for its model.
 
-    That is nothing for the dense networks and for users' models; PRESETS["photos"] for images in colour and for
-    networks for photographs; and for grey images what the other networks were chosen with.
+    The default is no change for the dense networks and for users' models; PRESETS["photos"] for images in colour and
+    for networks for photographs; and for grey images, the other networks' own changes.
     """
     changes = parse_augment(spec.augment)
     if changes is not None:
@@ -72,7 +72,7 @@ def augmentations_for(spec: TrialSpec, image_shape: ImageShape) -> list[Augmenta
 def _plain_model(
     spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile | None, pretrained: Pretrained
 ) -> KerasModel | ScratchModel:
-    """Return the model of a trial, whose training images are not changed. See `build_model`."""
+    """Return the model of a trial, without changes to training images. See `build_model`."""
     if spec.source_sha256 is None:
         _require_weights(spec.model, 4 * largest_layer(spec, math.prod(image_shape)))
         module, _, name = MODELS[spec.model].build.partition(":")
@@ -145,7 +145,8 @@ def _layers_of(built: keras.Model | Sequence[Any]) -> list[keras.Layer]:
     model = built if isinstance(built, keras.Model) else keras.Sequential(list(built))
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Model) and layer.compiled:
-            layer.compiled, layer.optimizer = False, None  # not used here, and would be stored with the weights
+            layer.compiled = False
+            layer.optimizer = None  # not used here, and would be stored with the weights
     return [keras.layers.Rescaling(1.0), model]  # whole numbers become floats, which most layers expect
 
 
@@ -153,9 +154,11 @@ def check_model(
     spec: TrialSpec, image_shape: ImageShape, num_classes: int, source: ModelFile, pretrained: Pretrained = NOTHING
 ) -> None:
     """Do once what a trial does with a user's model. Raises ModelError if that fails or gives no logits."""
-    model, place = build_model(spec, image_shape, num_classes, source, pretrained), source.place(spec.model)
+    model = build_model(spec, image_shape, num_classes, source, pretrained)
+    place = source.place(spec.model)
     with source.blamed(spec.model):
-        weights, again = model.initial_weights(spec.seed), model.initial_weights(spec.seed)
+        weights = model.initial_weights(spec.seed)
+        again = model.initial_weights(spec.seed)
         _require_weights(place, sum(4 * math.prod(weight.shape) for weight in weights.trainable))
         images = tf.cast(tf.random.stateless_uniform((2, *image_shape), [0, 0], 0, 256, tf.int32), tf.uint8)
         _, logits = model.features(weights, images)
@@ -183,13 +186,13 @@ def check_model(
             again = stored.logits(stored.read(files), images)
     except ModelError as error:
         raise ModelError(
-            f"{error}; expected a network that is built without weights files, too, as from the storage, with None for"
-            f" {arguments}: see docs/fine-tune.md"
+            f"{error}; expected a function that also builds the network with None for {arguments}, as it does when a"
+            " stored version is read: see docs/fine-tune.md"
         ) from error
     if not np.array_equal(again, logits, equal_nan=True):
         raise ModelError(
-            f"{place}: expected a network whose variables have all numbers that it takes from its weights files, since"
-            f" a stored version has no others, got other predictions with None for {arguments}"
+            f"{place}: expected a network that copies all numbers of its weights files into variables, since only"
+            f" variables are stored, got other predictions with None for {arguments}"
         )
 
 
@@ -206,13 +209,13 @@ def warm_start(
     source: ModelFile | None = None,
     pretrained: Pretrained = NOTHING,
 ) -> WarmStart:
-    """Return how a trial starts: from the weights of a stored version of its model, or from those of the model.
+    """Return how a trial starts: from the weights of a stored version, or from the initial weights of its model.
 
-    With other classes, the weights whose shapes depend on the number of classes are drawn: those of the last layer. So
-    is what is not a floating-point number, such as the state of a random generator.
+    If the classes differ, the weights of the last layer, whose shapes depend on the number of classes, are drawn. So
+    are values that are not floating-point numbers, such as the state of a random generator.
 
     Args:
-        model: the model of the trial, with the code of today.
+        model: the model of the trial, built with the current code.
         image_shape, classes, source, pretrained: those that it was built with.
 
     Raises:
@@ -251,7 +254,7 @@ def warm_start(
 
 
 def _require_fit(where: str, taken: list[bool], ours: Tensors, theirs: Tensors) -> None:
-    """Raise ModelError for the first of the weights that are taken whose shape or type differs."""
+    """Raise ModelError for the first weight to be taken that differs in shape or type."""
     if len(ours) != len(theirs):
         raise ModelError(f"{where}: expected {len(ours)} weights, got {len(theirs)}; leave out --init-from")
     for number, (take, one, other) in enumerate(zip(taken, ours, theirs, strict=True), start=1):

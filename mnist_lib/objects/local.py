@@ -26,7 +26,8 @@ from mnist_lib.objects.output_file import sync
 from mnist_lib.objects.protocol import MAX_DOCUMENT_BYTES, MAX_RECORD_BYTES, check_name, require_size
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # no valid name of an object begins with a dot
-MAX_LOCKED_SECONDS, LOCK_POLL_SECONDS = 60.0, 0.005  # while lines are appended to a file
+MAX_LOCKED_SECONDS = 60.0  # to wait for a process that appends to the same file
+LOCK_POLL_SECONDS = 0.005
 MAX_LINE_BYTES = MAX_DOCUMENT_BYTES
 
 
@@ -43,7 +44,8 @@ class LocalObjects:
     max_concurrent_requests = 1
 
     def __init__(self, root: Path, *, mode: int = 0o777) -> None:
-        self._root, self._mode = root, mode
+        self._root = root
+        self._mode = mode
         self._durable: set[Path] = set()  # folders that this process has created or found, and synced
         self._unsynced: set[str] = set()  # files to which this process has appended
 
@@ -71,7 +73,7 @@ class LocalObjects:
                 is_new = True
             except FileExistsError:
                 is_new = False
-            sync(path.parent)  # also if its creator may have died before this sync
+            sync(path.parent)  # even if it is not new: its creator may have died before it synced
             return is_new
 
     def replace(self, name: str, content: bytes) -> None:
@@ -93,14 +95,14 @@ class LocalObjects:
             descriptor = file.fileno()
             self._wait_for_lock(name, descriptor)  # several writes may be needed
             if durably:
-                sync(self._path(name).parent)  # first: an error must not follow when the lines are stored
+                sync(self._path(name).parent)  # first, so that no error can follow once the lines are stored
             size = os.fstat(descriptor).st_size
             left = self._last_line(descriptor, size)
             kept = complete_lines(left)
             end = size - len(left) + min(len(kept), len(left))
             if end < size:
                 os.ftruncate(descriptor, end)
-            unwritten = kept[len(left) :] + content  # begins with the end of a last line that lacks it
+            unwritten = kept[len(left) :] + content  # begins with a line end if the last line lacks it
             try:
                 while unwritten:
                     unwritten = unwritten[os.write(descriptor, unwritten) :]
@@ -289,6 +291,6 @@ class LocalObjects:
 
 
 def _raise(error: OSError) -> None:
-    """Raise an error of `os.walk`, unless there is no such folder, for example since another process has deleted it."""
+    """Raise an error of `os.walk`, unless there is no such folder, perhaps because another process has deleted it."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error

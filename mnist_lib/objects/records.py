@@ -27,7 +27,8 @@ class RecordLog:
     """An append-only log of records. Every method raises StoreError if the storage fails."""
 
     def __init__(self, objects: Objects, folder: str) -> None:
-        self._objects, self._folder = objects, folder
+        self._objects = objects
+        self._folder = folder
 
     def last(self) -> int:
         """Return the number of the newest record, or 0 if the log is empty."""
@@ -88,7 +89,7 @@ def seal(record: object, *, unique: bool = False) -> bytes:
     """
     fields = builtins_of(record)
     text = encode({**fields, TOKEN: uuid.uuid4().hex} if unique else fields, indent=2)
-    # Dumping the document again with these two fields would return the same bytes, but takes as long again.
+    # Dumping the document again with these two fields would return the same bytes, but take as long again.
     sha256 = hashlib.sha256(text).hexdigest()
     return b'{\n  "schema": %d,%b,\n  "sha256": "%b"\n}' % (RECORD_SCHEMA, text[1:-2], sha256.encode())
 

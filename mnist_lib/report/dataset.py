@@ -25,10 +25,16 @@ from mnist_lib.report.texts import corrections_texts, groups_texts, near_copies_
 from mnist_lib.wording import counted, printable, short_name
 
 EXAMPLES = 10  # of each class, in a picture of examples
-REPORT_EXAMPLES, REPORT_CLASSES, REPORT_SIDE = 4, 20, 56  # in a report: images of a class, classes, pixels
+REPORT_EXAMPLES = 4  # of each class, in a report
+REPORT_CLASSES = 20
+REPORT_SIDE = 56  # pixels
 # Sizes in pixels of a picture of examples.
 MAX_IMAGE_SIDE = 84
-GAP, MARGIN, LABEL_WIDTH, TITLE_HEIGHT, FONT_SIZE = 14, 28, 44, 58, 26
+GAP = 14
+MARGIN = 28
+LABEL_WIDTH = 44
+TITLE_HEIGHT = 58
+FONT_SIZE = 26
 COLOURS = {1: "grey", 3: "colour", 4: "colour with transparency"}  # by channels
 
 

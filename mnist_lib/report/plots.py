@@ -25,7 +25,9 @@ from mnist_lib.report.evidence import Course, ReportedSearch
 from mnist_lib.run_documents import Summary
 from mnist_lib.wording import printable, short_name
 
-TEXT, LINE, LOST = "#1f2328", "#c8ccd1", "#c4320a"
+TEXT = "#1f2328"
+LINE = "#c8ccd1"
+LOST = "#c4320a"
 SERIES = ("#1f5fbf", "#b2570a", "#1a7f4b", "#8250c4", "#a3346b", "#57606a")  # one for each model
 VARIABLES = {TEXT: "--text", LINE: "--line", LOST: "--lost"} | {c: f"--series-{n}" for n, c in enumerate(SERIES)}
 WIDTH = 5.0  # inches: text is readable on a phone, and no larger than the page's text on a wide screen
@@ -92,7 +94,7 @@ def plot(name: str, figure: Figure) -> Plot:
     with warnings.catch_warnings(), _settings({"svg.hashsalt": name}):
         # A glyph that no font has is drawn as a box; names too long for the layout are cut at the edge.
         warnings.simplefilter("ignore", UserWarning)
-        for text in figure.findobj(Text):  # printable, and never as a formula, as Matplotlib shows a name with $
+        for text in figure.findobj(Text):  # Matplotlib would show a name with $ as a formula
             text.set(text=printable(text.get_text(), keep="\n"), parse_math=False)
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
@@ -126,7 +128,7 @@ def accuracy_of_trials(summary: Summary) -> Plot:
         axes.fill_between([left, right], *model.ci95, color=colour, alpha=0.15, linewidth=0)
         axes.hlines(model.mean_test_accuracy, left, right, color=colour, linewidth=1.2)
         axes.errorbar(xs, values, errors, fmt="o", color=colour, ms=4 if few else 2.5, elinewidth=0.8, label=name)
-    # "0", or "0-f2" in a fold.
+    # Such as "0", or "0-f2" in a fold.
     seeds = [trial.id.removeprefix(f"{trial.spec.model}-s") for trial in trials] if few else []
     axes.set_xticks(range(len(seeds)), seeds)
     axes.set_xlabel("seed" if few else f"{len(trials)} trials, by model and seed")

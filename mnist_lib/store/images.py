@@ -92,7 +92,7 @@ def load_dataset(
             the images have if the request does not.
         used: the corrections to use; by default all.
         near_copies: whether to look for test images that resemble a training image.
-        trained: images that are not tested on, as in `without_trained`.
+        trained: hashes of images to leave out of the test split, see `without_trained`.
         for_training: as in `prepare`.
     """
     from mnist_lib.data.hold_out import without_trained

@@ -1,7 +1,7 @@
 """The logs of champions: `models/<model>/champions/<dataset>/<n>.json`, one record for each decision, oldest first.
 
-The newest record names the champion of a model for a dataset. Each record contains its own sha256 and is created once,
-so that damage is noticed, and of two decisions at the same time the second has to be made again.
+The newest record names the champion of a model for a dataset. Each record contains its own sha256, so that damage is
+noticed, and is created once, so that if two processes decide at the same time, the second has to decide again.
 """
 
 from collections.abc import Mapping
@@ -35,9 +35,9 @@ class Champion:
     run: Name  # the run that published the version that was judged
     replaced: Number | None  # the champion before; None in the first record, or if the previous record is damaged
     challenger: Number | None = None  # of "keep": the version that was refused
-    total: Share = 0.0  # of the significance of all comparisons
-    comparisons: Count = 0  # number of comparisons at its expense so far, with this decision
-    compared: Count = 0  # versions that were compared for this dataset in all, also by more data
+    total: Share = 0.0  # significance that all comparisons together may spend
+    comparisons: Count = 0  # comparisons that have spent part of `total` so far, including that of this decision
+    compared: Count = 0  # versions compared for this dataset so far, including those decided by more data
     selected_from: Number = 1  # number of versions of which the champion is the best
     test: Accuracy | None = None  # of the champion on the test images of this decision
     statistics: Mapping[str, Json] = field(default_factory=dict)
@@ -147,5 +147,6 @@ def champion_dataset(objects: Objects, dataset: str | None, model: str | None) -
     """
     if dataset is None:
         return None
-    name, models = stored_name(dataset), [each for each in model_names(objects) if model in (None, each)]
+    name = stored_name(dataset)
+    models = [each for each in model_names(objects) if model in (None, each)]
     return name if any(name in datasets_with_logs(objects, each) for each in models) else None

@@ -57,11 +57,11 @@ def test_a_model_starts_from_the_weights_of_a_file_and_is_stored_without_it(digi
 @pytest.mark.parametrize(
     ("name", "arrays", "expected"),
     [
-        ("shifted_by_file", {"offset": 0.5}, "expected a network whose variables have all numbers .* got other"),
+        ("shifted_by_file", {"offset": 0.5}, "expected a network that copies all numbers .* got other"),
         (
             "scaled_by_file",
             {"offset": 0.5},
-            r"own_models.py, line \d+: .*; expected a network that is built without weights files, too, .* for shift",
+            r"own_models.py, line \d+: .*; expected a function that also builds the network with None for shift",
         ),
         ("fine_tuned", {"kernel": np.ones((3, 3))}, r"own_models.py, line \d+: ValueError: .*"),
     ],
