@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(DataOptions, StorageOptions, JsonOptions):
-    """Describe a dataset: its size, classes and pixel values, with some of its images."""
+    """Describe a dataset: its size, classes and pixel values; with --picture, draw some of its images."""
 
     dataset: str = option("mnist-mini", DATASET_HELP, "DATASET", positional=True)
     picture: Folder | None = option(None, "file to write: ten training images of each class", "FILE.png")

@@ -35,7 +35,7 @@ VersionName = Annotated[
 ]
 Text = Annotated[str, Meta(max_length=100_000)]
 Texts = Annotated[dict[str, Text], Meta(max_length=100)]  # such as the versions of packages
-Moment = Annotated[str, Meta(pattern=r"\A2[01][0-9]{2}(-[0-9]{2}){2}T([0-9]{2}:){2}[0-9]{2}Z\Z")]  # see `clock`
+Moment = Annotated[str, Meta(pattern=r"\A2[01][0-9]{2}(-[0-9]{2}){2}T([0-9]{2}:){2}[0-9]{2}Z\Z")]  # see `environment`
 Json = Any
 
 

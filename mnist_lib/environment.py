@@ -27,6 +27,9 @@ KERAS_IMPORTS_IF_INSTALLED = ("matplotlib", "pandas", "PIL", "scipy", "sklearn")
 # A result depends on the versions of these; they are recorded with it.
 RESULT_PACKAGES = ("tensorflow", "keras", "ray", "tensorflow-datasets", "numpy")
 
+YEARS = range(2000, 2200)  # of the times in stored documents
+MIN_YEAR_NOW = 2020  # a clock that shows an earlier one was reset, as on a machine that starts without a network
+MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 # Begins the command of a child process. -P: modules are not looked for in the working folder, which may be of others.
 MODULE = (sys.executable, "-P", "-m")
@@ -166,11 +169,6 @@ def require_same_versions(host: str, of_worker: Mapping[str, str], of_driver: Ma
             f"the worker on {host} has different package versions from the driver: {differing}"
             "; install requirements/runtime.lock on every node"
         )
-
-
-YEARS = range(2000, 2200)  # of the times in stored documents
-MIN_YEAR_NOW = 2020  # a clock that shows an earlier one was reset, as on a machine that starts without a network
-MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 class Clock(Protocol):

@@ -1,4 +1,4 @@
-"""What a trial is. Its result depends on its `TrialSpec` alone, not on how it is run (`assignment`)."""
+"""What a trial is. Its result depends on its `TrialSpec` alone, not on how it is run (`training.assignment`)."""
 
 from __future__ import annotations
 

@@ -7,8 +7,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# The beginning of a text that a spreadsheet may run as a formula (OWASP); a number such as -1 is not one.
-FORMULA = re.compile(r"(?![+-]\d[\d.,]*\Z)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
 MAX_REASON = 300  # characters of an error's message
 MAX_SHORT_NAME = 24  # characters of a name in a picture
 REPORT_SECONDS = 0.2  # between two reports of progress

@@ -1,4 +1,4 @@
-"""The predictions for pictures, as a table, CSV, JSON or a drawing."""
+"""The predictions for pictures, as a table, CSV or JSON."""
 
 import csv
 import functools
@@ -27,6 +27,8 @@ from mnist_lib.pictures.rejecting import (
 )
 from mnist_lib.store.versions import Version
 from mnist_lib.wording import counted, printable
+
+COLUMNS = ("picture", "class", "probability", "next", "next_probability", "unsure", "resized")
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,6 @@ def picture_results(
         else:
             picture, probabilities, likeness = prediction
             yield Answer(name, picture, probabilities, classes, likeness, reject_share)
-
-
-COLUMNS = ("picture", "class", "probability", "next", "next_probability", "unsure", "resized")
 
 
 def as_lines(answers: Sequence[Answer]) -> list[str]:

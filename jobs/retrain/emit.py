@@ -72,9 +72,12 @@ def _require_in_container(options: EmitOptions, train: TrainOptions) -> None:
     }
     for name, value in of_this_machine.items():
         if value:
+            advice = "use a bucket, or add files to the image and to the manifest by hand"
+            if name == "storage":
+                advice = f"use a bucket or --storage {STORAGE}/NAME"
             raise UsageError(
                 f"{name}: expected no path of this machine, since the container has only its volume {STORAGE}, got one;"
-                f" use a bucket or --storage {STORAGE}/NAME, or add files to the image and to the manifest by hand"
+                f" {advice}"
             )
 
 
@@ -107,6 +110,8 @@ def service(options: EmitOptions, words: Sequence[str]) -> str:
     values = {
         r"^WorkingDirectory=.*": f"WorkingDirectory={str(Path.cwd()).replace('%', '%%')}",
         r"^ExecStart=.*": f"ExecStart={' '.join(map(_systemd_word, words))}",
+        r"nightly\.service": f"{options.name}.service",
+        r"schedule nightly": f"schedule {options.name}",
         r"nightly\.env": f"{options.name}.env",
     }
     return _filled("systemd/mnist-jobs-nightly.service", values)

@@ -22,7 +22,9 @@ from mnist_lib.results import Accuracy
 
 # Kinds of entries. After "interrupted" another attempt follows; "enrolled" is the first entry of a schedule.
 OPEN = ("started", "interrupted")
-Kind = Literal["started", "interrupted", "enrolled", "done", "failed", "unchanged", "skipped", "replaced"]
+Kind = Literal[
+    "started", "interrupted", "enrolled", "done", "failed", "unchanged", "skipped", "replaced"
+]  # replaced: of earlier releases
 
 
 class ModelResult(Document, frozen=True, kw_only=True):

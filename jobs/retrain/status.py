@@ -26,13 +26,12 @@ from mnist_lib.wording import and_balanced, counted, duration, interval_text, pe
 
 NOTICE_SCHEMA = 1
 # Kind of a journal entry -> event. The events of a "done" entry depend on its results.
-EVENT_OF = {"started": "recovery", "failed": "failure", "unchanged": "skip", "skipped": "skip", "replaced": "skip"}
+EVENT_OF = {"started": "recovery", "failed": "failure", "unchanged": "skip", "skipped": "skip"}
 # Kind of a journal entry -> what its notice begins with, unless there is more to say.
 HEADLINES = {
     "started": "its process died, and the run is resumed",
     "unchanged": "nothing has changed, so nothing was run",
     "skipped": "a slot was skipped",
-    "replaced": "a run was ended, since a newer slot came due",
 }
 ERROR_CODE = re.compile(r"error\[(E-[A-Z-]+)\]")
 NEXT_SLOTS = 3

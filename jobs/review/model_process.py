@@ -34,7 +34,7 @@ class ModelProcess:
         self.problem = ""
         self._process, self._connection = child_process(__name__)
         self._requests = ThreadPoolExecutor(1)  # the process answers one at a time
-        self._loaded = self._requests.submit(self._answer, (load, stored))
+        self._loaded = self._requests.submit(self._load, (load, stored))
 
     @property
     def state(self) -> str:
@@ -53,6 +53,13 @@ class ModelProcess:
         self._process.kill()
         self._process.wait()
 
+    def _load(self, request: Any) -> None:
+        try:
+            self._answer(request)
+        except ModelError as error:
+            self.problem = str(error)
+            raise
+
     def _answer(self, request: Any) -> Any:
         try:
             self._connection.send(request)
@@ -60,8 +67,8 @@ class ModelProcess:
         except (EOFError, OSError):
             got = f"one that ended (exit code {self._process.wait()})"
             answer = ModelError(f"{self.name}: expected a process that predicts, got {got}; start again")
-        if isinstance(answer, ModelError):
             self.problem = str(answer)
+        if isinstance(answer, ModelError):
             raise answer
         return answer
 

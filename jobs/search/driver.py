@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.console.exit_codes import TrainingError
 from jobs.search.halving import DEFAULTS, Halving, Step, winner
-from jobs.search.plan import SearchPlan
+from jobs.search.plan import MAX_CONFIGURATIONS, SearchPlan
 from jobs.search.space import settings_text
 from jobs.search.time_limit import TimeLimit
 from jobs.train.display import RunProgress, State, TrialProgress
@@ -66,7 +66,9 @@ class SearchProgress(RunProgress):
         del self.trials[trial.id]
 
     def totals(self) -> list[str]:
-        begun = f"{self._halving.num_begun:,} of up to {self._halving.configurations:,} configurations begun"
+        count = self._halving.configurations
+        of = f" of up to {count:,}" if count < MAX_CONFIGURATIONS else ""  # else only the time decides, so far
+        begun = f"{self._halving.num_begun:,}{of} configurations begun"
         return [begun] if self.best is None else [begun, f"best so far {percent(self.best[1].score)}"]
 
 
@@ -317,7 +319,9 @@ class Search:
                 self._recorder.writes.put(partial(self._delete, trial), trial)
         self.progress.best = self.halving.best()
         trained = f"{counted(len(decision.scores), 'configuration')} trained for {counted(decision.epochs, 'epoch')}"
-        log.info("bracket %d: %s, %d of them go on", decision.bracket + 1, trained, len(decision.survivors))
+        go_on = f", {len(decision.survivors)} of them go on" if decision.survivors else ""
+        best = f"; best so far {percent(self.progress.best[1].score)}" if self.progress.best else ""
+        log.info("bracket %d: %s%s%s", decision.bracket + 1, trained, go_on, best)
 
     def _delete(self, trial: str) -> None:
         self._recorder.write_history()  # with the scores by which its configuration does not go on

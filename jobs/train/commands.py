@@ -26,50 +26,6 @@ from mnist_lib.wording import printable, without_secrets
 
 # The type of each command's plans. Flags belong to the first command with one of its `MARKS` among them, or no `MARKS`.
 PLANS = {"jobs.search": "jobs.search.plan:SearchPlan", "jobs.train": "jobs.train.plan:Plan"}
-
-
-def plan_types() -> list[type[Plan]]:
-    """Return the types of plans of all commands that train."""
-    names = [place.split(":") for place in PLANS.values()]
-    return [getattr(importlib.import_module(module), name) for module, name in names]
-
-
-def options_types() -> list[type[TrainOptions]]:
-    """Return the types of options of all commands that train."""
-    return [plan_type.OPTIONS for plan_type in plan_types()]
-
-
-def plan_of(options: TrainOptions) -> Plan:
-    """Return the plan of a run with these options."""
-    return next(plan_type for plan_type in plan_types() if plan_type.OPTIONS is type(options)).of(options)
-
-
-def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = MappingProxyType({})) -> TrainOptions:
-    """Return the options of the command that the flags are meant for.
-
-    Args:
-        stored: values that replace the defaults, as in a --config file.
-    """
-    files, words = split_config(flags)
-    names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}.union(
-        stored, *map(read_config, files)
-    )
-    meant = next(kind for kind in options_types() if not kind.MARKS or not names.isdisjoint(kind.MARKS))
-    options: TrainOptions = parse(program, meant, flags, stored)
-    return options
-
-
-def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
-    """Raise UsageError if an option of the job comes before the dashes, where only fields of `options` may be."""
-    for place, word in enumerate(own):
-        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
-        kind = next((kind for kind in reversed(options_types()) if name in options_of(kind)), None)
-        if word.startswith("--") and kind is not None and name not in options_of(options):
-            shown = " ".join([word, *([] if "=" in word else own[place + 1 : place + 2])])
-            flag = word.partition("=")[0]
-            raise UsageError(f"{flag} is an option of {kind.COMMAND}; give it after --, as in: -- {shown}")
-
-
 # Optional modules that process a finished run, by what a terminal shows while they work. Each of them starts to load
 # its libraries (`load_in_background`), adds its output for the run (`add`), and updates its output for all runs
 # (`update`). A failure in one is a warning, since the models are already stored.
@@ -143,3 +99,45 @@ def stored_command(
         raise IntegrityError(f"{folder.where}: {error}") from error
     text = " \\\n  ".join([shlex.join(words[:3]), *map(shlex.quote, words[3:])])
     return Drawn(printable(text, keep="\n"))  # so that no more line breaks are added
+
+
+def plan_types() -> list[type[Plan]]:
+    """Return the types of plans of all commands that train."""
+    names = [place.split(":") for place in PLANS.values()]
+    return [getattr(importlib.import_module(module), name) for module, name in names]
+
+
+def options_types() -> list[type[TrainOptions]]:
+    """Return the types of options of all commands that train."""
+    return [plan_type.OPTIONS for plan_type in plan_types()]
+
+
+def plan_of(options: TrainOptions) -> Plan:
+    """Return the plan of a run with these options."""
+    return next(plan_type for plan_type in plan_types() if plan_type.OPTIONS is type(options)).of(options)
+
+
+def job_options(program: str, flags: Sequence[str], stored: Mapping[str, Any] = MappingProxyType({})) -> TrainOptions:
+    """Return the options of the command that the flags are meant for.
+
+    Args:
+        stored: values that replace the defaults, as in a --config file.
+    """
+    files, words = split_config(flags)
+    names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}.union(
+        stored, *map(read_config, files)
+    )
+    meant = next(kind for kind in options_types() if not kind.MARKS or not names.isdisjoint(kind.MARKS))
+    options: TrainOptions = parse(program, meant, flags, stored)
+    return options
+
+
+def require_after_dashes(own: Sequence[str], options: type[Any]) -> None:
+    """Raise UsageError if an option of the job comes before the dashes, where only fields of `options` may be."""
+    for place, word in enumerate(own):
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        kind = next((kind for kind in reversed(options_types()) if name in options_of(kind)), None)
+        if word.startswith("--") and kind is not None and name not in options_of(options):
+            shown = " ".join([word, *([] if "=" in word else own[place + 1 : place + 2])])
+            flag = word.partition("=")[0]
+            raise UsageError(f"{flag} is an option of {kind.COMMAND}; give it after --, as in: -- {shown}")

@@ -40,6 +40,8 @@ from mnist_lib.store.runs import RunFolder
 from mnist_lib.store.versions import LATEST, Version, find_all, require_version
 from mnist_lib.wording import counted
 
+log = logging.getLogger(__name__)
+
 VALIDATION_TEXT = (
     f"{VALIDATION_PERCENT}% of the training images; if that is fewer than {MIN_VALIDATION}, none are held out, and the"
     " last epoch is stored"
@@ -181,9 +183,6 @@ def cluster_session(options: TrainOptions) -> Iterator[float]:
         with step("joining the cluster" if address_of(options.address) else "starting Ray", shown=not options.quiet):
             stack.enter_context(session(options.address, SOURCE_FOLDERS))
         yield time.monotonic() - begin
-
-
-log = logging.getLogger(__name__)
 
 
 def with_versions(plan: AnyPlan, folder: RunFolder) -> AnyPlan:

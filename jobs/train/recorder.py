@@ -22,6 +22,16 @@ from mnist_lib.store.resumption import newest_checkpoint, store_checkpoint
 from mnist_lib.store.runs import RunFolder, history_line
 from mnist_lib.wording import counted
 
+log = logging.getLogger(__name__)
+
+# Error code -> what to do after the last attempt at a trial died with this code.
+ADVICE = {
+    "E-CRASH": "; find out what kills processes there (dmesg, Ray's logs), then start a run with another --run-name",
+    "E-OOM": "; raise --cpus-per-trial, so that fewer trials share a node, or lower --batch-size",
+    "E-NODE-LOST": "; find out why nodes are lost, then start a run with another --run-name",
+    "E-SILENT": "; find out what keeps that node busy, then start a run with another --run-name",
+    "E-TIMEOUT": "; raise --trial-timeout or lower --epochs",
+}
 MAX_CACHED_BYTES = 256_000_000
 MAX_READ_BYTES = 256_000_000  # of checkpoints that no lane has been given yet, unless a single one is larger
 
@@ -87,18 +97,6 @@ class Checkpoints:
     def forget(self, trial: str) -> None:
         for known in (self._epochs, self._cached, self._reads):
             known.pop(trial, None)
-
-
-log = logging.getLogger(__name__)
-
-# Error code -> what to do after the last attempt at a trial died with this code.
-ADVICE = {
-    "E-CRASH": "; find out what kills processes there (dmesg, Ray's logs), then start a run with another --run-name",
-    "E-OOM": "; raise --cpus-per-trial, so that fewer trials share a node, or lower --batch-size",
-    "E-NODE-LOST": "; find out why nodes are lost, then start a run with another --run-name",
-    "E-SILENT": "; find out what keeps that node busy, then start a run with another --run-name",
-    "E-TIMEOUT": "; raise --trial-timeout or lower --epochs",
-}
 
 
 class Recorder:

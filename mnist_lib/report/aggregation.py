@@ -23,6 +23,10 @@ from mnist_lib.run_documents import MAX_LABEL_ERRORS, FoldsSummary, LabelError, 
 from mnist_lib.spec import TrialSpec
 from mnist_lib.store.margins import MARGINS, Margins
 
+# A label is named if its margin is below 0 and at least so many interquartile ranges below the median one. Nearly all
+# labels named so were wrong in `benchmarks.label_errors`; with 2.25, up to 1 in 100 right ones was named.
+NAMED = 2.6
+
 
 def deviation(accuracies: Sequence[float]) -> float | None:
     """Return the standard deviation of a sample of accuracies, with n - 1; None of a single one."""
@@ -143,11 +147,6 @@ def out_of_fold(of_folds: Mapping[TrialSpec, Probabilities], dataset: Dataset) -
             together[folds == spec.fold] = of_folds[spec]
         found[model].append(together)
     return {model: np.stack(seeds) for model, seeds in found.items()}
-
-
-# A label is named if its margin is below 0 and at least so many interquartile ranges below the median one. Nearly all
-# labels named so were wrong in `benchmarks.label_errors`; with 2.25, up to 1 in 100 right ones was named.
-NAMED = 2.6
 
 
 def label_errors(chosen: Collection[TrialResult], facts: Dataset, dataset: Callable[[], Dataset]) -> LabelErrors | None:

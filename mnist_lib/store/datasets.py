@@ -2,7 +2,7 @@
 
 last.json                     the last complete run, unless its dataset raised objections: see `reference`
 states/<fingerprint>.npz      the images and labels of a run, see `data.changes`
-hashes                        that of each picture by the bytes of its file, see `data.prepared.recorded`
+hashes                        that of each picture by the bytes of its file, see `data.prepared.writer`
 labels.jsonl                  corrections, if the dataset is not a folder, see `data.corrections`
 """
 

@@ -25,6 +25,8 @@ from mnist_lib.store.runs import CONFIGURATION, RUN_RECORD, BegunRun, Command, R
 
 UNFINISHED = "unfinished"  # folder: the locks, and the run to resume for each set of terms
 GC_LOCK = "gc.lock"
+MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 4  # 16,000 trials; a trial's row in the summary is up to four times as long
+MAX_DIFFERENCES = 5  # in one message
 
 
 def lock_of_run(run: str) -> str:
@@ -70,10 +72,6 @@ def collecting(objects: Objects) -> Iterator[None]:
                     " collect after its end"
                 )
         yield
-
-
-MAX_TERMS_BYTES = MAX_DOCUMENT_BYTES // 4  # 16,000 trials; a trial's row in the summary is up to four times as long
-MAX_DIFFERENCES = 5  # in one message
 
 
 @dataclass(frozen=True)

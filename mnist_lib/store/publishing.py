@@ -8,7 +8,7 @@
 A publisher that dies before it writes `runs` leaves a number that is never used, and files that `gc` deletes. If it
 dies between `runs` and `commits`, the next attempt of the same run completes the commit.
 
-`collect` deletes old versions, and files left by publishers that were killed. It works alone, see `locks`. The commit
+`collect` deletes old versions, and files left by publishers that were killed. It works alone, see `opening`. The commit
 record of a version becomes that of a deleted one before its files are deleted; a later `gc` completes this if needed.
 The record remains, so that its number is not used again and its run does not publish another version. A number that a
 dead publisher has claimed gets such a record, too.
@@ -141,7 +141,7 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
     """Delete all versions but the newest `keep`, the champions, up to `keep` former ones for each champion, and what
     any of these starts from.
 
-    Whoever calls this holds the lock of `gc`, see `locks`.
+    Whoever calls this holds the lock of `gc`, see `opening`.
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.

@@ -21,7 +21,6 @@ from mnist_lib.objects.records import read_record
 from mnist_lib.results import HistoryEntry
 from mnist_lib.run_documents import MAX_RUN_NAME_LENGTH, Summary, read_summary
 from mnist_lib.store.history import DriverConnected, HistoryLine, SearchDocument
-from mnist_lib.store.versions import model_names
 
 RUN_RECORD, CONFIGURATION, HISTORY, SUMMARY = "run.json", "config.yaml", "history", "summary.json"
 EARLIER_HISTORY = "history.jsonl"  # that of versions of this program until 2026-12-01
@@ -193,7 +192,7 @@ def check_run_name(run: str) -> None:
 
 
 def check_writable(objects: Objects) -> None:
-    """Raise StoreError if nothing can be stored, ClockError if the clock is wrong, SchemaError for an earlier layout.
+    """Raise StoreError if nothing can be stored, ClockError if the clock is wrong.
 
     StoreError is also raised if two writers could create the same object.
     """
@@ -205,4 +204,3 @@ def check_writable(objects: Objects) -> None:
             )
     finally:
         objects.delete(name)
-    model_names(objects)

@@ -52,7 +52,17 @@ def prepared_folders(data_dir: Path | None = None) -> list[Path]:
     Args:
         data_dir: the folder of prepared datasets; by default that of TFDS.
     """
-    return [data_dir / PREPARED for data_dir in (data_dir or default_data_dir(), temporary_folder())]
+    temporary = temporary_folder()
+    folders = [data_dir or default_data_dir(), *([temporary] if _is_ours(temporary) else [])]
+    return [folder / PREPARED for folder in folders]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder belongs to this user or does not exist: among temporary files, anybody can make one."""
+    try:
+        return folder.lstat().st_uid == os.getuid()
+    except FileNotFoundError:
+        return True
 
 
 def prepared_folder(data_dir: Path | None = None) -> Path:

@@ -27,6 +27,44 @@ from mnist_lib.wording import Progress
 
 LINE_BYTES = 200  # of a progress file: a line is padded, so that it replaces all of the one before
 
+# What is recorded of a file: the first 16 bytes of a hash of its content, and the hash of the picture as in `Table`.
+RECORD = np.dtype([("content", "<u8", 2), ("hash", "<u8", 2)])
+NO_RECORDS = np.empty(0, RECORD)
+
+
+def parse_records(lines: bytes, where: str) -> NDArray[np.void]:
+    """Return the records in the lines of a file, an array of RECORD. Raises IntegrityError if the file is damaged."""
+    try:
+        return np.frombuffer(bytes.fromhex(lines.decode()), RECORD)
+    except ValueError as error:
+        raise IntegrityError(f"{where}: expected two hashes of 32 digits a line, got {error}; restore it") from error
+
+
+def lines_of(records: NDArray[np.void]) -> bytes:
+    """Return records as lines for `parse_records`."""
+    text = records.tobytes().hex("\n", RECORD.itemsize)
+    return f"{text}\n".encode() if text else b""
+
+
+def with_records(pictures: NDArray[np.void], records: NDArray[np.void]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+    """Return the hash of each picture, [n, 2], as it was first recorded or else its own, and new records.
+
+    Args:
+        pictures: an array with the fields of RECORD.
+    """
+    contents = pictures["content"]
+    count = len(pictures)
+    if np.array_equal(contents, records["content"][:count]):  # in the order in which they were recorded, which is fast
+        return records["hash"][:count].copy(), NO_RECORDS
+    place = indices_of(contents, records["content"])
+    known = place >= 0
+    hashes = pictures["hash"].copy()
+    hashes[known] = records["hash"][place[known]]
+    new = np.zeros(int((~known).sum()), RECORD)
+    new["content"] = contents[~known]
+    new["hash"] = hashes[~known]
+    return hashes, new
+
 
 class PixelWriter:
     """Writes images one after the other. After an error, a new file is gone, and an earlier one is as before.
@@ -114,42 +152,3 @@ class ProgressFile:
         if self.path is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
-
-
-# What is recorded of a file: the first 16 bytes of a hash of its content, and the hash of the picture as in `Table`.
-RECORD = np.dtype([("content", "<u8", 2), ("hash", "<u8", 2)])
-NO_RECORDS = np.empty(0, RECORD)
-
-
-def parse_records(lines: bytes, where: str) -> NDArray[np.void]:
-    """Return the records in the lines of a file, an array of RECORD. Raises IntegrityError if the file is damaged."""
-    try:
-        return np.frombuffer(bytes.fromhex(lines.decode()), RECORD)
-    except ValueError as error:
-        raise IntegrityError(f"{where}: expected two hashes of 32 digits a line, got {error}; restore it") from error
-
-
-def lines_of(records: NDArray[np.void]) -> bytes:
-    """Return records as lines for `parse_records`."""
-    text = records.tobytes().hex("\n", RECORD.itemsize)
-    return f"{text}\n".encode() if text else b""
-
-
-def with_records(pictures: NDArray[np.void], records: NDArray[np.void]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
-    """Return the hash of each picture, [n, 2], as it was first recorded or else its own, and new records.
-
-    Args:
-        pictures: an array with the fields of RECORD.
-    """
-    contents = pictures["content"]
-    count = len(pictures)
-    if np.array_equal(contents, records["content"][:count]):  # in the order in which they were recorded, which is fast
-        return records["hash"][:count].copy(), NO_RECORDS
-    place = indices_of(contents, records["content"])
-    known = place >= 0
-    hashes = pictures["hash"].copy()
-    hashes[known] = records["hash"][place[known]]
-    new = np.zeros(int((~known).sum()), RECORD)
-    new["content"] = contents[~known]
-    new["hash"] = hashes[~known]
-    return hashes, new

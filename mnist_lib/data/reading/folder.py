@@ -31,6 +31,9 @@ from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_
 from mnist_lib.pictures.sandbox import Sandboxes
 from mnist_lib.wording import Progress, bytes_text, counted, reported
 
+CHANNELS = {1: "grey", 3: "colour", 4: "colour with transparency"}
+MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
+
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
@@ -94,10 +97,6 @@ def _expected(request: DataRequest, listing: Listing) -> Volume:
     splits = Counter(listing.splits[: listing.in_classes])
     train = splits.total() - splits["test"] - round(TEST_SHARE * splits[""])
     return Volume(images=images, train=train, image_shape=shape, exact=False)
-
-
-CHANNELS = {1: "grey", 3: "colour", 4: "colour with transparency"}
-MAX_SAMPLE = 100  # pictures whose sizes say what that of a folder probably is
 
 
 def decode_folder(

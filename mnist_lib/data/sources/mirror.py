@@ -25,13 +25,11 @@ from mnist_lib.objects.protocol import concurrently
 if TYPE_CHECKING:
     from mnist_lib.objects.bucket import BucketObjects
 
+# The maximum size of each file that is no picture.
+MAX_BYTES = {LABELS: MAX_LABELS_BYTES, BY_FILE: MAX_CSV_BYTES, TABLE: MAX_CSV_BYTES}
 # Hidden files, which readers of pictures ignore: the size and the tag of each copied object, and a lock.
-MAX_BYTES = {
-    LABELS: MAX_LABELS_BYTES,
-    BY_FILE: MAX_CSV_BYTES,
-    TABLE: MAX_CSV_BYTES,
-}  # of the files that are no pictures
-STATE, LOCK = ".mirror.json", ".mirror.lock"
+STATE = ".mirror.json"
+LOCK = ".mirror.lock"
 
 
 def with_local_files(request: DataRequest) -> DataRequest:

@@ -17,6 +17,8 @@ from mnist_lib.errors import DataError
 
 FILE_NAME, LABEL, SPLIT, GROUP = "file_name", "label", "split", "group"  # columns
 
+MAX_HEADER_BYTES = 10_000
+
 
 class LabelRow(NamedTuple):
     line: int  # number in the file, from 1
@@ -155,9 +157,6 @@ def _splits(scan: FolderScan) -> dict[str, str]:
     scan.leave_out("outside of a class folder", scan.own_pictures(""))
     scan.leave_out("beside train and test", [top for top in tops if top not in given])
     return given
-
-
-MAX_HEADER_BYTES = 10_000
 
 
 def listing_of(request: DataRequest) -> Listing:

@@ -1,5 +1,6 @@
 """The images of an index are those that TFDS would return, or it is not used."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from mnist_lib.catalog import DATASETS, DatasetEntry
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared import index
+from mnist_lib.data.prepared.folder import prepared_folders
 from mnist_lib.data.reading.tfds_images import import_builder
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataFolderError
@@ -140,3 +142,12 @@ def test_without_the_right_to_write_the_images_are_among_the_temporary_files_of_
     folder.touch()
     with pytest.raises(DataFolderError, match="expected a folder that can be written, got none; name another with"):
         prepare(DataRequest(dataset="leaves", data_dir=versions.parent))
+
+
+def test_a_temporary_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert prepared_folders(tmp_path / "data")[1:]
+    other = os.getuid() + 1
+    (tmp_path / f"mnist_lib-{other}").mkdir()  # of this user, who is another one for the program
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    assert prepared_folders(tmp_path / "data") == [tmp_path / "data/.prepared"]

@@ -11,7 +11,6 @@ SERVER = "jobs/review/server.py"
 LABELS = "jobs/review/labels.py"
 SESSION = "jobs/review/session.py"
 ANSWERS = "jobs/predict/answers.py"
-REJECTING = "mnist_lib/pictures/rejecting.py"
 
 MUTANTS = (
     Mutant(
