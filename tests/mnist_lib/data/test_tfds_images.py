@@ -94,15 +94,16 @@ def test_an_unknown_name_or_an_error_in_the_file_is_reported_in_one_line(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("labels", "expected", "message"),
     [
-        ([0, 3], "tfds:trees/training: expected labels 0 to 2, got labels 0 to 3; choose another split"),
-        ([], "tfds:trees/training: expected 1 image, got 0; prepare it again"),
+        ([0, 1], 3, "tfds:trees/training: expected 3 images, got 2; prepare it again"),
+        ([0, 3], 2, "tfds:trees/training: expected labels 0 to 2, got labels 0 to 3; choose another split"),
+        ([], 0, "tfds:trees/training: expected 1 image, got 0; prepare it again"),
     ],
-    ids=["a label out of range", "an empty split"],
+    ids=["an image that is missing", "a label out of range", "an empty split"],
 )
-def test_d6_a_split_that_is_empty_or_has_a_label_without_a_class_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], message: str
+def test_d6_a_split_that_lacks_images_or_has_a_label_without_a_class_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int], expected: int, message: str
 ) -> None:
     import tensorflow as tf
 
@@ -112,7 +113,7 @@ def test_d6_a_split_that_is_empty_or_has_a_label_without_a_class_is_refused(
     examples = tf.data.Dataset.from_tensors((images, tf.constant(labels, tf.int64))).take(len(labels))
     monkeypatch.setattr(type(builder), "as_dataset", lambda *_, **__: examples)
     with PixelWriter(tmp_path, (6, 5, 3), 2) as writer, pytest.raises(DataError, match=message):
-        tfds_images._read(request, builder, "training", writer, Shape(6, 5, 3), np.zeros(len(labels), np.int64))
+        tfds_images._read(request, builder, "training", writer, Shape(6, 5, 3), np.zeros(expected, np.int64))
 
 
 def test_w10_the_builder_that_was_read_is_run_and_no_other_file(tmp_path: Path) -> None:

@@ -140,7 +140,9 @@ MUTANTS = (
         old="if number != len(labels) or not number:",
         new="if not number:",
         why="A truncated file would be trained on.",
-        tests=(f"{TESTS}/test_prepare.py::test_d2_a_record_file_cut_between_records_is_refused",),
+        tests=(
+            f"{TESTS}/test_tfds_images.py::test_d6_a_split_that_lacks_images_or_has_a_label_without_a_class_is_refused",
+        ),
     ),
     Mutant(
         name="a run may have no image left to train on",
