@@ -145,5 +145,5 @@ def test_its_champion_is_rolled_back_and_its_schedule_goes_on(tmp_path: Path) ->
     assert (night["outcome"], night["models"]["scratch"]["version"]) == ("done", 4)
     unchanged = {"added": 0, "removed": 0, "relabelled": 0, "since": "nightly-2026-12-01T07-13-41Z", "corrected": 2}
     assert unchanged.items() <= night["data"].items()
-    entries = json.loads(run(tmp_path, "retrain", "history", "--config=retrain.yaml", "--json"))
-    assert [entry["kind"] for entry in entries] == [*("done", "started") * 2, "failed", "started", "enrolled"]
+    status = json.loads(run(tmp_path, "retrain", "status", "--config=retrain.yaml", "--last=10", "--json"))
+    assert [entry["kind"] for entry in status["slots"]] == ["done", "done", "failed", "enrolled"]
