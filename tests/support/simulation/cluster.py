@@ -1,4 +1,4 @@
-"""A `cluster.attempts.Cluster` on a virtual clock: nodes with slots, lanes, and what can happen to them.
+"""A `cluster.lanes.Pool` on a virtual clock: nodes with slots, lanes, and what can happen to them.
 
 It behaves as `tests/cluster` shows that Ray does: what a driver has not taken from the stream of a worker is lost
 when the worker dies, large events are lost with their node, and the driver knows nodes only from the head's answers.
@@ -7,17 +7,17 @@ when the worker dies, large events are lost with their node, and the driver know
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from cluster import nodes
 from cluster.deadlines import Limits
 from cluster.errors import ClusterLostError
 from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
-from mnist_lib.results import CheckpointTaken, LaneStarted, RungDone, TrialEvent, TrialResult
+from mnist_lib.results import CheckpointTaken, RungDone, TrialEvent, TrialResult
 from tests.support.simulation.clock import VirtualClock
-from tests.support.simulation.lanes import Node, SimulatedLane, Watch
-from tests.support.simulation.trials import VERSIONS, Durations, trial_script
+from tests.support.simulation.lanes import Node, SimulatedLane, Watch, lane_script
+from tests.support.simulation.trials import Durations
 
 NODE_LOST_SECONDS = 15.0  # until the head knows
 HEAD_SECONDS = 30.0  # after which a driver gives up
@@ -264,7 +264,9 @@ class SimulatedCluster:
                     node.free -= 1
                     lane.node = node
                     if node.alive:  # else it waits until the head knows better
-                        lane.script = self._script(lane)
+                        lane.script = lane_script(
+                            lane, self._durations, self.clock, lambda: self.watch, self._send, self._end
+                        )
                         self._advance(lane)
 
     # What lanes do
@@ -341,37 +343,3 @@ class SimulatedCluster:
             lane.wants = pause
         else:
             self.clock.after(pause, lambda: self._advance(lane))
-
-    def _script(self, lane: SimulatedLane) -> Generator[float | str, None, None]:
-        """Put the events of a lane among its unread ones; yield seconds of work, or what to wait for."""
-        assert lane.node is not None
-        yield 1.0
-        lane.begun = True
-        self._send(lane, WorkerProcess(node=lane.node.name, host=lane.node.name, pid=lane.number))
-        self._send(lane, LaneStarted(trial="", host=lane.node.name, versions=VERSIONS))
-        compiled: set[str] = set()
-        while True:
-            while lane.has_mailbox and not lane.payloads and not lane.closed:
-                yield "trial"
-            if not lane.has_mailbox:
-                self._end(lane, Death(cause=Cause.KILLED, details="without its mailbox"))
-                return
-            if not lane.payloads:
-                return
-            assignment = lane.payloads.popleft()
-            model = assignment.spec.model
-            yield 0.01 if compiled else self._durations[model].importing
-            lane.assignment, lane.trial_began_at = assignment, self.clock.now
-            lane.last_sent_at, lane.longest = math.inf, 0.0
-            self.watch.on_begin(lane, assignment)
-            host, now = lane.node.name, self.clock.monotonic
-            for step in trial_script(assignment, self._durations[model], host, now, is_compiled=model in compiled):
-                while len(lane.stream) >= MAX_UNREAD_EVENTS // 2:
-                    yield "room"
-                if isinstance(step, TrialEvent):
-                    self._send(lane, step)
-                else:
-                    yield step
-            compiled.add(model)
-            self.watch.on_trial_ended(lane)
-            lane.assignment, lane.trial_began_at = None, math.inf

@@ -1,14 +1,16 @@
-"""The parts of a simulated cluster: its nodes, its lanes, and what a world observes of them."""
+"""The parts of a simulated cluster: its nodes, its lanes and what they do, and what a world observes of them."""
 
 import math
 from collections import deque
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.lanes import Death, Message
-from mnist_lib.results import TrialEvent
+from cluster.lanes import MAX_UNREAD_EVENTS, Cause, Death, Message, WorkerProcess
+from mnist_lib.results import LaneStarted, TrialEvent
 from mnist_lib.training.assignment import Assignment
+from tests.support.simulation.clock import VirtualClock
+from tests.support.simulation.trials import VERSIONS, Durations, trial_script
 
 
 @dataclass(eq=False)
@@ -71,3 +73,54 @@ class Watch:
     def on_taken(self, lane: SimulatedLane, message: Message) -> None: ...
     def on_abandon(self, lane: SimulatedLane) -> None: ...
     def on_trial_ended(self, lane: SimulatedLane) -> None: ...
+
+
+def lane_script(
+    lane: SimulatedLane,
+    durations: Mapping[str, Durations],
+    clock: VirtualClock,
+    watch: Callable[[], Watch],
+    send: Callable[[SimulatedLane, Any], None],
+    end: Callable[[SimulatedLane, Death], None],
+) -> Generator[float | str, None, None]:
+    """Send the events of a lane; yield seconds of work, or what to wait for.
+
+    Args:
+        watch: returns the current watch, which the next driver replaces.
+    """
+    assert lane.node is not None
+    yield 1.0
+    lane.begun = True
+    send(lane, WorkerProcess(node=lane.node.name, host=lane.node.name, pid=lane.number))
+    send(lane, LaneStarted(trial="", host=lane.node.name, versions=VERSIONS))
+    compiled: set[str] = set()
+    while True:
+        while lane.has_mailbox and not lane.payloads and not lane.closed:
+            yield "trial"
+        if not lane.has_mailbox:
+            end(lane, Death(cause=Cause.KILLED, details="without its mailbox"))
+            return
+        if not lane.payloads:
+            return
+        assignment = lane.payloads.popleft()
+        model = assignment.spec.model
+        yield 0.01 if compiled else durations[model].importing
+        lane.assignment = assignment
+        lane.trial_began_at = clock.now
+        lane.last_sent_at = math.inf
+        lane.longest = 0.0
+        watch().on_begin(lane, assignment)
+        steps = trial_script(
+            assignment, durations[model], lane.node.name, clock.monotonic, is_compiled=model in compiled
+        )
+        for step in steps:
+            while len(lane.stream) >= MAX_UNREAD_EVENTS // 2:
+                yield "room"
+            if isinstance(step, TrialEvent):
+                send(lane, step)
+            else:
+                yield step
+        compiled.add(model)
+        watch().on_trial_ended(lane)
+        lane.assignment = None
+        lane.trial_began_at = math.inf

@@ -8,12 +8,10 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from cluster.deadlines import BACK_OFF_SECONDS, Limits
 from cluster.errors import ClusterLostError, ResourcesError
-from cluster.lanes import Cause
 from cluster.nodes import LanePlan
 from jobs.train.display import display
 from jobs.train.supervision import Loop
@@ -26,7 +24,8 @@ from mnist_lib.spec import TrialSpec, trial_grid
 from mnist_lib.store.resumption import StoredResult
 from mnist_lib.store.runs import RunFolder
 from tests.support.simulation.clock import VirtualClock
-from tests.support.simulation.cluster import NODE_LOST_SECONDS, SimulatedCluster
+from tests.support.simulation.cluster import SimulatedCluster
+from tests.support.simulation.faults import Faults
 from tests.support.simulation.invariants import (
     WARNINGS,
     Invariants,
@@ -35,7 +34,7 @@ from tests.support.simulation.invariants import (
     known_capacity,
     must,
 )
-from tests.support.simulation.lanes import SimulatedLane, Watch
+from tests.support.simulation.lanes import Watch
 from tests.support.simulation.memory import MemoryObjects, SimulatedWrites
 from tests.support.simulation.trials import Durations, undisturbed_weights
 from tests.support.store.faulty import Faulty, KilledError
@@ -79,7 +78,7 @@ class World:
             trial_seconds=draw.choice([100.0, 1_000.0]) if draw.random() < 0.15 else math.inf,
         )
         self.deadline = draw.choice([60.0, 600.0]) if draw.random() < 0.15 else math.inf
-        self._cluster = self._new_cluster()
+        self.cluster = self._new_cluster()
         self.faults = {""}  # that have happened; they explain warnings
         self.faults |= {"diverging"} if any(d.diverges_at for d in self.durations.values()) else set()
         self.faults |= {"timeout"} if self.limits.trial_seconds < math.inf else set()
@@ -87,7 +86,7 @@ class World:
         self.possible_ends = 0  # of drivers, because of faults
         self._bound = 0.0  # virtual seconds within which the run must have ended
         self._left_by_other: dict[str, str] | None = None  # what was stored when a driver that has taken over had ended
-        self._driver: Invariants | None = None  # while a driver runs
+        self.driver: Invariants | None = None  # while a driver runs
 
     def _new_cluster(self) -> SimulatedCluster:
         draw = self.random
@@ -103,7 +102,7 @@ class World:
     def _trial_seconds(self, spec: TrialSpec) -> float:
         durations = self.durations[spec.model]
         training = durations.importing + durations.compiling + spec.epochs * durations.epoch + durations.evaluating
-        writes = (spec.epochs * 3 + 8) * self.storage_pace[0]  # if the lane waits for each of them
+        writes = (spec.epochs * 3 + 8) * self.storage_faults.pace[0]  # if the lane waits for each of them
         return 1.0 + training + writes
 
     @property
@@ -111,191 +110,63 @@ class World:
         """Seconds that one lane needs for all trials, each in a new process."""
         return sum(map(self._trial_seconds, self.trials))
 
-    def _allow(self, seconds: float, attempts: int = 0, driver: bool = False) -> None:
+    def allow(self, seconds: float, attempts: int = 0, driver: bool = False) -> None:
         """Extend the bound because of a fault that may end attempts or a driver, or delays everything."""
         longest = max(map(self._trial_seconds, self.trials))
         self._bound += seconds + attempts * (longest + BACK_OFF_SECONDS[1] + 10)
         if driver:
             self.possible_ends += 1
-            self._bound += self._work + SECONDS_BETWEEN_DRIVERS + 90 + self._longest_silence
+            self._bound += self._work + SECONDS_BETWEEN_DRIVERS + 90 + self.longest_silence
 
-    def _fault(
-        self, text: str, explains: str, seconds: float = 0.0, attempts: int = 0, *, driver: bool = False
-    ) -> None:
+    def fault(self, text: str, explains: str, seconds: float = 0.0, attempts: int = 0, *, driver: bool = False) -> None:
         """Note a fault, which explains these warnings, and extend the bound."""
         self.faults |= {*explains.split(", ")}
         self.note(text)
-        self._allow(seconds, attempts, driver)
+        self.allow(seconds, attempts, driver)
 
     @property
-    def _longest_silence(self) -> float:
+    def longest_silence(self) -> float:
         """Seconds until the driver abandons any attempt that is silent."""
         return max(900.0, *(10 * (durations.chunk + 3) for durations in self.durations.values())) + 10
 
-    # Faults
-
-    def plan_faults(self) -> None:
-        draw = self.random
-        common = [self._kill, self._stop, self._lose_node, self._add_node, self._delay, self._lose_event]
-        rare = [self._lose_mailbox, self._cut_off, self._preempt, self._raise, self._repeat, self._die_after_result]
-        for _ in range(draw.choice([0, 1, 3, 8])):
-            fault = draw.choice([*common, *rare])
-            self.clock.after(draw.choice([1.0, 10.0, 100.0, 1_000.0]) * draw.random(), fault)
-        for _ in range(draw.choice([0, 0, 1, 2])):
-            self.clock.after(300 * draw.random(), self._pause_driver)
-        if draw.random() < 0.3:
-            self.clock.after(300 * draw.random(), self._head_outage)
-        if draw.random() < 0.2:
-            self.clock.after(300 * draw.random(), self._stall_storage)
-        # The operation of the storage that fails, for each driver.
-        self.storage_faults = [draw.choice([0, 0, draw.randint(1, 60)]), draw.choice([0, 0, draw.randint(1, 30)])]
-        self.storage_error = draw.choice([StoreError, KilledError])
-        self.storage_late = draw.random() < 0.5
-        self.storage_pace = draw.choice([0.0, 0.0, 0.2, 5.0, 30.0]), draw.randint(1, 3), draw.choice([2, 10, 100])
-        if not any(self.storage_faults) and draw.random() < 0.1:
-            self.clock.after(200 * draw.random(), self._take_over)
-
-    def _victim(self) -> SimulatedLane | None:
-        running = [lane for lane in self._cluster.running if lane.node is not None and lane.node.reachable]
-        return self.random.choice(running) if running else None
-
-    def _kill(self) -> None:
-        if lane := self._victim():
-            cause = self.random.choice([Cause.KILLED, Cause.OUT_OF_MEMORY])
-            self._fault(f"lane {lane.number}: {cause.text}", "death", attempts=1)
-            self._cluster.kill_worker(lane, cause)
-
-    def _raise(self) -> None:
-        lane = self._victim()
-        if lane and lane.assignment is not None:  # else several trials may fail because no lane can start
-            self._fault(f"lane {lane.number}: a bug", "bug", attempts=1)
-            self._cluster.kill_worker(lane, Cause.BUG)
-
-    def _die_after_result(self) -> None:
-        self._fault("the next worker that has a result dies", "death", attempts=2)
-        self._cluster.kill_after_next_result(self.random.choice([0.0, 0.005, 0.3]))
-
-    def _repeat(self) -> None:
-        if self.random.random() < 0.5:
-            self._fault("the next result is sent twice", "repeated event")
-            self._cluster.repeat_next_result()
-        elif lane := self._victim():
-            self._fault(f"lane {lane.number}: an event is sent twice", "repeated event")
-            self._cluster.repeat_event(lane)
-
-    def _stop(self) -> None:
-        lane = self._victim()
-        if lane and lane.begun:  # before that, it looks like one that waits for resources
-            seconds = self.random.choice([10.0, 30.0, 2_000.0, math.inf])
-            text, silence = f"lane {lane.number}: stopped for {seconds} s", min(seconds, self._longest_silence)
-            self._fault(text, "death, timeout", silence, attempts=1)
-            self._cluster.stop_worker(lane, seconds)
-
-    def _node(self) -> Any:
-        nodes = [node for node in self._cluster.nodes if node.alive and node.reachable]
-        if len(nodes) == 1:  # else the run only waits
-            seconds = 100 * self.random.random()
-            self._allow(seconds)
-            self.clock.after(seconds, partial(self._add_node, self._cluster))
-        return self.random.choice(nodes) if nodes else None
-
-    def _lose_node(self, cause: Cause = Cause.NODE_LOST, *, noticed: bool = False) -> None:
-        if node := self._node():
-            noticed = noticed or self.random.random() < 0.5
-            text, lanes = f"{node.name}: {cause.text}, noticed at once: {noticed}", self._cluster.running_on(node)
-            self._fault(text, "death", NODE_LOST_SECONDS + 40, len(lanes))
-            self._cluster.lose_node(node, noticed=noticed, cause=cause)
-
-    def _preempt(self) -> None:
-        self._lose_node(Cause.PREEMPTED, noticed=True)
-
-    def _cut_off(self) -> None:
-        if node := self._node():
-            seconds = self.random.choice([5.0, 14.0, 40.0, 400.0])
-            text, lanes = f"{node.name}: cut off for {seconds} s", self._cluster.running_on(node)
-            self._fault(text, "death, timeout", min(seconds, NODE_LOST_SECONDS) + 40, len(lanes))
-            self._cluster.cut_off(node, seconds)
-
-    def _add_node(self, cluster: SimulatedCluster | None = None) -> None:
-        node = (cluster or self._cluster).add_node(self.random.randint(1, 2))
-        self.note(f"{node.name}: joined")
-
-    def _delay(self) -> None:
-        if lane := self._victim():
-            seconds = self.random.choice([5.0, 30.0, math.inf])
-            text, silence = f"the content of its next event takes {seconds} s", self.limits.fetch_seconds + 10
-            self._fault(f"lane {lane.number}: {text}", "death, timeout", min(seconds, silence), attempts=1)
-            self._cluster.delay_content(lane, seconds)
-
-    def _lose_event(self) -> None:
-        if lane := self._victim():
-            self._fault(f"lane {lane.number}: an event is lost", "death", attempts=1)
-            self._cluster.lose_event(lane)
-
-    def _lose_mailbox(self) -> None:
-        self._fault("the mailbox is lost", "death", attempts=len(self._cluster.lanes))
-        self._cluster.lose_mailbox()
-
-    def _pause_driver(self) -> None:
-        seconds = self.random.choice([10.0, 60.0, 1_000.0])
-        self._fault(f"the driver is stopped for {seconds} s", "timeout", seconds)
-        self._cluster.stop_driver(seconds)
-
-    def _head_outage(self) -> None:
-        seconds = self.random.choice([4.0, 15.0, 90.0])
-        self._fault(
-            f"the head does not answer for {seconds} s",
-            "head",
-            seconds,
-            driver=seconds > self.limits.head_seconds / 3,
-        )
-        self._cluster.head_answers = False
-        self.clock.after(seconds, self._cluster.answer_again)
-
-    def _stall_storage(self) -> None:
-        seconds = self.random.choice([20.0, 120.0, 700.0])
-        self._fault(f"the storage stalls for {seconds} s", "storage, timeout", seconds, driver=seconds > 500)
-        if self._driver is not None:
-            self._driver.writes.stall(seconds)
-
-    def _take_over(self) -> None:
+    def take_over(self) -> None:
         """Let another driver, on another cluster, take over the run while this one is stopped; then let it go on."""
-        first, cluster = self._driver, self._cluster
+        first, cluster = self.driver, self.cluster
         if first is None:
             return
-        self._fault("another driver takes over", "take-over, storage", driver=True)
-        self._cluster = self._new_cluster()
+        self.fault("another driver takes over", "take-over, storage", driver=True)
+        self.cluster = self._new_cluster()
         before = len(self.history)
         with first.writes.stopped():
             self._drive(MemoryObjects(self.storage.content))
         self.note(f"the other driver has ended, {len(self.history) - before} lines later; the first one goes on")
-        self._cluster, self._driver = cluster, first
+        self.cluster, self.driver = cluster, first
         self._left_by_other = self._lasting_content()
 
     # The run
 
     def run(self) -> None:
         """Run drivers, as a schedule would, until one completes the run."""
-        self.plan_faults()
-        self._allow(2 * self._work + 60)
+        self.storage_faults = Faults(self).plan()
+        self.allow(2 * self._work + 60)
         with self._checked_warnings():
             while self.drivers < MAX_DRIVERS:
                 objects: Any = MemoryObjects(self.storage.content)
-                number = self.storage_faults.pop(0) if self.storage_faults else 0
+                number = self.storage_faults.operations.pop(0) if self.storage_faults.operations else 0
                 if number:
                     self.faults.add("storage")
-                    self._allow(0.0, driver=True)
-                    objects = Faulty(objects, number, self.storage_error, late=self.storage_late)
+                    self.allow(0.0, driver=True)
+                    objects = Faulty(objects, number, self.storage_faults.error, late=self.storage_faults.late)
                 try:
                     self._drive(objects)
                 except (ClusterLostError, ResourcesError, StoreError, KilledError) as error:
                     self.note(f"driver {self.drivers} ended: {type(error).__name__}: {error}")
                     if isinstance(error, StoreError):  # its process goes on for a moment
-                        training = [lane for lane in self._cluster.lanes if lane.assignment and not lane.cancelled]
+                        training = [lane for lane in self.cluster.lanes if lane.assignment and not lane.cancelled]
                         must(not training, "nothing left", f"{len(training)} lanes go on without their driver")
                     if self._left_by_other is not None:
                         break  # the other driver has completed the run
-                    self._cluster.connect()
+                    self.cluster.connect()
                     self.clock.sleep(SECONDS_BETWEEN_DRIVERS)
                     continue
                 break
@@ -321,9 +192,9 @@ class World:
     def _drive(self, objects: Any) -> None:
         self.drivers += 1
         folder = RunFolder(objects, "run", resumed=self.drivers > 1)
-        cluster, clock, limits = self._cluster, self.clock, self.limits
-        watch = Invariants(clock, cluster, limits, self.storage, SimulatedWrites(clock, *self.storage_pace))
-        self._driver = cluster.watch = watch
+        cluster, clock, limits = self.cluster, self.clock, self.limits
+        watch = Invariants(clock, cluster, limits, self.storage, SimulatedWrites(clock, *self.storage_faults.pace))
+        self.driver = cluster.watch = watch
         is_stored = True
         try:
             with WatchedRecorder(folder, watch, self.note) as recorder:
@@ -340,7 +211,7 @@ class World:
             if is_stored and "storage" not in self.faults:
                 watch.check_storage(self.trials)
             watch.writes.end()
-            self._driver, cluster.watch = None, Watch()  # what comes now concerns no driver
+            self.driver, cluster.watch = None, Watch()  # what comes now concerns no driver
         self.rows = {row.id: row for row in trials.rows}
         must(len(trials.rows) == len(self.rows), "one end", "a trial has two results")
 
@@ -353,9 +224,9 @@ class World:
             if isinstance(row, TrialRecord):
                 self._check_result(spec, row)
         self.clock.sleep(1.0)  # until cancelled lanes have ended
-        left = [lane for lane in self._cluster.lanes if lane.node is None or (lane.node.alive and lane.node.reachable)]
+        left = [lane for lane in self.cluster.lanes if lane.node is None or (lane.node.alive and lane.node.reachable)]
         must(not left, "nothing left", f"{len(left)} lanes still run")
-        for node in self._cluster.nodes:
+        for node in self.cluster.nodes:
             gone = not (node.alive and node.reachable)
             must(gone or node.free == node.slots, "nothing left", f"{node.name} has slots that were not given back")
 
@@ -388,8 +259,8 @@ class World:
     def _note_warning(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         self.note(text)
-        if text.startswith("waiting for ") and self._driver is not None:
-            self._driver.announced(text.removeprefix("waiting for "))
+        if text.startswith("waiting for ") and self.driver is not None:
+            self.driver.announced(text.removeprefix("waiting for "))
         if not any(reason in self.faults for pattern, reason in WARNINGS.items() if re.match(pattern, text)):
             self._unexplained.append(text)
 
