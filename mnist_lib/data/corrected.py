@@ -117,7 +117,8 @@ def with_corrections(
 
 def _last_of_each(decisions: Sequence[Correction], classes: Sequence[str]) -> NDArray[np.void]:
     """Return the correction that counts for each image, an array of CORRECTION."""
-    last, random = dict[str, int](), set[str]()
+    last: dict[str, int] = {}
+    random: set[str] = set()
     for line, decision in enumerate(decisions, start=1):
         last[decision.image] = line
         if decision.undone:

@@ -170,7 +170,8 @@ class Dataset:
         if 0 in of_folds:
             got = f"none in fold {of_folds.index(0)} of {counted(sum(of_folds), 'training image')}"
             raise DataError(f"{self.name}: expected images in each of {folds} folds, got {got}; use fewer --folds")
-        train, held_out = len(self.train), self.validation_size(validation_percent)
+        train = len(self.train)
+        held_out = self.validation_size(validation_percent)
         if held_out >= train:
             raise DataError(
                 f"{self.name}: expected images to train on, got {held_out} of {train} for validation; add"

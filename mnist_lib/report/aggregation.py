@@ -135,7 +135,8 @@ def out_of_fold(of_folds: Mapping[TrialSpec, Probabilities], dataset: Dataset) -
 
     A seed with which a fold was not trained is left out, and a model without any seed.
     """
-    trials, found = defaultdict[tuple[str, int], list[TrialSpec]](list), defaultdict[str, list[Probabilities]](list)
+    trials = defaultdict[tuple[str, int], list[TrialSpec]](list)
+    found = defaultdict[str, list[Probabilities]](list)
     for spec in of_folds:
         trials[spec.model, spec.seed].append(spec)
     for (model, _), specs in sorted(trials.items()):

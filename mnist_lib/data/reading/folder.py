@@ -87,13 +87,15 @@ def volume_of(request: DataRequest) -> Volume | None:
     dataset = prepared_dataset(request, state)
     if dataset is None:
         return _expected(request, listing) if request.folder is not None else None
-    train, shape = len(dataset.train), dataset.image_shape
+    train = len(dataset.train)
+    shape = dataset.image_shape
     return Volume(images=len(dataset.table), train=train, image_shape=shape, exact=True)
 
 
 def _expected(request: DataRequest, listing: Listing) -> Volume:
     """Return the volume of a folder that is not prepared, by the sizes of some of its pictures."""
-    images, shape = len(listing.paths), probable_shape(request, listing)
+    images = len(listing.paths)
+    shape = probable_shape(request, listing)
     splits = Counter(listing.splits[: listing.in_classes])
     train = splits.total() - splits["test"] - round(TEST_SHARE * splits[""])
     return Volume(images=images, train=train, image_shape=shape, exact=False)

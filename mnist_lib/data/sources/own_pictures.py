@@ -79,7 +79,9 @@ def list_table(folder: Path, name: str, group_by: str | None = None, none: str |
 def _rows(folder: Path, name: str) -> Iterator[LabelRow]:
     where = folder / name
     for line, row in read_csv(folder, name, (FILE_NAME, LABEL), "write it, or name another dataset"):
-        path, label, group = row[FILE_NAME].strip(), row[LABEL].strip(), row.get(GROUP, "").strip()
+        path = row[FILE_NAME].strip()
+        label = row[LABEL].strip()
+        group = row.get(GROUP, "").strip()
         split = row.get(SPLIT, "").strip()
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or ".." in parts or "\0" in path:
