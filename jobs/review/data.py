@@ -18,9 +18,8 @@ from jobs.review.labels import DecisionError
 from mnist_lib.data.corrections import NONE
 from mnist_lib.data.dataset import is_validated
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.sources.listing import Listing
+from mnist_lib.data.sources.listing import Listing, listing_of
 from mnist_lib.data.sources.mirror import with_local_files
-from mnist_lib.data.sources.own_pictures import listing_of
 from mnist_lib.data.table import hash_of_text, is_held_out, shares_of, text_of
 from mnist_lib.errors import DataError, IntegrityError, SpecError
 from mnist_lib.objects.local import LocalObjects

@@ -18,7 +18,7 @@ from jobs.train.commands import job_options, plan_of, require_after_dashes
 from jobs.train.plan import Plan, require_trusted_code
 from mnist_lib.data.corrections import LABELS, LabelsFile
 from mnist_lib.data.groups import BY_FILE
-from mnist_lib.data.sources.own_pictures import listing_of
+from mnist_lib.data.sources.listing import listing_of
 from mnist_lib.model_file import trust, with_folder
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.storage import is_url

@@ -16,13 +16,11 @@ from mnist_lib.data.corrections import CorrectionCounts, UsedLabels
 from mnist_lib.data.groups import GroupCounts
 from mnist_lib.data.images import ImageArray, in_memory
 from mnist_lib.data.request import CountsBySplit
-from mnist_lib.data.table import TEST, TRAIN, ImageHashes, Table
+from mnist_lib.data.table import TEST, TRAIN, ImageHashes, Table, ranks_by_place
 from mnist_lib.errors import DataError
 from mnist_lib.spec import MIN_VALIDATION, VALIDATION_PERCENT
 from mnist_lib.wording import counted
 
-# One split for all trials and runs, so that their validation accuracies can be compared.
-VALIDATION_SEED = 20_260_101
 NO_LABELS = UsedLabels.of(b"")
 
 
@@ -227,10 +225,3 @@ def is_validated(train: Table, percent: int) -> NDArray[np.bool_]:
         return train.validation & (percent > 0)
     validated: NDArray[np.bool_] = train.ranks < percent / 100
     return validated
-
-
-def ranks_by_place(train: int, test: int) -> NDArray[np.float64]:
-    """Return the ranks of images whose pixels do not decide, [train + test]: random, but always the same."""
-    ranks = np.ones(train + test)
-    ranks[np.random.default_rng(VALIDATION_SEED).permutation(train)] = np.arange(train) / max(train, 1)
-    return ranks

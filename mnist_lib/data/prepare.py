@@ -1,5 +1,6 @@
 """Get a dataset, once per run: from a folder of pictures, here or in a bucket, or through TFDS."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,17 +33,6 @@ from mnist_lib.data.prepared.index import (
     write_index,
 )
 from mnist_lib.data.prepared.writer import NO_RECORDS
-from mnist_lib.data.reading.tables import (
-    Decoded,
-    counter_example_notices,
-    group_notices,
-    in_order,
-    table_of,
-    with_conflicts,
-    with_fingerprint,
-    with_splits,
-    without_copies,
-)
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.availability import (
     check_source,
@@ -50,10 +40,21 @@ from mnist_lib.data.sources.availability import (
     describe_availability,
     temporary_folder,
 )
-from mnist_lib.data.sources.listing import Listing
+from mnist_lib.data.sources.listing import Listing, listing_of
 from mnist_lib.data.sources.mirror import with_local_files
-from mnist_lib.data.sources.own_pictures import listing_of
 from mnist_lib.data.sources.scan import MAX_NAMED
+from mnist_lib.data.table import (
+    Decoded,
+    counter_example_notices,
+    group_notices,
+    in_order,
+    keys_of,
+    signed_ranks,
+    table_of,
+    with_conflicts,
+    with_splits,
+    without_copies,
+)
 from mnist_lib.errors import DataFolderError
 from mnist_lib.objects.local import LocalObjects
 
@@ -214,4 +215,19 @@ def dataset_of(request: DataRequest, listing: Listing, decoded: Decoded) -> Data
     dataset = Dataset(
         table=table, name=request.name, version="", classes=listing.classes, fingerprint="", report=report
     )
-    return with_fingerprint(dataset, listing)
+    return _with_fingerprint(dataset, listing)
+
+
+def _with_fingerprint(dataset: Dataset, listing: Listing) -> Dataset:
+    """Return the dataset with a fingerprint of its splits. That of one's own pictures, which have no other version,
+    also covers ranks, classes and counter-examples.
+    """
+    fingerprint = dataset.fingerprint_of_splits()
+    if listing.version:
+        return replace(dataset, version=listing.version, fingerprint=fingerprint)
+    train = dataset.train
+    parts = dataset.table.parts(len(listing.classes))
+    digest = hashlib.sha256(fingerprint.encode() + "\0".join(listing.classes).encode())
+    digest.update(signed_ranks(keys_of(train, listing), train.validation).tobytes())
+    digest.update(dataset.table.hashes[(parts == 2) | (parts == 3)].tobytes())
+    return replace(dataset, version=digest.hexdigest()[:8], fingerprint=digest.hexdigest())

@@ -31,9 +31,8 @@ from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remov
 from mnist_lib.data.prepared.writer import NO_RECORDS, with_records
 from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
 from mnist_lib.data.sources.availability import default_data_dir
-from mnist_lib.data.sources.listing import Listing
+from mnist_lib.data.sources.listing import Listing, listing_of
 from mnist_lib.data.sources.mirror import wanted_tags
-from mnist_lib.data.sources.own_pictures import listing_of
 from mnist_lib.data.table import Table
 from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.environment import package_versions
@@ -60,7 +59,6 @@ PICTURE = np.dtype(
         ("row", "<i8"),  # of its image in the file of pixels; -1 if it is not there
     ]
 )
-NO_PICTURES = np.empty(0, PICTURE)
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +126,7 @@ def lock_preparation(name: str, path: Path) -> AbstractContextManager[Any]:
 
 
 def write_index(
-    dataset: Dataset, path: Path, request: DataRequest, state: str, pictures: NDArray[np.void] = NO_PICTURES
+    dataset: Dataset, path: Path, request: DataRequest, state: str, pictures: NDArray[np.void] | None = None
 ) -> None:
     """Write the index of a dataset without corrections, whose images are in a file beside it, and remove unused files.
 
@@ -140,8 +138,8 @@ def write_index(
     of = {field: dataset.report if field in OF_REPORT else dataset for field in _About.__annotations__}
     about = encode({field: getattr(has_it, field) for field, has_it in of.items()})
     arrays = {column: getattr(dataset.table, column) for column in OF_TABLE}
-    arrays |= {ROWS: images.rows, CHECKSUMS: images.file.checksums, PICTURES: pictures}
-    arrays |= {ABOUT: np.frombuffer(about, np.uint8)}
+    arrays |= {ROWS: images.rows, CHECKSUMS: images.file.checksums}
+    arrays |= {PICTURES: np.empty(0, PICTURE) if pictures is None else pictures, ABOUT: np.frombuffer(about, np.uint8)}
     with writing(path.parent):
         _write_arrays(path, _source(request, state), arrays, images.file.path.name)
     remove_unused(path.parent)

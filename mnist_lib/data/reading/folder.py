@@ -19,13 +19,11 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES, Images
 from mnist_lib.data.prepared.index import Index, known_pictures, pictures_hash, prepared_dataset, tfds_folder, tfds_hash
 from mnist_lib.data.prepared.writer import PixelWriter, with_records
-from mnist_lib.data.reading.tables import Decoded
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
 from mnist_lib.data.sources.availability import default_data_dir
-from mnist_lib.data.sources.listing import Listing
-from mnist_lib.data.sources.own_pictures import listing_of
+from mnist_lib.data.sources.listing import Listing, listing_of
 from mnist_lib.data.sources.scan import listed
-from mnist_lib.data.table import TEST_SHARE, as_labels
+from mnist_lib.data.table import TEST_SHARE, Decoded, as_labels
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_of
 from mnist_lib.pictures.sandbox import Sandboxes

@@ -17,11 +17,10 @@ from mnist_lib.data.images import Images
 from mnist_lib.data.prepared.index import lock_preparation
 from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.reading.folder import chosen_shape
-from mnist_lib.data.reading.tables import Decoded
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
 from mnist_lib.data.sources.availability import missing_data, require_obtainable
 from mnist_lib.data.sources.listing import Listing
-from mnist_lib.data.table import as_labels, hashes_of
+from mnist_lib.data.table import Decoded, as_labels, hashes_of
 from mnist_lib.environment import import_keras
 from mnist_lib.errors import DataChecksumError, DataError, DataMissingError
 from mnist_lib.model_file import ModelFile

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.sources.own_pictures import list_folder, listing_of, table_of
+from mnist_lib.data.sources.listing import label_table_of, list_folder, listing_of
 from mnist_lib.errors import DataChecksumError, DataMissingError
 from mnist_lib.wording import counted
 
@@ -65,7 +65,7 @@ def describe_availability(request: DataRequest) -> str:
 
 def check_availability(request: DataRequest) -> None:
     """Check within seconds that a run could get the dataset. Raises the errors of `describe_availability`."""
-    if request.folder is not None and table_of(request) is None:
+    if request.folder is not None and label_table_of(request) is None:
         list_folder(request.folder, per_class=1)  # the worker lists them all, which takes seconds for a million
     else:
         describe_availability(request)

@@ -12,7 +12,7 @@ from mnist_lib.data.hold_out import without_trained
 from mnist_lib.data.images import ImageArray
 from mnist_lib.data.reading.folder import volume_of
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.sources.own_pictures import list_folder
+from mnist_lib.data.sources.listing import list_folder
 from mnist_lib.data.table import TEST, TRAIN
 from mnist_lib.errors import DataError, SpecError
 from tests.support.corrections import correct, correction

@@ -14,7 +14,7 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared.index import fingerprint_of_files
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.sources.own_pictures import list_table
+from mnist_lib.data.sources.listing import list_table
 from mnist_lib.errors import DataError, IntegrityError
 from tests.support.corrections import correct, correction
 from tests.support.other_user import lines_as_nobody, visible_folder
@@ -195,9 +195,7 @@ def test_a_hundred_thousand_rows_are_listed_within_seconds(tmp_path: Path) -> No
 
 
 def test_a_table_without_permission_is_named() -> None:
-    imports = (
-        "from mnist_lib.data.sources.own_pictures import listing_of; from mnist_lib.data.request import DataRequest"
-    )
+    imports = "from mnist_lib.data.sources.listing import listing_of; from mnist_lib.data.request import DataRequest"
     code = """
 try:
     listing_of(DataRequest(dataset=str(folder / "f")))

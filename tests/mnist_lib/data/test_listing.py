@@ -9,7 +9,7 @@ from PIL import Image
 
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources import scan
-from mnist_lib.data.sources.own_pictures import list_folder
+from mnist_lib.data.sources.listing import list_folder
 from mnist_lib.data.sources.scan import find_pictures
 from mnist_lib.errors import DataError, DataMissingError, SpecError
 from tests.support.other_user import lines_as_nobody, visible_folder
@@ -83,7 +83,7 @@ def test_a_pipe_in_a_class_folder_is_left_out_without_a_delay(tmp_path: Path) ->
 
 
 def test_folders_without_permission_and_links_to_nowhere_are_left_out_and_named() -> None:
-    imports = "from mnist_lib.data.sources.own_pictures import DataError, list_folder"
+    imports = "from mnist_lib.data.sources.listing import DataError, list_folder"
     code = """
 for name in ("some", "one", "closed", "closed/inside"):
     try:

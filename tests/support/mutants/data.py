@@ -154,7 +154,7 @@ MUTANTS = (
     ),
     Mutant(
         name="a picture of two groups is trained and tested on",
-        file="mnist_lib/data/reading/tables.py",
+        file="mnist_lib/data/table.py",
         old="    return table.take(~copies), [",
         new="    return table, [",
         why="The accuracy would be that of pictures that the model has learned.",
