@@ -48,8 +48,8 @@ class Mailbox:
     def put(self, lane: int, payload: Any) -> None:
         """Give a lane its next trial, or None if there are no more.
 
-        The actor gets a reference to it: Ray would copy the content for the actor and again for the lane, and could not
-        move what the actor has from memory to the disk.
+        The actor gets only a reference to the trial. Ray would copy the trial itself twice, for the actor and for the
+        lane, and could not move the actor's copy from memory to the disk.
         """
         self._actor.put.remote(lane, [ray.put(payload)])
 
@@ -111,7 +111,8 @@ class Assignments:
     def __iter__(self) -> Iterator[Any]:
         mailbox = self._find_mailbox()
         indices = itertools.count()
-        return iter(lambda: self._get(mailbox, next(indices)), None)  # refers to no trial, so that its memory is freed
+        # The iterator holds no reference to a trial, so a trial's memory is freed once the lane drops it.
+        return iter(lambda: self._get(mailbox, next(indices)), None)
 
     def _find_mailbox(self) -> Any:
         while True:

@@ -69,7 +69,7 @@ class StoredPredictor:
             parts.append(Answers(probabilities, judged))
         answers = Answers(*map(np.concatenate, zip(*parts, strict=True)))
         if self._loaded.rejects_blank:
-            answers.likeness[is_blank(images)] = TINY  # not 0, so that a share of 0 rejects nothing
+            answers.likeness[is_blank(images)] = TINY  # not 0: a `reject_share` of 0 rejects nothing
         return answers
 
 
@@ -124,7 +124,7 @@ class Evaluation:
 
 
 def compare_with_stored(stored: Predictions, predict: Predict, test: Table) -> Evaluation:
-    """Predict the test split again and compare. Raises IntegrityError if these are no such predictions."""
+    """Predict the test split again and compare. Raises IntegrityError if the two cannot be compared."""
     probabilities = predict(test.images)
     with reading(stored.name, "a model with predictions as they are stored"):
         matching = int((probabilities.argmax(axis=1) == stored.answers).sum())

@@ -17,15 +17,15 @@ from mnist_lib.settings import option
 DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 TFDS_IMPORT_HELP = "Python file that defines your own TFDS builder, for the dataset tfds:NAME"
 DATASET_HELP = (
-    "dataset: a folder of pictures (CLASS/picture, train/CLASS/picture and test/CLASS/picture, or any with a table of"
-    " labels, metadata.csv), such as ./letters or s3://bucket/letters; another such table, as ./letters/two.csv;"
-    " tfds:NAME for a dataset of TensorFlow Datasets; or "
+    "dataset: a folder of pictures, such as ./letters or s3://bucket/letters, with CLASS/picture, with"
+    " train/CLASS/picture and test/CLASS/picture, or with a table of their labels, metadata.csv; a table with another"
+    " name, such as ./letters/two.csv; tfds:NAME for a dataset of TensorFlow Datasets; or "
     + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
 )
 VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) or keras@3 (version 3)"
 MODEL_FILE_HELP = (
-    "Python file of your own model; its code is run only if the version was trained from it, with the arguments of"
-    " --model-arg (default: files that models were trained from on this machine)"
+    "Python file of your own model; its code is run only if the version was trained from this file, and with the"
+    " arguments in --model-arg (default: files that models were trained from on this machine)"
 )
 VERSION_DATASET_HELP = "dataset of the version, if it is not in the catalog: a folder of pictures or tfds:NAME"
 CHAMPION_DATASET_HELP = "dataset whose champion is meant, such as mnist or ./letters (default: the one trained last)"
@@ -57,8 +57,9 @@ class SourceOptions(OriginalFiles):
         None,
         "group of each picture of a folder; a group, such as all pictures of one object, is never in two splits."
         " folder: the folder below that of the class; groups.csv: this file in the folder, with the columns path and"
-        " group; column: the column group of a table of labels, which is used by default; any other value: a regular"
-        " expression, whose first group is found in the path inside the folder (default: equal pictures are a group)",
+        " group; column: the column group of a table of labels; any other value: a regular expression, whose first"
+        " parentheses enclose the group's name in the path inside the folder (default: column, if a table of labels has"
+        " groups; otherwise only equal pictures are a group)",
         "folder|groups.csv|column|REGEX",
         in_terms=True,
     )
@@ -111,8 +112,8 @@ class DataOptions(SourceOptions):
     strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")
     dataset_name: str | None = option(
         None,
-        "name under which runs, versions and champions of a folder are stored; with the one that it had before, a"
-        " renamed folder stays the same dataset (default: made from the name of the folder)",
+        "name under which runs, versions and champions of a folder are stored; if you rename a folder, give its earlier"
+        " name here to keep it the same dataset (default: made from the name of the folder)",
         "NAME",
         in_terms=True,
     )

@@ -49,7 +49,7 @@ def diff(options: DiffOptions, objects: Objects) -> CommandResult:
 
 
 def _differing_settings(objects: Objects, one: Version, other: Version) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ by name, such as "seed", with the values of both versions."""
+    """Return the values of both versions for each setting in which they differ, by its name, such as "seed"."""
     settings = _settings(objects, one)
     others = _settings(objects, other)
     pairs = {name: (settings.get(name), others.get(name)) for name in sorted({*settings, *others})}

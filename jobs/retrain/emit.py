@@ -1,7 +1,8 @@
 """`jobs.retrain emit`: a schedule as a file for cron, systemd or Kubernetes.
 
 Each file is an example in cluster/deploy with the values of the schedule. systemd runs the daemon; cron and Kubernetes
-run `jobs.retrain --once`. `notify` is in none of them, since everyone can read commands; they say where it belongs.
+run `jobs.retrain --once`. No file contains the URL of `notify`, since every user of a machine can read commands; a
+comment in each file says where to set it.
 """
 
 import importlib.resources
@@ -46,11 +47,12 @@ def emit(options: EmitOptions, flags: Sequence[str]) -> CommandResult:
         print_stderr(
             "notify is left out, since others may read this file; its comments say where to set MNIST_JOBS_NOTIFY"
         )
-    return CommandResult({file: text}, [Drawn(text.rstrip())])  # unchanged: options have no control characters
+    # Printed as it is, since options have no control characters.
+    return CommandResult({file: text}, [Drawn(text.rstrip())])
 
 
 def _flags(options: EmitOptions, after_dashes: Sequence[str]) -> list[str]:
-    """Return the options of the schedule that differ from their defaults as flags, and those of its runs."""
+    """Return flags: options of the schedule that differ from their defaults, then "--" and the options of its runs."""
     values = values_of(options, "stored")
     declared = options_of(RetrainOptions, "stored")
     changed = {name: values[name] for name, field in declared.items() if values[name] != field.default}

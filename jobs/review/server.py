@@ -75,7 +75,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve until the block ends; decisions that are being stored then are still stored."""
+        """Serve until the block ends. Decisions that are being stored at that moment are stored to the end."""
         # A log of requests would contain the token.
         runner = web.AppRunner(self._application(), shutdown_timeout=SECONDS_TO_FINISH, access_log=None)
         await runner.setup()

@@ -1,6 +1,6 @@
 """The time limit of a search: what is left out so that the final trials end in time.
 
-A step of a configuration takes a certain time besides its epochs, which is far longer than an epoch of a few pictures.
+A step of a configuration takes some time besides its epochs. With few pictures, this time is far longer than an epoch.
 """
 
 import math
@@ -33,10 +33,11 @@ class TimeLimit:
         self._options, self._lanes, self._deadline, self.wall = options, lanes, deadline, wall
         self._start_seconds = 0.0  # that a lane needs at most, which is long on a busy machine
         self._seen: dict[str, float] = {}  # time of each trial's last epoch
-        # Of the first epochs of steps, which may include a compilation, without validation; of others with it.
+        # Of the first epoch of each step: these may include a compilation, but no validation.
         self._first_seconds = deque[float](maxlen=MAX_MEASURED)
+        # Of all other epochs: these include validation, unless an earlier driver has measured them.
         self._later_seconds = deque[float](maxlen=MAX_MEASURED)
-        self._fastest: dict[str, float] = {}  # the least of the latter, by trial
+        self._fastest: dict[str, float] = {}  # the shortest later epoch of each trial
         # What this driver has seen: when the first epoch began, and how many epochs and steps have ended.
         self._begin, self._num_epochs, self._num_steps = math.inf, 0, 0
 
@@ -51,7 +52,8 @@ class TimeLimit:
 
     def note(self, epoch: EpochDone) -> None:
         """Measure the speed of a trial."""
-        # The first epoch of a step also includes waits, such as for the dataset, so its own time is used.
+        # The time since the last report includes validation. Before the first epoch of a step, it would include waits,
+        # such as for the dataset; so the time that the lane has measured is used there.
         seen, now = self._seen.get(epoch.trial), self.wall()
         self._begin = min(self._begin, now - epoch.seconds)
         self._num_epochs += 1
@@ -91,7 +93,8 @@ class TimeLimit:
             return Cut(configurations=halving.configurations, over=True)
         if earlier is not None or is_early:
             return None
-        # In epochs: what a step takes besides its epochs, and what is done and left, if lanes wait for the last one.
+        # Counted in epochs: the time of a step besides its epochs; the time that is spent; and the time that is left,
+        # without what the other lanes lose while they wait for the lane with the longest step.
         per_step = max(0.0, elapsed * self._lanes / epoch - self._num_epochs) / max(1, self._num_steps)
         done = halving.epochs + per_step * halving.num_steps
         budget = done + left * self._lanes / epoch - (self._lanes - 1) * halving.ladder.rungs[-1]

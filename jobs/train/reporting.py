@@ -65,7 +65,7 @@ def add(
 def pictures_link(where: str, dataset: object) -> str | None:
     """Return the link from the report of a run to its folder of pictures, or None unless both are on this machine.
 
-    The link is relative, so that a report that is moved names no folder above those that both are in.
+    The link is relative, so that a report that is sent to others says nothing about folders above the two.
     """
     folder = DataRequest(dataset=dataset).folder if isinstance(dataset, str) and "/" in dataset else None
     return None if folder is None or is_url(where) else quote(os.fsencode(os.path.relpath(folder, where)))
@@ -75,8 +75,8 @@ def update(objects: Objects, run: str | None = None) -> None:
     """Write the index of all complete runs.
 
     Args:
-        run: a complete run, which the index lists unless a driver was killed before it wrote the index; if it does,
-            nothing is written. By default, the index is written again, if there is one.
+        run: a complete run. If the index lists it, nothing is written; only a driver that was killed has not listed
+            its run. By default, the index is written again, if there is one.
     """
     known = objects.read(INDEX, MAX_DOCUMENT_BYTES) or b""
     if known if run is None else f">{run}<".encode() not in known:

@@ -219,7 +219,7 @@ def dataset_of(request: DataRequest, listing: Listing, decoded: Decoded) -> Data
 
 
 def _with_fingerprint(dataset: Dataset, listing: Listing) -> Dataset:
-    """Return the dataset with a fingerprint of its splits. That of one's own pictures, which have no other version,
+    """Return the dataset with a fingerprint of its splits. For one's own pictures, which have no published version, it
     also covers ranks, classes and counter-examples.
     """
     fingerprint = dataset.fingerprint_of_splits()

@@ -66,7 +66,7 @@ class DataRequest:
         group_by: what decides the split of a picture of a folder instead of its pixels: "folder", "groups.csv",
             "column" or a regular expression, see `data.groups`.
         none: the name of a class folder whose pictures are counter-examples: they show none of the classes.
-        dataset_name: the name of a folder in trials, runs and versions; by default, it is made from the folder's name.
+        dataset_name: what trials, runs and versions call a folder; by default, it is made from the folder's name.
 
     Raises:
         SpecError: the dataset is not known, or an option does not apply to it.

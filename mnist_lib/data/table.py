@@ -210,7 +210,7 @@ def with_conflicts(table: Table, listing: Listing) -> Table:
 
 
 def without_copies(table: Table, listing: Listing) -> tuple[Table, list[str]]:
-    """Return the table without pictures of which another group has a copy nearer to training, and notices."""
+    """Return the table and notices. A picture is left out if another group has a copy of it nearer to training."""
     if not listing.groups:
         return table, []
     side = _side(table)

@@ -62,7 +62,7 @@ class Layout:
     def of(cls, dataset: str, shape: Shape, *, as_is: bool = False, accept_all: bool = False) -> "Layout":
         """Return the layout of a dataset. One that is not in the catalog is a folder of pictures.
 
-        With `accept_all`, no picture is judged. The others are judged if the classes of the dataset are the ten digits.
+        With `accept_all`, no picture is judged. Without it, pictures are judged if the classes are the ten digits.
         """
         if dataset not in DATASETS:
             return cls(shape=shape)
@@ -77,7 +77,7 @@ class Picture:
     sha256: bytes = b""  # of the size and the colours of all pixels, whatever the format of the file
     likeness: float | None = None  # to one digit, see `rejection`; None if the picture was not judged
     suffix: str = ""  # that files of its format have, whatever the file is called
-    problem: str = ""  # why a model cannot take it, if a person reads it nevertheless; then `image` is empty
+    problem: str = ""  # with `for_people`: why a model cannot take the picture; then `image` is empty
     content: bytes = b""  # the first 16 bytes of a hash of the file's content
 
     @property
@@ -140,8 +140,8 @@ def _open(path: str, flags: int) -> int:
 def read_picture(content: bytes, layout: Layout, *, for_people: bool = False) -> Picture:
     """Return the picture in the content of a file: the one way to train on a picture, to predict and to review it.
 
-    A digit is hashed only for people who label it. A picture in which a model sees nothing has a problem for them, and
-    is an error elsewhere.
+    A digit is hashed only for people, who label it. If a model sees nothing in a picture, people get the picture with a
+    `problem`; anyone else gets an ImageError.
 
     Raises:
         ImageError: it is damaged, too large, blank or not a picture.
@@ -284,7 +284,7 @@ def fitted(plain: Image.Image, shape: Shape) -> NDArray[np.uint8]:
 
 
 def _with_bytes(plain: Image.Image) -> Image.Image:
-    """Return a picture in mode F, 0-255, in mode L, and any other as it is."""
+    """Convert a picture of mode F, 0-255, to mode L; return any other picture unchanged."""
     if plain.mode != "F":
         return plain
     levels = np.clip(np.asarray(plain), 0, 255)

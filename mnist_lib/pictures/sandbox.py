@@ -32,7 +32,7 @@ MAX_SECONDS = 60.0  # for one file, by the clock, since its storage or the machi
 MAX_BYTES = 900_000_000  # for one file; 50 million pixels take up to 800 MB
 
 FILES_PER_CALL = 100  # that a process reads before it returns their results, which count towards its memory
-SECONDS_PER_CALL = 0.5  # that many large files may take, so that whoever waits sees how many are read
+SECONDS_PER_CALL = 0.5  # goal for a call with large files, so that whoever waits sees how many are read
 FIRST_FILES_PER_CALL = 10  # before it is known how long they take
 MIN_FILES_PER_PROCESS = 50  # reading fewer takes less time than starting a process
 MAX_PROCESSES = 8  # more would read faster than the model predicts
@@ -157,7 +157,8 @@ def child_process(
 ) -> tuple[subprocess.Popen[bytes], "Connection[Any, Any]"]:
     """Start a module in a process, and return the process and the end of a connection to it.
 
-    Its first argument is the descriptor of the other end, which is closed when this process ends or is killed.
+    The module gets the descriptor of the other end as its first argument. When this process ends or is killed, the
+    module reads the end of the connection.
     """
     connection, other = Pipe()
     process = subprocess.Popen(
@@ -215,7 +216,7 @@ def _serve(connection: "Connection[Any, Any]", position: int) -> None:
 
 
 def _limit_memory() -> None:
-    """Limit the memory of this process to what it has and MAX_BYTES. Only Linux can tell what it has."""
+    """Limit the memory of this process to MAX_BYTES more than it uses now. Only Linux tells how much that is."""
     used = Path("/proc/self/statm")
     if used.exists():
         limit = int(used.read_text().split()[0]) * resource.getpagesize() + MAX_BYTES

@@ -8,10 +8,10 @@
 A publisher that dies before it writes `runs` leaves a number that is never used, and files that `gc` deletes. If it
 dies between `runs` and `commits`, the next attempt of the same run completes the commit.
 
-`collect` deletes old versions, and files left by publishers that were killed. It works alone, see `opening`. The commit
-record of a version becomes that of a deleted one before its files are deleted; a later `gc` completes this if needed.
-The record remains, so that its number is not used again and its run does not publish another version. A number that a
-dead publisher has claimed gets such a record, too.
+`collect` deletes old versions, and files left by publishers that were killed. It works alone, see `opening`. It first
+marks the commit record of a version as deleted, and then deletes the files; a later `gc` completes this if needed. The
+record remains, so that its number is not used again and its run does not publish another version. A number that a dead
+publisher has claimed gets such a record, too.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def publish(objects: Objects, model: str, run: str, files: Mapping[str, bytes], 
     Raises:
         SpecError: the name of the model, the run or a file is invalid.
         StoreError: the storage fails; no version was added.
-        ConflictError: `gc` has deleted the version of the run, or what it had stored of it.
+        ConflictError: `gc` has deleted the version that this run has published or begun.
         IntegrityError: there is no file with weights, or what this run published before is damaged.
     """
     check_part("model", model)
@@ -138,10 +138,10 @@ class Collection:
 
 
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collection:
-    """Delete all versions but the newest `keep`, the champions, up to `keep` former ones for each champion, and what
-    any of these starts from.
+    """Delete old versions, and what dead publishers left.
 
-    Whoever calls this holds the lock of `gc`, see `opening`.
+    These are kept: the newest `keep`, the champions, up to `keep` former champions for each of them, and every version
+    that a kept one starts from. Whoever calls this holds the lock of `gc`, see `opening`.
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.

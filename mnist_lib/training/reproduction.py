@@ -37,7 +37,9 @@ class Reproduction:
     differing: Mapping[str, tuple[str, str]]  # differences in how the two were made: name -> (stored, here)
     seconds: float
     exact: bool = True  # whether the weights could be expected to be the same, see `is_exact`
-    starts_from: tuple[str, ...] = ()  # the version whose weights it starts from, that from which this one starts, ...
+    starts_from: tuple[
+        str, ...
+    ] = ()  # versions: the one whose weights it starts from, then the origin of that one, ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +47,11 @@ class ReproductionInputs:
     """What a version is trained again with, besides what is stored.
 
     Args:
-        cpus: the CPUs of which each has a thread, whose number changes the last bits of the weights on some
-            processors; None: as many as the version was trained on or, if it does not say so, as there are.
-        model_file, model_arg: the file that defines the model, and the arguments of its function, unless they are
-            trusted or the model is in the catalog.
-        weights: the weights files that it was trained from, by the argument of that function.
+        cpus: the number of CPUs, and so of threads; on some processors, it changes the last bits of the weights. None:
+            as many as the version was trained on or, if its record has no number, as this machine has.
+        model_file, model_arg: the file that defines the model, and the arguments of its function. Neither is needed for
+            a model of the catalog, or if the stored code is trusted on this machine.
+        weights: the files of weights from which the model was trained, by the argument of its function.
     """
 
     cpus: int | None = None
@@ -77,7 +79,7 @@ def reproduce(
         progress: called with the number of epochs, as text, before the training.
 
     Raises:
-        SpecError: the version was trained from other weights files than are given.
+        SpecError: the version was trained with weights files for other arguments than those given.
         IntegrityError: the manifest, or a version from which it starts, is missing or damaged.
         ModelError: the version's code may not be run.
         MnistError: the training failed.
@@ -157,7 +159,11 @@ def _conditions(
 
 
 def _weights_files(version: Version, spec: TrialSpec, given: Mapping[str, Path]) -> dict[str, WeightsFile]:
-    """Return the files in place of those that a version was trained from. Raises SpecError if others are given."""
+    """Return the given weights files, by argument. Their content may differ from the one at training.
+
+    Raises:
+        SpecError: the version was trained with weights files for other arguments.
+    """
     if spec.weights.keys() != given.keys():
         expected = " ".join(f"--weights {name}=FILE (sha256 {sha256})" for name, sha256 in spec.weights.items())
         got = ", ".join(given) or "none"

@@ -74,7 +74,9 @@ def mirror(url: str, folder: Path) -> None:
                     path.unlink()
             changed = [name for name, tag in tags.items() if known.get(name) != tag or _size(folder / name) != tag[0]]
             large = {name for name in changed if tags[name][0] > MAX_PICTURE_BYTES and name not in MAX_BYTES}
-            for name in large:  # an empty file of that size, so that a reader names a picture that is too large to copy
+            for (
+                name
+            ) in large:  # not copied: a file of its size, but without content, so that it is reported as too large
                 _replace(folder / name, b"")
                 os.truncate(folder / name, tags[name][0])
             for _ in concurrently(
