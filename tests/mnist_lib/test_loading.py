@@ -32,7 +32,7 @@ from mnist_lib.store.versions import version_folder
 from tests.support.bounds import at_most_processor_seconds
 from tests.support.pixel_files import write_pixels
 from tests.support.store.fake_versions import DATASET, small_manifest
-from tests.support.stored import publish_untrained, small_spec
+from tests.support.stored import LARGEST, publish_untrained, small_spec
 
 pytestmark = [pytest.mark.usefixtures("tensorflow"), pytest.mark.slow]
 
@@ -45,7 +45,8 @@ def objects(tmp_path: Path) -> LocalObjects:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name == "keras-best" else ()) for name in MODELS]
+    "name",
+    [pytest.param(name, marks=pytest.mark.long if name in ("keras-best", LARGEST) else ()) for name in MODELS],
 )
 def test_a_loaded_version_predicts_what_the_stored_file_does(
     name: str, objects: LocalObjects, digits: Dataset, tmp_path: Path

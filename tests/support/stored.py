@@ -24,6 +24,7 @@ from mnist_lib.store.versions import Version
 from mnist_lib.training.assignment import Assignment, Resources
 from tests.support.store.fake_versions import DATASET, about, small_manifest
 
+LARGEST = "keras-efficientnet"  # of the catalog: what tests do with it takes ten seconds and more
 LOADED_WITHOUT_THIS_PROJECT = {
     "keras": "import keras; predict = keras.saving.load_model(f'{folder}/model.keras').predict",
     "scratch": "import tensorflow as tf; s = tf.saved_model.load(f'{folder}/saved_model'); predict = s.serve",

@@ -20,7 +20,7 @@ from mnist_lib.models.pretrained import Pretrained, WeightsFile, files_by_model
 from mnist_lib.results import CheckpointTaken
 from mnist_lib.spec import TrialSpec
 from tests.support.own_trials import Run, result_of
-from tests.support.stored import small_spec
+from tests.support.stored import LARGEST, small_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow")]
 
@@ -49,7 +49,9 @@ def saved_by(network: keras.Model, folder: Path) -> WeightsFile:
     return WeightsFile.read(folder / "network.weights.h5")
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=pytest.mark.long if name == LARGEST else ()) for name in NETWORKS]
+)
 @pytest.mark.parametrize("with_top", [False, True])
 def test_a_network_starts_from_the_weights_that_keras_has_saved_of_it(
     model: str, with_top: bool, tmp_path: Path

@@ -12,14 +12,19 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.models.building import build_model
 from mnist_lib.models.model import Weights
 from mnist_lib.spec import TrialSpec
-from tests.support.stored import small_spec
+from tests.support.stored import LARGEST, small_spec
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
-# The others are larger, and built in seconds.
-each_model = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ("keras", "scratch") else pytest.mark.slow) for name in MODELS]
-)
+
+SMALL = ("keras", "scratch")  # the others are built in seconds
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.long] if name == LARGEST else [pytest.mark.slow] if name not in SMALL else []
+
+
+each_model = pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in MODELS])
 
 
 @each_model
@@ -35,10 +40,7 @@ SHAPES = [((8, 8, 1), 10), ((5, 7, 4), 3), ((64, 48, 3), 1_000)]
 @pytest.mark.parametrize(
     ("name", "image_shape", "classes"),
     [
-        *(
-            pytest.param(name, *SHAPES[number % 3], marks=[] if number < 2 else pytest.mark.slow)
-            for number, name in enumerate(MODELS)
-        ),
+        *(pytest.param(name, *SHAPES[number % 3], marks=marks_of(name)) for number, name in enumerate(MODELS)),
         pytest.param("keras-best", (5, 7, 4), 3, marks=pytest.mark.slow),
     ],
 )
