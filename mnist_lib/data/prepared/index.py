@@ -166,13 +166,16 @@ def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], str, str]:
         OSError: it cannot be read.
         IntegrityError: it is damaged.
     """
-    header, _, content = path.read_bytes().partition(b"\n")
-    digest, _, rest = header.decode(errors="replace").partition("\t")
-    source, _, pixels = rest.partition("\t")
-    got = hashlib.sha256(content).hexdigest()
-    if got != digest:
-        raise IntegrityError(f"{path}: expected arrays with sha256 {digest[:64]}, got {got}")
-    return dict(np.load(io.BytesIO(content), allow_pickle=False)), source, pixels
+    with path.open("rb") as file:  # those of a million pictures take 100 MB, so they are not in memory twice
+        header = file.readline().decode(errors="replace").removesuffix("\n")
+        begin = file.tell()
+        digest, _, rest = header.partition("\t")
+        source, _, pixels = rest.partition("\t")
+        got = hashlib.file_digest(file, "sha256").hexdigest()
+        if got != digest:
+            raise IntegrityError(f"{path}: expected arrays with sha256 {digest[:64]}, got {got}")
+        file.seek(begin)
+        return dict(np.load(file, allow_pickle=False)), source, pixels
 
 
 def read_index(name: str, path: Path) -> Index | None:
