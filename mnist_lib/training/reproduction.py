@@ -37,9 +37,7 @@ class Reproduction:
     differing: Mapping[str, tuple[str, str]]  # differences in how the two were made: name -> (stored, here)
     seconds: float
     exact: bool = True  # whether the weights could be expected to be the same, see `is_exact`
-    starts_from: tuple[
-        str, ...
-    ] = ()  # versions: the one whose weights it starts from, then the origin of that one, ...
+    starts_from: tuple[str, ...] = ()  # the version whose weights it starts from, then the origin of that one, ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,7 +166,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], str, str]:
         OSError: it cannot be read.
         IntegrityError: it is damaged.
     """
-    with path.open("rb") as file:  # those of a million pictures take 100 MB, so they are not in memory twice
+    with path.open("rb") as file:  # the arrays of a million pictures take 124 MB, so they are not in memory twice
         header = file.readline().decode(errors="replace").removesuffix("\n")
         begin = file.tell()
         digest, _, rest = header.partition("\t")
