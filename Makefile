@@ -44,16 +44,17 @@ fuzz: .venv/dev
 
 # Real clusters share two CPUs with other tests. So tests that failed (pytest's exit code 1) run once more, alone, and the
 # first that fails again fails the check. Any other exit code, such as that of a crash or of an interrupt, fails it at once.
-ONCE_MORE = echo "The tests named below failed, and run once more, alone:"; \
-  $(BIN)/pytest -v --strict-skips --exitfirst --last-failed --last-failed-no-failures none
+ONCE_MORE = { code=$$?; [ $$code = 1 ] || exit $$code; \
+  echo "The tests named below failed, and run once more, alone:"; \
+  $(BIN)/pytest -v --strict-skips --exitfirst --last-failed --last-failed-no-failures none; }
 
 check: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/$(PYTEST) -m "not mutants" --strict-skips --cache-clear || { code=$$?; [ $$code = 1 ] || exit $$code; $(ONCE_MORE); }
-	$(BIN)/pytest -n 2 tests/test_mutants.py
+	$(BIN)/$(PYTEST) -m "not mutants" --strict-skips --cache-clear || $(ONCE_MORE)
+	$(BIN)/pytest -n 2 tests/test_mutants.py --cache-clear || $(ONCE_MORE)
 
 # benchmarks/README.md records the results with BENCH_ARGS="--source DIR", a folder with the four original MNIST files.
 bench: .venv/dev .venv-bench/peers .venv-tune/peers

@@ -67,13 +67,14 @@ def broken_invariant(mutant: Mutant, folder: Path) -> str:
 def failed_test(mutant: Mutant, folder: Path) -> str:
     """Return the test that notices the mutant, and its error in one line; "" if none does.
 
-    A test that cannot be run does not count.
+    A test whose fixtures fail shows nothing, and is an error; one that cannot be imported does not count.
     """
     put_into_a_copy(mutant, folder)
     tests = [f"tests/{test}" for test in mutant.tests]
     done = _run(["-m", "pytest", *OPTIONS, *tests], folder)
     found = re.search(r"^FAILED (?P<test>\S+.*?) - (?P<error>[\w.]*).*", done.stdout, re.MULTILINE)
-    assert done.returncode in (0, 1), f"pytest ended with {done.returncode}: {done.stdout}{done.stderr}"
+    ended = done.returncode in (0, 1) and not re.search(r"^ERROR ", done.stdout, re.MULTILINE)
+    assert ended, f"pytest ended with {done.returncode}: {done.stdout}{done.stderr}"
     return "" if found is None or found["error"] in INVALID_CODE else found[0]
 
 
