@@ -109,7 +109,6 @@ class DataOptions(SourceOptions):
         " last run in this storage; for a new dataset, as in the pictures)",
         in_terms=True,
     )
-    strict: bool = option(False, "refuse a folder with unreadable pictures, instead of leaving them out")
     dataset_name: str | None = option(
         None,
         "name under which runs, versions and champions of a folder are stored; if you rename a folder, give its earlier"
@@ -124,7 +123,6 @@ class DataOptions(SourceOptions):
             dataset=self.dataset,
             image_size=self.image_size,
             channels=self.channels,
-            strict=self.strict,
             dataset_name=self.dataset_name,
             **self.source(),
         )

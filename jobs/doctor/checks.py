@@ -26,7 +26,7 @@ INSTALL_GPU = "install requirements/gpu.lock and the NVIDIA driver there"
 
 
 # How a dataset is read, which is not checked:
-UNUSED = ("tfds_import", "train_split", "test_split", "image_size", "channels", "strict", "group_by", "none")
+UNUSED = ("tfds_import", "train_split", "test_split", "image_size", "channels", "group_by", "none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from mnist_lib.data.changes import MAX_EARLIER_RUNS, DatasetState, growth
 from mnist_lib.data.corrections import labels_in_storage
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.hold_out import require_untrained
-from mnist_lib.data.prepared.writer import ProgressFile
+from mnist_lib.data.prepared.folder import ProgressFile
 from mnist_lib.environment import steady_time
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.report.summary import dataset_summary

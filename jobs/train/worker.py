@@ -19,10 +19,9 @@ from mnist_lib.api import load_stored
 from mnist_lib.data.corrections import UsedLabels
 from mnist_lib.data.dataset import Changes, Dataset
 from mnist_lib.data.images import read_part
-from mnist_lib.data.prepared.folder import on_this_node
-from mnist_lib.data.prepared.writer import NO_RECORDS, ProgressFile
+from mnist_lib.data.prepared.folder import ProgressFile, on_this_node
 from mnist_lib.data.request import DataRequest
-from mnist_lib.data.table import ImageHashes
+from mnist_lib.data.table import NO_RECORDS, ImageHashes
 from mnist_lib.environment import import_keras, package_versions
 from mnist_lib.errors import IntegrityError, ModelError
 from mnist_lib.model_file import ModelFile

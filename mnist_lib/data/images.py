@@ -1,4 +1,4 @@
-"""Images whose pixels are in a file, and are read where they are needed.
+"""Images whose pixels are in a file, and are read where they are needed; and the writer of such a file.
 
 A truncated, replaced or missing file is an error. Flipped bytes are noticed when images are held in memory, not when
 they are streamed. The file is read, not mapped: access to a mapped file that was truncated kills a process by a signal.
@@ -9,8 +9,10 @@ import errno
 import itertools
 import math
 import os
+import shutil
+import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import FileIO
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.errors import DataReadError
+from mnist_lib.errors import DataError, DataReadError
 
 # The largest dataset whose images a lane holds in memory; images of a larger one are read from its files when needed.
 MAX_HELD_BYTES = 1 << 30
@@ -81,7 +83,8 @@ class PixelFile:
     folder: Path
     name: str  # of NAME_BYTES characters
     image_shape: tuple[int, ...]
-    checksums: NDArray[np.uint32]  # [rows]: the CRC of each image
+    count: int  # number of images, without those that were appended later
+    checksum: int  # the CRC of these images
 
     @property
     def path(self) -> Path:
@@ -94,7 +97,7 @@ class PixelFile:
     @property
     def bytes(self) -> int:
         """Size of the file, without images that were appended later."""
-        return NAME_BYTES + len(self.checksums) * self.image_bytes
+        return NAME_BYTES + self.count * self.image_bytes
 
     def is_complete(self) -> bool:
         """Return whether the file is there, and has all images."""
@@ -132,22 +135,22 @@ class PixelFile:
         return pixels
 
     def read_checked(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the same as `read`, after comparing each image with its checksum.
+        """Return the same as `read`, after comparing the file with its checksum.
 
         Raises:
             DataReadError: as in `read`, or an image is damaged. The file is removed, so that the next run prepares the
                 images again.
         """
         pixels = self.read(rows)
-        expected = self.checksums[rows].tolist()
-        for row, image, checksum in zip(rows.tolist(), pixels.reshape(len(rows), -1), expected, strict=True):
-            if zlib.crc32(image.data) != checksum:
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
-                raise DataReadError(
-                    f"{self.path}: expected the images that were written, got a damaged one at {row:,}; run again, and"
-                    " check the disk"
-                )
+        checksum = 0
+        for offset in range(NAME_BYTES, self.bytes, BLOCK_BYTES):
+            part = read_part(self.path, offset, min(BLOCK_BYTES, self.bytes - offset))
+            checksum = zlib.crc32(part.data, checksum)
+        if checksum != self.checksum:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            expected = "expected the images that were written, got a damaged one"
+            raise DataReadError(f"{self.path}: {expected}; run again, and check the disk")
         return pixels
 
     @contextlib.contextmanager
@@ -162,6 +165,87 @@ class PixelFile:
                 yield file
         except OSError as error:
             raise _not_read(self.path, error) from error
+
+
+class PixelWriter:
+    """Writes images one after the other. After an error, a new file is gone, and an earlier one is as before.
+
+    Raises:
+        DataError: the folder has too little space for the images, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, image_shape: Sequence[int], images: int, earlier: PixelFile | None = None) -> None:
+        """Check the space, and open the file.
+
+        Args:
+            images: how many will be added, at most.
+            earlier: the file to append to. What a killed process has appended, which no index knows, is overwritten.
+        """
+        require_space(folder, images * math.prod(image_shape))
+        self._is_new = earlier is None
+        self._target = earlier or PixelFile(folder, uuid.uuid4().hex, tuple(image_shape), count=0, checksum=0)
+        self._count = self._target.count
+        self._checksum = self._target.checksum
+        with writing(folder):
+            self._file = self._target.path.open("xb" if self._is_new else "r+b")
+            if self._is_new:
+                self._file.write(self._target.name.encode())
+            else:
+                self._file.seek(self._target.bytes)
+
+    def __len__(self) -> int:
+        """Return the row of the next image."""
+        return self._count
+
+    def __enter__(self) -> "PixelWriter":
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        with contextlib.suppress(OSError):  # the disk is full
+            self._file.close()
+        if error is not None and self._is_new:
+            self._target.path.unlink(missing_ok=True)
+        elif error is not None:
+            os.truncate(self._target.path, self._target.bytes)
+
+    def add(self, images: NDArray[np.uint8]) -> None:
+        """Add images, [n, height, width, channels]."""
+        pixels = np.ascontiguousarray(images).reshape(-1).data
+        with writing(self._target.folder):
+            self._file.write(pixels)
+        self._count += len(images)
+        self._checksum = zlib.crc32(pixels, self._checksum)
+
+    def finish(self) -> PixelFile:
+        """Write all of the file to the disk, and return it."""
+        with writing(self._target.folder):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return replace(self._target, count=self._count, checksum=self._checksum)
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raise DataError if a folder has less free space than a number of bytes."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise _no_space(folder, f"{size / 1e9:,.2f} GB of", f"{free / 1e9:,.2f} GB")
+
+
+def _no_space(folder: Path, expected: str, got: str) -> DataError:
+    advice = "free some, name another folder with --data-dir or TFDS_DATA_DIR, or choose a smaller --image-size"
+    return DataError(f"{folder}: expected {expected} free space for images, got {got}; {advice}")
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn each OSError in a block that writes images into a folder into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(folder, "more", "none") from error
+        reason = error.strerror or error
+        raise DataError(f"{folder}: images cannot be written ({reason}); name another --data-dir") from error
 
 
 def read_part(path: Path, offset: int, size: int) -> NDArray[np.uint8]:

@@ -32,7 +32,6 @@ from mnist_lib.data.prepared.index import (
     tfds_hash,
     write_index,
 )
-from mnist_lib.data.prepared.writer import NO_RECORDS
 from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.availability import (
     check_source,
@@ -44,6 +43,7 @@ from mnist_lib.data.sources.listing import Listing, listing_of
 from mnist_lib.data.sources.mirror import with_local_files
 from mnist_lib.data.sources.scan import MAX_NAMED
 from mnist_lib.data.table import (
+    NO_RECORDS,
     Decoded,
     counter_example_notices,
     group_notices,
@@ -143,28 +143,20 @@ def _read_other(request: DataRequest) -> Dataset:
 
 def _read_folder(request: DataRequest, records: NDArray[np.void], progress: Callable[[str], object]) -> Dataset:
     """Return the dataset in a folder of pictures, from its index if no picture has changed."""
-    from mnist_lib.data.reading.folder import decode_folder, require_all_readable  # imports Pillow
+    from mnist_lib.data.reading.folder import decode_folder  # imports Pillow
 
     listing = listing_of(request)
     state = pictures_hash(listing)
-
-    def prepared() -> Dataset | None:
-        dataset = prepared_dataset(request, state, records)
-        # With `strict`, the damaged ones are read again.
-        return None if dataset is not None and request.strict and dataset.report.unreadable else dataset
-
-    dataset = prepared()
+    dataset = prepared_dataset(request, state, records)
     if dataset is None:
         path = index_path(prepared_folder(request.data_dir), index_name(request))
         with lock_preparation(request.name, path.with_suffix(LOCK_SUFFIX)):
-            dataset = prepared()  # another process may have prepared it meanwhile
+            dataset = prepared_dataset(request, state, records)  # another process may have prepared it meanwhile
             if dataset is None:
                 index = read_index(request.name, path)
                 decoded = decode_folder(request, listing, path.parent, index, records, progress)
                 dataset = dataset_of(request, listing, decoded)
                 write_index(dataset, path, request, state, decoded.pictures)
-        if request.strict:
-            require_all_readable(dataset)
     # These are not in the index, which has what follows from them.
     return replace(dataset, group_by=listing.group_by, none=request.none)
 

@@ -62,7 +62,6 @@ class DataRequest:
         channels: number of channels of the images, except in the catalog; None: that of the pictures.
         tfds_import: the content of a Python file that registers the user's own builder with TFDS.
         splits: the names of the train and the test split of a dataset of TFDS.
-        strict: refuse a folder with unreadable pictures, instead of leaving these out.
         group_by: what decides the split of a picture of a folder instead of its pixels: "folder", "groups.csv",
             "column" or a regular expression, see `data.groups`.
         none: the name of a class folder whose pictures are counter-examples: they show none of the classes.
@@ -77,7 +76,6 @@ class DataRequest:
     data_source: Path | None = None
     image_size: ImageSize | None = None
     channels: Channels | None = None
-    strict: bool = False
     group_by: str | None = None
     none: str | None = None
     dataset_name: str | None = None

@@ -21,7 +21,7 @@ from mnist_lib.data.groups import hash_of_group
 from mnist_lib.data.images import ImageArray, Images, blocks
 from mnist_lib.data.sources.listing import Listing
 from mnist_lib.data.sources.scan import MAX_NAMED, listed
-from mnist_lib.errors import ImageError
+from mnist_lib.errors import ImageError, IntegrityError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.wording import counted
 
@@ -34,6 +34,9 @@ NO_GROUP = -1
 # One split for all trials and runs, so that their validation accuracies can be compared.
 VALIDATION_SEED = 20_260_101
 TEST_SHARE = 0.15  # of the pictures of a folder, if there is no test folder
+# What is recorded of a file: the first 16 bytes of a hash of its content, and the hash of the picture as in `Table`.
+RECORD = np.dtype([("content", "<u8", 2), ("hash", "<u8", 2)])
+NO_RECORDS = np.empty(0, RECORD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,40 @@ def is_held_out(hashes: ImageHashes) -> NDArray[np.bool_]:
     """Return whether each image is for the test, [n], if only the hash of its pixels or of its group decides."""
     held_out: NDArray[np.bool_] = shares_of(hashes)[:, 0] < TEST_SHARE
     return held_out
+
+
+def parse_records(lines: bytes, where: str) -> NDArray[np.void]:
+    """Return the records in the lines of a file, an array of RECORD. Raises IntegrityError if the file is damaged."""
+    try:
+        return np.frombuffer(bytes.fromhex(lines.decode()), RECORD)
+    except ValueError as error:
+        raise IntegrityError(f"{where}: expected two hashes of 32 digits a line, got {error}; restore it") from error
+
+
+def lines_of(records: NDArray[np.void]) -> bytes:
+    """Return records as lines for `parse_records`."""
+    text = records.tobytes().hex("\n", RECORD.itemsize)
+    return f"{text}\n".encode() if text else b""
+
+
+def with_records(pictures: NDArray[np.void], records: NDArray[np.void]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+    """Return the hash of each picture, [n, 2], as it was first recorded or else its own, and new records.
+
+    Args:
+        pictures: an array with the fields of RECORD.
+    """
+    contents = pictures["content"]
+    count = len(pictures)
+    if np.array_equal(contents, records["content"][:count]):  # in the order in which they were recorded, which is fast
+        return records["hash"][:count].copy(), NO_RECORDS
+    place = indices_of(contents, records["content"])
+    known = place >= 0
+    hashes = pictures["hash"].copy()
+    hashes[known] = records["hash"][place[known]]
+    new = np.zeros(int((~known).sum()), RECORD)
+    new["content"] = contents[~known]
+    new["hash"] = hashes[~known]
+    return hashes, new
 
 
 def text_of(image_hash: NDArray[np.uint64]) -> str:

@@ -2,7 +2,7 @@
 
 last.json                     the last complete run, unless its dataset raised objections: see `reference`
 states/<fingerprint>.npz      the images and labels of a run, see `data.changes`
-hashes                        that of each picture by the bytes of its file, see `data.prepared.writer`
+hashes                        that of each picture by the bytes of its file, see `data.table`
 labels.jsonl                  corrections, if the dataset is not a folder, see `data.corrections`
 """
 
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.changes import MAX_STATE_BYTES, DatasetState
 from mnist_lib.data.corrections import UsedLabels
-from mnist_lib.data.prepared.writer import NO_RECORDS, lines_of, parse_records
 from mnist_lib.data.request import DataRequest, ImageShape
-from mnist_lib.data.table import TRAIN, ImageHashes, indices_of
+from mnist_lib.data.table import NO_RECORDS, TRAIN, ImageHashes, indices_of, lines_of, parse_records
 from mnist_lib.documents import Name, Sha256, Text, VersionName, complete_lines, decode, encode
 from mnist_lib.errors import IntegrityError, SpecError
 from mnist_lib.objects.protocol import Objects

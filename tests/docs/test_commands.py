@@ -40,6 +40,7 @@ OTHER_OPTIONS |= dict.fromkeys(
         "--count",
         "--lease",
         "--space",
+        "--strict",
     ),
     "was removed",
 )

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from mnist_lib.data.dataset import Dataset
-from mnist_lib.data.images import Images, PixelFile
-from mnist_lib.data.prepared.writer import PixelWriter
+from mnist_lib.data.images import Images, PixelFile, PixelWriter
 
 
 def write_pixels(folder: Path, images: Any) -> Images:

@@ -1,49 +1,27 @@
 """The folder of prepared images: where it is, which of its files are in use, and how a node gets what it lacks."""
 
 import contextlib
-import errno
 import os
-import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from mnist_lib.data.images import PREPARED, ImageArray, Images, PixelFile
+from mnist_lib.data.images import PREPARED, ImageArray, Images, PixelFile, require_space, writing
+from mnist_lib.data.request import DataRequest
 from mnist_lib.data.sources.availability import default_data_dir, temporary_folder
 from mnist_lib.errors import DataError, DataFolderError
+from mnist_lib.wording import Progress
 
+LINE_BYTES = 200  # of a progress file: a line is padded, so that it replaces all of the one before
 FETCH_BYTES = 16 << 20  # size of a part of a file that a node gets from another
 UNUSED_SECONDS = 7 * 86_400.0  # since the last time when somebody has read a file that is removed
 INDEX_SUFFIX, LOCK_SUFFIX = ".index", ".lock"
 FETCH_LOCK = f"fetch{LOCK_SUFFIX}"
-
-
-def require_space(folder: Path, size: int) -> None:
-    """Raise DataError if a folder has less free space than a number of bytes."""
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise _no_space(folder, f"{size / 1e9:,.2f} GB of", f"{free / 1e9:,.2f} GB")
-
-
-def _no_space(folder: Path, expected: str, got: str) -> DataError:
-    advice = "free some, name another folder with --data-dir or TFDS_DATA_DIR, or choose a smaller --image-size"
-    return DataError(f"{folder}: expected {expected} free space for images, got {got}; {advice}")
-
-
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn each OSError in a block that writes images into a folder into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(folder, "more", "none") from error
-        reason = error.strerror or error
-        raise DataError(f"{folder}: images cannot be written ({reason}); name another --data-dir") from error
 
 
 def prepared_folders(data_dir: Path | None = None) -> list[Path]:
@@ -127,3 +105,35 @@ def _fetched(there: PixelFile, folder: Path, read: Callable[[Path, int, int], An
                 offset += file.write(read(there.path, offset, min(FETCH_BYTES, here.bytes - offset)))
             os.fsync(file.fileno())
     return here
+
+
+class ProgressFile:
+    """A file in which a task writes how far it is, for a process of the same node that waits for it.
+
+    There is none if it cannot be written, or for a dataset of the catalog, which takes seconds.
+    """
+
+    def __init__(self, request: DataRequest) -> None:
+        self.path: Path | None = None
+        if request.entry is None:
+            with contextlib.suppress(OSError, DataError):
+                # Beside the images, where it is removed in time if this process is killed.
+                descriptor, name = tempfile.mkstemp(dir=prepared_folder(request.data_dir))
+                os.close(descriptor)
+                self.path = Path(name)
+
+    def write(self, progress: str) -> None:
+        if self.path is not None and isinstance(progress, Progress):
+            with contextlib.suppress(OSError), self.path.open("r+b", buffering=0) as file:
+                file.write(progress.line().encode()[:LINE_BYTES].ljust(LINE_BYTES))
+
+    def read(self) -> Progress | None:
+        """Return the last progress, or None."""
+        with contextlib.suppress(OSError, ValueError):
+            return Progress.read(self.path.read_text().strip()) if self.path else None
+        return None
+
+    def remove(self) -> None:
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)

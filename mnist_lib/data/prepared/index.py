@@ -25,28 +25,28 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.corrections import LabelsFile
 from mnist_lib.data.dataset import Dataset, NearCopies, Report
-from mnist_lib.data.images import Images, PixelFile
+from mnist_lib.data.images import Images, PixelFile, writing
 from mnist_lib.data.near_copies import near_copies
-from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused, writing
-from mnist_lib.data.prepared.writer import NO_RECORDS, with_records
+from mnist_lib.data.prepared.folder import INDEX_SUFFIX, prepared_folders, remove_unused
 from mnist_lib.data.request import DEFAULT_SIDE, ClassNames, DataRequest
 from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.data.sources.listing import Listing, listing_of
 from mnist_lib.data.sources.mirror import wanted_tags
-from mnist_lib.data.table import Table
-from mnist_lib.documents import Count, Text, decode, encode
+from mnist_lib.data.table import NO_RECORDS, Table, with_records
+from mnist_lib.documents import Count, Number, Text, decode, encode
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DataError, DataFolderError, IntegrityError
 from mnist_lib.objects.archives import hash_arrays
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.objects.output_file import replacement
 
-INDEX_SCHEMA = 11
+INDEX_SCHEMA = 12
 LOCK_SECONDS = 7_200.0  # for a preparation by another process
 NEAR_COPIES_SCHEMA = 1
 NEAR_COPIES = ("compared", "test", "train")
-ABOUT, ROWS, CHECKSUMS, PICTURES = "about", "rows", "checksums", "pictures"  # arrays besides the columns
+ABOUT, ROWS, PICTURES = "about", "rows", "pictures"  # arrays besides the columns
 OF_REPORT = ("notices", "unreadable", "has_test_folder")
+OF_FILE = ("image_shape", "count", "checksum")
 OF_TABLE = ("labels", "hashes", "files", "groups", "splits", "ranks", "validation", "conflicts")
 
 # What is known about a picture of a folder. The key changes with its path, its state and the code that reads it.
@@ -71,6 +71,8 @@ class _About(TypedDict):
     unreadable: tuple[Text, ...]
     has_test_folder: bool
     image_shape: tuple[Count, Count, Count]
+    count: Number
+    checksum: Number
 
 
 class Index(NamedTuple):
@@ -135,11 +137,11 @@ def write_index(
         pictures: those of a folder, an array of PICTURE.
     """
     images: Any = dataset.table.images
-    of = {field: dataset.report if field in OF_REPORT else dataset for field in _About.__annotations__}
-    about = encode({field: getattr(has_it, field) for field, has_it in of.items()})
+    has = dict.fromkeys(OF_REPORT, dataset.report) | dict.fromkeys(OF_FILE, images.file)
+    about = encode({field: getattr(has.get(field, dataset), field) for field in _About.__annotations__})
     arrays = {column: getattr(dataset.table, column) for column in OF_TABLE}
-    arrays |= {ROWS: images.rows, CHECKSUMS: images.file.checksums}
-    arrays |= {PICTURES: np.empty(0, PICTURE) if pictures is None else pictures, ABOUT: np.frombuffer(about, np.uint8)}
+    arrays |= {ROWS: images.rows, ABOUT: np.frombuffer(about, np.uint8)}
+    arrays[PICTURES] = np.empty(0, PICTURE) if pictures is None else pictures
     with writing(path.parent):
         _write_arrays(path, _source(request, state), arrays, images.file.path.name)
     remove_unused(path.parent)
@@ -186,8 +188,8 @@ def read_index(name: str, path: Path) -> Index | None:
     except (OSError, IntegrityError) as error:
         log.debug("%s: %s", path, error)
         return None
-    rows, checksums, pictures = (arrays.pop(array) for array in (ROWS, CHECKSUMS, PICTURES))
-    file = PixelFile(path.parent, Path(pixels).stem, about.pop("image_shape"), checksums)
+    rows, pictures = arrays.pop(ROWS), arrays.pop(PICTURES)
+    file = PixelFile(path.parent, Path(pixels).stem, **{field: about.pop(field) for field in OF_FILE})
     if not file.is_complete() or arrays.keys() != {*OF_TABLE}:  # or it is of another release
         return None
     report = Report(**{field: about.pop(field) for field in OF_REPORT})

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.dataset import Dataset
-from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES, Images
+from mnist_lib.data.images import CHUNK_BYTES, CHUNKS_AHEAD, MAX_HELD_BYTES, Images, PixelWriter
 from mnist_lib.data.prepared.index import Index, known_pictures, pictures_hash, prepared_dataset, tfds_folder, tfds_hash
-from mnist_lib.data.prepared.writer import PixelWriter, with_records
 from mnist_lib.data.request import DEFAULT_SIDE, MAX_SIDE, DataRequest
 from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.data.sources.listing import Listing, listing_of
 from mnist_lib.data.sources.scan import listed
-from mnist_lib.data.table import TEST_SHARE, Decoded, as_labels
+from mnist_lib.data.table import TEST_SHARE, Decoded, as_labels, with_records
 from mnist_lib.errors import DataError, ImageError
 from mnist_lib.pictures.reading import Layout, Picture, Shape, read_file, shape_of
 from mnist_lib.pictures.sandbox import Sandboxes
@@ -134,7 +132,7 @@ def decode_folder(
                 pictures["shape"][place] = shape_or_error
         shape, notices = _shape(request, dict(zip(listing.paths, found, strict=True)))
         earlier = index.file if index is not None and index.file.image_shape == shape else None
-        if earlier is None or 2 * (len(paths) - len(unknown)) < len(earlier.checksums):  # most of it is not in use
+        if earlier is None or 2 * (len(paths) - len(unknown)) < earlier.count:  # most of it is not in use
             earlier = None
             rows[:] = -1
         unread = np.flatnonzero(rows < 0)
@@ -240,16 +238,3 @@ def chosen_shape(
     return Shape(side, side, channels), [
         f"{which} are resized to {side} x {side} and cropped; choose another size with --image-size"
     ]
-
-
-def require_all_readable(dataset: Dataset) -> None:
-    """Raise DataError if pictures of a folder cannot be read."""
-    if dataset.report.unreadable:
-        first = dataset.report.unreadable[0]
-        named = (
-            text.removeprefix("left out: ")
-            for text in dataset.report.notices
-            if text.startswith(f"left out: {first}: ")
-        )
-        count = counted(len(dataset.report.unreadable), "picture")
-        raise DataError(f"{dataset.name}: {count} cannot be read, such as {next(named, first)}")

@@ -13,9 +13,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_lib.data.images import Images
+from mnist_lib.data.images import Images, PixelWriter
 from mnist_lib.data.prepared.index import lock_preparation
-from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.reading.folder import chosen_shape
 from mnist_lib.data.request import MAX_CLASSES, Channels, DataRequest
 from mnist_lib.data.sources.availability import missing_data, require_obtainable

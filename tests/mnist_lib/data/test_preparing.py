@@ -22,8 +22,7 @@ from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.images import NAME_BYTES, Images, read_part
 from mnist_lib.data.prepare import prepare
 from mnist_lib.data.prepared import index
-from mnist_lib.data.prepared.folder import on_this_node
-from mnist_lib.data.prepared.writer import ProgressFile
+from mnist_lib.data.prepared.folder import ProgressFile, on_this_node
 from mnist_lib.data.reading import folder as reading
 from mnist_lib.data.request import DataRequest
 from mnist_lib.errors import DataError
@@ -281,7 +280,7 @@ def test_d10_after_a_full_disk_the_images_of_before_are_used(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mnist_lib.data.prepared.writer import PixelWriter
+from mnist_lib.data.images import PixelWriter
 from tests.support.pictures import read
 
 add = PixelWriter.add

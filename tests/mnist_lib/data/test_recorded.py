@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from mnist_lib.data.corrections import CorrectionCounts
 from mnist_lib.data.dataset import Dataset
 from mnist_lib.data.prepare import prepare
-from mnist_lib.data.prepared.writer import NO_RECORDS, RECORD, lines_of, parse_records, with_records
 from mnist_lib.data.reading import folder as reading
 from mnist_lib.data.request import DataRequest
+from mnist_lib.data.table import NO_RECORDS, RECORD, lines_of, parse_records, with_records
 from mnist_lib.errors import IntegrityError
 from mnist_lib.objects.local import LocalObjects
 from mnist_lib.pictures import reading as pictures

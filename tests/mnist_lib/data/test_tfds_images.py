@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mnist_lib.data.images import PixelWriter
 from mnist_lib.data.prepare import prepare
-from mnist_lib.data.prepared.writer import PixelWriter
 from mnist_lib.data.reading import tfds_images
 from mnist_lib.data.reading.tfds_images import prepare_builder
 from mnist_lib.data.request import DataRequest

@@ -62,7 +62,7 @@ MUTANTS = (
     Mutant(
         name="a damaged image is trained on",
         file=IMAGES,
-        old="if zlib.crc32(image.data) != checksum:",
+        old="if checksum != self.checksum:",
         new="if not checksum:",
         why="A failing disk would change the accuracy, and nobody would know.",
         tests=(f"{TESTS}/test_pixel_files.py::test_d10_flipped_bytes_are_noticed_when_images_are_held_in_memory",),
@@ -78,14 +78,14 @@ MUTANTS = (
     Mutant(
         name="each new picture writes all images again",
         file="mnist_lib/data/reading/folder.py",
-        old="2 * (len(paths) - len(unknown)) < len(earlier.checksums)",
-        new="2 * (len(paths) - len(unknown)) > len(earlier.checksums)",
+        old="2 * (len(paths) - len(unknown)) < earlier.count",
+        new="2 * (len(paths) - len(unknown)) > earlier.count",
         why="Each night, 40 GB would be written and sent to each node.",
         tests=(f"{TESTS}/test_preparing.py::test_twenty_more_pictures_write_and_send_only_their_images_and_the_index",),
     ),
     Mutant(
         name="appended images replace those of before",
-        file="mnist_lib/data/prepared/writer.py",
+        file=IMAGES,
         old="self._file.seek(self._target.bytes)",
         new="self._file.seek(len(self._target.name))",
         why="A run that has begun before would train on pictures with the labels of others.",
