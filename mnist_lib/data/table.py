@@ -8,6 +8,7 @@ groups, only those on the side of training are used.
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import os
 from collections.abc import Mapping
@@ -155,8 +156,7 @@ def parse_records(lines: bytes, where: str) -> NDArray[np.void]:
 
 def lines_of(records: NDArray[np.void]) -> bytes:
     """Return records as lines for `parse_records`."""
-    text = records.tobytes().hex("\n", RECORD.itemsize)
-    return f"{text}\n".encode() if text else b""
+    return binascii.hexlify(np.ascontiguousarray(records).data, b"\n", RECORD.itemsize) + b"\n" if len(records) else b""
 
 
 def with_records(pictures: NDArray[np.void], records: NDArray[np.void]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:

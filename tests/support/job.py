@@ -118,6 +118,17 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
+def end_orphans(home: Path) -> None:
+    """Wait until the processes of a killed driver have ended, but for Ray's agents, and kill those.
+
+    Two agents would try for a minute to report the end of the cluster.
+    """
+    wait_until(lambda: not [p for p in processes_of(home) if "Agent" not in p], "processes still run")
+    for process in processes_of(home):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(process.split()[0]), signal.SIGKILL)
+
+
 def tasks_of_clusters() -> list[psutil.Process]:
     """Return the workers that run a task or an actor in a cluster that this process has started."""
     found = []

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.support.bounds import wait_until
-from tests.support.job import hashes, history_of, processes_of, start, train
+from tests.support.job import end_orphans, hashes, history_of, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ def test_f5_a_search_whose_processes_are_killed_equals_one_on_a_single_lane(data
             wait_until(lambda: epochs_of(run) > reached + 5, "the search does not go on")  # noqa: B023
             driver.kill()
             driver.communicate()
-            wait_until(lambda: not [p for p in processes_of(tmp_path) if "Agent" not in p], "processes still run")
+            end_orphans(tmp_path)
         code, stdout, stderr = train(*at, *SPACE, *options, "--json", home=tmp_path, module=MODULE)
         assert code == 0, stderr
         results.append((search_document(run), hashes(stdout)))
