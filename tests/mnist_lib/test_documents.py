@@ -97,6 +97,8 @@ DOCUMENTS: dict[Any, Any] = {
         "unreadable": [],
         "has_test_folder": False,
         "image_shape": [28, 28, 1],
+        "count": 3,
+        "checksum": 0,
     },
 }
 

@@ -33,7 +33,7 @@ from mnist_lib.data.sources.availability import default_data_dir
 from mnist_lib.data.sources.listing import Listing, listing_of
 from mnist_lib.data.sources.mirror import wanted_tags
 from mnist_lib.data.table import NO_RECORDS, Table, with_records
-from mnist_lib.documents import Count, Number, Text, decode, encode
+from mnist_lib.documents import Count, Text, decode, encode
 from mnist_lib.environment import package_versions
 from mnist_lib.errors import DataError, DataFolderError, IntegrityError
 from mnist_lib.objects.archives import hash_arrays
@@ -71,8 +71,8 @@ class _About(TypedDict):
     unreadable: tuple[Text, ...]
     has_test_folder: bool
     image_shape: tuple[Count, Count, Count]
-    count: Number
-    checksum: Number
+    count: Count
+    checksum: Count
 
 
 class Index(NamedTuple):
