@@ -178,7 +178,7 @@ class Stream:
 
 
 def wait_for_messages(streams: Sequence[Stream], seconds: float) -> None:
-    """Wait until `take` may have something for one of the streams, for at most that long."""
+    """Wait at most `seconds` until `take` may return something from one of the streams."""
     _take_references(streams, 0.0)
     is_ready = any(s.is_ready for s in streams)
     wants_more = any(s.wants_more for s in streams)

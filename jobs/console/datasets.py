@@ -17,9 +17,9 @@ from mnist_lib.settings import option
 DATA_DIR_HELP = "folder of prepared and cached datasets (default: TFDS_DATA_DIR or ~/tensorflow_datasets)"
 TFDS_IMPORT_HELP = "Python file that defines your own TFDS builder, for the dataset tfds:NAME"
 DATASET_HELP = (
-    "dataset: a folder of pictures, such as ./letters or s3://bucket/letters, with CLASS/picture, with"
-    " train/CLASS/picture and test/CLASS/picture, or with a table of their labels, metadata.csv; a table with another"
-    " name, such as ./letters/two.csv; tfds:NAME for a dataset of TensorFlow Datasets; or "
+    "dataset: a folder of pictures, such as ./letters or s3://bucket/letters, which contains CLASS/picture, or"
+    " train/CLASS/picture and test/CLASS/picture, or a table of labels, metadata.csv; a table with another name, such"
+    " as ./letters/two.csv; tfds:NAME for a dataset of TensorFlow Datasets; or "
     + "; ".join(f"{name}: {entry.about}" for name, entry in DATASETS.items())
 )
 VERSION_HELP = "such as keras (the champion), keras@latest (the newest version) or keras@3 (version 3)"
@@ -57,9 +57,9 @@ class SourceOptions(OriginalFiles):
         None,
         "group of each picture of a folder; a group, such as all pictures of one object, is never in two splits."
         " folder: the folder below that of the class; groups.csv: this file in the folder, with the columns path and"
-        " group; column: the column group of a table of labels; any other value: a regular expression, whose first"
-        " parentheses enclose the group's name in the path inside the folder (default: column, if a table of labels has"
-        " groups; otherwise only equal pictures are a group)",
+        " group; column: the column named group in a table of labels; any other value: a regular expression, whose"
+        " first parentheses enclose the group's name in the path inside the folder (default: column, if a table of"
+        " labels has groups; otherwise only equal pictures are a group)",
         "folder|groups.csv|column|REGEX",
         in_terms=True,
     )

@@ -49,7 +49,7 @@ class DatasetModelOptions(ModelOptions):
     dataset: str | None = option(None, "dataset, such as mnist or ./letters (default: all)", "NAME|DIR")
 
     def datasets(self, objects: Objects, model: str) -> list[str]:
-        """Return the datasets for which a model has a champion, or the given one. Raises SpecError if it has none."""
+        """Return the datasets, or only `dataset`, for which a model has a champion. Raises SpecError if it has none."""
         known = datasets_with_logs(objects, model)
         if self.dataset is None:
             return known

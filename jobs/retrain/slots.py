@@ -77,7 +77,7 @@ class Due:
 
 
 def due_slot(timetable: Timetable, last: Entry, now: datetime) -> Due | None:
-    """Return the newest slot that is due after `last`, the newest entry of the journal, or None.
+    """Return the newest slot that is due after `last` (the newest entry of the journal), or None.
 
     Earlier slots are missed: one run is enough to catch up, since it trains on the data of today.
     """

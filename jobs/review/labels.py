@@ -25,7 +25,7 @@ class Decision:
 
     Args:
         label: a class, or `NONE`.
-        replaced: the label before, if nothing is stored about the image; None if it is new.
+        replaced: the image's label in the dataset, used if no decision about it is stored; None for a new image.
         seen: the number of decisions about it that were stored when it was shown.
     """
 
@@ -99,7 +99,7 @@ class Labels:
         return None if last is None else last.label
 
     def is_reviewed(self, image: str, *, at_random: bool = False) -> bool:
-        """Return whether the last decision about an image stands. `at_random`: and the image was drawn at random"""
+        """Return whether the last decision about an image stands and, if `at_random`, the image was drawn at random."""
         last = self.last(image)
         return last is not None and not last.undone and (last.why == "random" or not at_random)
 
@@ -134,7 +134,7 @@ class Labels:
                 return _restored(last)  # it was sent twice
             if last.undone or last.by != self.user:
                 got = "that has been undone" if last.undone else f"of {last.by}"
-                raise DecisionError(f"expected a decision of {self.user} to undo, got one {got}")
+                raise DecisionError(f"to undo, expected a decision of {self.user}, got one {got}")
             return _restored(self._store(image, last.replaced or NONE, last.label, last.why, undone=True))
 
     def tally(self) -> Tally:

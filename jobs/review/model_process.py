@@ -25,7 +25,7 @@ class ModelProcess:
     """A model in a process that is started for it. Several threads may call its methods.
 
     Args:
-        load: a function of a module.
+        load: loads the model; defined at the top of a module, since it is sent to the process.
     """
 
     def __init__(self, stored: StoredModel, load: Callable[[StoredModel], "Answerer"] = load_answerer) -> None:

@@ -75,7 +75,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serve until the block ends. Decisions that are being stored at that moment are stored to the end."""
+        """Serve until the block ends. Decisions that are being stored at that moment are still stored."""
         # A log of requests would contain the token.
         runner = web.AppRunner(self._application(), shutdown_timeout=SECONDS_TO_FINISH, access_log=None)
         await runner.setup()
@@ -117,7 +117,7 @@ class Server:
             return web.Response(status=status, text=printable(str(error)))
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        """Return a file of the page. A cookie replaces the token in the address first."""
+        """Return a file of the page. An address with the token is redirected to one without it, and sets a cookie."""
         if "token" in request.query:
             response = web.Response(status=303, headers={"Location": "/"})
             response.set_cookie(self.cookie_name, self._token, httponly=True, samesite="Lax")

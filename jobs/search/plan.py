@@ -37,7 +37,7 @@ STRATEGIES = {
 STRATEGY_TEXT = "; ".join(f"{name}: {about}" for name, about in STRATEGIES.items())
 SETTINGS = {"model": "model", **{name: field.name for name, field in options_of(TrialSettings, "varies").items()}}
 CONFIGURATIONS = 27  # that are tried without a time limit
-# Below so many training images, configurations are compared by folds: a tenth of them would decide by chance.
+# With fewer training images, folds compare configurations: by a tenth of the images, chance would decide.
 FOLDS, MIN_WITHOUT_FOLDS = 3, 5_000
 MAX_CONFIGURATIONS = 10_000
 
@@ -55,9 +55,9 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
     models: tuple[str, ...] = models_option(CATALOG_MODELS)
     folds: Folds | None = option(
         None,
-        "number of folds of the training and validation images: each configuration is trained without each fold, and"
-        f" predicts its images (default: {FOLDS} for fewer than {MIN_WITHOUT_FOLDS:,} images, unless"
-        " --validation-percent is given; otherwise no folds)",
+        "number of folds of the training and validation images: for each fold, each configuration is trained on the"
+        f" others and predicts the images of this one (default: {FOLDS} for fewer than {MIN_WITHOUT_FOLDS:,} images,"
+        " unless --validation-percent is given; otherwise no folds)",
     )
     seed: Seed = option(0, "seed of the configurations and of their weights")
     vary: Mapping[str, Any] | None = option(
@@ -90,7 +90,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
 
     @classmethod
     def defaults_for(cls, images: float) -> dict[str, Any]:
-        """Return what `jobs.train` does, and whether there are so few images that folds are compared."""
+        """Return the defaults of `jobs.train` and that of `folds`, which is None unless there are few images."""
         return {**super().defaults_for(images), "folds": FOLDS if images < MIN_WITHOUT_FOLDS else None}
 
     @property
@@ -99,7 +99,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
 
     @property
     def percent_for_validation(self) -> int:
-        """The percentage of training images for validation, which decide; 0 with folds, which then decide."""
+        """The percentage of training images for validation, by which configurations are compared; 0 with folds."""
         if self.folds is not None:
             return 0
         return VALIDATION_PERCENT if self.validation_percent is None else self.validation_percent
@@ -145,7 +145,7 @@ class SearchPlan(Plan):
         for name in options.arguments:
             if not any(names is None or name in names for names in known):
                 raise SpecError(f"model_arg: expected an argument of {', '.join(options.models)}, got {name}")
-        # The smallest search that is possible. It is first, since it refuses a grid of too many configurations.
+        # The smallest possible search is checked first, since this finds a grid of too many configurations.
         smallest = self.resolve_defaults()
         if "epochs" in smallest.options.unresolved:
             smallest = smallest.with_options(epochs=MIN_EPOCHS)
@@ -266,7 +266,7 @@ class SearchPlan(Plan):
         accepted = arguments_of(self, model)
         arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
         if number is not None and not self.options.gpus_per_trial:
-            # The same for all configurations of a model, since they are compared: that of the batch size by default.
+            # The same for all configurations of a model, since they are compared: the default for the batch size.
             changes["microbatches"] = entry_of(model).microbatches_for(self.options.global_batch_size or MAX_BATCH_SIZE)
         (spec,) = self._specs([model], [self.options.seed], **changes, arguments=arguments)
         return replace(spec, configuration=number)

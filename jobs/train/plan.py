@@ -60,9 +60,9 @@ class Plan:
 
     @functools.cached_property
     def trials(self) -> list[TrialSpec]:
-        """A trial for each model and seed, and for each fold. Raises SpecError for an invalid value, ModelError.
+        """A trial for each model and seed, and for each fold. Raises SpecError or ModelError.
 
-        With folds, a trial that is in none of them is trained on all images, if there is to be one.
+        With folds and `refit`, there is also a trial that is trained on all images.
         """
         options = self.options
         trials = self._specs(map(name_of, options.models), _seeds(options))
@@ -83,7 +83,7 @@ class Plan:
         shared = {**field_values(options, TrialSettings), **not_settings, **changes}
         del shared["seed"]
         shared |= {"dataset": options.data().name, "validation_percent": options.percent_for_validation}
-        # A version has all weights that a file gives to a model of the catalog.
+        # A model of the catalog that starts from a version has all its weights from it, and uses no file of weights.
         unused = self.warm_starts.keys() - self.files.keys()
         weights = {model: names for model, names in self.weights_sha256.items() if model not in unused}
         trials = trial_grid(models, seeds, sources=self.files, weights=weights, **shared)

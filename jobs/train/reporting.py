@@ -75,8 +75,8 @@ def update(objects: Objects, run: str | None = None) -> None:
     """Write the index of all complete runs.
 
     Args:
-        run: a complete run. If the index lists it, nothing is written; only a driver that was killed has not listed
-            its run. By default, the index is written again, if there is one.
+        run: a complete run. If the index lists it, nothing is written; a run is missing from the index only if its
+            driver was killed. By default, the index is written again, if there is one.
     """
     known = objects.read(INDEX, MAX_DOCUMENT_BYTES) or b""
     if known if run is None else f">{run}<".encode() not in known:

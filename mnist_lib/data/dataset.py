@@ -46,7 +46,7 @@ class NearCopies:
     train: NDArray[np.int64]  # [n], the index in the train split of the training image that each resembles most
 
     def distinct(self, test_images: int) -> NDArray[np.bool_]:
-        """Return whether each test image is another one than these: [test images]."""
+        """Return whether each test image is none of these near-copies: [test images]."""
         distinct = np.ones(test_images, bool)
         distinct[self.test] = False
         return distinct
@@ -141,7 +141,7 @@ class Dataset:
         return GroupCounts(by=self.group_by, train=train, test=test)
 
     def changed(self, table: Table, fingerprint: str) -> Dataset:
-        """Return the dataset with other rows or labels, and the fingerprint of these. A folder has no other version."""
+        """Return the dataset with other rows or labels, and their fingerprint, with which a folder's version begins."""
         version = fingerprint[:8] if self.version == self.fingerprint[:8] else self.version
         return replace(self, table=table, version=version, fingerprint=fingerprint)
 
@@ -166,7 +166,7 @@ class Dataset:
         """Raise DataError if no image is left to train on, or if the results of a trial would be too large to store."""
         of_folds = [] if folds is None else np.bincount(self.folds(folds), minlength=folds).tolist()
         if 0 in of_folds:
-            got = f"none in fold {of_folds.index(0)} of {counted(sum(of_folds), 'training image')}"
+            got = f"{counted(sum(of_folds), 'training image')}, none of them in fold {of_folds.index(0)}"
             raise DataError(f"{self.name}: expected images in each of {folds} folds, got {got}; use fewer --folds")
         train = len(self.train)
         held_out = self.validation_size(validation_percent)

@@ -105,7 +105,7 @@ class StoredModel:
     """
 
     name: str
-    files: Mapping[str, bytes]  # those with weights, also emptied ones of earlier releases, and that of the likeness
+    files: Mapping[str, bytes]  # the weights (also those that earlier releases emptied) and the likeness of pictures
     manifest: Manifest
     source: ModelFile | None = None  # the file that defines the model, unless the model is in the catalog
 
@@ -133,8 +133,10 @@ class StoredModel:
         return cls(name=version.name, files=files, manifest=manifest, source=source)
 
     def likeness(self) -> Likeness | None:
-        """Return how pictures are judged; None for a model of digits, or a version of an earlier version of this
-        program. Raises IntegrityError if the file is damaged."""
+        """Return how pictures are judged; None for a model of digits, or a version that an earlier release stored.
+
+        Raises IntegrityError if the file is damaged.
+        """
         if LIKENESS not in self.files:
             return None
         return Likeness.read(self.files[LIKENESS], f"{self.name}: {LIKENESS}")
@@ -147,7 +149,7 @@ class StoredModel:
         return Layout.of(self.manifest.spec.dataset, shape, as_is=as_is, accept_all=accept_all)
 
     def why_all_accepted(self, reject_share: float = REJECT_SHARE) -> str | None:
-        """Return why no picture is rejected by its likeness to the classes; None if some may be, or need not be.
+        """Return why no picture is rejected by its likeness to the classes; None if some may be, or if none should be.
 
         Raises IntegrityError if the file of the likeness is damaged.
         """
@@ -161,7 +163,7 @@ class StoredModel:
             return None
         why = f"{self.name} was stored without scores of held-out pictures; train it again"
         if likeness is not None:
-            share = f"{100 * reject_share:g}%"
+            share = f"a reject share of {100 * reject_share:g}%"
             why = f"{share} needs at least {needed:,} test images, and {self.name} has {len(likeness.held_out):,}"
         return f'no picture is answered with "{NONE_OF_THESE}": {why}'
 
@@ -187,13 +189,13 @@ def stored_weights(objects: Objects, version: Version) -> StoredWeights:
 
 
 def origins(objects: Objects, names: Iterable[str], weights: Collection[str]) -> list[Version]:
-    """Return all versions whose weights are in those that trials start from, each once.
+    """Return all versions that trials start from, directly or through other versions, each once.
 
     Args:
         names: the versions from which the trials start.
         weights: the sha256 of the weights files from which they start, some of which may be files of versions.
 
-    A damaged version does not end a run that needs it only to leave out test images: it is left out, with a warning.
+    A damaged version is skipped with a warning: it is needed only to know which test images to leave out.
     """
     by_file = cache(partial(_names_by_file, objects))
     found: dict[str, Version] = {}

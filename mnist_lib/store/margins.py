@@ -34,7 +34,7 @@ def add_margins(sums: Sums, images: NDArray[np.int32], margins: NDArray[np.float
 
     Args:
         images: the indices of the chunk's images, in the order in which they were trained on.
-        margins: [steps, images of all replicas], some of which only fill in.
+        margins: [steps, images of all replicas]; the last ones may be padding.
         batch_size: of all replicas together.
     """
     sums[0, images] += margins[:, :batch_size].reshape(-1)[: len(images)]
@@ -61,7 +61,7 @@ class Margins:
 
     @property
     def deviations(self) -> NDArray[np.float64]:
-        """The number of interquartile ranges by which each margin is below the median, [n]; 0 unless it is negative.
+        """How many interquartile ranges each margin is below the median, [n]; 0 unless the margin is negative.
 
         The scale of the logits does not change it.
         """

@@ -26,7 +26,7 @@ from mnist_lib.training.steps import Values
 
 
 class Deadline:
-    """Estimates, after a chunk, when a trial ends that trains another one. The longest durations so far count.
+    """Estimates, after a chunk, when a trial would end if it trained another chunk. The longest durations so far count.
 
     Args:
         at: the deadline by `steady_time`.

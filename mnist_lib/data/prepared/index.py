@@ -148,7 +148,7 @@ def write_index(
 
 
 def _write_arrays(path: Path, source: str, arrays: dict[str, Any], pixels: str = "") -> None:
-    """Write arrays after a line with their sha256, what they were made from, and the name of their file of pixels.
+    """Write a line (sha256 and source of the arrays, name of their file of pixels), and then the arrays.
 
     Raises:
         OSError: they cannot be written.
@@ -198,7 +198,7 @@ def read_index(name: str, path: Path) -> Index | None:
 
 
 def prepared_dataset(request: DataRequest, state: str, records: NDArray[np.void] = NO_RECORDS) -> Dataset | None:
-    """Return a dataset that is prepared, also in a folder that this process may only read, or None.
+    """Return a dataset if it is prepared, even in a folder that this process may only read; otherwise None.
 
     Args:
         state: that of its sources, see `pictures_hash` and `tfds_hash`.
@@ -208,7 +208,7 @@ def prepared_dataset(request: DataRequest, state: str, records: NDArray[np.void]
         index = read_index(request.name, index_path(folder, index_name(request)))
         if index is not None and index.serves(request, state):
             hashes, new = with_records(index.pictures, records)
-            if np.array_equal(hashes, index.pictures["hash"]):  # or splits follow from others than those recorded
+            if np.array_equal(hashes, index.pictures["hash"]):  # otherwise, its splits are not by the recorded ones
                 return index.dataset.reporting(new_records=new)
     return None
 

@@ -53,7 +53,7 @@ class FolderScan:
 
     @classmethod
     def of(cls, folder: Path) -> "FolderScan":
-        """Return a scan of a folder. Raises DataMissingError if there is none, or DataError if that cannot be said."""
+        """Return a scan of a folder. Raises DataMissingError if there is none, DataError if that is unknown."""
         try:
             if not folder.is_dir():
                 raise DataMissingError(f"expected a folder of pictures, got {folder}, not a folder; {_advice(folder)}")
@@ -129,7 +129,7 @@ class FolderScan:
         self.leave_out(UNREADABLE, unreadable)
 
     def picture(self, path: str) -> tuple[str, os.stat_result] | None:
-        """Return the path of a picture, as the disk has it, and its status; None after leaving out what is none.
+        """Return the path of a picture, as the disk has it, and its status; leave out any other file, and return None.
 
         Args:
             path: relative to the folder, as a person or a program for tables may have written it.
@@ -168,7 +168,7 @@ class FolderScan:
 
 
 def _may_be_picture(name: str) -> bool:
-    """Return whether a file of this name is one of those that make up nearly all of a folder."""
+    """Return whether a name is plainly that of a picture, as nearly all names in a folder are."""
     return name.endswith(PICTURE_SUFFIXES) and name[0] not in "._"
 
 

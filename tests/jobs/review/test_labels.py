@@ -80,7 +80,7 @@ def test_only_a_persons_own_last_decision_can_be_undone(labels: Labels, file: La
         labels.undo(A, seen=0)
     Labels(file, "bob").decide(decision(A, "3", replaced="5"))
     labels.refresh()
-    with pytest.raises(DecisionError, match="expected a decision of ada to undo, got one of bob"):
+    with pytest.raises(DecisionError, match="to undo, expected a decision of ada, got one of bob"):
         labels.undo(A, seen=1)
 
 

@@ -59,7 +59,7 @@ def test_each_train_image_is_in_one_fold_and_on_the_other_side_of_it(folds: int)
 
 @pytest.mark.parametrize("folds", [6, 1_000])
 def test_more_folds_than_images_are_refused(folds: int) -> None:
-    got = rf"expected images in each of {folds} folds, got none in fold \d+ of 5 training images; use fewer --folds"
+    got = rf"expected images in each of {folds} folds, got 5 training images, none of them in fold \d+; use fewer"
     with pytest.raises(DataError, match=got):
         of(random_split(5)).check_use(0, folds)
 
