@@ -162,27 +162,31 @@ def label_errors(chosen: Collection[TrialResult], facts: Dataset, dataset: Calla
     if not files:
         return None
     train = facts.train
-    sums, counts = np.zeros((2, len(train)))
-    for content in files:
-        margins = Margins.read(content, MARGINS)
-        rows = indices_of(margins.hashes, train.hashes)
-        sums[rows] += margins.deviations
-        counts[rows] += 1
-    deviations = sums / np.maximum(counts, 1)
-    named = np.flatnonzero(deviations >= NAMED)
-    named = named[np.argsort(-deviations[named], kind="stable")]
-    if len(named):
+    of_models = [Margins.read(content, MARGINS) for content in files]
+    # A mean is only large enough if that of one model is.
+    large = np.concatenate([margins.hashes[margins.deviations >= NAMED] for margins in of_models])
+    rows = np.unique(indices_of(large, train.hashes))
+    sums, counts = np.zeros((2, len(rows)))
+    for margins in of_models:
+        places = indices_of(train.hashes[rows], margins.hashes)
+        known = places >= 0
+        sums[known] += margins.deviations[places[known]]
+        counts += known
+    deviations = sums / counts
+    count = int((deviations >= NAMED).sum())
+    order = np.argsort(-deviations, kind="stable")[: min(count, MAX_LABEL_ERRORS)]
+    if count:
         train = dataset().train  # with the names of the files
     first = tuple(
         LabelError(
             image=text_of(train.hashes[row]),
             file=train.file(row),
             label=facts.classes[train.labels[row]],
-            deviation=float(deviations[row]),
+            deviation=float(deviation),
         )
-        for row in named[:MAX_LABEL_ERRORS]
+        for row, deviation in zip(rows[order], deviations[order], strict=True)
     )
-    return LabelErrors(count=len(named), first=first)
+    return LabelErrors(count=count, first=first)
 
 
 def suspects(errors: LabelErrors | None, dataset: Dataset, count: int) -> list[int]:

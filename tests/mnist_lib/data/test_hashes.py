@@ -37,11 +37,12 @@ def test_many_images_have_the_hashes_of_each() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    st.lists(st.sampled_from([(0, 3), (1, 0), (2, 2), (3, 0)])),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4))),
 )
-def test_a_hash_is_found_if_and_only_if_both_halves_agree(
+def test_the_first_equal_hash_is_found_if_and_only_if_both_halves_agree(
     among: list[tuple[int, int]], asked: list[tuple[int, int]]
 ) -> None:
     known, wanted = (np.array(pairs, np.uint64).reshape(len(pairs), 2) for pairs in (among, asked))
-    for pair, index in zip(asked, indices_of(wanted, known).tolist(), strict=True):
-        assert (among[index] == pair) if index >= 0 else (pair not in among)
+    expected = [among.index(pair) if pair in among else -1 for pair in asked]
+    assert indices_of(wanted, known).tolist() == expected
