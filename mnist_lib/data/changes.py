@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mnist_lib.data.dataset import Changes, Dataset
 from mnist_lib.data.request import ClassNames, CountsBySplit, Growth
-from mnist_lib.data.table import ImageHashes, Labels
+from mnist_lib.data.table import ImageHashes, Labels, indices_of
 from mnist_lib.documents import decode, encode, reading
 from mnist_lib.objects.archives import npz, read_npz
 from mnist_lib.results import Accuracy
@@ -56,8 +56,7 @@ class DatasetState:
 def changes_between(before: DatasetState, after: DatasetState) -> Changes:
     """Return what has changed. An image that is in the dataset several times is counted as often.
 
-    Only the first 64 bits of a hash are compared: two of a million images share them with a probability below 10**-7,
-    and the result is only displayed.
+    Only the first half of a hash is compared: see `indices_of`.
     """
     added, removed, relabelled = CountsBySplit(), CountsBySplit(), CountsBySplit()
     numbers = {name: number for number, name in enumerate(after.classes)}
@@ -74,8 +73,7 @@ def changes_between(before: DatasetState, after: DatasetState) -> Changes:
         removed[name] = _by_class(before.labels[old[gone]], before.classes)
         relabelled[name] = _by_class(after.labels[changed], after.classes)
     new_test = ~known  # the test split comes last; its new images may be copies, or come from the train split
-    # NumPy's `isin` takes ten times as long as sorting.
-    new_test[new_test] = ~_equal(np.sort(before.hashes[:, 0]), after.hashes[new[new_test], 0])[1]
+    new_test[new_test] = indices_of(after.hashes[new[new_test]], before.hashes) < 0
     return Changes(added, removed, relabelled, new_test)
 
 
@@ -86,20 +84,12 @@ def _partners(old: NDArray[np.uint64], new: NDArray[np.uint64]) -> NDArray[np.in
     old_order, new_order = np.argsort(old, kind="stable"), np.argsort(new, kind="stable")
     old_sorted, new_sorted = old[old_order], new[new_order]
     copies = np.arange(len(new)) - np.searchsorted(new_sorted, new_sorted)  # 0 for the first of equal keys, and so on
-    place, found = _equal(old_sorted, new_sorted, copies)
+    place = np.searchsorted(old_sorted, new_sorted) + copies
+    found = place < len(old)
+    found[found] = old_sorted[place[found]] == new_sorted[found]
     partner = np.full(len(new), -1)
     partner[new_order[found]] = old_order[place[found]]
     return partner
-
-
-def _equal(
-    ordered: NDArray[np.uint64], keys: NDArray[np.uint64], further: NDArray[np.int64] | int = 0
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return where each key would be in an ordered array, moved `further` on, and whether an equal one is there."""
-    place = np.searchsorted(ordered, keys) + further
-    found = place < len(ordered)
-    found[found] = ordered[place[found]] == keys[found]
-    return place, found
 
 
 def _by_class(labels: Labels, classes: Sequence[str]) -> dict[str, int]:
