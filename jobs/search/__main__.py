@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> CommandResult:
         by_images = BY_IMAGES_TEXT if options.data().entry is None else ""
         if volume:
             plan, by_images = resolve_defaults_by(plan, volume)
-        else:  # if the catalog does not know the number of images, those of many
+        else:  # if the catalog does not know the number of images, the defaults for many images
             plan = plan.resolve_defaults(lambda: math.inf)
         document = {**plan_document(plan), "images": volume.document() if volume else None}
         lines = [*plan_lines(plan), by_images, f"images: {volume}" if volume else ""]
@@ -52,7 +52,7 @@ def _search(run: "Run[SearchPlan]") -> Summary:
 
 
 def plan_document(plan: SearchPlan) -> dict[str, Any]:
-    """Return the rungs of a search, and how many configurations and epochs it has; None if the time decides."""
+    """Return the rungs of a search and its numbers of configurations and epochs; None if the time decides a number."""
     options = plan.options
     halving = plan.halving()
     count = plan.planned_configurations(halving)
@@ -87,7 +87,7 @@ def plan_lines(plan: SearchPlan) -> list[str]:
 
 
 def search_lines(summary: Summary) -> list[str]:
-    """Return the settings that the search has found, and its score beside that of the final trials."""
+    """Return lines with the settings that the search has found, their score, and the scores of the final trials."""
     search = summary.search
     assert search is not None  # since the run is one of jobs.search
     score = search.validation.score

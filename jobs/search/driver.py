@@ -53,7 +53,7 @@ def search(run: Run[SearchPlan]) -> Summary:
 
 
 class SearchProgress(RunProgress):
-    """The progress of a search. Its table has the configurations in progress, each up to its next rung."""
+    """The progress of a search. Its table shows the epochs of each configuration in progress up to its next rung."""
 
     is_tested = False
 
@@ -67,13 +67,14 @@ class SearchProgress(RunProgress):
 
     def totals(self) -> list[str]:
         count = self._halving.configurations
-        of = f" of up to {count:,}" if count < MAX_CONFIGURATIONS else ""  # else only the time decides, so far
+        # At the maximum, only the time limit decides how many configurations there are, and it has not done so yet.
+        of = f" of up to {count:,}" if count < MAX_CONFIGURATIONS else ""
         begun = f"{self._halving.num_begun:,}{of} configurations begun"
         return [begun] if self.best is None else [begun, f"best so far {percent(self.best[1].score)}"]
 
 
 class Search:
-    """The configurations of a search, as what the loop of its run trains: their next steps, scores and decisions.
+    """The configurations of a search, as the `TrialSource` of its run: their next steps, scores and decisions.
 
     Its state follows from the scores in the history of its run, and from the recorded cut.
 
@@ -99,7 +100,7 @@ class Search:
         self.progress = SearchProgress(self.halving)
         self.settings = plan.proposals()
         self.cut: Cut | None = None
-        # The highest score of each configuration after any epoch; with folds, on those that are known so far.
+        # The highest score of each configuration after any epoch; with folds, on all folds with a score so far.
         self._so_far: dict[int, Accuracy] = {}
         self._failures: list[TrialFailure] = []
         self._steps: dict[str, Step] = {}  # of each trial that was submitted and has no score yet
@@ -107,7 +108,7 @@ class Search:
             self._resume()
 
     def _resume(self) -> None:
-        """Record the scores of earlier drivers, and drop what they have dropped.
+        """Record the scores of earlier drivers, and drop the configurations that those drivers have dropped.
 
         Raises IntegrityError if the history or `search.json` is damaged.
         """
@@ -160,14 +161,14 @@ class Search:
         return self.halving.tried | self._so_far.keys()
 
     def trial(self, number: int, fold: int = 0) -> TrialSpec:
-        """Return the trial of a configuration or, with folds, that of one of its folds."""
+        """Return the trial of a configuration; with folds, the trial of this fold."""
         spec, folds = self._plan.trial(self.settings(number), number), self._plan.options.folds
         return spec if folds is None else spec.in_folds(folds)[fold]
 
     def best(self) -> tuple[int, Accuracy] | None:
         """Return the best configuration and its score; before the first rung is complete, the best one so far."""
         so_far = winner(self._so_far)
-        # With folds, the first configurations with all of them would otherwise win against all others.
+        # With folds, the first configurations that have scores on all folds would otherwise win against all others.
         begun = self.halving.ladder.folds > 1 and not self.halving.decisions
         return so_far if begun else self.halving.best() or so_far
 
@@ -225,7 +226,7 @@ class Search:
     # Lanes
 
     def next_trials(self, queued: int) -> Sequence[TrialSpec]:
-        """Return as many steps as there are lanes, so that none is idle while there is something to train."""
+        """Return trials until as many are queued as there are lanes, so that no lane is idle while a step can begin."""
         trials: list[TrialSpec] = []
         while queued + len(trials) < self._lanes and (step := self.halving.next_step()):
             spec = self.trial(step.configuration, step.fold)
@@ -242,7 +243,7 @@ class Search:
         return Assignment(spec, checkpoint, self._plan.files.get(spec.model), until=until)
 
     def _epochs_of(self, trial: str) -> int:
-        """Return after how many epochs the current step of a trial ends."""
+        """Return the number of epochs after which the current step of a trial ends."""
         return self.halving.epochs_of(self._steps[trial])
 
     def _look_at_the_clock(self) -> None:
@@ -296,7 +297,7 @@ class Search:
         log.debug("%s", failure.details)
         self._failures.append(failure)
         self._so_far.pop(self._steps[trial].configuration, None)  # it would fail again, so it cannot win
-        self._recorder.checkpoints.forget(trial)  # it does not go on: another trial can be read
+        self._recorder.checkpoints.forget(trial)  # it does not go on, so the checkpoint of another trial can be read
         self._recorder.append(ConfigurationFailed(trial=trial, reason=reason))
         self._end_step(trial, None, self._epochs_of(trial))
 
@@ -324,7 +325,7 @@ class Search:
         log.info("bracket %d: %s%s%s", decision.bracket + 1, trained, go_on, best)
 
     def _delete(self, trial: str) -> None:
-        self._recorder.write_history()  # with the scores by which its configuration does not go on
+        self._recorder.write_history()  # the scores by which its configuration was dropped must be stored first
         self._folder.delete_below(f"trials/{trial}")
 
     def _write_decisions(self) -> None:
@@ -338,7 +339,7 @@ class Search:
 
 
 def part_of_search(trial: str) -> tuple[int, int] | None:
-    """Return the configuration and the fold of a trial, by its name: 0 without folds, and None for a final trial."""
+    """Return the configuration and the fold (0 without folds) in the name of a trial; None for a final trial."""
     match = re.search(r"-c([0-9]{1,9})(?:-f([0-9]{1,9}))?$", trial)
     return (int(match[1]), int(match[2] or 0)) if match else None
 

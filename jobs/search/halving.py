@@ -1,10 +1,10 @@
 """Successive halving: which configuration is trained next, and which ones go on.
 
-Configurations form brackets in the order of their numbers. All of a bracket are trained up to its first rung; the best
-third goes on to the next one, from where it stopped. A rung is decided only when all its scores are known, so decisions
-depend on the scores alone, not on the number of lanes, the order of events, or deaths. (Jamieson and Talwalkar, 2016;
-https://arxiv.org/abs/1502.07943) With folds, a configuration is trained once for each fold, and its score is the sum of
-the counts of all folds.
+Configurations form brackets in the order of their numbers. All configurations of a bracket are trained up to its first
+rung; the best third goes on to the next one, from where it stopped. A rung is decided only when all its scores are
+known, so decisions depend on the scores alone, not on the number of lanes, the order of events, or deaths. (Jamieson
+and Talwalkar, 2016; https://arxiv.org/abs/1502.07943) With folds, a configuration is trained once for each fold, and
+its score is the sum of the counts of all folds.
 
 Configuration 0 has the default settings and goes on at each rung: another one wins only if it is clearly better on the
 same images, since the best of many is partly the luckiest.
@@ -23,7 +23,7 @@ from mnist_lib.results import Accuracy
 from mnist_lib.store.history import RungDecision
 
 REDUCTION = 3  # one of this many goes on
-MAX_RUNGS = 3  # the first comparison is after 1/9 of the epochs: after 1/27, few pictures rank by chance
+MAX_RUNGS = 3  # the first comparison is after 1/9 of the epochs: after 1/27, chance would decide if pictures are few
 DEFAULTS = 0  # the number of the configuration with the default settings
 
 
@@ -44,14 +44,14 @@ class Ladder:
         return cls(tuple(reversed(rungs)), REDUCTION ** (len(rungs) - 1))
 
     def survivors(self, count: int, has_defaults: bool) -> int:
-        """Return how many of the configurations on a rung go on. `has_defaults`: they do, and a third of the others."""
+        """Return how many configurations of a rung go on. `has_defaults`: the defaults do, and a third of the rest."""
         others = count - has_defaults
         return has_defaults + min(others, max(1, others // REDUCTION))
 
     def epochs_of(self, configurations: int, per_step: float = 0) -> float:
         """Return the total number of epochs of a search of this many configurations. `per_step`: added for each step.
 
-        It is an int if `per_step` is one.
+        The total is an int if `per_step` is an int.
         """
         first = min(configurations, self.bracket)
         whole, rest = divmod(configurations - first, self.bracket)
@@ -101,11 +101,11 @@ class Halving:
         self.decisions: list[RungDecision] = []
         self._running: dict[tuple[int, int], tuple[int, ...]] = {}  # configurations of each rung that is not complete
         self._scores: dict[tuple[int, int], Accuracy | None] = {}  # of all folds, by configuration and rung
-        # By configuration and rung, then by fold.
+        # The scores on folds, by configuration and rung, then by fold.
         self._of_folds = defaultdict[tuple[int, int], dict[int, Accuracy | None]](dict)
         self.num_steps = self.epochs = 0  # of all steps that were scored
         self.num_begun = 0  # configurations of which a step was returned or scored; they begin in order
-        self._opened = 0  # number of brackets whose steps have been added to those that wait
+        self._opened = 0  # number of brackets whose steps have been added to `_waiting`
         self._waiting: list[Step] = []
 
     @property
@@ -125,7 +125,7 @@ class Halving:
         return len(self.ladder.rungs) - 1 - step.rungs_left
 
     def epochs_of(self, step: Step) -> int:
-        """Return after how many epochs a step ends."""
+        """Return the number of epochs after which a step ends."""
         return self.ladder.rungs[self.rung_of(step)]
 
     def next_step(self) -> Step | None:
@@ -212,7 +212,7 @@ class Halving:
         """Drop all configurations but the first ones, because time is short.
 
         Args:
-            configurations: how many are left, at least the least of `ends`: otherwise a rung would never be complete.
+            configurations: how many are left; with fewer than the first of `ends`, a rung would never be complete.
         """
         self.configurations = configurations
         kept = {key: tuple(n for n in numbers if n < configurations) for key, numbers in self._running.items()}
@@ -222,14 +222,14 @@ class Halving:
 
     @property
     def ends(self) -> tuple[int, int]:
-        """The least and the greatest number of configurations with which the bracket of the next step may end."""
+        """The least and greatest number of configurations of a search that ends with the bracket of the next step."""
         full = self.ladder.bracket * (self._opened + (not self._waiting))
         return self.num_begun + bool(self._waiting), min(self.configurations, full)
 
     def best(self) -> tuple[int, Accuracy] | None:
         """Return the winner of the scores so far and its highest score, see `winner`.
 
-        One whose training failed on a later rung is not considered, since it would fail again. So a dropped
+        A configuration whose training failed on a later rung is not considered, since it would fail again. So a dropped
         configuration is returned only if all configurations that went on from its rung have failed. Rungs that the
         defaults have not completed are not considered either, since there is nothing to compare with.
         """
@@ -244,7 +244,7 @@ class Halving:
             for (number, rung), score in self._scores.items()
             if score is not None and number not in failed and (DEFAULTS in failed or rung in reached)
         ]
-        return dict(sorted(scores, key=lambda item: item[1].score))  # of each configuration, the last one remains
+        return dict(sorted(scores, key=lambda item: item[1].score))  # the highest score of each configuration remains
 
 
 def winner(scores: Mapping[int, Accuracy]) -> tuple[int, Accuracy] | None:

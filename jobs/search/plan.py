@@ -37,7 +37,8 @@ STRATEGIES = {
 STRATEGY_TEXT = "; ".join(f"{name}: {about}" for name, about in STRATEGIES.items())
 SETTINGS = {"model": "model", **{name: field.name for name, field in options_of(TrialSettings, "varies").items()}}
 CONFIGURATIONS = 27  # that are tried without a time limit
-# With fewer training images, folds compare configurations: by a tenth of the images, chance would decide.
+# With fewer training images than MIN_WITHOUT_FOLDS, configurations are compared with folds: on a tenth of so few
+# images, chance would decide.
 FOLDS, MIN_WITHOUT_FOLDS = 3, 5_000
 MAX_CONFIGURATIONS = 10_000
 
@@ -90,7 +91,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
 
     @classmethod
     def defaults_for(cls, images: float) -> dict[str, Any]:
-        """Return the defaults of `jobs.train` and that of `folds`, which is None unless there are few images."""
+        """Return the defaults of `jobs.train` and the default of `folds`, which is None unless there are few images."""
         return {**super().defaults_for(images), "folds": FOLDS if images < MIN_WITHOUT_FOLDS else None}
 
     @property
@@ -190,7 +191,7 @@ class SearchPlan(Plan):
         return self.options.trials or (MAX_CONFIGURATIONS if self.options.has_time_limit else CONFIGURATIONS)
 
     def _combinations(self) -> list[dict[str, Value]] | None:
-        """Return all combinations but that of the defaults; None if they are too many to try each of them."""
+        """Return all combinations except the default settings; None if there are too many combinations to try each."""
         if self.options.strategy != "grid" and self.variation.combinations() > self._max_configurations:
             return None
         spec = self.trial(self.default_settings, None)
@@ -207,7 +208,7 @@ class SearchPlan(Plan):
         return [replace(spec, seed=self.options.seed + 1 + number) for number in range(self.options.final_seeds)]
 
     def _call(self, model: str, file: ModelFile) -> Call:
-        """Return one call that stands for all calls of the search, and differs from that of each stored version.
+        """Return one call that stands for all calls of the search, and differs from the call of every stored version.
 
         It has the values to try in a mapping named "--vary", which is never an argument of a stored version.
         """
@@ -266,7 +267,7 @@ class SearchPlan(Plan):
         accepted = arguments_of(self, model)
         arguments = {name: value for name, value in given.items() if accepted is None or name in accepted}
         if number is not None and not self.options.gpus_per_trial:
-            # The same for all configurations of a model, since they are compared: the default for the batch size.
+            # Configurations are compared, so all of a model have the same value: the default for the batch size.
             changes["microbatches"] = entry_of(model).microbatches_for(self.options.global_batch_size or MAX_BATCH_SIZE)
         (spec,) = self._specs([model], [self.options.seed], **changes, arguments=arguments)
         return replace(spec, configuration=number)

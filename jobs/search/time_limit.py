@@ -31,11 +31,11 @@ class TimeLimit:
         self, options: SearchOptions, lanes: int, deadline: float = math.inf, wall: Callable[[], float] = steady_time
     ) -> None:
         self._options, self._lanes, self._deadline, self.wall = options, lanes, deadline, wall
-        self._start_seconds = 0.0  # that a lane needs at most, which is long on a busy machine
+        self._start_seconds = 0.0  # the longest start of a lane so far; on a busy machine, it is long
         self._seen: dict[str, float] = {}  # time of each trial's last epoch
-        # Of the first epoch of each step: these may include a compilation, but no validation.
+        # Seconds of the first epoch of each step, which may include a compilation, but no validation.
         self._first_seconds = deque[float](maxlen=MAX_MEASURED)
-        # Of all other epochs: these include validation, unless an earlier driver has measured them.
+        # Seconds of all other epochs, which include validation, unless an earlier driver has measured them.
         self._later_seconds = deque[float](maxlen=MAX_MEASURED)
         self._fastest: dict[str, float] = {}  # the shortest later epoch of each trial
         # What this driver has seen: when the first epoch began, and how many epochs and steps have ended.

@@ -119,7 +119,7 @@ def words_of_job(plan: Plan, train: Sequence[str]) -> tuple[list[str], dict[str,
     files, words = split_config(train)
     contents = [Path(file).read_bytes() for file in files]
     configs = {f"{SENT}/{sha256(content).hexdigest()[:12]}.yaml": content for content in contents}
-    flags += ["--trust"] if plan.calls else []  # trust was checked here, also of the code that these files name
+    flags += ["--trust"] if plan.calls else []  # trust was checked here, also for code that --config files name
     return [*(f"--config={name}" for name in configs), *words, *flags], own | configs  # the last value counts
 
 

@@ -15,7 +15,7 @@ from mnist_lib.spec import TrialSettings
 from mnist_lib.store.history import RungScored
 from mnist_lib.store.runs import CONFIGURATION, PLOTS, REPORT, RUN_RECORD, SEARCH, SUMMARY, RunFolder
 
-# The names of the fields of settings, by those of their options.
+# The name of the field of each setting, by the name of its option.
 NAMES = {name: field.name for name, field in options_of(TrialSettings).items()}
 # The fields of a trial that say how it was trained. Arguments of its model are added.
 FIELDS = ("model", "dataset", "init_from", *NAMES.values())

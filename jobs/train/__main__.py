@@ -1,6 +1,6 @@
 """`python -m jobs.train`: train models on a cluster. Progress goes to stderr, the result to stdout.
 
-`jobs.search` shares what is around the work: check the options, begin or resume a run, print its result.
+`jobs.search` shares all but the work itself: checking the options, beginning or resuming a run, printing its result.
 """
 
 import logging
@@ -88,7 +88,7 @@ def run_job(
     Args:
         begin: as in `checked_plan`.
         work: trains, and returns the summary.
-        more_lines: returns what follows on the lines about models in the result for people.
+        more_lines: returns the lines that follow the lines about models in the result for people.
     """
     options = plan.options
     with step("loading Ray", shown=not options.quiet):
@@ -133,7 +133,7 @@ def run_job(
 
 
 def _check_data_dir(options: TrainOptions) -> None:
-    """Raise UsageError if the data folder is not on this machine. Not for `jobs.submit`, which trains elsewhere."""
+    """Raise UsageError if the data folder is not on this machine. `jobs.submit` trains elsewhere and skips it."""
     if options.data_dir is not None:
         try:
             existing_folder(options.data_dir)
@@ -142,7 +142,7 @@ def _check_data_dir(options: TrainOptions) -> None:
 
 
 def _check_data(options: TrainOptions) -> None:
-    """Raise DataError within seconds if a run could not get its dataset. The driver reads it on its own machine."""
+    """Raise DataError within seconds if a run could not get its dataset, which is prepared on this machine."""
     data = options.data()
     try:
         check_availability(data)

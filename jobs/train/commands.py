@@ -24,21 +24,21 @@ from mnist_lib.settings import options_of, values_of
 from mnist_lib.store.runs import CONFIGURATION, RunFolder, check_run_name
 from mnist_lib.wording import printable, without_secrets
 
-# The type of each command's plans. Flags belong to the first command with one of its `MARKS` among them, or no `MARKS`.
+# The type of each command's plans. Flags belong to the first command that has no `MARKS`, or one among the flags.
 PLANS = {"jobs.search": "jobs.search.plan:SearchPlan", "jobs.train": "jobs.train.plan:Plan"}
-# Optional modules that process a finished run, by what a terminal shows while they work. Each of them starts to load
+# Optional modules that process a finished run, by the text that a terminal shows meanwhile. Each of them starts to load
 # its libraries (`load_in_background`), adds its output for the run (`add`), and updates its output for all runs
 # (`update`). A failure in one is a warning, since the models are already stored.
 ANNEXES = {"writing the report": "jobs.train.reporting"}
 
 
 def annexes(*, wanted: bool = True) -> dict[str, ModuleType]:
-    """Return the annexes by what they do; {} if they are not wanted."""
+    """Return the annexes by their texts in `ANNEXES`; {} if they are not wanted."""
     return {text: importlib.import_module(name) for text, name in ANNEXES.items()} if wanted else {}
 
 
 def configuration(options: TrainOptions) -> dict[str, Any]:
-    """Return the options of a run, except those of a single process, as in a --config file for any working folder."""
+    """Return the options of a run, except those of one process, for a --config file valid in any working folder."""
     absolute = {
         "dataset": DataRequest(dataset=options.dataset).dataset,  # unlike `options.data()`, this reads no file
         "models": [*map(with_folder, options.models)],

@@ -139,12 +139,12 @@ class RunProgress:
         return trial
 
     def count(self, state: State) -> int:
-        return sum(trial.state is state for trial in [*self.trials.values()])  # a search adds some meanwhile
+        return sum(trial.state is state for trial in [*self.trials.values()])  # a copy: a search adds trials meanwhile
 
     def seconds_left(self, trial: TrialProgress) -> float | None:
         """Return the expected seconds until a trial ends, from the mean duration of its model's epochs.
 
-        If that model has no epoch yet, from what the trial has trained of its first one. None if that is nothing.
+        Before the model's first epoch ends, the trial's own speed is used instead; None if it has trained nothing yet.
         """
         if trial.end:
             return 0.0
@@ -215,7 +215,7 @@ def display(progress: RunProgress, *, shown: bool = True, clock: Clock = time) -
 
 
 def _lines(progress: RunProgress, clock: Clock) -> Callable[[TrialProgress], None]:
-    """Return what logs a line about a trial that has changed, at intervals."""
+    """Return the function that logs a line about a trial that has changed, at intervals."""
     last_line: dict[str, float] = {}  # by trial
     last_of_any = -math.inf
 

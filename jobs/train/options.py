@@ -1,6 +1,6 @@
 """The options of `jobs.train`, in groups, some of which a search shares.
 
-Those of a trial and of promotion are declared in `mnist_lib`.
+The options of a trial and of promotion are declared in `mnist_lib`.
 """
 
 import math
@@ -180,7 +180,8 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
     def percent_for_validation(self) -> int | None:
         """The percentage of training images for validation; None: as the number of images allows.
 
-        It is 0 with folds, each of which is held out once. A time limit needs images to choose an epoch.
+        It is 0 with folds, since each fold is held out once. With a time limit, the default is not None,
+        since validation images then choose the epoch.
         """
         if self.folds is not None:
             return 0
@@ -241,7 +242,7 @@ class TrainOptions(ModelOptions, TrialSettings, DataOptions, Rule, LaneOptions, 
 def names_to_start_from(options: TrainOptions) -> dict[str, str]:
     """Return the name that --init-from gives for each model; it begins with "@" if it is given for all of them.
 
-    Raises SpecError for a name of another form, of another model, or a second one for a model.
+    Raises SpecError for a name of another form or of another model, and for a second name for a model.
     """
     models = [*map(name_of, options.models)]
     found = dict[str, str]()

@@ -41,7 +41,7 @@ class Plan:
 
     @classmethod
     def of(cls, options: TrainOptions) -> Self:
-        """Return the plan of options, and read the files that they name. Raises ModelError for a bad one."""
+        """Return the plan of options, and read the files that they name. Raises ModelError for a bad file."""
         files = files_of(options.models)
         weights: Mapping[str, Mapping[str, WeightsFile]] = {}
         if options.weights:
@@ -52,7 +52,7 @@ class Plan:
         return cls(options=options, files=files, weights=weights)
 
     def check(self) -> None:
-        """Raise SpecError or ModelError for what every run would refuse."""
+        """Raise SpecError or ModelError for options that every run would refuse."""
         self.options.check()
         self.trials  # noqa: B018
 
@@ -74,8 +74,8 @@ class Plan:
     def _specs(self, models: Iterable[str], seeds: Sequence[int], **changes: Any) -> list[TrialSpec]:
         """Return a trial of each model and seed. `changes`: settings and `arguments` that replace those of the options.
 
-        One that starts from a version trained on the same dataset has a lower default learning rate: with the usual
-        one, the first epochs forget what the weights know.
+        A trial that starts from a version trained on the same dataset has a lower default learning rate: at the usual
+        rate, the first epochs would undo what that version has learned.
         """
         options = self.options
         microbatches = 1 if options.gpus_per_trial else 0  # 0: the default on CPUs
@@ -107,7 +107,7 @@ class Plan:
     # Defaults that follow from the number of training images
 
     def resolve_defaults(self, images: Callable[[], float] | None = None) -> Self:
-        """Return a plan in which the defaults are set that depend on the number of training images.
+        """Return a plan with values for the defaults that depend on the number of training images.
 
         Args:
             images: returns that number, if the catalog does not know it; by default, nothing is resolved in this case.
@@ -129,7 +129,7 @@ class Plan:
 
     @property
     def calls(self) -> dict[str, Call]:
-        """What a run executes of the user's code, by the names that messages use for it."""
+        """The calls of the user's code that a run executes, by the names that messages use for them."""
         calls = {f"models: {model}": self._call(model, file) for model, file in self.files.items()}
         if self.options.builder_file is not None:
             arguments = {"dataset": self.options.dataset}
@@ -137,7 +137,7 @@ class Plan:
         return calls
 
     def _call(self, model: str, file: ModelFile) -> Call:
-        """Return the call that builds a user's model, with those of the arguments that its function accepts."""
+        """Return the call that builds a user's model, with the given arguments that its function accepts."""
         names = arguments_of(self, model)
         arguments = {n: value for n, value in self.options.arguments.items() if names is None or n in names}
         return Call(file, model, arguments, self.weights_sha256.get(model, {}))
@@ -200,7 +200,7 @@ def resolve_defaults_by(plan: AnyPlan, volume: Volume) -> tuple[AnyPlan, str]:
 
 
 def flags_of_defaults(options: TrainOptions, names: Sequence[str]) -> list[str]:
-    """Return settings that follow from the number of images as the flags that would set them."""
+    """Return the flags that would set these settings, which follow from the number of images."""
     fields = options_of(options)
     return flags_of({name: value for name, value in values_of(options).items() if fields[name].name in names})
 

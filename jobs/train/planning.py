@@ -1,7 +1,7 @@
 """`jobs.train --plan`: what would run where, and why; the stored versions whose weights trials start from.
 
-The names of versions are resolved once, when a run begins, and recorded, since the champion may change until the run is
-resumed. The terms of the run have the names as they were given.
+The names of versions are resolved once, when a run begins, and recorded, since the champion may change before the run
+is resumed. The terms of the run have the names as they were given.
 """
 
 import logging
@@ -188,7 +188,7 @@ def cluster_session(options: TrainOptions) -> Iterator[float]:
 def with_versions(plan: AnyPlan, folder: RunFolder) -> AnyPlan:
     """Return the plan of a run whose trials start from the versions of --init-from.
 
-    They are found when the run begins; an earlier driver of the run has recorded them.
+    The names are resolved when the run begins; a resumed run has the versions that an earlier driver recorded.
     """
     if not plan.options.init_from:
         return plan
@@ -222,7 +222,7 @@ def versions_to_start_from(objects: Objects, names: Mapping[str, str], dataset: 
     """Return the version that each model starts from.
 
     If a model has no champion for the dataset, `keras@champion` is its champion for the dataset that it was trained on
-    last, but `@champion` is none.
+    last, but with `@champion`, the model starts from no version.
 
     Args:
         names: as `options.names_to_start_from` returns them.

@@ -133,7 +133,7 @@ class Recorder:
         return self.writes.is_full
 
     def record(self, event: Any) -> Any:
-        """Record an event of a lane or a death, and return it; a death without another attempt as a `TrialFailure`.
+        """Record and return an event of a lane or a death; return a death with no further attempt as a `TrialFailure`.
 
         Raises:
             VersionsError: a worker has different package versions than this process.
@@ -172,7 +172,7 @@ class Recorder:
         self.writes.put(self.write_history, "history", in_place_of="entries", size=size)
 
     def write_history(self, *, flush: bool = False) -> None:
-        """Write what was appended, before something is stored that follows on it.
+        """Write the entries that were appended, before anything that depends on them is stored.
 
         Args:
             flush: whether to write also what the storage has buffered.
@@ -181,7 +181,8 @@ class Recorder:
             lines = [*self._history]
             if lines:
                 self.folder.append_lines(b"".join(lines))
-            for line in lines:  # not before: if this failed, no checkpoint may be stored that follows on lost epochs
+            # Remove only written lines: otherwise, if the write fails, a checkpoint after lost epochs could be stored.
+            for line in lines:
                 self._history.popleft()
                 self._written_bytes += len(line)
             if flush:

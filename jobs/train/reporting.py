@@ -65,7 +65,7 @@ def add(
 def pictures_link(where: str, dataset: object) -> str | None:
     """Return the link from the report of a run to its folder of pictures, or None unless both are on this machine.
 
-    The link is relative, so that a report that is sent to others says nothing about folders above the two.
+    The link is relative, so that a report that is sent to others does not name the folders that contain both.
     """
     folder = DataRequest(dataset=dataset).folder if isinstance(dataset, str) and "/" in dataset else None
     return None if folder is None or is_url(where) else quote(os.fsencode(os.path.relpath(folder, where)))

@@ -52,7 +52,7 @@ from mnist_lib.wording import counted
 
 log = logging.getLogger(__name__)
 
-STORE_SECONDS = 5.0  # of a time limit, reserved for what follows on training: the store, the report, the end of Ray
+STORE_SECONDS = 5.0  # of a time limit, reserved for the steps after training: storing, the report, the end of Ray
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ class Run(Generic[AnyPlan]):
         return self.plan.options
 
     def with_defaults(self) -> Self:
-        """Return the run with the defaults that the number of images decides, for which it waits if it has to."""
+        """Return the run with the defaults that the number of images decides; wait for this number if necessary."""
         plan = self.plan.resolve_defaults(lambda: len(self.data.info.train))
         if flags := " ".join(flags_of_defaults(plan.options, self.options.unresolved)):
             log.info("%s: default for its number of images: %s", self.data.name, flags)
@@ -135,11 +135,11 @@ class Run(Generic[AnyPlan]):
     def train_trials(
         self, trials: Sequence[TrialSpec], search: SearchSummary | None = None, pool: RayLanes | None = None
     ) -> Summary:
-        """Do what `train` does, on the cluster that is connected.
+        """Train these trials on the connected cluster, store the results, and return the summary, as `train` does.
 
         Args:
             search: what the summary says about the search that has found the settings of these trials.
-            pool: the lanes for the trials; by default, new ones for those that an earlier driver has not finished.
+            pool: the lanes for the trials; by default, new lanes for the trials that no earlier driver has finished.
         """
         files = self.plan.files
         trust([Call(files[s.model], s.model, s.arguments, s.weights) for s in trials if s.model in files])
@@ -156,7 +156,7 @@ class Run(Generic[AnyPlan]):
         return self.store(results, search)
 
     def pool(self, of: PartOfRun, trials: int) -> RayLanes:
-        """Wait until at least one trial fits on the nodes, and return lanes for the trials, which start later."""
+        """Wait until at least one trial fits on the nodes, and return lanes for the trials. The lanes start later."""
         options = self.options
         plan = wait_for_plan(lambda: lanes_for(options, trials, live_nodes()), options.wait_for_resources or 0.0)
         log.info("starting %s for %s on %s", plan, counted(trials, "trial") if of == "trials" else of, options.dataset)
@@ -165,7 +165,7 @@ class Run(Generic[AnyPlan]):
         return RayLanes(worker.run_lane, plan, options.limits(), inputs, resources, options.checkpoint_seconds)
 
     def _first_planned_cpus(self, of: PartOfRun, planned: int) -> int:
-        """Return the CPUs of each trial that an earlier driver of the run has planned, or record those planned now."""
+        """Return the CPUs per trial that an earlier driver has planned; if none has, record and return `planned`."""
         for entry in self.folder.history() if self.folder.resumed else ():
             if isinstance(entry, LanesPlanned) and entry.of == of:
                 if entry.cpus != planned:
@@ -176,7 +176,7 @@ class Run(Generic[AnyPlan]):
         return planned
 
     def drive(self, source: TrialSource, recorder: Recorder, pool: RayLanes, deadline: float = math.inf) -> None:
-        """Train what the source gives. `deadline`: when the last trial should end, by `steady_time()`."""
+        """Train the trials of the source. `deadline`: when the last trial should end, by `steady_time()`."""
         options = self.options
         self.data.wait()
         source.progress.lanes = pool.plan.lanes
@@ -279,7 +279,7 @@ class Run(Generic[AnyPlan]):
 
 
 def finish(folder: RunFolder, summary: Summary, *, report: bool) -> None:
-    """Do what follows on the summary of a run, also for a driver that was killed before or meanwhile."""
+    """Do the steps that follow the summary of a run, also for a driver that was killed before or during them."""
     record_last_run(folder, summary)
     failpoint("run.before_forget")
     delete_trial_state(folder, [trial.id for trial in summary.trials])

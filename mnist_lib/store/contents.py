@@ -64,10 +64,10 @@ class Manifest(Document, frozen=True, kw_only=True):
 
 
 def with_record(about: Mapping[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of schema 1, which had the fields of a record among its own, as one of schema 2.
+    """Return a manifest of schema 1, which has the fields of a record at its top level, converted to schema 2.
 
     Args:
-        about: the field of the version, which has some of what such a manifest lacks.
+        about: the field `about` of the version; it has some values that a manifest of schema 1 lacks.
     """
     history = manifest["history"]
     devices = manifest["devices"]
@@ -105,7 +105,7 @@ class StoredModel:
     """
 
     name: str
-    files: Mapping[str, bytes]  # the weights (also those that earlier releases emptied) and the likeness of pictures
+    files: Mapping[str, bytes]  # weights, likeness of pictures, and the emptied weights files of earlier releases
     manifest: Manifest
     source: ModelFile | None = None  # the file that defines the model, unless the model is in the catalog
 
@@ -120,7 +120,7 @@ class StoredModel:
         """Return the files of a version.
 
         Args:
-            model_file, model_arg: the file whose code may be run with these arguments, if they are the version's.
+            model_file, model_arg: allow the version's code to be run if it is this file with these arguments.
 
         Raises:
             IntegrityError: a file is damaged.
@@ -149,7 +149,7 @@ class StoredModel:
         return Layout.of(self.manifest.spec.dataset, shape, as_is=as_is, accept_all=accept_all)
 
     def why_all_accepted(self, reject_share: float = REJECT_SHARE) -> str | None:
-        """Return why no picture is rejected by its likeness to the classes; None if some may be, or if none should be.
+        """Return why the likeness to the classes rejects no picture; None if it may reject some, or is not in use.
 
         Raises IntegrityError if the file of the likeness is damaged.
         """
@@ -179,7 +179,7 @@ def margins_of(objects: Objects, version: Version) -> Margins | None:
 
 
 def stored_weights(objects: Objects, version: Version) -> StoredWeights:
-    """Return the weights of a version, whose code is neither read nor run.
+    """Return the weights of a version, without reading or running its code.
 
     Raises IntegrityError if a file is missing or damaged.
     """
@@ -193,7 +193,7 @@ def origins(objects: Objects, names: Iterable[str], weights: Collection[str]) ->
 
     Args:
         names: the versions from which the trials start.
-        weights: the sha256 of the weights files from which they start, some of which may be files of versions.
+        weights: the sha256 of the weights files from which the trials start; such a file may belong to a version.
 
     A damaged version is skipped with a warning: it is needed only to know which test images to leave out.
     """
@@ -217,7 +217,7 @@ def origins(objects: Objects, names: Iterable[str], weights: Collection[str]) ->
 
 
 def _names_by_file(objects: Objects) -> dict[str, list[str]]:
-    """Return the names of the versions that have a file with a hash, by the hash."""
+    """Return the names of the versions that contain a file, by the sha256 of the file."""
     found = dict[str, list[str]]()
     for version in readable_versions(objects):
         for file in version.files.values():
@@ -236,7 +236,7 @@ def source_of(
 
     Raises:
         IntegrityError: the file is damaged or missing.
-        ModelError: the call is neither one of the given file nor a trusted one.
+        ModelError: the call that builds the model is neither trusted nor a call of the given file.
         SpecError: a file is given for a model of the catalog.
     """
     spec = manifest.spec

@@ -1,8 +1,8 @@
 """What a storage knows of the datasets of its runs, in `datasets/<name>/`:
 
-last.json                     the last complete run, unless its dataset raised objections: see `reference`
+last.json                     the last complete run whose dataset raised no objections or was accepted, see `reference`
 states/<fingerprint>.npz      the images and labels of a run, see `data.changes`
-hashes                        that of each picture by the bytes of its file, see `data.table`
+hashes                        the hash of each picture, by the hash of its file, see `data.table`
 labels.jsonl                  corrections, if the dataset is not a folder, see `data.corrections`
 """
 
@@ -39,16 +39,16 @@ class LastRun:
     run: Name
     fingerprint: Sha256  # of the dataset
     at: Text  # when the run ended, UTC, ISO 8601
-    image_shape: ImageShape | None = None  # None in earlier records, which name the last run
+    image_shape: ImageShape | None = None  # None in earlier records, which name the last run, accepted or not
     has_test_folder: bool | None = None  # whether the folder says which pictures are for the test; None: not known
 
 
 @dataclass(frozen=True)
 class RunData:
-    """`runs/<run>/data.json`: what a run began with, so that it keeps to it when it is resumed."""
+    """`runs/<run>/data.json`: what a run began with, and uses again when it is resumed."""
 
     labels: UsedLabels
-    since: LastRun | None  # the last run of the dataset then
+    since: LastRun | None  # the last run of the dataset when this run began
     init_from: tuple[VersionName, ...] = ()  # the versions from which its trials start
     image_shape: ImageShape | None = None  # of the images of its dataset; None in earlier records
     unreadable: tuple[Text, ...] | None = None  # paths that could not be read; None in earlier records
@@ -65,7 +65,7 @@ def last_run(objects: Objects, dataset: str) -> LastRun | None:
 
 
 def earlier_runs(objects: Objects, run: str, count: int) -> list[Summary]:
-    """Return the summaries of a run, of the run whose dataset it was compared with, and so on: the newest first."""
+    """Return the summaries of a run, of the earlier run that its dataset was compared with, and so on: newest first."""
     found: list[Summary] = []
     name: str | None = run
     with contextlib.suppress(IntegrityError, SpecError):  # the history ends where it cannot be read
@@ -102,7 +102,7 @@ def recorded_hashes(objects: Objects, request: DataRequest) -> NDArray[np.void]:
 
 
 def record_hashes(objects: Objects, dataset: str, new: NDArray[np.void] | None) -> None:
-    """Record the hashes of pictures, after those that are recorded. `new`: an array of RECORD, or None"""
+    """Append new hashes of pictures to the recorded ones. `new`: an array of RECORD, or None"""
     if new is not None and len(new):
         objects.add(_hashes(dataset), lines_of(new))
 
@@ -110,8 +110,8 @@ def record_hashes(objects: Objects, dataset: str, new: NDArray[np.void] | None) 
 def trained_images(objects: Objects, versions: Iterable[Version]) -> dict[str, ImageHashes]:
     """Return the hashes of the images that versions were trained or validated on, [n, 2], by the name of the version.
 
-    Each image is listed once, at the first version, since those of a chain have most of their images in common. If the
-    images of a version are not known, it is left out, with a warning.
+    Each image is listed once, under the first version that has it, since the versions of a chain share most of their
+    images. A version whose images are not known is left out, with a warning.
     """
     found, known = dict[str, ImageHashes](), np.empty((0, 2), np.uint64)
     for version in versions:
@@ -129,7 +129,7 @@ def trained_images(objects: Objects, versions: Iterable[Version]) -> dict[str, I
 
 
 def begun_with(folder: RunFolder) -> RunData | None:
-    """Return what a run began with, or None if no process has got that far. Raises IntegrityError if it is damaged."""
+    """Return what a run began with, or None if that is not recorded yet. Raises IntegrityError if it is damaged."""
     content = folder.read(RUN_DATA)
     return None if content is None else decode(content, RunData, f"{folder.where}/{RUN_DATA}")
 

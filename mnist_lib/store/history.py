@@ -10,9 +10,9 @@ from mnist_lib.run_documents import PartOfRun, Setting
 class Cut(Document, frozen=True, kw_only=True):
     """What was left out of a search because time was short."""
 
-    configurations: Count | None = None  # that were not dropped
-    brackets: Count | None = None  # the same in brackets, as earlier versions wrote it
-    over: bool  # whether the brackets that had begun were not completed either
+    configurations: Count | None = None  # number of configurations that were not dropped
+    brackets: Count | None = None  # number of brackets that were not dropped; only earlier versions wrote it
+    over: bool  # whether even the brackets that had begun were left incomplete
 
 
 class RungDecision(Document, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class SearchDocument(Document, frozen=True, kw_only=True):
     rungs: tuple[Number, ...]  # numbers of epochs
     configurations: dict[Count, dict[Name, Setting]]
     decisions: list[RungDecision]
-    # Highest scores where the first rung was not complete.
+    # The highest score so far of each configuration whose first rung was not complete.
     unfinished: dict[Count, Accuracy] = written({})
     cut: Cut | None
     best: Winner | None
@@ -49,11 +49,11 @@ class DriverConnected(HistoryEntry, frozen=True, kw_only=True, tag="driver"):
     """A driver is connected to the cluster. A history begins with this."""
 
     trial: Text = written("")  # none
-    phases: dict[Text, Seconds] = field(default_factory=dict)  # seconds of what it did before, in order
+    phases: dict[Text, Seconds] = field(default_factory=dict)  # seconds of each phase before that, in order
 
 
 class LanesPlanned(HistoryEntry, frozen=True, kw_only=True, tag="lanes"):
-    """The CPUs of each trial are planned. All drivers of the run keep them, since its threads follow from them."""
+    """The CPUs of each trial are planned. All drivers of the run use this number: it decides the threads of a trial."""
 
     trial: Text = written("")  # none
     of: PartOfRun
@@ -70,7 +70,7 @@ class TrialEnded(HistoryEntry, frozen=True, kw_only=True, tag="ended"):
 
 
 class RungScored(HistoryEntry, frozen=True, kw_only=True, tag="rung"):
-    """A configuration of a search has ended a rung; with folds, one of its trials has."""
+    """A configuration of a search or, with folds, one of its trials has ended a rung."""
 
     epoch: Number
     validation: Accuracy | None  # None if its training has failed

@@ -71,7 +71,7 @@ def tested_split(objects: Objects, version: Version, data: DataRequest) -> "Tabl
 
 
 def used_labels(objects: Objects, version: Version) -> UsedLabels:
-    """Return the corrections that a version was trained with: none if it is older than corrections."""
+    """Return the corrections that a version was trained with: none if it was stored before corrections existed."""
     begun = begun_with(RunFolder(objects, version.run))
     return begun.labels if begun else UsedLabels.of(b"")
 

@@ -1,7 +1,7 @@
-"""The margins of training images, by which wrong labels are found: a network learns them late.
+"""The margins of training images, by which wrong labels are found: a network learns wrongly labelled images late.
 
 The margin of an image is by how much the logit of its label exceeds the highest other one. In the end, a network may
-know wrong labels by heart, so only the first half of the epochs counts (Pleiss et al., "Identifying Mislabeled Data
+have memorised wrong labels, so only the first half of the epochs counts (Pleiss et al., "Identifying Mislabeled Data
 using the Area Under the Margin Ranking", 2020).
 """
 
@@ -21,7 +21,7 @@ Sums = NDArray[np.float32]  # [2, images]: the sum of the margins of each image 
 
 
 def counted_epochs(epochs: int) -> int:
-    """Return how many of the epochs count."""
+    """Return the number of epochs, from the first one on, whose margins count."""
     return -(-epochs // 2)
 
 
@@ -46,13 +46,13 @@ class Margins:
     """The mean margins of the images that a model was trained on, the lowest first."""
 
     hashes: ImageHashes  # [n, 2]
-    labels: Labels  # [n] those that it was trained with
+    labels: Labels  # [n] as they were in training
     means: NDArray[np.float32]  # [n]
     quartiles: NDArray[np.float32]  # [3]: of all images, also of those that are not stored
 
     @classmethod
     def of(cls, sums: Sums, split: Table) -> "Margins":
-        """Return the lowest margins of the images of a split that have been trained on in an epoch that counts."""
+        """Return the lowest mean margins of the images of a split, without images that were never added to the sums."""
         means = sums[0] / np.maximum(sums[1], 1)
         trained = np.flatnonzero(sums[1])
         lowest = trained[np.argsort(means[trained], kind="stable")][:MAX_STORED]
@@ -63,7 +63,7 @@ class Margins:
     def deviations(self) -> NDArray[np.float64]:
         """How many interquartile ranges each margin is below the median, [n]; 0 unless the margin is negative.
 
-        The scale of the logits does not change it.
+        The result does not depend on the scale of the logits.
         """
         low, median, high = self.quartiles
         deviations = np.zeros(len(self.means))

@@ -1,9 +1,9 @@
 """Begin a run, or resume an unfinished one: by its name or by its terms, and only with the same terms.
 
-A run that an error ends before a trial has begun, such as a mistake in its model, is deleted, so that its name is free.
+If an error, such as a mistake in the model, ends a run before a trial has begun, the run is deleted to free its name.
 
-A run or a promotion takes its own lock and then looks for that of `gc`, which takes its lock and then looks for theirs.
-So whichever is second notices the other; if both begin at the same time, both may give up.
+A run or a promotion takes its own lock and then looks for the lock of `gc`; `gc` takes its lock and then looks for
+those of runs and promotions. So whichever is second notices the other; if both begin at once, both may give up.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def delete_lock(objects: Objects, name: str) -> None:
 
 
 def require_no_gc(objects: Objects) -> None:
-    """Raise BusyError if `gc` is under way. Whoever calls this holds a lock in `UNFINISHED`."""
+    """Raise BusyError if `gc` is under way. The caller must hold a lock in `UNFINISHED`."""
     if objects.is_locked(GC_LOCK):
         raise BusyError(
             f"{objects.where(GC_LOCK)}: expected no lock, got that of jobs.models gc, which works alone; wait for it"
@@ -76,7 +76,7 @@ def collecting(objects: Objects) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """The record that names the run to resume for its terms."""
+    """The record, one for each set of terms, that names the unfinished run to resume."""
 
     run: Name
 
@@ -98,8 +98,8 @@ def open_run(
         name: None to resume the unfinished run with these terms or, if there is none, to begin one named after the time
             and the dataset.
         configuration, command: stored when the run is begun; the configuration is YAML.
-        is_final: tells whether the same command would raise this error again. If it is raised before a trial has begun,
-            the run is deleted.
+        is_final: returns whether the same command would raise this error again. If such an error is raised before a
+            trial has begun, the run is deleted.
 
     Raises:
         SpecError: the run of that name has other terms.
@@ -135,7 +135,7 @@ def open_run(
 
 
 def _forget(objects: Objects, run: str, terms: Terms, afterwards: contextlib.ExitStack) -> None:
-    """Delete what makes a run one to resume: its pointer, and its lock once it has been released."""
+    """Delete what marks a run as unfinished: its pointer and, after the lock of the run has been released, the lock."""
     if _unfinished_run(objects, terms) == run:
         objects.delete(_pointer(terms))
     afterwards.callback(delete_lock, objects, lock_of_run(run))

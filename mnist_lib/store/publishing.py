@@ -2,7 +2,7 @@
 
     models/<model>/claims/<n>.json     claims a number: concurrent publishers get different ones
     models/<model>/versions/<n>/...    the files, and a copy of the record
-    models/<model>/runs/<run>.json     names the run's version: that of the attempt that creates this record first
+    models/<model>/runs/<run>.json     names the run's version: the first attempt to create this record decides it
     models/<model>/commits/<n>.json    the commit record: from now on, the version exists
 
 A publisher that dies before it writes `runs` leaves a number that is never used, and files that `gc` deletes. If it
@@ -140,8 +140,8 @@ class Collection:
 def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -> Collection:
     """Delete old versions, and what dead publishers left.
 
-    These are kept: the newest `keep`, the champions, up to `keep` former champions for each of them, and every version
-    that a kept one starts from. Whoever calls this holds the lock of `gc`, see `opening`.
+    These are kept: the newest `keep`, the champions, up to `keep` former champions for each champion, and every version
+    that a kept one starts from. The caller must hold the lock of `gc`, see `opening`.
 
     Raises:
         StoreError: the storage fails; calling it again continues the work.
@@ -170,7 +170,7 @@ def collect(objects: Objects, model: str, keep: int, *, dry_run: bool = False) -
 
 
 def _reasons_to_keep(objects: Objects, model: str, keep: int, existing: Sequence[Version]) -> dict[int, str]:
-    """Return why each version that is not deleted is kept, by number."""
+    """Return the reason to keep each version that `collect` must not delete, by number."""
     newest = "the newest version" if keep == 1 else f"one of the {keep:,} newest versions"
     reasons = {version.number: newest for version in existing[-keep:]} | needed_versions(objects, model, keep)
     starts = dict[str, str]()  # version -> a version that is kept, which starts from it
@@ -183,7 +183,7 @@ def _reasons_to_keep(objects: Objects, model: str, keep: int, existing: Sequence
 
 
 def _delete(objects: Objects, model: str, versions: Sequence[Version], deleted_before: set[str]) -> None:
-    """Delete versions, and the files that an earlier `gc`, which was killed, has left of others."""
+    """Delete versions, and the files of versions whose deletion an earlier `gc` did not complete."""
     for number in {*objects.folders(f"models/{model}/versions")} & {*deleted_before}:
         objects.delete_below(version_folder(model, int(number)))
     for version in reversed(versions):  # a version starts from an earlier one

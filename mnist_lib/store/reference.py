@@ -1,8 +1,8 @@
-"""The reference of a dataset: its last run whose dataset raised no objection, or that a person has accepted.
+"""The reference of a dataset: its last run whose dataset raised no objection or was accepted by a person.
 
-A folder may be incomplete for a night, hold an archive that was unpacked in the wrong place, or a stray picture. What
-was trained on it is stored, but is not promoted before a person has accepted the change, and the next run is compared
-with the reference again. So one bad night leaves no trace.
+A folder may be incomplete for a night, or hold a stray picture or an archive that was unpacked in the wrong place. A
+model that was trained on it is stored, but is not promoted before a person has accepted the change, and the next run is
+compared with the reference again. So one bad night has no effect on later runs.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def reference_of(objects: Objects, dataset: str) -> LastRun | None:
 
 
 def with_reference_shape(request: DataRequest, objects: Objects) -> DataRequest:
-    """Return a request for images of the shape of the reference, unless it names another one.
+    """Return the request with the image shape of the reference, unless the request names another shape.
 
     Otherwise a new release or further pictures could change the shape, and new versions could not be compared with the
     champion.
@@ -53,7 +53,7 @@ def objections(reference: LastRun, before: DatasetState | None, dataset: Dataset
     """Return the reasons not to promote a model that was trained on a dataset, as phrases; none if it may be promoted.
 
     A reason is that classes or more than a fifth of the pictures are gone, that folders train and test have come or
-    gone, or that the images have another shape. A picture that a person has corrected is not gone.
+    gone, or that the images have another shape. A picture that a person has corrected does not count as gone.
 
     Args:
         before: the images of the reference; None if they are not known.
@@ -93,13 +93,13 @@ def record_last_run(folder: RunFolder, summary: Summary) -> None:
 
 
 def accept(objects: Objects, dataset: str, state: str) -> LastRun:
-    """Make the newest run with some state of a dataset its reference, and return it.
+    """Accept a state of a dataset: make the newest run with it the reference, and return the record of that run.
 
     Args:
         state: the fingerprint of the dataset of the run, or its first digits.
 
     Raises:
-        SpecError: no run, or several states, have it.
+        SpecError: `state` is too short or does not name exactly one state, or the pictures of the state are not known.
     """
 
     def read(run: str) -> Summary | None:

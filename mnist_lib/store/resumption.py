@@ -56,7 +56,7 @@ def store_result(folder: RunFolder, result: TrialResult, *, with_model: bool) ->
 
 
 def read_result(folder: RunFolder, spec: TrialSpec) -> TrialResult | None:
-    """Return the result of a trial, or None if it has not ended or is damaged."""
+    """Return the result of a trial, or None if the trial has not ended or its result is damaged."""
     name = f"trials/{spec.id}/ended.json"
     try:
         content = folder.read(name, MAX_EPOCHS_BYTES)
@@ -81,7 +81,7 @@ def forget_result(folder: RunFolder, trial: str) -> None:
 
 
 def store_checkpoint(folder: RunFolder, trial: str, epoch: float, content: bytes) -> None:
-    """Store a checkpoint, and delete all but the newest two. `epoch`: epochs that were trained, as in its event."""
+    """Store a checkpoint, and delete all but the newest two. `epoch`: epochs trained, as in `CheckpointTaken`."""
     sha256 = hashlib.sha256(content).hexdigest()
     folder.write(f"trials/{trial}/checkpoints/{epoch:014.5f}-{sha256}.npz", content)
     for name in _checkpoints(folder, trial)[CHECKPOINTS_PER_TRIAL:]:

@@ -1,8 +1,8 @@
 """The folder of one run, `<storage>/runs/<run>/`.
 
 `run.json` is written first, with the run's terms: everything that its result depends on. `summary.json` is written
-last; when it exists, the run is complete. Each driver writes the history in files of its own, `history/<n>.jsonl`, with
-numbers that it takes by creating them: a driver that was suspended cannot overwrite what another one has written since.
+last; when it exists, the run is complete. Each driver writes the history in files of its own, `history/<n>.jsonl`. It
+takes a number by creating the file, so that, after a suspension, it cannot overwrite what another driver has written.
 """
 
 import itertools
@@ -28,7 +28,7 @@ REPORT, PLOTS, SEARCH = "report.html", "plots", "search.json"
 INDEX = "index.html"  # lists all runs, at the root of the storage
 
 HISTORY_LINE: Any = HistoryLine  # a union, which is no `type`
-MAX_HISTORY_BYTES = 1 << 22  # of a file, all of which is sent to a bucket each time
+MAX_HISTORY_BYTES = 1 << 22  # of a file; each append to a bucket sends the whole file
 
 Terms = Mapping[str, Json]
 Command = Literal["jobs.train", "jobs.search"]
@@ -135,7 +135,7 @@ class RunFolder:
 
     @property
     def is_unfinished(self) -> bool:
-        """Return whether the run exists and is not complete."""
+        """Whether the run exists and is not complete."""
         return self.has(RUN_RECORD) and not self.is_complete
 
     def summary(self) -> Summary | None:
@@ -187,7 +187,7 @@ def _json(document: object) -> bytes:
 
 
 def check_run_name(run: str) -> None:
-    """Raise SpecError for a name that cannot be a folder on every storage."""
+    """Raise SpecError unless the name of a run is a valid folder name on every storage."""
     check_part("run_name", run, MAX_RUN_NAME_LENGTH)
 
 

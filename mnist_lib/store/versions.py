@@ -97,7 +97,7 @@ class Version:
 
     @cached_property
     def facts(self) -> About:
-        """What a listing shows. Raises IntegrityError if the record has something else in its place."""
+        """What a listing shows. Raises IntegrityError if the field `about` of the record is not valid."""
         return convert(self.about, About, f"{self.name}: its record: $.about")
 
 
@@ -174,7 +174,7 @@ def chain(objects: Objects, name: str | None) -> list[Version]:
 
 
 def readable_versions(objects: Objects) -> Iterator[Version]:
-    """Yield the versions of all models whose records are intact."""
+    """Yield the versions of all models, except those with damaged records."""
     for model in model_names(objects):
         for _, version in find_all(objects, model):
             if is_readable(version):
@@ -182,7 +182,7 @@ def readable_versions(objects: Objects) -> Iterator[Version]:
 
 
 def is_readable(version: Version | IntegrityError) -> TypeGuard[Version]:
-    """Return whether the record of a version is intact, and says what a listing shows if the version exists."""
+    """Return whether a version's record is intact and, unless the version was deleted, has what a listing shows."""
     try:
         return isinstance(version, Version) and (version.deleted or version.facts is not None)
     except IntegrityError:

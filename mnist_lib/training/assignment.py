@@ -29,8 +29,8 @@ Replicas = Annotated[int, Meta(ge=1, le=64)]
 class Resources(CheckedFields):
     """What a trial runs on: one replica per GPU or, without GPUs, one on each of `cpu_replicas` logical CPU devices.
 
-    `cpus` decides the threads of a trial, which on some processors change its weights. A run that is resumed on smaller
-    nodes keeps it.
+    `cpus` decides the number of threads of a trial, which on some processors changes its weights. So a run that is
+    resumed on smaller nodes keeps its `cpus`.
     """
 
     cpus: CPUs = option(1, "CPUs", name="cpus_per_trial")
@@ -47,18 +47,18 @@ class Resources(CheckedFields):
             )
 
     def threads_for(self, spec: TrialSpec | None = None) -> int:
-        """Return the number of threads that share an operation of a trial; None: one with undivided batches.
+        """Return the number of threads that share an operation of a trial. Without a spec, assume no microbatches.
 
         Logical CPU devices and microbatches share the CPUs, and each adds a thread of its own.
         """
         return max(1, self.cpus // self._side_by_side(spec))
 
     def in_this_process(self, spec: TrialSpec) -> Resources:
-        """Return the resources that give a trial the threads of a process that was configured for any trial."""
+        """Return resources with which a trial needs the threads of a process that was configured without a spec."""
         return replace(self, cpus=self.threads_for() * self._side_by_side(spec))
 
     def _side_by_side(self, spec: TrialSpec | None) -> int:
-        """Return how many computations share the CPUs: one for each CPU device or, if it is one, each microbatch."""
+        """Return how many computations share the CPUs: one per CPU device or, on a single one, one per microbatch."""
         is_one_cpu_device = self.cpu_replicas == 1 and not self.gpus
         return spec.microbatches if spec and is_one_cpu_device else self.cpu_replicas
 
@@ -70,12 +70,12 @@ class Assignment:
     spec: TrialSpec
     checkpoint: bytes | None = None  # the newest one of an earlier attempt
     source: ModelFile | None = None  # the file that defines its model, unless the model is in the catalog
-    # By `steady_time`: the trial ends before a chunk after which it could not be evaluated in time.
+    # By `steady_time`: the trial ends before a chunk that would leave too little time to evaluate it.
     deadline: float = math.inf
     # End after this epoch, at the learning rates of the full trial. A configuration of a search then ends with
     # `RungDone`, without an evaluation on the test images.
     until: int | None = None
-    epochs: Sequence[EpochDone] = ()  # up to the checkpoint or later; not needed with `until`
+    epochs: Sequence[EpochDone] = ()  # epochs already done, at least up to the checkpoint; not needed with `until`
     images: int | None = None  # end its last epoch after the chunk with this image; None: after the last chunk
 
     def __reduce__(self) -> tuple[Any, ...]:

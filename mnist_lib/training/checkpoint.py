@@ -26,7 +26,7 @@ from mnist_lib.training.steps import Values
 
 
 class Deadline:
-    """Estimates, after a chunk, when a trial would end if it trained another chunk. The longest durations so far count.
+    """Estimates after each chunk, from the longest durations so far, when a trial would end if it trained another.
 
     Args:
         at: the deadline by `steady_time`.
@@ -59,7 +59,7 @@ class Best:
 
     epoch: Count = 0  # 0 before the first epoch is done
     validation: Accuracy | None = None
-    highest: Accuracy | None = None  # the highest on validation images after any epoch so far, by score
+    highest: Accuracy | None = None  # the highest validation accuracy after any epoch so far, by score
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TrainingState:
     weights: Weights  # of the best epoch; before the first one is done, the initial weights
     best: Best = Best()
     epoch: int = 0  # epochs that are done
-    part: EpochPart = EPOCH_START  # what is trained of the next epoch
+    part: EpochPart = EPOCH_START  # the chunks of the next epoch that are trained
     seconds: float = 0.0  # of the epochs that are done
     margins: Sums = field(default_factory=lambda: no_sums(0), compare=False)  # training adds to them
 

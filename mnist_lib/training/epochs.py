@@ -45,21 +45,21 @@ class Compiled:
     validation: Table | None = None
     notices: tuple[str, ...] = ()
     fold: Table | None = None  # the images of the trial's fold
-    class_sizes: NDArray[np.int64] | None = None  # [classes] of all images held out, if their score is balanced
+    class_sizes: NDArray[np.int64] | None = None  # [classes] numbers of images held out, if the score is balanced
     num_tested: int = 0  # images that are evaluated when training has ended
 
     def batches(self, num_images: int) -> int:
-        """Return the number of batches in which so many images are evaluated."""
+        """Return the number of batches in which this number of images is evaluated."""
         return -(-num_images // self.trainer.predictor.batch_size(self.train.images.shape[1:]))
 
 
 def epochs_so_far(state: TrainingState, plan: Plan) -> float:
-    """Return the number of epochs trained so far, with the share of the running one."""
+    """Return the number of epochs trained so far, including the trained share of the current one."""
     return state.epoch + state.part.chunks / plan.chunks
 
 
 def resume(compiled: Compiled, assignment: Assignment) -> tuple[TrainingState, tuple[str, ...]]:
-    """Start training from the checkpoint, if there is a usable one, and return the state, and a notice if it is not."""
+    """Start from the checkpoint if it is usable, else anew. Return the state, and a notice about an unusable one."""
     trainer = compiled.trainer
     plan = compiled.plan
     trainer.start(assignment.spec.seed)
@@ -69,7 +69,7 @@ def resume(compiled: Compiled, assignment: Assignment) -> tuple[TrainingState, t
     try:
         state, values = unpack(assignment.checkpoint, assignment.spec, plan, like=trainer.values)
         if assignment.until is not None and epochs_so_far(state, plan) > assignment.until:
-            raise CheckpointError("its checkpoint is of a later rung")  # whose score it would have
+            raise CheckpointError("its checkpoint is of a later rung")  # whose score this rung would get
         if assignment.until is None and state.epoch > len(assignment.epochs):
             raise CheckpointError(f"the history of the run lacks epochs before its checkpoint of epoch {state.epoch}")
     except CheckpointError as error:
@@ -85,13 +85,13 @@ def train(
     history: list[EpochDone],
     checkpoint_seconds: float,
 ) -> Generator[TrialEvent, None, TrainingState]:
-    """Train what follows on `state`, add the epochs to `history`, and return the last state, with the epoch to store.
+    """Continue training from `state`, add the epochs to `history`, and return the last state, with the epoch to store.
 
     Each turn of the loop trains a chunk. When it is time to report, it counts what has been trained, sends a heartbeat,
     validates and reports an epoch that is complete, decides whether training is over, and takes a checkpoint.
 
     The epoch to store is the latest one whose score on the validation images is at most a standard error below the
-    maximum: of epochs that differ only by chance, the longest trained is the best guess. Without validation it is the
+    maximum: among epochs that differ only by chance, the latest is the best guess. Without validation it is the
     last one.
     """
     trainer = compiled.trainer
@@ -106,7 +106,7 @@ def train(
     first_chunk = state.part.chunks
     chunks = epochs(compiled.train, plan, spec.seed, state.epoch + 1, last, image_weights, first_chunk)
     rates = learning_rates(spec, plan.steps)
-    pending = list[TrainedChunk]()  # chunks that are not counted yet, since that waits for the device
+    pending = list[TrainedChunk]()  # chunks that are not counted yet, since counting waits for the device
     begin = time.perf_counter()
     reported_at = heartbeat_at = checkpoint_at = time.monotonic()
     is_over = state.epoch == last
@@ -174,8 +174,8 @@ def _rates_of_chunk(rates: NDArray[np.float32], plan: Plan, epoch: int, chunk: i
 def _with_chunk(compiled: Compiled, spec: TrialSpec, state: TrainingState, chunk: TrainedChunk) -> TrainingState:
     """Return the state after another chunk, apart from its time, and add the chunk's margins to those of the state.
 
-    Totals are added one by one in Python, so that counts are exact, the loss is in double precision, and both do not
-    depend on where an epoch was interrupted. `sum` of Python 3.12 compensates rounding errors within one call.
+    Totals are added one by one in Python, so that counts are exact, the loss is in double precision, and neither
+    depends on where an epoch was interrupted. A `sum` would: in Python 3.12, it compensates rounding within one call.
 
     Raises:
         DivergedError: a loss is not a finite number; the message names the first such epoch and step.
@@ -203,7 +203,7 @@ def _with_chunk(compiled: Compiled, spec: TrialSpec, state: TrainingState, chunk
 @functools.lru_cache(maxsize=1)  # every chunk of an epoch needs it
 def _order(images: int, seed: int, epoch: int) -> NDArray[np.int32]:
     """Return the order of the images in an epoch: [images]."""
-    with tf.device("CPU:0"):  # as tf.data computes it
+    with tf.device("CPU:0"):  # where tf.data computes the order, too
         order: NDArray[np.int32] = order_of(images, seed, epoch).numpy()
     return order
 
@@ -211,7 +211,7 @@ def _order(images: int, seed: int, epoch: int) -> NDArray[np.int32]:
 def _end_epoch(
     compiled: Compiled, spec: TrialSpec, state: TrainingState, history: list[EpochDone], deadline: Deadline
 ) -> Generator[TrialEvent, None, TrainingState]:
-    """Validate and report an epoch, of which all chunks or only the first ones are trained; return the state after."""
+    """Validate and report an epoch that is complete or ends early, and return the state after it."""
     done = state.part.done(spec.id, state.epoch + 1)
     if compiled.validation:
         begin = steady_time()
@@ -228,7 +228,7 @@ def _after(state: TrainingState, done: EpochDone, weights: Weights) -> TrainingS
     validation = done.validation
     scores = [accuracy for accuracy in (state.best.highest, validation) if accuracy]
     highest = max(scores, key=lambda accuracy: accuracy.score, default=None)
-    # An epoch that raises the maximum is itself close to it, so an earlier one never has to be found again.
+    # An epoch that raises the maximum is close to it and so becomes the best: no earlier one has to be found again.
     if validation is None or highest is None or validation.is_close_to(highest):
         best = Best(done.epoch, validation, highest)
     else:
@@ -247,7 +247,7 @@ def _validate(compiled: Compiled, split: Table, heartbeat: Heartbeat) -> Generat
 
 
 def rung_done(compiled: Compiled, spec: TrialSpec, state: TrainingState) -> Iterator[TrialEvent]:
-    """Measure the trial of a fold on its fold, and yield the score of the rung."""
+    """Yield the score of the rung; with folds, evaluate the trial on the images of its fold first."""
     trainer = compiled.trainer
     validation = state.best.validation
     if compiled.fold is not None:

@@ -42,7 +42,7 @@ class Reproduction:
 
 @dataclass(frozen=True, kw_only=True)
 class ReproductionInputs:
-    """What a version is trained again with, besides what is stored.
+    """The inputs for training a version again that are not stored.
 
     Args:
         cpus: the number of CPUs, and so of threads; on some processors, it changes the last bits of the weights. None:
@@ -127,7 +127,7 @@ def reproduce(
 
 
 def _origins(objects: Objects, version: Version, spec: TrialSpec) -> list[Version]:
-    """Return the version whose weights the trial of a version starts from, and so on.
+    """Return the version whose weights a version starts from, the origin of that one, and so on, until one is deleted.
 
     Raises IntegrityError if the first one is missing.
     """
@@ -157,7 +157,7 @@ def _conditions(
 
 
 def _weights_files(version: Version, spec: TrialSpec, given: Mapping[str, Path]) -> dict[str, WeightsFile]:
-    """Return the given weights files, by argument. Their content may differ from the one at training.
+    """Return the given weights files, by argument. Their content may differ from that in training.
 
     Raises:
         SpecError: the version was trained with weights files for other arguments.

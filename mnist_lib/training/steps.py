@@ -22,7 +22,7 @@ from mnist_lib.models.model import Model, Tensors, Weights
 from mnist_lib.models.scratch import Optimizer, softmax_cross_entropy
 from mnist_lib.training.layouts import Layout, as_one_vector, with_narrow_transposed
 
-MADE_UP_WEIGHT = 0.25  # of the mean loss of made-up pictures; that of images has 1
+MADE_UP_WEIGHT = 0.25  # of the mean loss of made-up pictures; the loss of images has the weight 1
 
 
 class Values(NamedTuple):
@@ -44,7 +44,7 @@ class Totals(NamedTuple):
     finite_steps: tf.Tensor  # [] int64: steps with a finite loss; once a loss is not finite, no later loss is
 
 
-# `gradients_of` for a model.
+# A function such as `gradients_of` with its first three arguments bound.
 Gradients = Callable[[Weights, ReplicaPart, int], tuple[Tensors, Tensors, Totals, tf.Tensor]]
 
 XlaScope = Literal["chunk", "gradients", "update"]  # what XLA compiles as a function: all steps, or a part of each step
@@ -88,8 +88,8 @@ class Steps:
     Args:
         layout: returns the layout of weights within a chunk.
         xla: what XLA compiles. It can compile a whole chunk on one replica only.
-        fixed_count: whether each chunk runs all steps for which it has learning rates, of which those beyond its last
-            one change nothing. On a GPU, XLA waits for the host at each step unless the number of steps is a constant.
+        fixed_count: whether each chunk runs one step for each of its learning rates, where steps after its last real
+            step change nothing. On a GPU, XLA waits for the host at each step unless the number of steps is a constant.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Steps:
             gradients, changes, of_step, of_replicas = self._strategy.run(
                 compute, args=(values.trainable, values.state, shards, index)
             )
-            with tf.device(self._device):  # `reduce` takes a CPU by default
+            with tf.device(self._device):  # by default, `reduce` would put the sum on a CPU
                 trainable, slots = self._update(values, [*map(self._sum, gradients)], learning_rates[index])
                 state = [self._one(old, change) for old, change in zip(values.state, changes, strict=True)]
                 of_step = _summed(of_step, self._sum, replicas)
@@ -204,11 +204,12 @@ def gradients_of(
     """Return the gradients of one step of a shard, the state after it, its totals, and the margins of its images.
 
     The loss is the replica's share of the loss of the global batch, so that gradients add up over replicas. With
-    made-up pictures, it is that of a further class, whose logit is 0: the level of the other logits, which softmax
-    ignores, then says how much a picture looks like any class. Totals and margins are those of the images.
+    made-up pictures, the loss includes a further class for them, whose logit is always 0: the level of the other
+    logits, which softmax ignores, then says how much a picture looks like any class. Totals and margins do not include
+    made-up pictures.
 
     Args:
-        is_frozen: whether each of the trainable weights is not trained in this step: its gradient is then 0.
+        is_frozen: for each trainable weight, whether it is frozen in this step; its gradient is then 0.
     """
     trained = [weight for weight, frozen in zip(weights.trainable, is_frozen, strict=True) if not frozen]
     with tf.GradientTape() as tape:
@@ -236,7 +237,7 @@ def gradients_of(
 def _train_logits(
     model: Model, weights: Weights, batch: ReplicaPart
 ) -> tuple[tf.Tensor, tf.Tensor, Tensors, tf.Tensor]:
-    """Return `Model.train_logits` for images and made-up pictures together, in the same statistics, each by itself."""
+    """Run `Model.train_logits` on images and made-up pictures as one batch with common statistics; split the logits."""
     if not batch.made_up.shape[0]:
         logits, state, extra = model.train_logits(weights, batch.images, batch.replica)
         return logits, logits[:0], state, extra
@@ -262,7 +263,7 @@ def gradients_of_microbatches(
     time than to share each operation among threads. The state is the mean over the microbatches.
 
     Args:
-        count: the number of microbatches; as many as images if these are fewer.
+        count: the number of microbatches; if there are fewer images, one microbatch per image.
     """
     num_images = batch.labels.shape[0]
     count = min(count, num_images)
@@ -283,7 +284,7 @@ def gradients_of_microbatches(
 
 
 def _shard(size: int, number: int, count: int) -> slice:
-    """Return the rows of one of `count` shards. If there are fewer rows, shards have one in common."""
+    """Return the rows of one of `count` shards. If there are fewer rows than shards, some shards get the same row."""
     begin = size * number // count
     return slice(begin, max(begin + 1, size * (number + 1) // count))
 

@@ -15,7 +15,7 @@ def configure_process(resources: Resources, spec: TrialSpec | None = None) -> No
     """Set the threads, visible GPUs and logical CPU devices of this process, before any other use of TensorFlow.
 
     Args:
-        spec: the first trial; further ones need as many threads.
+        spec: the first trial; later trials must need the same number of threads.
 
     Raises:
         GpuInvisibleError: TensorFlow sees a different number of GPUs than were granted, and `allow_cpu` is not set.

@@ -89,12 +89,12 @@ class Trainer:
         self._microbatches = max(1, spec.microbatches // strategy.num_replicas_in_sync)  # of each replica
         self.predictor = Predictor(model, strategy, self._microbatches)
         self.refused_by_xla: str | None = None  # an operation of the model that XLA cannot compile
-        self.is_frozen: list[bool] = []  # of each trainable weight: in the epochs of `freeze_epochs`
+        self.is_frozen: list[bool] = []  # whether each trainable weight is frozen in the first `freeze_epochs`
         self.start(seed=0)
         self._compile_steps(xla=self._xla)
 
     def _compile_steps(self, *, xla: bool) -> None:
-        """Make the steps in which all weights are trained and, if the spec has some, those with frozen weights."""
+        """Make the steps that train all weights and, if the spec has `freeze_epochs`, those with frozen weights."""
 
         def steps(optimizer: Optimizer, is_frozen: Sequence[bool]) -> Steps:
             gradients = partial(gradients_of, self.model, self._spec.label_smoothing, is_frozen)
@@ -174,7 +174,7 @@ class Trainer:
 
 
 def is_given(initial_weights: Callable[[int], Weights]) -> list[bool]:
-    """Return whether each trainable weight is given, as by a file, and not drawn: two seeds make it equal.
+    """Return for each trainable weight whether it is given, as by a file, and not drawn: it is equal for two seeds.
 
     A weight that is one number throughout, such as a bias of zeros, counts as drawn. If all weights are given, all
     count as drawn, since nothing would be trained otherwise. So a run that starts from the champion freezes weights

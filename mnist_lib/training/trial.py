@@ -76,8 +76,8 @@ def run_trials(
     test images, and `TrialResult`, `RungDone` (in a search) or `TrialFailure` at its end. A failed trial does not end
     the lane.
 
-    A process keeps its number of threads. The lane ends before a trial that needs another one; it has not begun then,
-    so that it gets another lane.
+    A process keeps its number of threads. So the lane ends before a trial that needs another number of threads; that
+    trial has not begun and gets another lane.
 
     Args:
         assignments: taken one at a time, each when the one before it has ended.

@@ -4,10 +4,10 @@ McNemar's test counts only the images that exactly one of the two models answers
 good, both are equally likely to be right. Higher accuracy alone may be chance, or may hide a class that got much worse.
 
 A test at 5% promotes one of twenty equally good challengers. So each comparison of a model on a dataset is made at a
-lower level than the one before, and the sum over all of them, however many follow, stays below a total.
+lower level than the one before, and the sum of the levels of all comparisons, however many follow, stays below a total.
 
 A challenger that was trained on clearly more data than the champion needs no such proof: data are a reason to expect a
-better model, and a few hundred test images could show that only for much better ones. It must not be worse on them.
+better model, and a few hundred test images could prove only a large improvement. It must not be worse on them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from mnist_lib.wording import counted, interval_text, percent
 if TYPE_CHECKING:  # importing NumPy would delay the report of a usage error
     from mnist_lib.store.predictions import Predictions
 
-TOTAL = 0.025  # of significance, by default
+TOTAL = 0.025  # the default sum of the significance levels of all comparisons
 MAX_FALSE_ALARMS = 0.05  # probability that any class of an equally good model seems to collapse
 # New and corrected training images, in percent of those of the champion, that count as clearly more data. In simulated
-# years it hardly matters between 5 and 20% (benchmarks/tried.md).
+# years, values between 5 and 20% make hardly any difference (benchmarks/tried.md).
 MORE_DATA_PERCENT = 10
 # The n-th comparison is made at the level total / (SUM (n + 1) ln(n + 1)^2), where SUM is the sum of
-# 1 / ((n + 1) ln(n + 1)^2) over all n, rounded up. It falls slowly enough for a year of nights, and is never used up.
+# 1 / ((n + 1) ln(n + 1)^2) over all n, rounded up. The level falls slowly enough for a year of nights, and the total is
+# never used up.
 SUM = 2.11
 WHEN = {
     "if-better": "promote a stored model if it is significantly better than the champion, or if it is not worse and the"
@@ -47,7 +48,7 @@ WHEN = {
 
 @dataclass(frozen=True)
 class Budget:
-    """A total of significance, and the number of comparisons that have been made at its expense."""
+    """A total of significance, and the number of comparisons that have spent part of it so far."""
 
     total: float
     comparisons: int = 0
@@ -59,7 +60,7 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """What is left of the total, without the 5% of it that all comparisons after the first 10,000 spend."""
+        """What is left of the total. The 5% that all comparisons after the first 10,000 spend are not subtracted."""
         spent = math.fsum(map(_share_of_comparison, range(1, min(self.comparisons, 10_000) + 1)))
         return self.total * (1 - spent)
 
@@ -77,7 +78,7 @@ class Budget:
 
 
 def _share_of_comparison(number: int) -> float:
-    """Return the share of the total at which a comparison is made. `number`: from 1."""
+    """Return the share of the total that a comparison spends. `number`: that of the comparison, from 1."""
     return 1 / (SUM * (number + 1) * math.log(number + 1) ** 2)
 
 
@@ -93,7 +94,7 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds(CheckedFields):
-    """How much better a version has to be than the champion, or how good without one."""
+    """How much better than the champion a version must be or, if there is no champion, how good."""
 
     GROUP = "promotion"
 
@@ -139,7 +140,7 @@ class Rule(Thresholds):
         """Decide whether the challenger is good enough to be the first champion: clearly better than a guess.
 
         Args:
-            balanced: whether balanced accuracy decides, by which a guess is right for one divided by the classes.
+            balanced: whether balanced accuracy decides; that of a guess is one divided by the number of classes.
         """
         what = "a balanced accuracy of " if balanced else ""
         value, interval = challenger.score(balanced=balanced)
@@ -159,11 +160,11 @@ class Rule(Thresholds):
     def decide_by_data(self, compared: Compared, new: int, before: int) -> Decision | None:
         """Promote a challenger that was trained on clearly more data and is not worse; otherwise, return None.
 
-        If it is not worse on all images together, but in a class or on the earlier images, say so in a refusal.
+        If it is not worse on all images together, but is worse in a class or on the earlier images, return a refusal.
 
         Args:
-            new: training images that the champion was not trained on, or with another label.
-            before: all training images of the champion.
+            new: number of training images that the champion was not trained on, or was trained on with another label.
+            before: number of all training images of the champion.
         """
         if self.promote != "if-better" or not before or missing_images(new, before):
             return None
@@ -178,10 +179,10 @@ class Rule(Thresholds):
         return Decision(True, f"{compared}: not worse, with {data}", statistics)
 
     def decide(self, compared: Compared, alpha: float, missing: int = 0) -> Decision:
-        """Decide whether the challenger is better with p < alpha, not much worse in any class, nor on earlier images.
+        """Decide whether the challenger is better with p < alpha, and not much worse in any class or on earlier images.
 
         Args:
-            missing: new training images without which `decide_by_data` cannot promote; a refusal names them.
+            missing: how many more new training images `decide_by_data` needs to promote; a refusal states the number.
         """
         p = compared.p
         statistics = {"test": compared.test, **compared.counts, "p": p, "alpha": alpha}
@@ -213,7 +214,7 @@ class Rule(Thresholds):
     def collapse(self, compared: Compared) -> Mapping[str, Any] | None:
         """Return the class whose accuracy drops most, if it drops too much and significantly, or None.
 
-        Only the answers among the classes that both models know count.
+        Only images of classes that both models know are counted, with the answers restricted to these classes.
         """
         both = compared.shared or compared
         found = list[dict[str, Any]]()
@@ -230,5 +231,5 @@ class Rule(Thresholds):
 
 
 def missing_images(new: int, before: int) -> int:
-    """Return how many more new training images would be clearly more data. The arguments: see `Rule.decide_by_data`."""
+    """Return how many new training images are missing for clearly more data. Arguments: see `Rule.decide_by_data`."""
     return max(0, math.ceil(before * MORE_DATA_PERCENT / 100) - new)
