@@ -75,8 +75,9 @@ def plan_lines(plan: SearchPlan) -> list[str]:
     if count is not None:
         brackets = f"{counted(count, 'configuration')} in {counted(document['brackets'], 'bracket')}"
         total = f"; {counted(sum(document['epochs'].values()), 'epoch')} in total"
-    folds = "" if document["folds"] is None else f", each trained without each of {document['folds']} folds"
-    lines = [f"{brackets}{folds}"]
+    lines = [brackets]
+    if document["folds"] is not None:
+        lines = [f"{brackets}, each trained {document['folds']} times, each time without one of the folds"]
     left = first = min(ladder.bracket, count or ladder.bracket)
     for rung in ladder.rungs:
         lines.append(f"  {left} of the first bracket: up to epoch {rung}")

@@ -57,7 +57,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
     folds: Folds | None = option(
         None,
         "number of folds of the training and validation images: for each fold, each configuration is trained on the"
-        f" others and predicts the images of this one (default: {FOLDS} for fewer than {MIN_WITHOUT_FOLDS:,} images,"
+        f" others and predicts the images of that fold (default: {FOLDS} for fewer than {MIN_WITHOUT_FOLDS:,} images,"
         " unless --validation-percent is given; otherwise no folds)",
     )
     seed: Seed = option(0, "seed of the configurations and of their weights")
@@ -87,7 +87,7 @@ class SearchOptions(TrainOptions, without=["seeds", "refit"]):
         if self.seed + self.final_seeds > MAX_SEED:
             raise SpecError(f"seed: expected at most {MAX_SEED - self.final_seeds}, got {self.seed}")
         if self.validation_percent == 0:
-            raise SpecError("validation_percent: expected 1 or more, since validation images decide, got 0")
+            raise SpecError("validation_percent: expected 1 or more, since these images decide, got 0")
 
     @classmethod
     def defaults_for(cls, images: float) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class TrackOptions(StorageOptions, JsonOptions):
         uri = self.tracking_uri or os.environ.get(URI_VARIABLE)
         if not uri:
             raise exit_codes.UsageError(
-                f"tracking_uri: expected the URI of an MLflow server, got none; give it here or in {URI_VARIABLE}"
+                "tracking_uri: expected the URI of an MLflow server, got none;"
+                f" use --tracking-uri URI or set {URI_VARIABLE}"
             )
         return uri
 

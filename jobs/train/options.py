@@ -63,12 +63,12 @@ class ModelOptions(Options):
         "number of folds of the training and validation images: for each, a trial is trained on the other folds, so"
         " that each image is predicted by a model that was not trained on it (default: no folds)",
     )
-    refit: bool = option(False, "with --folds, also train on all of these images, and store that model")
+    refit: bool = option(False, "with --folds, also train on all training and validation images, and store that model")
     init_from: tuple[str, ...] | None = option(
         None,
         "stored versions whose weights are the initial weights of every seed, up to one for each model: keras@3,"
-        " keras@latest or keras@champion; @champion or @latest for all models, of which those without one start from"
-        " random weights (default: random weights)",
+        " keras@latest or keras@champion; @champion or @latest for all models; a model without such a version starts"
+        " from random weights (default: random weights)",
         "VERSION",
         in_terms=True,
     )
@@ -103,7 +103,7 @@ class LaneOptions(Options):
         None, "seconds to wait for busy nodes (default: 600) and for nodes yet to join (default: 0)"
     )
     trial_timeout: Seconds | None = option(
-        None, "seconds in which a worker must end a trial once it has begun it (default: no limit)"
+        None, "seconds within which a worker must end a trial that it has begun (default: no limit)"
     )
     checkpoint_seconds: Seconds = option(
         CHECKPOINT_SECONDS,

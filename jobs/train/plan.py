@@ -177,8 +177,8 @@ def require_trusted_code(plan: Plan, arguments: Sequence[str]) -> None:
     for name, call in plan.calls.items():
         if typed.calls.get(name) != call and not is_trusted(call):
             raise ModelError(
-                f"{name} is code in {call.file.name}, sha256 {call.file.sha256}, run as {call}, which a"
-                " configuration file names; to run it, add --trust to the command line"
+                f"{name} is code in {call.file.name}, sha256 {call.file.sha256}, run as {call}, and named"
+                " by a configuration file; to run it, add --trust to the command line"
             )
 
 

@@ -169,7 +169,7 @@ class Run(Generic[AnyPlan]):
         for entry in self.folder.history() if self.folder.resumed else ():
             if isinstance(entry, LanesPlanned) and entry.of == of:
                 if entry.cpus != planned:
-                    log.info("each trial keeps the threads of %s, with which the run began", counted(entry.cpus, "CPU"))
+                    log.info("each trial keeps the threads of %s, as when the run began", counted(entry.cpus, "CPU"))
                 return entry.cpus
         self.folder.append_history(LanesPlanned(of=of, cpus=planned))
         self.folder.flush()  # before anything is trained
@@ -241,11 +241,11 @@ class Run(Generic[AnyPlan]):
         if not chosen.files:
             forget_result(self.folder, best)
             raise IntegrityError(
-                f"{best}: expected the files of its model, got none, since a better trial was lost; nothing is stored"
-                f" yet; the same command trains {best} again"
+                f"{best}: expected the files of its model, got none, since the result of a better trial was lost;"
+                f" nothing is stored yet; the same command trains {best} again"
             )
         if chosen.trial != best:
-            log.warning("%s: its model is lost with a better trial's result; storing %s instead", best, chosen.trial)
+            log.warning("%s: its model and a better trial's result are lost; storing %s instead", best, chosen.trial)
 
     def _publish(self, result: TrialResult) -> Stored:
         """Publish the chosen trial of a model as a version, and promote it if the rule allows it."""

@@ -192,7 +192,7 @@ def _faults(name: str, model: ModelSummary, dataset: DatasetSummary) -> str:
 def _lower_limit_and_chance(model: ModelSummary, dataset: DatasetSummary) -> tuple[float, float, str]:
     """Return the lower limit of the score of a model, the score of a guess, and the verb for such a score."""
     if model.score == "accuracy" or not model.recall:
-        return model.ci95[0], dataset.largest_class / dataset.test, "is right for"
+        return model.ci95[0], dataset.largest_class / dataset.test, "is correct for"
     import numpy as np  # late, as Rich
 
     from mnist_lib.intervals import interval_of_recalls

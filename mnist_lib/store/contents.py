@@ -242,7 +242,7 @@ def source_of(
     spec = manifest.spec
     if spec.source_sha256 is None:
         if model_file is not None:
-            raise SpecError(f"model_file: {version.name} is of a model in the catalog, which needs no file; omit it")
+            raise SpecError(f"model_file: {version.name} is of a catalog model, which needs no file; omit the file")
         return None
     source = ModelFile(name=SOURCE_FILE, content=read_file(objects, version, SOURCE_FILE, limit=MAX_SOURCE_BYTES))
     call = Call(source, spec.model, spec.arguments, spec.weights)

@@ -43,7 +43,7 @@ def require_no_gc(objects: Objects) -> None:
     """Raise BusyError if `gc` is under way. The caller must hold a lock in `UNFINISHED`."""
     if objects.is_locked(GC_LOCK):
         raise BusyError(
-            f"{objects.where(GC_LOCK)}: expected no lock, got that of jobs.models gc, which works alone; wait for it"
+            f"{objects.where(GC_LOCK)}: expected no lock, got that of jobs.models gc; wait until it has ended"
         )
 
 
@@ -69,7 +69,7 @@ def collecting(objects: Objects) -> Iterator[None]:
             if is_locked:
                 raise BusyError(
                     f"{objects.where(name)}: expected no run and no promotion under way, got one that holds this lock;"
-                    " collect after its end"
+                    " run gc again after its end"
                 )
         yield
 
@@ -158,8 +158,8 @@ def _begin(objects: Objects, begun: BegunRun, configuration: str) -> RunFolder |
     """Begin a run, or return None if the name is taken."""
     run, record = begun.run, seal(begun, unique=True)
     if len(record) > MAX_TERMS_BYTES:
-        expected = f"trials whose terms have up to {MAX_TERMS_BYTES:,} bytes together"
-        raise SpecError(f"seeds: expected {expected}, got {len(record):,}; divide them among several runs")
+        expected = f"at most {MAX_TERMS_BYTES:,} bytes for the terms of all trials together"
+        raise SpecError(f"seeds: expected {expected}, got {len(record):,}; divide the seeds among several runs")
     if not objects.create(f"runs/{run}/{RUN_RECORD}", record):
         return None
     folder = RunFolder(objects, run)

@@ -116,7 +116,7 @@ def accept(objects: Objects, dataset: str, state: str) -> LastRun:
         known = listed([fingerprint[:12] for fingerprint in states]) or f"none, since {dataset} has no run"
         raise SpecError(f"state: expected at least {MIN_STATE} digits of one of {known}, got {state}")
     if read_state(objects, dataset, named[0].fingerprint) is None:
-        raise SpecError(f"state: expected one whose pictures are known, got {state}, whose list gc has deleted")
+        raise SpecError(f"state: expected one whose list of pictures is stored, got {state}, whose list gc has deleted")
     write_last_run(objects, dataset, named[0])
     return named[0]
 

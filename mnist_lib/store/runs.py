@@ -170,7 +170,7 @@ class RunFolder:
         """Store a value in the run's folder, or raise SpecError if an earlier process has stored a different one."""
         if not self.objects.create(self._name(name), value.encode()) and self.read(name) != value.encode():
             raise SpecError(
-                f"run {self.run}: expected the {what} it was begun with, got another; choose another --run-name"
+                f"run {self.run}: expected the {what} with which it was begun, got another; choose another --run-name"
             )
 
     def _name(self, name: str) -> str:

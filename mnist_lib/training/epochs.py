@@ -253,6 +253,6 @@ def rung_done(compiled: Compiled, spec: TrialSpec, state: TrainingState) -> Iter
     if compiled.fold is not None:
         validation = yield from _validate(compiled, compiled.fold, Heartbeat(trial=spec.id, epoch=state.epoch))
     if validation is None:
-        raise SpecError("validation_percent: expected images for validation, since a search compares it, got none")
+        raise SpecError("validation_percent: expected images for validation, on which a search compares, got none")
     content = pack(state, trainer.values, spec) if state.epoch < spec.epochs else b""
     yield RungDone(trial=spec.id, epoch=state.epoch, validation=validation, seconds=state.seconds, content=content)

@@ -165,5 +165,5 @@ def _weights_files(version: Version, spec: TrialSpec, given: Mapping[str, Path])
     if spec.weights.keys() != given.keys():
         expected = " ".join(f"--weights {name}=FILE (sha256 {sha256})" for name, sha256 in spec.weights.items())
         got = ", ".join(given) or "none"
-        raise SpecError(f"weights: expected {expected or 'none'}, as {version.name} was trained from, got {got}")
+        raise SpecError(f"weights: expected {expected or 'none'}, from which {version.name} was trained, got {got}")
     return {name: WeightsFile.read(path) for name, path in given.items()}

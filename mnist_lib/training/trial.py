@@ -305,7 +305,7 @@ class _Lane:
                 refused = f"{spec.model} is trained without XLA, which cannot compile {trainer.refused_by_xla}"
                 notices = (*notices, refused)
             if spec.freeze_epochs and not any(trainer.is_frozen):
-                no_effect = "--freeze-epochs freezes nothing: a file or a version gives no weight, or all of them"
+                no_effect = "--freeze-epochs freezes nothing: a file or a version gives no weight, or every one"
                 notices = (*notices, no_effect)
             if not trainer.weights.trainable:
                 notices = (*notices, f"{spec.model} has nothing to train: none of its weights is trainable")

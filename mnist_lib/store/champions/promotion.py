@@ -39,7 +39,7 @@ MORE_DATA_PERCENT = 10
 SUM = 2.11
 WHEN = {
     "if-better": "promote a stored model if it is significantly better than the champion, or if it is not worse and the"
-    f" training images that are new or corrected since then are at least {MORE_DATA_PERCENT}% of the champion's",
+    f" training images that have been added or corrected since are at least {MORE_DATA_PERCENT}% of the champion's",
     "if-significant": "promote a stored model only if it is significantly better than the champion",
     "always": "promote a stored model regardless of its accuracy",
     "never": "do not promote a stored model",
@@ -133,7 +133,7 @@ class Rule(Thresholds):
             return Decision(True, "promoted regardless of its accuracy, as requested")
         if (answer := challenger.always_answers) is not None:
             right = percent(challenger.accuracy)
-            return Decision(False, f"{challenger.name} always answers {answer}, which is right for {right}")
+            return Decision(False, f"{challenger.name} always answers {answer}, which is correct for {right}")
         return None
 
     def decide_first(self, challenger: Predictions, *, balanced: bool = False) -> Decision:
@@ -173,7 +173,7 @@ class Rule(Thresholds):
         if collapse := self.collapse(compared):
             return Decision(False, collapse["why"])
         if compared.doubt:
-            return Decision(False, f"more data are no reason, since {compared.doubt}")
+            return Decision(False, f"more data are no reason to promote it, since {compared.doubt}")
         statistics = {"test": "more data", **compared.counts, "new_train": new, "champion_train": before}
         data = f"{counted(new, 'new or corrected training image')}, {percent(new / before)} of those of the champion"
         return Decision(True, f"{compared}: not worse, with {data}", statistics)
@@ -207,9 +207,9 @@ class Rule(Thresholds):
         needed = max(len(compared.labels) + 1, float(f"{needed:.1e}"))
         ways = ["label random new pictures"]
         if missing and self.promote == "if-better":
-            ways.append(f"add {counted(missing, 'training image')}, with which it has only to be as good")
+            ways.append(f"add {counted(missing, 'training image')}, after which it only has to be no worse")
         ways.append(f"use jobs.models promote {compared.challenger} --always")
-        return f"{chance}; at these rates, about {needed:,.0f} test images would tell: {', or '.join(ways)}"
+        return f"{chance}; at these rates, about {needed:,.0f} test images would decide: {', or '.join(ways)}"
 
     def collapse(self, compared: Compared) -> Mapping[str, Any] | None:
         """Return the class whose accuracy drops most, if it drops too much and significantly, or None.

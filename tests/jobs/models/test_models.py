@@ -59,7 +59,7 @@ def test_promotions_and_a_rollback_change_the_champion_and_are_in_its_history(co
     assert not_better.code == 10
     assert not_better.out == (
         "keras@3 is not promoted: keras@3 has 75.50%, keras@2 75.00%; 1 image gained, 0 lost, p = 0.5: may be chance,"
-        " since p is not below 0.0033; at these rates, about 1,500 test images would tell: label random new pictures,"
+        " since p is not below 0.0033; at these rates, about 1,500 test images would decide: label random new pictures,"
         " or use jobs.models promote keras@3 --always\n"
         "Chance: 0.94% is left of the 2.5% that chance may decide (2 comparisons so far).\n"
     )

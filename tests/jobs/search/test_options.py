@@ -158,7 +158,8 @@ def test_a_time_limit_without_trials_leaves_the_number_of_configurations_open() 
     limited = plan(RATE, "--max-seconds=60").resolve_defaults()
     assert limited.planned_configurations(limited.halving()) is None
     assert plan_lines(limited)[0] == (
-        f"as many brackets of 9 configurations as the time allows, each trained without each of {FOLDS} folds"
+        f"as many brackets of 9 configurations as the time allows, each trained {FOLDS} times,"
+        " each time without one of the folds"
     )
     document = plan_document(limited)
     assert (document["configurations"], document["brackets"], document["epochs"]["search"]) == (None, None, None)
@@ -251,7 +252,7 @@ def test_a_plan_says_how_long_configurations_are_trained() -> None:
 def test_with_folds_each_configuration_is_trained_without_each_fold_and_the_winner_on_all_images() -> None:
     given = plan(RATE, "--trials=18", "--folds=5", "--epochs=9")
     lines = plan_lines(given)
-    assert lines[0] == "18 configurations in 2 brackets, each trained without each of 5 folds"
+    assert lines[0] == "18 configurations in 2 brackets, each trained 5 times, each time without one of the folds"
     assert lines[4] == "then the best one with 3 fresh seeds; 267 epochs in total"  # 5 times 48, and 27
     assert plan_document(given)["epochs"] == {"search": 240, "final": 27}
     settings = given.variation.configuration(0, seed=0)

@@ -98,6 +98,6 @@ def test_a_run_by_accuracy_names_the_model_that_always_answers_the_larger_class(
     constant = with_fields(constant, score="accuracy")
     (note,) = [note for note in notes(summary_of(constant, skewed)) if "four" in note]
     assert note == (
-        "keras always answers four and is not clearly better than guessing, which is right for 95.00%; to let"
+        "keras always answers four and is not clearly better than guessing, which is correct for 95.00%; to let"
         " every class count the same, train with --score balanced-accuracy --class-weights balanced."
     )

@@ -221,7 +221,7 @@ def test_a_damaged_run_is_named_and_the_others_are_copied(
         (
             [],
             2,
-            "error[E-USAGE] tracking_uri: expected the URI of an MLflow server, got none; give it here or in",
+            "error[E-USAGE] tracking_uri: expected the URI of an MLflow server, got none; use --tracking-uri URI or",
         ),
         (["x", "--tracking-uri=http://h"], 2, "error[E-USAGE] runs: expected names of runs in "),
         (["../x", "--tracking-uri=http://h"], 2, "error[E-USAGE] run_name: expected "),

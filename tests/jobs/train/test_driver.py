@@ -161,7 +161,7 @@ def test_without_the_best_model_the_next_best_is_stored_and_without_any_the_run_
     folder, trials = after(objects, [failed(1)], resumed=True)
     with caplog.at_level("WARNING", logger="jobs.train"):
         assert stored_trial(folder, trials) == "keras-s0"
-    assert "keras-s2: its model is lost with a better trial's result; storing keras-s0 instead" in caplog.text
+    assert "keras-s2: its model and a better trial's result are lost; storing keras-s0 instead" in caplog.text
 
     before.replace("runs/r/trials/keras-s0/ended.json", b"damaged")
     folder, trials = after(before, [failed(0), failed(1)], resumed=True)

@@ -57,9 +57,8 @@ def test_a_dense_network_that_guesses_on_pictures_is_to_be_replaced(dataset: str
     facts = structs.replace(summary.dataset, name=dataset)
     models = {model: summary.models["keras"]}
     text = " ".join(text_of(structs.replace(summary, dataset=facts, trials=trials, models=models)).split())
-    assert (
-        f"{model} always answers 9 and is not clearly better than guessing, which is right for 25.00%; {advice}" in text
-    )
+    guessing = "is not clearly better than guessing, which is correct for 25.00%"
+    assert f"{model} always answers 9 and {guessing}; {advice}" in text
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,7 @@ def test_guessing_is_to_answer_always_the_largest_class(correct: int, guessing: 
     models = {"keras": structs.replace(summary.models["keras"], ci95=Accuracy(correct, 1_000).interval())}
     summary = structs.replace(summary, dataset=dataset, models=models)
     text = " ".join(text_of(summary).split())
-    assert ("not clearly better than guessing, which is right for 95.00%" in text) == guessing
+    assert ("not clearly better than guessing, which is correct for 95.00%" in text) == guessing
 
 
 @pytest.mark.parametrize(

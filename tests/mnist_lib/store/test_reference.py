@@ -144,7 +144,7 @@ def test_a_person_accepts_the_state_of_an_earlier_run(objects: Objects) -> None:
         with pytest.raises(SpecError, match="state: expected at least 8 digits of one of 222222222222, 1111"):
             accept(objects, "letters", wrong)
     with pytest.raises(
-        SpecError, match="state: expected one whose pictures are known, got 111111111111, whose list gc"
+        SpecError, match="state: expected one whose list of pictures is stored, got 111111111111, whose list gc"
     ):
         accept(objects, "letters", "1" * 12)
     store_state(objects, "letters", "1" * 64, DatasetState.of(BEFORE).content())

@@ -222,7 +222,7 @@ def test_resuming_with_another_dataset_is_refused(objects: Objects) -> None:
     folder = RunFolder(objects, "r")
     for _ in range(2):
         folder.require_same("fingerprint.txt", "abc", "dataset")
-    with pytest.raises(SpecError, match="run r: expected the dataset it was begun with, got another; choose another"):
+    with pytest.raises(SpecError, match="run r: expected the dataset with which it was begun, got another"):
         folder.require_same("fingerprint.txt", "abd", "dataset")
 
 

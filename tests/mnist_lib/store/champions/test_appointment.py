@@ -39,7 +39,7 @@ def test_p5_a_better_version_becomes_champion_and_the_record_says_why(objects: L
     assert (third.kind, third.version, third.replaced, third.challenger, third.run) == ("keep", 2, 2, 3, "run-151")
     assert third.why.endswith(
         "1 image gained, 0 lost, p = 0.5: may be chance, since p is not below 0.0033; at these rates, about 1,500 test"
-        " images would tell: label random new pictures, or use jobs.models promote keras@3 --always"
+        " images would decide: label random new pictures, or use jobs.models promote keras@3 --always"
     )
 
 

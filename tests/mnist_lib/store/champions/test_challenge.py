@@ -180,8 +180,8 @@ def test_a_refusal_in_spite_of_more_data_says_which_images_speak_against_them(ob
     decision = promote(objects, with_training_images(objects, newer, range(5_000, 6_100)), Rule(), predict)
     assert not decision.promote
     assert decision.why.endswith(
-        "; more data are no reason, since it gains 0 and loses 4 of the 100 images on which keras@1 was tested: check"
-        " the labels of the new ones"
+        "; more data are no reason to promote it, since it gains 0 and loses 4 of the 100 images on which"
+        " keras@1 was tested: check the labels of the new ones"
     )
 
 
@@ -203,8 +203,8 @@ def test_a_version_with_a_tenth_more_or_corrected_training_images_is_promoted_if
     assert record.selected_from == (2 if promoted else 1)
     assert promoted or decision.why.endswith(
         "2 images gained, 0 lost, p = 0.25: may be chance, since p is not below 0.012; at these rates, about 250 test"
-        " images would tell: label random new pictures, or add 1 training image, with which it has only to be as good,"
-        " or use jobs.models promote keras@2 --always"
+        " images would decide: label random new pictures, or add 1 training image, after which it only has to be no"
+        " worse, or use jobs.models promote keras@2 --always"
     )
 
 

@@ -266,7 +266,7 @@ def skewed(name: str, common: int, rare: int) -> Predictions:
 
 def test_by_balanced_accuracy_a_first_champion_that_knows_the_small_class_is_good_enough() -> None:
     knows_both, knows_one = skewed("keras@1", 171, 9), skewed("keras@1", 189, 1)
-    assert not Rule().decide_first(knows_both).promote  # 90%, and always answering 0 is right for 95%
+    assert not Rule().decide_first(knows_both).promote  # 90%, and always answering 0 is correct for 95%
     decision = Rule().decide_first(knows_both, balanced=True)
     assert (decision.promote, decision.why) == (
         *(True, "keras@1 is the first champion, with a balanced accuracy of 90.00%"),
@@ -300,7 +300,7 @@ def test_losses_that_are_worth_as_much_as_the_gains_are_no_disadvantage() -> Non
 
 def test_a_tiny_alpha_and_a_huge_loss_are_refused_as_any_others() -> None:
     both = compared({0: 92, 1: 90}, {0: 90, 1: 90})
-    assert "test images would tell" in Rule().decide(both, alpha=1e-17).why
+    assert "test images would decide" in Rule().decide(both, alpha=1e-17).why
     names, images = ("keras@2", "keras@1"), 300_000
     right = np.zeros(images, bool), np.ones(images, bool)
     assert Compared(*names, *right, np.zeros(images, np.uint8), TEN, balanced=True).p == 1.0
@@ -310,7 +310,7 @@ def test_a_tiny_alpha_and_a_huge_loss_are_refused_as_any_others() -> None:
 def test_a_model_that_always_gives_one_answer_is_promoted_only_on_request(champion: Predictions | None) -> None:
     constant = answering("keras@2", np.zeros(300, np.uint8), np.repeat(np.arange(3, dtype=np.uint8), 100))
     decision = decide(constant, champion)
-    assert (decision.promote, decision.why) == (False, "keras@2 always answers 0, which is right for 33.33%")
+    assert (decision.promote, decision.why) == (False, "keras@2 always answers 0, which is correct for 33.33%")
     assert decide(constant, champion, Rule(promote="always")).promote
     of_one_class = by_class("keras@1", {4: 100})
     assert of_one_class.always_answers is None  # it is right, and nothing else could be
